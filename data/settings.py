@@ -1,0 +1,62 @@
+"""Run-time settings: read from the environment (prefix `TWIN_`), never a cause of different results.
+
+What changes a result is in `params.yaml` instead.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+#: Switches that keep the tools we build on from reporting home.
+NO_TELEMETRY: dict[str, str] = {
+    "DO_NOT_TRACK": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "BENTOML_DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DVC_NO_ANALYTICS": "1",
+}
+
+
+class Settings(BaseSettings):
+    """Where things are and where they listen; every field is `TWIN_<NAME>` in the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="TWIN_", extra="ignore")
+
+    var: Path = Field(Path("var"), description="folder for files of the running system, not committed")
+    host: str = Field("127.0.0.1", description="address that every server listens on")
+    service_port: int = 3100
+    mlflow_port: int = 5000
+    metrics_port: int = 9091
+    mqtt_port: int = 1883
+    mqtt_host: str | None = Field(None, description="broker to publish to; the embedded one where absent")
+    mqtt_username: str | None = None
+    mqtt_password: SecretStr | None = None
+    mqtt_tls: bool = Field(False, description="encrypt the connection to the broker (port 8883 by custom)")
+    mqtt_ca_file: Path | None = Field(None, description="certificate authority of the broker; the system's where absent")
+    telemetry_dsn: SecretStr | None = Field(None, description="PostgreSQL or TimescaleDB; the embedded one where absent")
+    mlflow_tracking_uri: str | None = Field(None, description="MLflow server; SQLite under `var` where absent")
+    optuna_storage_url: str | None = Field(None, description="RDB for Optuna studies; SQLite under `var` where absent")
+    domain: str = Field("battery", description="prefix of the registered models that are served")
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow tracking and registry address."""
+        return self.mlflow_tracking_uri or f"sqlite:///{(self.var / 'mlflow.db').resolve()}"
+
+    @property
+    def optuna_storage(self) -> str:
+        """Where studies are kept so that they survive a kill and more workers can join."""
+        return self.optuna_storage_url or f"sqlite:///{(self.var / 'optuna.db').resolve()}"
+
+    @property
+    def artifact_root(self) -> Path:
+        """Where the embedded MLflow keeps artifacts."""
+        return (self.var / "mlartifacts").resolve()
+
+    @property
+    def service_url(self) -> str:
+        """Base address of the prediction service."""
+        return f"http://{self.host}:{self.service_port}"

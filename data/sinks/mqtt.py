@@ -1,0 +1,141 @@
+"""Sink: readings to an MQTT broker, QoS 1, to the topic of the fleet and to that of the battery."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from pathlib import Path
+
+import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
+
+from data.batch import Batch
+from data.errors import TwinError
+from data.settings import Settings
+from data.sinks.base import SinkUnavailable
+from data.sinks.message import reading_message
+
+TOPIC = "ev/battery/telemetry"
+_QOS = 1
+#: paho's default of 20 unacknowledged messages would make a tick of 10 batteries wait for the broker twice.
+_IN_FLIGHT = 1000
+
+
+class MqttSink:
+    """Publishes readings and counts what the broker has acknowledged.
+
+    Messages that wait in the client while the broker is away are sent after it is back, beside those that
+    the caller writes again: at least once.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        tls: bool = False,
+        ca_file: Path | None = None,
+        timeout_s: float = 5.0,
+    ) -> None:
+        self._address = (host, port)
+        self._login = (username, password)
+        self._tls = tls
+        self._ca_file = ca_file
+        self._timeout_s = timeout_s
+        self._client: mqtt.Client | None = None
+        self._pending: list[mqtt.MQTTMessageInfo] = []
+        self.acknowledged = 0
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> MqttSink:
+        """The broker of TWIN_MQTT_HOST."""
+        if settings.mqtt_host is None:
+            raise TwinError("TWIN_MQTT_HOST is not set: name the broker to publish to.", field="mqtt_host")
+        password = settings.mqtt_password
+        return cls(
+            settings.mqtt_host,
+            settings.mqtt_port,
+            username=settings.mqtt_username,
+            password=None if password is None else password.get_secret_value(),
+            tls=settings.mqtt_tls,
+            ca_file=settings.mqtt_ca_file,
+        )
+
+    def setup(self) -> None:
+        """Connect; the client's own thread keeps the connection from here on."""
+        client = self._opened()
+        deadline = time.monotonic() + self._timeout_s
+        while not client.is_connected():
+            if time.monotonic() > deadline:
+                host, port = self._address
+                raise SinkUnavailable(f"The MQTT broker at {host}:{port} did not accept the connection.")
+            time.sleep(0.01)
+
+    def write(self, batch: Batch) -> None:
+        """Hand the readings to the client; tables other than readings have no topic."""
+        if not batch.readings:
+            return
+        client = self._opened()
+        for row in batch.readings:
+            message = reading_message(row)
+            for topic in (TOPIC, f"{TOPIC}/{row['battery_id']}"):
+                self._pending.append(client.publish(topic, message, qos=_QOS))
+
+    def flush(self) -> None:
+        """Wait until the broker has acknowledged every message written."""
+        deadline = time.monotonic() + self._timeout_s
+        pending, self._pending = self._pending, []
+        missing = 0
+        for info in pending:
+            if _acknowledged(info, deadline):
+                self.acknowledged += 1
+            else:
+                missing += 1
+        if missing:
+            host, port = self._address
+            raise SinkUnavailable(f"The MQTT broker at {host}:{port} did not acknowledge {missing} messages in time.")
+
+    def close(self) -> None:
+        """Disconnect."""
+        if self._client is not None:
+            self._client.disconnect()
+            self._client.loop_stop()
+            self._client = None
+
+    def _opened(self) -> mqtt.Client:
+        """The client, with its thread running."""
+        if self._client is None:
+            client = self._new_client()
+            host, port = self._address
+            try:
+                client.connect(host, port)
+            except (OSError, ValueError) as error:
+                raise SinkUnavailable(f"The MQTT broker at {host}:{port} cannot be reached: {error}") from error
+            client.loop_start()
+            self._client = client
+        return self._client
+
+    def _new_client(self) -> mqtt.Client:
+        client = mqtt.Client(CallbackAPIVersion.VERSION2)
+        client.max_inflight_messages_set(_IN_FLIGHT)
+        client.connect_timeout = self._timeout_s
+        client.reconnect_delay_set(min_delay=1, max_delay=10)
+        username, password = self._login
+        if username is not None:
+            client.username_pw_set(username, password)
+        if self._tls:
+            client.tls_set(ca_certs=None if self._ca_file is None else str(self._ca_file), cert_reqs=ssl.CERT_REQUIRED)
+        return client
+
+
+def _acknowledged(info: mqtt.MQTTMessageInfo, deadline: float) -> bool:
+    # Published without a connection: paho keeps the message and sends it later, but reports the code.
+    if info.rc not in (mqtt.MQTT_ERR_SUCCESS, mqtt.MQTT_ERR_NO_CONN):
+        return False
+    try:
+        info.wait_for_publish(max(deadline - time.monotonic(), 0.001))
+    except RuntimeError:
+        return False
+    return info.is_published()

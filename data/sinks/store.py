@@ -1,0 +1,55 @@
+"""Sink: the telemetry store (PostgreSQL or TimescaleDB)."""
+
+from __future__ import annotations
+
+import psycopg2
+
+from data.batch import Batch
+from data.errors import TwinError
+from data.settings import Settings
+from data.sinks.base import SinkRefused, SinkUnavailable
+from data.stores.migrate import migrate
+from data.stores.postgres import PostgresStore
+
+
+class StoreSink:
+    """Each write is one committed transaction, so `flush` has nothing left to wait for."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._store = PostgresStore(dsn)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> StoreSink:
+        """The store of TWIN_TELEMETRY_DSN."""
+        if settings.telemetry_dsn is None:
+            raise TwinError("TWIN_TELEMETRY_DSN is not set: name the database to write to.", field="telemetry_dsn")
+        return cls(settings.telemetry_dsn.get_secret_value())
+
+    def setup(self) -> None:
+        """Bring the schema up to date."""
+        try:
+            migrate(self._dsn)
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            raise SinkUnavailable(f"The telemetry store cannot be reached: {_first_line(error)}") from error
+
+    def write(self, batch: Batch) -> None:
+        """Commit `batch` whole."""
+        try:
+            self._store.write(batch)
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            raise SinkUnavailable(f"The telemetry store did not take the batch: {_first_line(error)}") from error
+        except psycopg2.Error as error:
+            raise SinkRefused(f"The telemetry store refused the batch: {_first_line(error)}") from error
+
+    def flush(self) -> None:
+        """Nothing waits: `write` returns after the commit."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._store.close()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,104 @@
+"""Bring a database to the schema of `data/migrations`: forward only, each file once, in order.
+
+Files named `NNNN_*.sql` are recorded in `schema_migrations` and never change once released; files named
+`repeatable_*.sql` are idempotent and run after them every time.
+
+    python -m data.stores.migrate            # the database of TWIN_TELEMETRY_DSN
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+
+from data.errors import TwinError
+from data.settings import Settings
+
+MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
+
+#: Any number, the same for everyone: two migrations of one database wait for each other.
+_ADVISORY_LOCK = 7_308_001
+
+
+class MigrationError(TwinError):
+    """The files and the record of the database disagree."""
+
+
+def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
+    """Apply what is missing and return the names of the numbered files that were applied.
+
+    Safe to call at every start and from several processes at once.  Each file is one transaction.
+
+    Raises:
+        MigrationError: a file that was applied has changed or is gone since.
+        psycopg2.Error: the database refused a statement; that file is rolled back whole.
+    """
+    connection = psycopg2.connect(dsn, connect_timeout=10, application_name="battery-twin-migrate")
+    with closing(connection):
+        return _migrate(connection, folder)
+
+
+def _migrate(connection: Connection, folder: Path) -> list[str]:
+    _run(connection, "SELECT pg_advisory_lock(%s)", (_ADVISORY_LOCK,))
+    _run(
+        connection,
+        """CREATE TABLE IF NOT EXISTS schema_migrations (
+               name text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())""",
+    )
+    applied = _applied(connection)
+    files = sorted(folder.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    if gone := sorted(set(applied) - {file.name for file in files}):
+        raise MigrationError(
+            f"The database was migrated by {gone[-1]}, which this version does not have; use a newer version.",
+            field="schema_migrations",
+            value=gone,
+        )
+    new = []
+    for file in files:
+        sql = file.read_text(encoding="utf-8")
+        digest = hashlib.sha256(sql.encode()).hexdigest()
+        if file.name not in applied:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(sql)
+                cursor.execute("INSERT INTO schema_migrations (name, sha256) VALUES (%s, %s)", (file.name, digest))
+            new.append(file.name)
+        elif applied[file.name] != digest:
+            raise MigrationError(
+                f"{file.name} has changed since it was applied; restore it and add a new migration instead.",
+                field="schema_migrations",
+                value=file.name,
+            )
+    for file in sorted(folder.glob("repeatable_*.sql")):
+        _run(connection, file.read_text(encoding="utf-8"))
+    return new
+
+
+def _applied(connection: Connection) -> dict[str, str]:
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT name, sha256 FROM schema_migrations")
+        return dict(cursor.fetchall())
+
+
+def _run(connection: Connection, sql: str, values: tuple[object, ...] | None = None) -> None:
+    with connection, connection.cursor() as cursor:
+        cursor.execute(sql, values)
+
+
+def main() -> int:
+    """Migrate the database of the settings."""
+    dsn = Settings().telemetry_dsn
+    if dsn is None:
+        print("TWIN_TELEMETRY_DSN is not set: name the database to migrate.", file=sys.stderr)
+        return 2
+    new = migrate(dsn.get_secret_value())
+    print("\n".join(f"applied {name}" for name in new) or "nothing to apply")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""Write batches to PostgreSQL: COPY into a staging table, then one upsert, in one transaction a batch.
+
+Readings and predictions meet in one row of `ev_telemetry` and may arrive in any order: each upserts its own
+columns only, a missing value never erases a known one, and writing the same rows twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
+
+from data.batch import Batch, Row
+from data.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field, names
+
+PREDICTION_FIELDS: tuple[Field, ...] = (
+    Field("battery_id", kind="text", required=True),
+    Field("time", "UTC", "of the reading it was made from", "time", True),
+    Field("target", "", "soh, temperature, rul or failure", "text", True),
+    Field("value", required=True),
+    Field("lower"),
+    Field("upper"),
+    Field("due", "UTC", "when its truth can be known", "time"),
+    Field("model_name", kind="text"),
+    Field("model_version", kind="text"),
+    Field("role", "", "champion or challenger", "text", True),
+    Field("predicted_at", "UTC", "wall clock", "time", True),
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that is upserted by `key`; `fields` are the columns that a writer owns."""
+
+    name: str
+    fields: tuple[Field, ...]
+    key: tuple[str, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the owned columns, the key among them."""
+        return names(self.fields)
+
+    @property
+    def staging(self) -> str:
+        """Name of the temporary table that COPY fills."""
+        return f"staging_{self.name}"
+
+    def staging_sql(self) -> str:
+        """Create the staging table; it is emptied by every commit."""
+        columns = ", ".join(self.columns)
+        return (
+            f"CREATE TEMP TABLE IF NOT EXISTS {self.staging} ON COMMIT DELETE ROWS AS "
+            f"SELECT 0::bigint AS ordinal, {columns} FROM {self.name} WITH NO DATA"
+        )
+
+    def copy_sql(self) -> str:
+        """Fill the staging table from CSV, an empty cell being NULL."""
+        return f"COPY {self.staging} (ordinal, {', '.join(self.columns)}) FROM STDIN WITH (FORMAT csv)"
+
+    def upsert_sql(self) -> str:
+        """Move the staged rows over; of rows with one key the last wins.
+
+        The order by key makes concurrent writers take their locks in the same order.
+        """
+        key, columns = ", ".join(self.key), ", ".join(self.columns)
+        return (
+            f"INSERT INTO {self.name} ({columns}) SELECT {columns} FROM "
+            f"(SELECT DISTINCT ON ({key}) * FROM {self.staging} ORDER BY {key}, ordinal DESC) AS staged "
+            + on_conflict(self.name, self.key, [column for column in self.columns if column not in self.key])
+        )
+
+
+def on_conflict(table: str, key: Sequence[str], columns: Sequence[str]) -> str:
+    """The clause that fills `columns` of an existing row and leaves it alone where nothing would change."""
+    merged = [f"COALESCE(EXCLUDED.{column}, {table}.{column})" for column in columns]
+    assignments = ", ".join(f"{column} = {value}" for column, value in zip(columns, merged, strict=True))
+    present = ", ".join(f"{table}.{column}" for column in columns)
+    return (
+        f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {assignments} "
+        f"WHERE ROW({present}) IS DISTINCT FROM ROW({', '.join(merged)})"
+    )
+
+
+READINGS = Table("ev_telemetry", READING_FIELDS, ("battery_id", "time"))
+PREDICTIONS = Table("battery_predictions", PREDICTION_FIELDS, ("battery_id", "time", "target", "role"))
+BATTERIES = Table("batteries", BATTERY_FIELDS, ("battery_id",))
+CYCLES = Table("battery_cycles", CYCLE_FIELDS, ("battery_id", "cycle_index", "kind"))
+TABLES: tuple[Table, ...] = (BATTERIES, READINGS, PREDICTIONS, CYCLES)
+
+#: The champion's two headline predictions, beside the reading they were made from.
+_HEADLINE_COLUMNS = ("rul_prediction", "failure_probability", "prediction_timestamp")
+_HEADLINE_SQL = (
+    f"INSERT INTO ev_telemetry (battery_id, time, {', '.join(_HEADLINE_COLUMNS)}) "
+    "SELECT battery_id, time, max(value) FILTER (WHERE target = 'rul'), "
+    "max(value) FILTER (WHERE target = 'failure'), max(predicted_at) "
+    f"FROM {PREDICTIONS.staging} WHERE role = 'champion' GROUP BY battery_id, time ORDER BY battery_id, time "
+    + on_conflict("ev_telemetry", ("battery_id", "time"), _HEADLINE_COLUMNS)
+)
+
+
+class PostgresStore:
+    """One connection to the telemetry store, opened when first needed and again after it was lost.
+
+    Not for use by two threads at once.  Errors are those of psycopg2; after any of them nothing of the
+    batch is stored.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: Connection | None = None
+
+    def write(self, batch: Batch) -> None:
+        """Store all of `batch` or nothing of it; return when it is committed."""
+        rows_of = {
+            BATTERIES: batch.batteries,
+            READINGS: batch.readings,
+            PREDICTIONS: batch.predictions,
+            CYCLES: [{"kind": "cycle", **row} for row in batch.cycles],
+        }
+        with self._transaction() as cursor:
+            for table, rows in rows_of.items():
+                if rows:
+                    cursor.copy_expert(table.copy_sql(), _csv(table.fields, rows))
+                    cursor.execute(table.upsert_sql())
+            if batch.predictions:
+                cursor.execute(_HEADLINE_SQL)
+
+    def count_readings(self, battery_ids: Sequence[str], since: datetime, until: datetime) -> int:
+        """How many readings of `battery_ids` are stored with `since` <= time <= `until`."""
+        with self._transaction() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM ev_telemetry WHERE battery_id = ANY(%s) AND time BETWEEN %s AND %s "
+                "AND voltage IS NOT NULL",
+                (list(battery_ids), since, until),
+            )
+            (count,) = cursor.fetchone() or (0,)
+            return int(count)
+
+    def newest_time(self, battery_ids: Sequence[str]) -> datetime | None:
+        """Time of the newest stored reading among `battery_ids`; None where there is none."""
+        with self._transaction() as cursor:
+            cursor.execute("SELECT max(time) FROM latest_battery_status WHERE battery_id = ANY(%s)", (list(battery_ids),))
+            (newest,) = cursor.fetchone() or (None,)
+            return newest if isinstance(newest, datetime) else None
+
+    def close(self) -> None:
+        """Close the connection; the store opens a new one when it is used again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _transaction(self) -> _Transaction:
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg2.connect(
+                self._dsn,
+                connect_timeout=5,
+                application_name="battery-twin",
+                options="-c timezone=UTC",
+            )
+            with self._connection, self._connection.cursor() as cursor:
+                for table in TABLES:
+                    cursor.execute(table.staging_sql())
+        return _Transaction(self._connection)
+
+
+class _Transaction:
+    """`with` block that commits, or rolls back, and never leaves a broken connection behind."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._cursor: Cursor = connection.cursor()
+
+    def __enter__(self) -> Cursor:
+        return self._cursor
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._cursor.close()
+        if kind is None:
+            self._connection.commit()
+        elif issubclass(kind, psycopg2.OperationalError | psycopg2.InterfaceError):
+            self._connection.close()
+        else:
+            self._connection.rollback()
+
+
+def _csv(fields: Sequence[Field], rows: Iterable[Row]) -> io.StringIO:
+    """`rows` as CSV for COPY, each led by its ordinal."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    readers = [(field.name, field.kind == "bool") for field in fields]
+    writer.writerows(
+        [ordinal, *(_cell(row.get(name), is_bool) for name, is_bool in readers)] for ordinal, row in enumerate(rows)
+    )
+    text.seek(0)
+    return text
+
+
+def _cell(value: object, is_bool: bool) -> object:
+    """A value as COPY reads it; None (an empty cell) for None, NaN and NaT, the values unequal to themselves."""
+    if value is None or value != value:
+        return None
+    return bool(value) if is_bool else value

@@ -1,0 +1,273 @@
+"""The step function of the twin: `(state, reading) -> state`, compiled.
+
+Two cadences meet here.  A reading moves the thermal and electrical memory, which is weighted by
+time so that a battery may report every 0.5 s or every 30 s.  When a charge or discharge session
+ends, it is summarised, and the summary moves the memory over cycles; a laboratory's row for a
+cycle enters at that second cadence directly.
+
+`states` rows are changed in place.  Everything is sequential per battery, so folding a history at
+once, in pieces or one reading at a time gives the same bits.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+from numba import njit
+
+from data.chemistries import CHEMISTRIES
+from data.contract import SIGNAL_FIELDS, SIGNALS
+from features import state as s
+
+# Compile-time constants for numba.
+_EDGES = np.array([c.window_edges_v for c in CHEMISTRIES.values()])
+_TAU_S = np.array(s.TIME_CONSTANTS_S)
+_HALF_LIVES = np.array(s.HALF_LIVES_CYCLES)
+_SCALE = np.array([{"none": 0, "capacity": 1, "resistance": 2}[f.scale] for f in SIGNAL_FIELDS])
+
+#: A session is under way while the two-minute mean current is above this many C.
+SESSION_C_RATE = 0.02
+#: Shorter or smaller sessions are noise and leave no summary.
+SESSION_MIN_S = 120.0
+SESSION_MIN_CAPACITIES = 0.01
+#: Standard deviation of the current (in C) below which a resistance cannot be told.
+RESISTANCE_MIN_C_RATE = 0.03
+
+# What a closed session reports besides its signals; see `closed_columns`.
+CLOSED_BATTERY, CLOSED_READING, CLOSED_INDEX, CLOSED_DIRECTION = 0, 1, 2, 3
+CLOSED_START_S, CLOSED_END_S, CLOSED_THROUGHPUT_AH, CLOSED_SIGNALS = 4, 5, 6, 7
+CLOSED_SIZE = CLOSED_SIGNALS + s.N_SIGNALS
+
+# Numba's disk cache notices a change of this file only, yet bakes in constants of others.
+_FINGERPRINT = zlib.crc32(
+    repr((s.STATE_SIZE, s.FOLD_VERSION, s.READING_INPUTS, s.MAX_GAP_S, s.TIME_CONSTANTS_S,
+          s.HALF_LIVES_CYCLES, s.REFERENCE_CYCLES, SIGNAL_FIELDS, CHEMISTRIES)).encode()
+)  # fmt: skip
+
+_CHARGE_WINDOW = SIGNALS.index("charge_window_1_ah")
+_DISCHARGE_WINDOW = SIGNALS.index("discharge_window_1_ah")
+_CHARGE_VOLTAGE = SIGNALS.index("charge_voltage_mean_v")
+_DISCHARGE_VOLTAGE = SIGNALS.index("discharge_voltage_mean_v")
+_CHARGE_CURRENT = SIGNALS.index("charge_current_mean_a")
+_DISCHARGE_CURRENT = SIGNALS.index("discharge_current_mean_a")
+_RESISTANCE = SIGNALS.index("resistance_ohm")
+_SPREAD = SIGNALS.index("cell_voltage_spread_v")
+_TEMPERATURE_MEAN = SIGNALS.index("temperature_mean_c")
+_TEMPERATURE_RISE = SIGNALS.index("temperature_rise_c")
+
+
+@njit(cache=True)
+def _compiled_fingerprint():  # type: ignore[no-untyped-def]
+    return _FINGERPRINT
+
+
+def check_compiled() -> None:
+    """Refuse to fold with machine code that an older layout of the state was compiled into."""
+    if _compiled_fingerprint() != _FINGERPRINT:
+        raise RuntimeError("features/ was compiled for another layout of the state: remove features/__pycache__")
+
+
+@njit(cache=True)
+def push_cycle(state, cycle_index, signals):  # type: ignore[no-untyped-def]
+    """Move the memory over cycles by one summary; `signals` in the contract's units, NaN = missing."""
+    nominal = state[s.NOMINAL_CAPACITY_AH]
+    for j in range(s.N_SIGNALS):
+        x = signals[j]
+        if _SCALE[j] == 1:
+            x = x / nominal
+        elif _SCALE[j] == 2:
+            x = x * nominal
+        if np.isnan(x):
+            continue
+        elapsed = max(cycle_index - state[s.SIGNAL_INDEX + j], 0.0)
+        if state[s.SIGNAL_COUNT + j] == 0.0:
+            state[s.SIGNAL_FIRST_INDEX + j] = cycle_index
+        if cycle_index - state[s.SIGNAL_FIRST_INDEX + j] < s.REFERENCE_CYCLES:
+            state[s.SIGNAL_COUNT + j] += 1.0
+            state[s.SIGNAL_REFERENCE + j] += (x - state[s.SIGNAL_REFERENCE + j]) / state[s.SIGNAL_COUNT + j]
+        for h in range(s.N_HALF_LIVES):
+            at = j * s.N_HALF_LIVES + h
+            weight = state[s.SIGNAL_WEIGHT + at] * 2.0 ** (-elapsed / _HALF_LIVES[h]) + 1.0
+            state[s.SIGNAL_WEIGHT + at] = weight
+            state[s.SIGNAL_MEAN + at] += (x - state[s.SIGNAL_MEAN + at]) / weight
+        centre = state[s.SIGNAL_MEAN + j * s.N_HALF_LIVES + s.DEVIATION_HALF_LIFE]
+        keep = 2.0 ** (-elapsed / _HALF_LIVES[s.DEVIATION_HALF_LIFE])
+        weight = state[s.SIGNAL_DEVIATION_WEIGHT + j] * keep + 1.0
+        state[s.SIGNAL_DEVIATION_WEIGHT + j] = weight
+        state[s.SIGNAL_DEVIATION + j] += (abs(x - centre) - state[s.SIGNAL_DEVIATION + j]) / weight
+        state[s.SIGNAL_LAST + j] = x
+        state[s.SIGNAL_INDEX + j] = cycle_index
+    state[s.CYCLES_SEEN] += 1.0
+
+
+@njit(cache=True)
+def step_cycle(state, cycle):  # type: ignore[no-untyped-def]
+    """Fold one published cycle `[cycle_index, signals...]`; False if it is not newer than the state."""
+    if np.isnan(cycle[0]) or cycle[0] <= state[s.LAST_CYCLE_INDEX]:
+        return False
+    push_cycle(state, cycle[0], cycle[1:])
+    state[s.LAST_CYCLE_INDEX] = cycle[0]
+    state[s.CYCLES] = max(state[s.CYCLES], cycle[0])
+    return True
+
+
+@njit(cache=True)
+def _open_session(state, direction):  # type: ignore[no-untyped-def]
+    state[s.SESSION_DIRECTION] = direction
+    state[s.SESSION_START_S] = state[s.TIME_S]
+    state[s.SESSION_START_TEMPERATURE_C] = state[s.TEMPERATURE_C]
+    state[s.SESSION_FIRST_VOLTAGE_V] = state[s.TAU_VOLTAGE]
+    state[s.SESSION_CAPACITIES : s.SESSION_WINDOWS + s.N_WINDOWS] = 0.0
+
+
+@njit(cache=True)
+def _close_session(state, closed):  # type: ignore[no-untyped-def]
+    """End the open session; True if `closed` now holds a summary worth keeping."""
+    direction = state[s.SESSION_DIRECTION]
+    seconds = state[s.SESSION_SECONDS]
+    state[s.SESSION_DIRECTION] = 0.0
+    if direction == 0.0 or seconds < SESSION_MIN_S or state[s.SESSION_CAPACITIES] < SESSION_MIN_CAPACITIES:
+        return False
+    nominal = state[s.NOMINAL_CAPACITY_AH]
+    closed[:] = np.nan
+    closed[CLOSED_INDEX] = state[s.CYCLES]
+    closed[CLOSED_DIRECTION] = direction
+    closed[CLOSED_START_S] = state[s.SESSION_START_S]
+    closed[CLOSED_END_S] = state[s.TIME_S]
+    closed[CLOSED_THROUGHPUT_AH] = state[s.SESSION_CAPACITIES] * nominal
+    signals = closed[CLOSED_SIGNALS:]
+    edges = _EDGES[int(state[s.CHEMISTRY])]
+    first, last = state[s.SESSION_FIRST_VOLTAGE_V], state[s.TAU_VOLTAGE]
+    # A window says something only when the session crossed the whole of it.
+    for k in range(s.N_WINDOWS):
+        amount = state[s.SESSION_WINDOWS + k] * nominal
+        if direction < 0.0 and first <= edges[k] and last >= edges[k + 1]:
+            signals[_CHARGE_WINDOW + k] = amount
+        elif direction > 0.0 and first >= edges[k + 1] and last <= edges[k]:
+            signals[_DISCHARGE_WINDOW + k] = amount
+    voltage = state[s.SESSION_VOLTAGE_SUM] / seconds
+    current = state[s.SESSION_CAPACITIES] * 3600.0 / seconds * nominal
+    if direction < 0.0:
+        signals[_CHARGE_VOLTAGE], signals[_CHARGE_CURRENT] = voltage, current
+    else:
+        signals[_DISCHARGE_VOLTAGE], signals[_DISCHARGE_CURRENT] = voltage, current
+    if state[s.SESSION_VARIANCE] > RESISTANCE_MIN_C_RATE**2 * seconds:
+        signals[_RESISTANCE] = -state[s.SESSION_COVARIANCE] / state[s.SESSION_VARIANCE] / nominal
+    if state[s.SESSION_SPREAD_SECONDS] > 0.0:
+        signals[_SPREAD] = state[s.SESSION_SPREAD_SUM] / state[s.SESSION_SPREAD_SECONDS]
+    signals[_TEMPERATURE_MEAN] = state[s.SESSION_TEMPERATURE_SUM] / seconds
+    signals[_TEMPERATURE_RISE] = state[s.TEMPERATURE_C] - state[s.SESSION_START_TEMPERATURE_C]
+    push_cycle(state, state[s.CYCLES], signals)
+    return True
+
+
+@njit(cache=True)
+def _share_in_window(low, high, a, b):  # type: ignore[no-untyped-def]
+    """Share of a straight way from `a` to `b` that lies within [low, high)."""
+    bottom, top = min(a, b), max(a, b)
+    if top == bottom:
+        return 1.0 if low <= bottom < high else 0.0
+    return max(0.0, min(top, high) - max(bottom, low)) / (top - bottom)
+
+
+@njit(cache=True)
+def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
+    """Fold one reading (order of `state.READING_INPUTS`, NaN = missing).
+
+    Returns 0 if the reading is not newer than the state and was left alone, 1 if it was folded,
+    2 if folding it ended a session whose summary is now in `closed`.
+    """
+    time_s = reading[0]
+    if np.isnan(time_s) or time_s <= state[s.TIME_S]:
+        return 0
+    nominal = state[s.NOMINAL_CAPACITY_AH]
+    voltage = reading[1] / state[s.CELLS_IN_SERIES]
+    c_rate = reading[2] / nominal
+    temperature = reading[3]
+    spread = reading[10] - reading[9]
+    dt = time_s - state[s.TIME_S]
+    connected = dt <= s.MAX_GAP_S  # False as well for the first reading, whose dt is NaN
+    summary = False
+    if not connected:
+        summary = _close_session(state, closed)
+        state[s.SEGMENT_START_S] = time_s
+        state[s.TAU_WEIGHT : s.TAU_WEIGHT + s.N_TAU] = 0.0
+
+    # What flowed since the last reading, by the trapezoidal rule.
+    previous_mean_voltage = state[s.TAU_VOLTAGE]
+    mean_c_rate = 0.5 * (c_rate + state[s.C_RATE])
+    mean_voltage = 0.5 * (voltage + state[s.CELL_VOLTAGE_V])
+    mean_temperature = 0.5 * (temperature + state[s.TEMPERATURE_C])
+    capacities = mean_c_rate * dt / 3600.0
+
+    for h in range(s.N_TAU):
+        if connected:
+            keep = np.exp(-dt / _TAU_S[h])
+            weight = state[s.TAU_WEIGHT + h] * keep + (1.0 - keep)
+            gain = (1.0 - keep) / weight
+            square = (c_rate * c_rate + c_rate * state[s.C_RATE] + state[s.C_RATE] * state[s.C_RATE]) / 3.0
+            state[s.TAU_WEIGHT + h] = weight
+            state[s.TAU_C_RATE + h] += gain * (mean_c_rate - state[s.TAU_C_RATE + h])
+            state[s.TAU_C_RATE_SQUARE + h] += gain * (square - state[s.TAU_C_RATE_SQUARE + h])
+            state[s.TAU_TEMPERATURE + h] += gain * (mean_temperature - state[s.TAU_TEMPERATURE + h])
+            state[s.TAU_VOLTAGE + h] += gain * (mean_voltage - state[s.TAU_VOLTAGE + h])
+        else:
+            state[s.TAU_C_RATE + h] = c_rate
+            state[s.TAU_C_RATE_SQUARE + h] = c_rate * c_rate
+            state[s.TAU_TEMPERATURE + h] = temperature
+            state[s.TAU_VOLTAGE + h] = voltage
+
+    # Age: the pack's own count where it sends one, else throughput.
+    if not np.isnan(reading[6]):
+        state[s.CYCLES] = max(state[s.CYCLES], reading[6])
+    elif connected and not np.isnan(capacities):
+        state[s.CYCLES] += abs(capacities) / 2.0
+
+    if not np.isnan(reading[4]):
+        state[s.SOC] = reading[4]
+    elif connected and not np.isnan(capacities):
+        state[s.SOC] = min(max(state[s.SOC] - 100.0 * capacities, 0.0), 100.0)
+
+    # The open session takes what flowed since the last reading.
+    direction = state[s.SESSION_DIRECTION]
+    if connected and direction != 0.0:
+        state[s.SESSION_SECONDS] += dt
+        state[s.SESSION_CAPACITIES] += capacities * direction
+        state[s.SESSION_VOLTAGE_SUM] += mean_voltage * dt
+        state[s.SESSION_TEMPERATURE_SUM] += mean_temperature * dt
+        if not np.isnan(spread):
+            state[s.SESSION_SPREAD_SUM] += spread * dt
+            state[s.SESSION_SPREAD_SECONDS] += dt
+        dv = voltage - state[s.TAU_VOLTAGE]
+        di = c_rate - state[s.TAU_C_RATE]
+        state[s.SESSION_COVARIANCE] += dv * di * dt
+        state[s.SESSION_VARIANCE] += di * di * dt
+        edges = _EDGES[int(state[s.CHEMISTRY])]
+        for k in range(s.N_WINDOWS):
+            share = _share_in_window(edges[k], edges[k + 1], previous_mean_voltage, state[s.TAU_VOLTAGE])
+            state[s.SESSION_WINDOWS + k] += share * capacities * direction
+
+    state[s.TIME_S] = time_s
+    state[s.CELL_VOLTAGE_V] = voltage
+    state[s.C_RATE] = c_rate
+    state[s.TEMPERATURE_C] = temperature
+    state[s.AMBIENT_C] = reading[5]
+    state[s.IS_CHARGING] = reading[7]
+    state[s.TEMPERATURE_SPREAD_C] = temperature - reading[8]
+    state[s.CELL_VOLTAGE_SPREAD_V] = spread
+    state[s.SPEED_KMH] = reading[11]
+
+    # A session lasts while the two-minute mean current keeps its sign; regeneration is too short to turn it.
+    mean = state[s.TAU_C_RATE]
+    new_direction = 0.0
+    if mean > SESSION_C_RATE:
+        new_direction = 1.0
+    elif mean < -SESSION_C_RATE:
+        new_direction = -1.0
+    if new_direction != state[s.SESSION_DIRECTION]:
+        if connected:
+            summary = _close_session(state, closed)
+        if new_direction != 0.0:
+            _open_session(state, new_direction)
+    return 2 if summary else 1

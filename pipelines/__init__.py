@@ -1,0 +1,1 @@
+"""One short file for each DVC stage: read parameters and files, call, write."""

@@ -1,0 +1,85 @@
+"""Stage `evaluate`: `reports/metrics.json` and the pictures, from what the training stages predicted."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from features.targets import TARGETS, Target
+from pipelines.params import FEATURES, MODELS, REPORTS, load_params, read_json, start_logging, write_json
+from training import plots
+from training.evaluate import add_linear_extrapolation, by_fold, permutation_importance, report
+from training.onnx_runtime import OnnxForest
+
+log = logging.getLogger(__name__)
+
+PLOTS = REPORTS / "plots"
+
+
+def judged_rows(kind: str, fits: dict[str, Any], eol_fraction: float) -> dict[str, pd.DataFrame]:
+    """Predictions of every available target, `kind` being "oof" or "gate", with all their baselines."""
+    judged = {name: pd.read_parquet(MODELS / name / f"{kind}.parquet") for name in fits}
+    if "rul" in judged and "soh" in judged:
+        judged["rul"] = add_linear_extrapolation(
+            judged["rul"], judged["soh"], eol_fraction, longest=fits["rul"]["label_max"]
+        )
+    return judged
+
+
+def importance(name: str) -> pd.DataFrame:
+    """Permutation importance of a target's final model on its gate rows."""
+    target = TARGETS[name]
+    forest = OnnxForest(MODELS / name / "model.onnx")
+    gate = pd.read_parquet(MODELS / name / "gate.parquet")
+    features = gate.filter(like="feature_").rename(columns=lambda column: column.removeprefix("feature_"))
+    rows = features.assign(**{target.label: gate["actual"]})
+
+    def predict(frame: pd.DataFrame) -> np.ndarray:
+        return _in_unit(target, forest.predict(frame[list(target.feature_names)].to_numpy(dtype=np.float32)), frame)
+
+    return permutation_importance(predict, rows, target, seed=0)
+
+
+def _in_unit(target: Target, value: np.ndarray, frame: pd.DataFrame) -> np.ndarray:
+    return value if target.offset is None else value + frame[target.offset].to_numpy(dtype=float)
+
+
+def main() -> None:
+    start_logging()
+    params = load_params()
+    fits = {name: read_json(MODELS / name / "fit.json") for name in TARGETS}
+    available = {name: fit for name, fit in fits.items() if fit["available"]}
+    oof = judged_rows("oof", available, params["targets"]["eol_fraction"])
+    gate = judged_rows("gate", available, params["targets"]["eol_fraction"])
+
+    metrics = {
+        "source": params["source"]["name"],
+        "domain": params["domain"],
+        "split": {name: fit["split"] for name, fit in available.items()},
+        "targets": {name: report(TARGETS[name], rows) for name, rows in oof.items()},
+        "gate": {name: report(TARGETS[name], rows) for name, rows in gate.items()},
+        "not_available": {name: fit["reason"] for name, fit in fits.items() if not fit["available"]},
+        "notes": read_json(FEATURES / "report.json")["notes"],
+    }
+    write_json(REPORTS / "metrics.json", metrics)
+    write_json(REPORTS / "folds.json", {name: by_fold(TARGETS[name], rows) for name, rows in oof.items()})
+
+    PLOTS.mkdir(parents=True, exist_ok=True)
+    plots.predicted_against_actual(oof, PLOTS / "predicted_actual.png")
+    plots.life_trajectories(oof.get("rul", pd.DataFrame()), PLOTS / "rul_trajectories.png")
+    if "failure" in oof:
+        plots.reliability_curve(oof["failure"], PLOTS / "reliability.png")
+    importances = {name: importance(name) for name in available}
+    plots.importance(importances, PLOTS / "importance.png")
+    for name, entry in metrics["targets"].items():
+        decisive = "brier" if TARGETS[name].kind == "classification" else "mae"
+        log.info("%s: %s %.4g %s, skill %.3f", name, decisive, entry[decisive], entry["unit"], entry["skill"])
+    for name, reason in metrics["not_available"].items():
+        log.info("%s is not available: %s", name, reason)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Stage `simulate`: the default source's files, written by the simulator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from pipelines.params import load_params
+from simulator.fleet import SimulateParams, simulate_fleet
+
+FLEET = Path("data/raw/fleet")
+
+
+def write_fleet(readings: pd.DataFrame, batteries: pd.DataFrame, folder: Path) -> None:
+    """Write the two tables as the source `fleet` reads them; the same tables give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    readings.to_parquet(folder / "readings.parquet", compression="zstd", index=False)
+    batteries.to_parquet(folder / "batteries.parquet", compression="zstd", index=False)
+
+
+def main() -> None:
+    """Simulate the fleet of params.yaml."""
+    params = load_params()
+    readings, batteries = simulate_fleet(SimulateParams.from_mapping(params["simulate"]), params["seed"])
+    write_fleet(readings, batteries, FLEET)
+    print(f"{len(batteries)} batteries, {len(readings)} readings -> {FLEET}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Stage `train@<target>`: predictions out of fold, the final model as ONNX and scikit-learn, its gate rows."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+
+import pandas as pd
+
+from data.errors import TwinError
+from features.state import FOLD_VERSION
+from features.targets import TARGET_NAMES, TARGETS
+from pipelines.params import FEATURES, MODELS, TUNED, load_params, read_json, start_logging, write_json
+from training.crossfit import fit_final, judge, out_of_fold
+from training.forests import ForestParams, inputs
+from training.model_files import save_canonical_skops
+from training.onnx_export import MAX_DIFFERENCE, onnx_difference, to_onnx
+from training.splits import split
+
+log = logging.getLogger(__name__)
+
+FEATURE_PREFIX = "feature_"
+
+
+def main() -> None:
+    start_logging()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("target", choices=TARGET_NAMES)
+    target = TARGETS[parser.parse_args().target]
+    folder = MODELS / target.name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    tuned = read_json(TUNED / f"{target.name}.json")
+    if not tuned["available"]:
+        log.info("%s is not trained: %s", target.name, tuned["reason"])
+        write_json(folder / "fit.json", {"target": target.name, "available": False, "reason": tuned["reason"]})
+        return
+
+    params = load_params()
+    seed, forest = params["seed"], ForestParams(**tuned["params"])
+    table = pd.read_parquet(FEATURES / f"{target.name}.parquet")
+    division = split(table)
+    judged = out_of_fold(table, target, forest, division, seed)
+    judged.to_parquet(folder / "oof.parquet", index=False)
+
+    log.info("%s: final fit on %d rows", target.name, int(division.final_rows().sum()))
+    model = fit_final(table, target, forest, division, seed)
+    train, gate = table[division.final_rows()], table[division.gate]
+    features = gate[list(target.feature_names)].add_prefix(FEATURE_PREFIX)
+    on_gate = pd.concat([judge(model, train, gate, target), features], axis=1)
+    on_gate.to_parquet(folder / "gate.parquet", index=False)
+
+    onnx = to_onnx(model, len(target.feature_names))
+    difference = onnx_difference(model, onnx, inputs(table.iloc[:: max(1, len(table) // 10_000)], target))
+    if difference > MAX_DIFFERENCE:
+        raise TwinError(f"{target.name}: ONNX differs from scikit-learn by {difference:.2g}, at most {MAX_DIFFERENCE}")
+    (folder / "model.onnx").write_bytes(onnx)
+    save_canonical_skops(model, folder / "model.skops")
+    write_json(
+        folder / "fit.json",
+        {
+            "target": target.name,
+            "available": True,
+            "feature_names": list(target.feature_names),
+            "fold_version": FOLD_VERSION,
+            "params": forest.as_dict(),
+            "seed": seed,
+            "split": division.description,
+            "n_rows": len(train),
+            "n_batteries": int(train["battery_id"].nunique()),
+            "train_batteries": sorted(train["battery_id"].unique().tolist()),
+            "gate_batteries": sorted(gate["battery_id"].unique().tolist()),
+            "label_max": float(train[target.label].max()),
+            "definitions": params["targets"],
+            "onnx_max_difference": difference,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A simulated fleet: cells, packs, vehicles, climates, wear and faults with known truth, honest about its sensors."""

@@ -1,0 +1,223 @@
+"""One battery of the fleet: who it is, and what it does next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data.contract import BATTERY_FIELDS, READING_FIELDS, names
+from simulator.ageing import NEW
+from simulator.climate import SECONDS_PER_DAY, ambient_c
+from simulator.designs import CAR_MODELS, USAGES, CarModel, Usage, draw_design, pick
+from simulator.driving import STANDING
+from simulator.life import (
+    CHARGE,
+    DRIVE,
+    NO_OVERRIDES,
+    PARKED,
+    REST,
+    Activity,
+    Design,
+    LifeState,
+    Overrides,
+    cycles,
+    drop_stale_code,
+    health,
+    is_faulty,
+    pass_days,
+    record,
+)
+from simulator.pack import PackState
+from simulator.sensors import SAMPLE_SIZE, TIME_S, measure
+
+FloatArray = NDArray[np.float64]
+
+DRIVE_S = (30 * 60.0, 60 * 60.0)
+REST_S = (5 * 60.0, 15 * 60.0)
+DC_CHARGE_S = 50 * 60.0
+AC_CHARGE_S = 100 * 60.0
+#: A driver charges after a drive that ended below this.
+CHARGE_BELOW_SOC = 0.6
+#: The counter's error (share of charge) when a recording begins, after days that nobody recorded.
+COUNTER_ERROR = 0.012
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the batteries table tells about a battery."""
+
+    battery_id: str
+    model: CarModel
+    usage: Usage
+    in_service_since: datetime
+
+    def row(self) -> dict[str, object]:
+        """A row of the batteries table, in the order of the contract."""
+        row: dict[str, object] = {
+            "battery_id": self.battery_id,
+            "nominal_capacity_ah": self.model.nominal_capacity_ah,
+            "nominal_voltage": round(self.model.nominal_voltage_v, 2),
+            "chemistry": self.model.chemistry,
+            "cells_in_series": float(self.model.cells_in_series),
+            "cells_in_parallel": float(self.model.cells_in_parallel),
+            "model": self.model.name,
+            "in_service_since": self.in_service_since,
+            "fleet": self.usage.name,
+        }
+        return {name: row[name] for name in names(BATTERY_FIELDS)}
+
+
+class Streams(NamedTuple):
+    """A battery's streams of chance, one for each purpose."""
+
+    entry: np.random.Generator
+    design: np.random.Generator
+    life: np.random.Generator
+    sensors: np.random.Generator
+
+
+def streams(seed: int, index: int) -> Streams:
+    """The streams of battery `index`: what `SeedSequence(seed).spawn(n)[index]` gives it, whatever n is."""
+    own = np.random.SeedSequence(seed, spawn_key=(index,))
+    return Streams(*(np.random.default_rng(child) for child in own.spawn(len(Streams._fields))))
+
+
+class Battery:
+    """A battery that lives: its state, its fate and its streams of chance.
+
+    Args:
+        seed: of the fleet.
+        index: of the battery; its chance depends on the two and on nothing else.
+    """
+
+    def __init__(
+        self, seed: int, index: int, in_service_since: datetime, *, ageing_spread: float, hazard_scale: float
+    ) -> None:
+        drop_stale_code()
+        _, design_rng, self._life_rng, self._sensor_rng = streams(seed, index)
+        model, usage = pick(CAR_MODELS, design_rng), pick(USAGES, design_rng)
+        self.identity = Identity(f"EV-{index + 1:04d}", model, usage, in_service_since)
+        self.design: Design = draw_design(
+            model, usage, design_rng, ageing_spread=ageing_spread, hazard_scale=hazard_scale
+        )
+        self.overrides: Overrides = NO_OVERRIDES
+        start_s = in_service_since.astimezone(UTC).timestamp()
+        air_c = ambient_c(start_s, self.design.climate)
+        soc = 0.8
+        self.state = LifeState(
+            start_s, PackState(soc, 0.0, air_c, air_c), STANDING, PARKED, NEW, 0.0, 0.0, 0.0, soc, 0.0
+        )
+
+    @property
+    def cycles(self) -> float:
+        """Equivalent full cycles so far."""
+        return float(cycles(self.state, self.design))
+
+    @property
+    def soh(self) -> float:
+        """True state of health as a fraction."""
+        return float(health(self.state.wear, self.design))
+
+    @property
+    def has_failed(self) -> bool:
+        """True once a fault has happened."""
+        return bool(is_faulty(self.state, self.design, self.overrides))
+
+    def days_to_next_recording(self, cycles_between: float) -> float:
+        """Days until the next telematics log, which begins between 6 and 18 h on the day that is then."""
+        days = cycles_between * self._life_rng.uniform(0.8, 1.2) / self.design.usage.cycles_per_day
+        day = np.floor(self.state.time_s / SECONDS_PER_DAY + max(days, 1.0)) + self._life_rng.uniform(0.25, 0.75)
+        return float(day - self.state.time_s / SECONDS_PER_DAY)
+
+    def pass_days(self, days: float) -> None:
+        """Live `days` of average use unrecorded (fewer if a fault ends them)."""
+        self.state = pass_days(self.state, self.design, self.overrides, days)
+
+    def set_out(self) -> None:
+        """Begin a recording: a drive, from a state of charge that average use may have left."""
+        soc = float(self._life_rng.uniform(0.3, 0.97))
+        counted = min(max(soc + COUNTER_ERROR * float(self._life_rng.standard_normal()), 0.0), 1.0)
+        self.state = self.state._replace(pack=self.state.pack._replace(soc=soc), bms_soc=counted)
+        self.begin(DRIVE)
+
+    def begin(self, kind: int) -> None:
+        """Begin an activity with a duration, a charger and a target as this car's user would have them."""
+        rng = self._life_rng
+        if kind == DRIVE:
+            activity = Activity(DRIVE, float(rng.uniform(*DRIVE_S)), 0.0, 1.0)
+        elif kind == REST:
+            activity = Activity(REST, float(rng.uniform(*REST_S)), 0.0, 1.0)
+        else:
+            is_fast = rng.random() < self.identity.usage.dc_share
+            target_soc = float(np.clip(rng.uniform(0.75, 1.1), 0.0, 1.0))
+            if is_fast:
+                activity = Activity(CHARGE, DC_CHARGE_S, self.identity.model.dc_w, target_soc)
+            else:
+                activity = Activity(CHARGE, AC_CHARGE_S, self.identity.model.ac_w, target_soc)
+        self.state = self.state._replace(activity=activity)
+
+    def begin_next(self) -> None:
+        """Go on as drivers do: rest after every drive and charge; after a rest charge if need be, else drive."""
+        if self.state.activity.kind != REST:
+            self.begin(REST)
+        elif self.state.bms_soc < CHARGE_BELOW_SOC:
+            self.begin(CHARGE)
+        else:
+            self.begin(DRIVE)
+
+    def sample(self, seconds: float) -> tuple[FloatArray, bool]:
+        """Live `seconds` of the present activity; the truth then, float64[1, SAMPLE_SIZE], and whether the activity ended."""
+        samples = np.empty((1, SAMPLE_SIZE))
+        self.state, _, ended = record(
+            self.state, self.design, self.overrides, seconds, samples, self._life_rng
+        )
+        return samples, ended
+
+    def log(self, sampling_s: float) -> FloatArray:
+        """One telematics log of true samples, float64[n, SAMPLE_SIZE]: a drive, a rest and a charge."""
+        self.set_out()
+        parts = []
+        for kind in (DRIVE, REST, CHARGE):
+            if kind != DRIVE:
+                self.begin(kind)
+            room = int(np.ceil(2.0 * self.state.activity.remaining_s / sampling_s)) + 1
+            samples = np.empty((room, SAMPLE_SIZE))
+            self.state, rows, _ = record(
+                self.state, self.design, self.overrides, sampling_s, samples, self._life_rng
+            )
+            parts.append(samples[:rows])
+        return np.concatenate(parts)
+
+    def logs(
+        self, *, sampling_s: float, cycles_between: float, until_s: float, retire_below_soh: float, cycles_after: float
+    ) -> Iterator[FloatArray]:
+        """Telematics logs from now on until a fault (in the last of them), retirement or `until_s`.
+
+        Retirement is `cycles_after` equivalent full cycles after health fell below `retire_below_soh`.
+        """
+        worn_at = float("nan")
+        while True:
+            days = self.days_to_next_recording(cycles_between)
+            if self.state.time_s + days * SECONDS_PER_DAY > until_s:
+                return
+            self.pass_days(days)
+            yield self.log(sampling_s)
+            if np.isnan(worn_at) and self.soh < retire_below_soh:
+                worn_at = self.cycles
+            if self.has_failed or self.cycles >= worn_at + cycles_after:
+                return
+
+    def readings(self, samples: FloatArray) -> pd.DataFrame:
+        """What the sensors made of true samples: a readings table, columns of the contract."""
+        columns: dict[str, object] = {
+            "battery_id": np.full(len(samples), self.identity.battery_id, dtype=object),
+            "time": pd.to_datetime(np.round(samples[:, TIME_S] * 1e3).astype("int64"), unit="ms", utc=True).as_unit("us"),
+            **measure(samples, self.design.sensors, self._sensor_rng),
+        }
+        return pd.DataFrame({name: columns[name] for name in names(READING_FIELDS)}).astype({"battery_id": "str"})

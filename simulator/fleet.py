@@ -1,0 +1,133 @@
+"""The fleet: every battery's telemetry from new until its end, or until the observation ends."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data.contract import BATTERY_FIELDS, names
+from data.errors import TwinError
+from simulator.battery import Battery, streams
+
+DAYS_PER_YEAR = 365.25
+
+
+@dataclass(frozen=True)
+class SimulateParams:
+    """The part `simulate` of params.yaml.
+
+    Attributes:
+        batteries: how many.
+        sampling_s: time between the readings of a log, s.
+        cycles_between_logs: equivalent full cycles between telematics logs, mean.
+        observation_end: date (UTC) on which the fleet's observation ends.
+        years_in_service: shortest and longest time between a battery's first day and the end of observation.
+        retire_below_soh: state of health (fraction) below which a battery is soon taken out of service.
+        cycles_after_retirement: how many equivalent full cycles 'soon' is.
+        ageing_spread: scales how differently batteries age; 1 is natural.
+        hazard_scale: multiplies the hazard of faults; 1 is natural.
+    """
+
+    batteries: int = 24
+    sampling_s: float = 30.0
+    cycles_between_logs: float = 16.0
+    observation_end: str = "2026-01-01"
+    years_in_service: tuple[float, float] = (2.5, 8.0)
+    retire_below_soh: float = 0.8
+    cycles_after_retirement: float = 30.0
+    ageing_spread: float = 1.0
+    hazard_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("batteries", "sampling_s", "cycles_between_logs", "hazard_scale"):
+            if not getattr(self, name) > 0:
+                raise _wrong(name, getattr(self, name), "it must be greater than 0")
+        for name in ("cycles_after_retirement", "ageing_spread"):
+            if not getattr(self, name) >= 0:
+                raise _wrong(name, getattr(self, name), "it must not be negative")
+        if not 0.5 <= self.retire_below_soh < 1.0:
+            raise _wrong("retire_below_soh", self.retire_below_soh, "it must be a fraction from 0.5 to below 1")
+        if len(self.years_in_service) != 2 or not 0 < self.years_in_service[0] <= self.years_in_service[1]:
+            raise _wrong("years_in_service", self.years_in_service, "it must be the shortest and the longest time")
+        try:
+            datetime.fromisoformat(str(self.observation_end))
+        except ValueError as error:
+            raise _wrong("observation_end", self.observation_end, "it must be a date such as 2026-01-01") from error
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> SimulateParams:
+        """From the part `simulate` of params.yaml.
+
+        Raises:
+            TwinError: a key is unknown or a value is out of range.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise _wrong(name, values[name], f"it must be one of {', '.join(known)}")
+        given = dict(values)
+        if "years_in_service" in given:
+            given["years_in_service"] = tuple(given["years_in_service"])
+        return cls(**given)
+
+    @property
+    def observation_end_s(self) -> float:
+        """Seconds since 1970."""
+        end = datetime.fromisoformat(str(self.observation_end))
+        return (end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp()
+
+
+def _wrong(name: str, value: object, what: str) -> TwinError:
+    field = f"simulate.{name}"
+    return TwinError(f"{field} is {value!r}: {what}.", field=field, value=value)
+
+
+def new_battery(params: SimulateParams, seed: int, index: int, in_service_since: datetime) -> Battery:
+    """Battery `index` of the fleet `seed`, on its first day."""
+    return Battery(
+        seed, index, in_service_since, ageing_spread=params.ageing_spread, hazard_scale=params.hazard_scale
+    )
+
+
+def logs_until(battery: Battery, params: SimulateParams, until_s: float) -> Iterator[NDArray[np.float64]]:
+    """The battery's telematics logs until its end, or `until_s` if that is sooner."""
+    return battery.logs(
+        sampling_s=params.sampling_s,
+        cycles_between=params.cycles_between_logs,
+        until_s=until_s,
+        retire_below_soh=params.retire_below_soh,
+        cycles_after=params.cycles_after_retirement,
+    )
+
+
+def history(battery: Battery, params: SimulateParams, until_s: float) -> pd.DataFrame:
+    """The battery's telemetry until its end, or `until_s` if that is sooner; the battery has then lived it."""
+    return pd.concat([battery.readings(log) for log in logs_until(battery, params, until_s)], ignore_index=True)
+
+
+def simulate_life(params: SimulateParams, seed: int, index: int) -> tuple[pd.DataFrame, dict[str, object]]:
+    """Readings and the batteries-table row of battery `index`; nothing else of the fleet has any influence on them."""
+    years = streams(seed, index).entry.uniform(*params.years_in_service)
+    end = datetime.fromtimestamp(params.observation_end_s, UTC)
+    since = (end - timedelta(days=DAYS_PER_YEAR * years)).replace(hour=0, minute=0, second=0, microsecond=0)
+    battery = new_battery(params, seed, index, since)
+    return history(battery, params, params.observation_end_s), battery.identity.row()
+
+
+def simulate_fleet(params: SimulateParams, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The readings and the batteries table of the whole fleet, columns of the contract, in the order of batteries and time."""
+    lives = [simulate_life(params, seed, index) for index in range(params.batteries)]
+    return pd.concat([readings for readings, _ in lives], ignore_index=True), batteries_table([row for _, row in lives])
+
+
+def batteries_table(rows: list[dict[str, object]]) -> pd.DataFrame:
+    """Rows of `Identity.row` as a table with the contract's types."""
+    table = pd.DataFrame(rows, columns=names(BATTERY_FIELDS))
+    return table.assign(in_service_since=pd.to_datetime(table["in_service_since"], utc=True).dt.as_unit("us"))

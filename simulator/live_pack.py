@@ -1,0 +1,142 @@
+"""A battery that goes on living: one reading a call, at any pace, from the middle of its life.
+
+It is battery `index` of the same fleet that `simulator.fleet` writes to files, lived by the same code: `history` is its past
+telemetry, `read` its present.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from data.contract import READING_FIELDS, names
+from data.errors import TwinError
+from simulator.battery import Battery
+from simulator.climate import SECONDS_PER_DAY
+from simulator.faults import KIND_NAMES
+from simulator.fleet import SimulateParams, batteries_table, history, logs_until, new_battery
+from simulator.life import NO_FAULT, condition_of
+from simulator.pack import cell_voltages_v
+
+#: A longer time between two readings is passed by average use; a shorter one is lived second by second.
+LONGEST_STEP_S = 2.0 * 3600.0
+#: Each try to be alive at the start of the live time begins this much younger than the last.
+REJUVENATION = 0.8
+
+
+class LivePack:
+    """One living battery; make it with `LivePack.start`.
+
+    Attributes:
+        battery: the battery itself (its identity, design, true state and `cycles`, `soh`, `has_failed`).
+    """
+
+    def __init__(self, battery: Battery, past: pd.DataFrame) -> None:
+        self.battery = battery
+        self._past = past
+
+    @classmethod
+    def start(
+        cls, params: SimulateParams, seed: int, index: int, *, at: datetime, life_share: float = 0.6
+    ) -> LivePack:
+        """Battery `index` of fleet `seed` at about `life_share` of its life on the date `at`.
+
+        An index from `params.batteries` on gives a battery that the training files do not hold.  The life is lived once to
+        learn its length, and again with a first day such that `at` falls where it should; should chance (another season,
+        another fault) end it before `at`, the battery starts younger.
+
+        Raises:
+            TwinError: `life_share` is not between 0 and 1, or `at` has no time zone.
+        """
+        if not 0.0 < life_share < 1.0:
+            raise TwinError(f"life_share is {life_share!r}: it must lie between 0 and 1.", field="life_share", value=life_share)
+        if at.tzinfo is None:
+            raise TwinError(f"at is {at!r}: it must carry a time zone.", field="at", value=at)
+        at = at.astimezone(UTC)
+        trial = new_battery(params, seed, index, at)
+        for _ in logs_until(trial, params, float("inf")):
+            pass
+        days = (trial.state.time_s - at.timestamp()) / SECONDS_PER_DAY
+        while True:
+            days *= life_share
+            battery = new_battery(params, seed, index, at - timedelta(days=days))
+            past = history(battery, params, at.timestamp())
+            if not battery.has_failed and battery.soh >= params.retire_below_soh:
+                return cls(battery, past)
+            life_share = REJUVENATION
+
+    @property
+    def battery_id(self) -> str:
+        """The battery's id."""
+        return self.battery.identity.battery_id
+
+    @property
+    def last_time(self) -> datetime:
+        """Event time up to which the battery has lived."""
+        return datetime.fromtimestamp(self.battery.state.time_s, UTC)
+
+    def history(self) -> pd.DataFrame:
+        """The battery's telemetry before it went live: a readings table, columns of the contract."""
+        return self._past.copy()
+
+    def batteries_row(self) -> pd.DataFrame:
+        """The batteries table of this one battery."""
+        return batteries_table([self.battery.identity.row()])
+
+    def read(self, time: datetime) -> dict[str, object]:
+        """Live until `time` and report: one reading, fields of the contract; numbers are Python floats, `is_charging` a bool.
+
+        Raises:
+            TwinError: `time` has no time zone or is not later than the last reading's.
+        """
+        if time.tzinfo is None or time <= self.last_time:
+            sentence = f"time is {time!r}: it must carry a time zone and be later than {self.last_time.isoformat()}."
+            raise TwinError(sentence, field="time", value=time)
+        seconds = time.timestamp() - self.battery.state.time_s
+        if seconds > LONGEST_STEP_S:
+            step_s = 1.0
+            self.battery.pass_days((seconds - step_s) / SECONDS_PER_DAY)
+            self.battery.set_out()
+            seconds = step_s
+        samples, ended = self.battery.sample(seconds)
+        if ended:
+            self.battery.begin_next()
+        reading = self.battery.readings(samples).iloc[0].to_dict()
+        reading["time"] = time
+        reading["is_charging"] = bool(reading["is_charging"])
+        return {name: reading[name] for name in names(READING_FIELDS)}
+
+    def inject_fault(self, kind: str, severity: float = 1.0) -> None:
+        """Give the battery a defect of `kind` (one of `KIND_NAMES`): below severity 1 it only shows, at 1 it is the fault."""
+        if kind not in KIND_NAMES:
+            sentence = f"kind is {kind!r}: it must be one of {', '.join(KIND_NAMES)}."
+            raise TwinError(sentence, field="kind", value=kind)
+        if not 0.0 <= severity <= 1.0:
+            raise TwinError(f"severity is {severity!r}: it must lie between 0 and 1.", field="severity", value=severity)
+        self._override(fault_kind=KIND_NAMES.index(kind), fault_severity=float(severity))
+
+    def clear_fault(self) -> None:
+        """Take an injected defect away again; the battery's own fate stays."""
+        self._override(fault_kind=NO_FAULT, fault_severity=0.0)
+
+    def set_ambient_offset(self, offset_c: float) -> None:
+        """Make the weather warmer (or colder) by `offset_c`."""
+        self._override(ambient_offset_c=float(offset_c))
+
+    def set_wear_speed(self, factor: float) -> None:
+        """Make every day and cycle wear like `factor` of them; 1 is natural."""
+        if not factor >= 0.0:
+            raise TwinError(f"factor is {factor!r}: it must not be negative.", field="factor", value=factor)
+        self._override(wear_speed=float(factor))
+
+    def cell_voltages(self) -> NDArray[np.float64]:
+        """True voltage of each series group, V, at no current: float64[cells_in_series]."""
+        battery = self.battery
+        condition = condition_of(battery.state, battery.design, battery.overrides)
+        return cell_voltages_v(battery.state.pack, battery.design.pack, condition, 0.0)
+
+    def _override(self, **changes: float) -> None:
+        self.battery.overrides = self.battery.overrides._replace(**changes)

@@ -1,0 +1,147 @@
+"""The pack: cells in series with their heat, one `step` for the years that are simulated and for the live twin alike."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from simulator.cell import (
+    CellParameters,
+    current_for_power,
+    open_circuit_voltage,
+    polarisation_after,
+    resistance_factor,
+)
+from simulator.thermal import ThermalParameters, step_thermal
+
+#: How much farther apart a pack's cells are for each unit of lost capacity (Baumhoefer et al. 2014,
+#: doi:10.1016/j.jpowsour.2013.08.108: cells that start alike age apart).
+SPREAD_GROWTH = 5.0
+
+
+class PackParameters(NamedTuple):
+    """A pack as built.  The three `cell_` arrays, one value for each series group, are deviations with mean 0."""
+
+    cells_in_series: float
+    nominal_capacity_ah: float
+    cell: CellParameters
+    thermal: ThermalParameters
+    cell_charge_offset: NDArray[np.float64]
+    cell_capacity_deviation: NDArray[np.float64]
+    cell_resistance_deviation: NDArray[np.float64]
+
+
+class PackState(NamedTuple):
+    """What changes within seconds.  `polarisation_v` is that of one cell."""
+
+    soc: float
+    polarisation_v: float
+    core_c: float
+    shell_c: float
+
+
+class Condition(NamedTuple):
+    """How worn and how sound the pack is now."""
+
+    capacity_ah: float
+    resistance_growth: float  # 0 when new
+    capacity_loss: float  # 0 when new
+    contact_resistance_ohm: float
+    cooling_share: float
+    weak_cell_charge_offset: float  # of cell 0: negative where an internal short drains it
+
+
+class StepOutput(NamedTuple):
+    """What a step gave: pack terminal voltage at its end, heat that it made and energy that left the terminals."""
+
+    voltage_v: float
+    heat_w: float
+
+
+@njit
+def resistances_ohm(state: PackState, pack: PackParameters, condition: Condition) -> tuple[float, float]:
+    """Series and polarisation resistance of one cell in its present temperature, charge and wear."""
+    factor = resistance_factor(state.soc, state.core_c, pack.cell.activation_temperature_k)
+    factor *= 1.0 + condition.resistance_growth
+    return pack.cell.series_resistance_ohm * factor, pack.cell.polarisation_resistance_ohm * factor
+
+
+@njit
+def source(state: PackState, pack: PackParameters, condition: Condition) -> tuple[float, float]:
+    """The pack as its load sees it now: voltage behind, and resistance in, its terminals."""
+    series_ohm, _ = resistances_ohm(state, pack, condition)
+    behind_v = open_circuit_voltage(state.soc, pack.cell.ocv_v) - state.polarisation_v
+    return pack.cells_in_series * behind_v, pack.cells_in_series * series_ohm + condition.contact_resistance_ohm
+
+
+@njit
+def drive_current_a(state: PackState, pack: PackParameters, condition: Condition, power_w: float) -> float:
+    """Current for `power_w` (negative: recuperation) that keeps every cell between its voltage limits."""
+    source_v, resistance_ohm = source(state, pack, condition)
+    highest_a = (source_v - pack.cells_in_series * pack.cell.voltage_min_v) / resistance_ohm
+    lowest_a = (source_v - pack.cells_in_series * pack.cell.voltage_max_v) / resistance_ohm
+    current_a = current_for_power(power_w, source_v, resistance_ohm)
+    return min(max(current_a, min(lowest_a, 0.0)), max(highest_a, 0.0))
+
+
+@njit
+def charge_current_a(
+    state: PackState, pack: PackParameters, condition: Condition, power_w: float, limit_a: float
+) -> float:
+    """Charging current (<= 0): constant power or current until the voltage limit, then constant voltage."""
+    source_v, resistance_ohm = source(state, pack, condition)
+    by_power_a = current_for_power(-power_w, source_v, resistance_ohm)
+    by_voltage_a = (source_v - pack.cells_in_series * pack.cell.voltage_max_v) / resistance_ohm
+    return min(max(by_power_a, by_voltage_a, -limit_a), 0.0)
+
+
+@njit
+def step(
+    state: PackState,
+    pack: PackParameters,
+    condition: Condition,
+    current_a: float,
+    ambient_c: float,
+    is_awake: bool,
+    dt_s: float,
+) -> tuple[PackState, StepOutput]:
+    """The pack after `dt_s` at a constant current: exact in the RC pair, explicit in charge and heat (dt_s <= a few s)."""
+    series_ohm, polarisation_ohm = resistances_ohm(state, pack, condition)
+    share = 1.0 - math.exp(-dt_s / pack.cell.polarisation_time_s)
+    polarisation_v = polarisation_after(state.polarisation_v, current_a, polarisation_ohm, share)
+    mean_polarisation_v = 0.5 * (state.polarisation_v + polarisation_v)
+
+    soc = state.soc - current_a * dt_s / (3600.0 * condition.capacity_ah)
+    loss_per_cell_w = current_a * current_a * series_ohm + mean_polarisation_v * mean_polarisation_v / polarisation_ohm
+    heat_w = pack.cells_in_series * loss_per_cell_w + current_a * current_a * condition.contact_resistance_ohm
+    cooling_share = condition.cooling_share if is_awake else 0.0
+    core_c, shell_c = step_thermal(
+        state.core_c, state.shell_c, heat_w, ambient_c, cooling_share, pack.thermal, dt_s
+    )
+
+    cell_v = open_circuit_voltage(soc, pack.cell.ocv_v) - current_a * series_ohm - polarisation_v
+    voltage_v = pack.cells_in_series * cell_v - current_a * condition.contact_resistance_ohm
+    return PackState(soc, polarisation_v, core_c, shell_c), StepOutput(voltage_v, heat_w)
+
+
+@njit
+def cell_voltages_v(
+    state: PackState, pack: PackParameters, condition: Condition, current_a: float
+) -> NDArray[np.float64]:
+    """Voltage of each series group, volts.  Cells are balanced when full, so a small one leads the others to empty."""
+    series_ohm, _ = resistances_ohm(state, pack, condition)
+    spread = 1.0 + SPREAD_GROWTH * condition.capacity_loss
+    voltages_v = np.empty(pack.cell_charge_offset.size)
+    for cell in range(voltages_v.size):
+        capacity = 1.0 + spread * pack.cell_capacity_deviation[cell]
+        resistance = 1.0 + spread * pack.cell_resistance_deviation[cell]
+        soc = 1.0 - (1.0 - state.soc) / capacity + spread * pack.cell_charge_offset[cell]
+        if cell == 0:
+            soc += condition.weak_cell_charge_offset
+        drop_v = resistance * (current_a * series_ohm + state.polarisation_v)
+        voltages_v[cell] = open_circuit_voltage(soc, pack.cell.ocv_v) - drop_v
+    return voltages_v

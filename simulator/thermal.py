@@ -1,0 +1,52 @@
+"""The pack's heat: two lumped nodes, cell cores and housing, after Lin et al. 2014 (doi:10.1016/j.jpowsour.2014.01.097).
+
+Joule and polarisation losses (Bernardi et al. 1985, doi:10.1149/1.2113792, without the entropic term) warm the cores; the
+cores warm the housing; the housing loses heat to the air always, and to a chilled coolant while the car is awake.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from numba import njit
+
+COOLING_STARTS_C = 28.0
+COOLING_FULL_C = 34.0
+COOLANT_C = 20.0
+
+
+class ThermalParameters(NamedTuple):
+    """Heat capacities in J/K, conductances in W/K."""
+
+    core_heat_capacity_j_per_k: float
+    shell_heat_capacity_j_per_k: float
+    core_to_shell_w_per_k: float
+    shell_to_air_w_per_k: float
+    shell_to_coolant_w_per_k: float
+
+
+@njit
+def coolant_heat_w(core_c: float, shell_c: float, cooling_share: float, parameters: ThermalParameters) -> float:
+    """Heat taken by the coolant, W; `cooling_share` 0 is a pump that stands still (parked, or failed), 1 a sound one."""
+    demand = min(max((core_c - COOLING_STARTS_C) / (COOLING_FULL_C - COOLING_STARTS_C), 0.0), 1.0)
+    return cooling_share * demand * parameters.shell_to_coolant_w_per_k * max(shell_c - COOLANT_C, 0.0)
+
+
+@njit
+def step_thermal(
+    core_c: float,
+    shell_c: float,
+    heat_w: float,
+    ambient_c: float,
+    cooling_share: float,
+    parameters: ThermalParameters,
+    dt_s: float,
+) -> tuple[float, float]:
+    """Core and housing temperature after `dt_s`; explicit, so heat in equals heat stored plus heat out to rounding."""
+    inward_w = (core_c - shell_c) * parameters.core_to_shell_w_per_k
+    to_air_w = (shell_c - ambient_c) * parameters.shell_to_air_w_per_k
+    to_coolant_w = coolant_heat_w(core_c, shell_c, cooling_share, parameters)
+    return (
+        core_c + (heat_w - inward_w) * dt_s / parameters.core_heat_capacity_j_per_k,
+        shell_c + (inward_w - to_air_w - to_coolant_w) * dt_s / parameters.shell_heat_capacity_j_per_k,
+    )

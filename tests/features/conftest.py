@@ -1,0 +1,10 @@
+"""Fixtures of the fold's tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from conftest_features import cells, no_cycles, no_readings  # noqa: E402, F401

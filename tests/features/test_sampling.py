@@ -1,0 +1,76 @@
+"""A battery that reports every 0.5, 10 or 30 s is the same battery."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest_features import drive
+
+from features import fold
+from features import state as s
+
+#: Largest difference from the 0.5 s features, in each feature's unit, at 30 s sampling of a drive whose
+#: current turns over within a minute.
+TOLERANCES = {
+    "temperature_change_c": 0.1,
+    "c_rate_mean": 0.04,
+    "c_rate_square_mean": 0.02,
+    "cell_voltage_change_v": 0.005,
+    "session_capacities": 0.01,
+    "session_temperature_rise_c": 0.3,
+    "session_age_s": 60.0,
+    "resistance_at_1c_v": 0.02,
+}
+
+
+def folded(every_s: float) -> tuple[np.ndarray, fold.ReadingFold]:
+    readings = drive(np.arange(0.0, 10_801.0, every_s), seed=5)
+    states = s.new_states(1)
+    s.set_battery(states[0], nominal_capacity_ah=100.0, cells_in_series=96, chemistry="NMC")
+    matrix = fold.readings_matrix(readings)
+    return matrix[:, 0], fold.fold_readings(states, np.zeros(len(matrix), dtype=np.int64), matrix)
+
+
+@pytest.fixture(scope="module")
+def finest() -> tuple[np.ndarray, fold.ReadingFold]:
+    return folded(0.5)
+
+
+@pytest.mark.parametrize("every_s", [10.0, 30.0])
+def test_reading_features_agree(finest: tuple[np.ndarray, fold.ReadingFold], every_s: float) -> None:
+    times, result = folded(every_s)
+    at = np.searchsorted(finest[0], times)
+    # Right after a session starts or ends the rates may still disagree about whether it has.
+    same_session = result.features[:, fold.READING_FEATURES.index("session_direction")] == (
+        finest[1].features[at, fold.READING_FEATURES.index("session_direction")]
+    )
+    assert same_session.mean() > 0.97
+    settled = same_session & (times > times[0] + 300.0)
+    for stem, tolerance in TOLERANCES.items():
+        for column, name in enumerate(fold.READING_FEATURES):
+            if name.startswith(stem):
+                difference = np.abs(result.features[settled, column] - finest[1].features[at[settled], column])
+                assert np.nanmax(difference, initial=0.0) <= tolerance, name
+
+
+@pytest.mark.parametrize("every_s", [10.0, 30.0])
+def test_session_summaries_agree(finest: tuple[np.ndarray, fold.ReadingFold], every_s: float) -> None:
+    reference, table = finest[1].closed_table(), folded(every_s)[1].closed_table()
+    assert table["kind"].tolist() == reference["kind"].tolist()
+    assert table["throughput_ah"].to_numpy() == pytest.approx(reference["throughput_ah"].to_numpy(), rel=0.02)
+    for name in ("discharge_voltage_mean_v", "temperature_mean_c", "cell_voltage_spread_v"):
+        assert table[name].to_numpy() == pytest.approx(reference[name].to_numpy(), rel=0.01, nan_ok=True), name
+    assert table["resistance_ohm"].to_numpy() == pytest.approx(
+        reference["resistance_ohm"].to_numpy(), rel=0.1, nan_ok=True
+    )
+
+
+def test_a_sample_weighted_mean_would_not_agree() -> None:
+    """The control: with uneven sampling, averaging by sample gives another number than averaging by time."""
+    dense, sparse = np.arange(0.0, 1800.0, 0.5), np.arange(1800.0, 3600.0, 30.0)
+    readings = drive(np.concatenate([dense, sparse]), seed=5)
+    even = drive(np.arange(0.0, 3600.0, 30.0), seed=5)
+    by_sample = readings["temperature"].mean() - even["temperature"].mean()
+    seconds = readings["time"].astype("int64").to_numpy() / 1e6
+    by_time = np.trapezoid(readings["temperature"], seconds) / np.ptp(seconds) - even["temperature"].mean()
+    assert abs(by_time) < 0.05 < abs(by_sample)

@@ -1,0 +1,86 @@
+"""From telemetry to tables: what is labelled, what is left out and why."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from conftest_features import drive
+
+from features.table import LabelParams, build
+
+Cells = tuple[pd.DataFrame, pd.DataFrame]
+
+
+def test_cells_give_three_targets(cells: Cells, no_readings: pd.DataFrame) -> None:
+    cycles, batteries = cells
+    built = build(no_readings, cycles, batteries, LabelParams(failure_horizon_cycles=20))
+    assert set(built.tables) == {"soh", "rul", "failure"}
+    assert built.not_available == {"temperature": "the source has no readings"}
+    assert len(built.tables["soh"]) == len(cycles)
+    assert len(built.cycles) == len(cycles)
+
+
+def test_censored_cells_have_no_remaining_life(cells: Cells, no_readings: pd.DataFrame) -> None:
+    cycles, batteries = cells
+    built = build(no_readings, cycles, batteries, LabelParams(failure_horizon_cycles=20))
+    last = cycles.sort_values("cycle_index").groupby("battery_id")["capacity_ah"].last()
+    censored = set(last[last > 0.81].index)
+    assert censored, "the fixture has cells that do not reach their end of life"
+    assert not censored & set(built.tables["rul"]["battery_id"])
+    watched = built.tables["failure"][built.tables["failure"]["battery_id"].isin(censored)]
+    assert (watched["fails_within_horizon"] == 0.0).all()
+    assert watched["cycle_index"].max() <= 160 - 20
+
+
+def test_measured_capacity_may_come_without_signals(cells: Cells, no_readings: pd.DataFrame) -> None:
+    cycles, batteries = cells
+    no_signal = cycles.assign(cc_charge_time_s=np.nan, cv_charge_time_s=np.nan, cc_voltage_mean_v=np.nan)
+    built = build(no_readings, no_signal, batteries, LabelParams())
+    assert built.tables == {}
+    assert "no telemetry to learn from for 12 batteries" in built.notes[0]
+    assert built.not_available["soh"] == "the source has no cycles with any statistic to learn from"
+
+
+def test_readings_give_temperature_and_close_sessions(no_cycles: pd.DataFrame) -> None:
+    days = [drive(np.arange(0.0, 10_800.0, 30.0) + 86_400.0 * day, seed=1) for day in range(5)]
+    readings = pd.concat(days, ignore_index=True).assign(soh=97.0, warning_level=0.0)
+    batteries = pd.DataFrame(
+        {"battery_id": ["EV-1"], "nominal_capacity_ah": [100.0], "cells_in_series": [96.0], "chemistry": ["NMC"]}
+    )
+    built = build(readings, no_cycles, batteries, LabelParams(min_rows=5))
+    table = built.tables["temperature"]
+    assert len(table) > 500
+    assert table["time"].diff().dropna().min() >= pd.Timedelta(seconds=60)
+    assert set(built.cycles["kind"]) == {"charge", "discharge"}
+    assert built.tables["soh"]["soh_fraction"].unique().tolist() == [0.97]
+    assert "no battery was watched until its end of life" in built.not_available["rul"]
+
+
+def test_alarms_are_events_even_without_any_health(no_cycles: pd.DataFrame) -> None:
+    days = [drive(np.arange(0.0, 10_800.0, 30.0) + 86_400.0 * day, seed=1) for day in range(40)]
+    readings = pd.concat(days, ignore_index=True).assign(soh=np.nan, warning_level=0.0)
+    readings.loc[len(readings) // 2, "warning_level"] = 3.0
+    batteries = pd.DataFrame(
+        {"battery_id": ["EV-1"], "nominal_capacity_ah": [100.0], "cells_in_series": [96.0], "chemistry": ["NMC"]}
+    )
+    built = build(readings, no_cycles, batteries, LabelParams(failure_horizon_cycles=4, min_events=5))
+    label = built.tables["failure"]["fails_within_horizon"]
+    assert 0 < label.sum() < len(label)
+    quiet = build(readings.assign(warning_level=0.0), no_cycles, batteries, LabelParams(failure_horizon_cycles=4, min_events=5))
+    assert "0 are followed by a failure" in quiet.not_available["failure"]
+    unknown = build(readings.assign(warning_level=np.nan), no_cycles, batteries, LabelParams(failure_horizon_cycles=4, min_events=5))
+    assert unknown.not_available["failure"].startswith("0 labelled rows")
+
+
+def test_late_rows_are_told(no_cycles: pd.DataFrame) -> None:
+    readings = drive(np.arange(0.0, 3600.0, 30.0), seed=1).assign(soh=np.nan, warning_level=np.nan)
+    batteries = pd.DataFrame({"battery_id": ["EV-1"], "nominal_capacity_ah": [100.0]})
+    doubled = pd.concat([readings, readings.head(7)], ignore_index=True)
+    built = build(doubled, no_cycles, batteries, LabelParams())
+    assert any(note.startswith("7 rows were not newer") for note in built.notes)
+
+
+def test_nothing_at_all(no_readings: pd.DataFrame, no_cycles: pd.DataFrame) -> None:
+    batteries = pd.DataFrame({"battery_id": pd.Series(dtype=object), "nominal_capacity_ah": pd.Series(dtype=float)})
+    built = build(no_readings, no_cycles, batteries, LabelParams())
+    assert not built.tables and set(built.not_available) == {"soh", "temperature", "rul", "failure"}

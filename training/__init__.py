@@ -1,0 +1,1 @@
+"""Forests, their honest evaluation, and the registry that decides which of them serve."""

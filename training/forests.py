@@ -1,0 +1,105 @@
+"""The forests: their parameters, how they are fitted and how they predict.
+
+Missing values are replaced by a sentinel at the model's own boundary, in fit and predict alike,
+because the ONNX conversion of forests loses the routing of NaN (see docs/decisions).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from features.state import FloatArray
+from features.targets import Target
+from training.sentinel import SENTINEL
+
+N_CALIBRATION_FOLDS = 3
+
+
+@dataclass(frozen=True)
+class ForestParams:
+    """What the tuning chooses; the defaults are the published setting, 50 trees of depth 10."""
+
+    n_estimators: int = 50
+    max_depth: int | None = 10
+    max_features: float = 1.0
+    min_samples_leaf: int = 1
+    max_samples: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and MLflow."""
+        return asdict(self)
+
+
+def inputs(table: pd.DataFrame, target: Target) -> FloatArray:
+    """The features of `target` in model order, float64[n, F].
+
+    Rounded to single precision, which is what a served model is given: a tree must not see a
+    difference in training that it cannot see in service.
+    """
+    return table[list(target.feature_names)].to_numpy(dtype=np.float32).astype(np.float64)
+
+
+def fit(table: pd.DataFrame, target: Target, params: ForestParams, seed: int) -> Pipeline:
+    """Fit the forest of `target` on all rows of `table` (features, label, `battery_id`).
+
+    A target with an `offset` is fitted on the change from it.  A classifier is calibrated by Platt's
+    sigmoid (Platt 1999) on predictions for batteries that its forest had not seen.
+    """
+    x = inputs(table, target)
+    y = table[target.label].to_numpy(dtype=float)
+    if target.kind == "classification":
+        return _fit_classifier(x, y.astype(np.int64), table["battery_id"].to_numpy(dtype=str), params, seed)
+    if target.offset is not None:
+        y = y - table[target.offset].to_numpy(dtype=float)
+    forest = RandomForestRegressor(**params.as_dict(), random_state=seed, n_jobs=-1)
+    model = make_pipeline(_sentinel(), forest).fit(x, y)
+    forest.n_jobs = 1  # parallel prediction adds up trees in any order and differs in the last bits
+    return model
+
+
+def _sentinel() -> SimpleImputer:
+    return SimpleImputer(strategy="constant", fill_value=SENTINEL, keep_empty_features=True)
+
+
+def _fit_classifier(
+    x: FloatArray, y: FloatArray, groups: FloatArray, params: ForestParams, seed: int
+) -> Pipeline:
+    forest = RandomForestClassifier(**params.as_dict(), random_state=seed, n_jobs=-1)
+    splits = _calibration_splits(x, y, groups)
+    calibrated = CalibratedClassifierCV(forest, method="sigmoid", cv=splits, ensemble=False)
+    model = make_pipeline(_sentinel(), calibrated).fit(x, y)
+    calibrated.cv = len(splits)  # the row numbers have served; they would go into every saved copy
+    for fitted in calibrated.calibrated_classifiers_:
+        fitted.estimator.n_jobs = 1
+    calibrated.estimator.n_jobs = 1
+    return model
+
+
+def _calibration_splits(x: FloatArray, y: FloatArray, groups: FloatArray) -> list[tuple[Any, Any]]:
+    """Folds by battery in which every training part knows both classes; by time within one battery."""
+    n_groups = len(np.unique(groups))
+    if n_groups >= N_CALIBRATION_FOLDS:
+        splits = list(StratifiedGroupKFold(N_CALIBRATION_FOLDS).split(x, y, groups))
+        if all(len(np.unique(y[train])) == 2 for train, _ in splits):
+            return splits
+    return list(StratifiedKFold(N_CALIBRATION_FOLDS).split(x, y))
+
+
+def predict(model: Pipeline, table: pd.DataFrame, target: Target) -> FloatArray:
+    """Predictions in the target's unit, float64[n]."""
+    x = inputs(table, target)
+    if target.kind == "classification":
+        return np.asarray(model.predict_proba(x)[:, 1], dtype=float)
+    value = np.asarray(model.predict(x), dtype=float)
+    if target.offset is not None:
+        value = value + table[target.offset].to_numpy(dtype=float)
+    return value

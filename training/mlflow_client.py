@@ -1,0 +1,34 @@
+"""The one place where an MLflow client is made."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from data.settings import NO_TELEMETRY, Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def connect(settings: Settings) -> MlflowClient:
+    """A client of the tracking server and registry in `settings`; makes the database where there is none."""
+    os.environ.update(NO_TELEMETRY)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow import MlflowClient  # takes three seconds, so only those who need it wait
+
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    if settings.mlflow_tracking_uri is None:
+        settings.var.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(settings.tracking_uri, settings.tracking_uri)
+
+
+def experiment_id(client: MlflowClient, settings: Settings, domain: str) -> str:
+    """The experiment of `domain`, made where it does not exist yet."""
+    found = client.get_experiment_by_name(domain)
+    if found is not None:
+        return str(found.experiment_id)
+    location = None if settings.mlflow_tracking_uri else (settings.artifact_root / domain).as_uri()
+    return str(client.create_experiment(domain, artifact_location=location))

@@ -1,0 +1,150 @@
+"""The model card: what a forest is for, what it was trained on, how good it is and where it stops being so.
+
+After Mitchell et al. 2019, "Model Cards for Model Reporting", doi:10.1145/3287560.3287596.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_PURPOSE = {
+    "soh": (
+        "State of health now: usable capacity as a share of the nominal one, from how the battery charges and "
+        "discharges. No measured capacity is among its inputs."
+    ),
+    "temperature": (
+        "Temperature of the hottest probe {temperature_horizon_s:g} s ahead. The model predicts the change from now."
+    ),
+    "rul": (
+        "Remaining useful life: equivalent full cycles until the capacity stays below {eol_fraction:.0%} of the "
+        "nominal one. Batteries that have not got there have no label and are not taught as if they had."
+    ),
+    "failure": (
+        "Probability that the battery reaches its end of life or shows a fault within the next "
+        "{failure_horizon_cycles:g} equivalent full cycles, calibrated by a sigmoid."
+    ),
+}
+
+_LIMITS = (
+    "A forest cannot extrapolate: outside what its training batteries have lived through it repeats the nearest it knows.",
+    "It knows the chemistry, size and use of the batteries of its source; on others it is untested.",
+    "It must not be the only safeguard against a hot or failing battery.",
+)
+_SIMULATED = "Its batteries are simulated: the errors below say how well the simulator is learned, not a real fleet."
+
+_MEASURES = ("mae", "rmse", "r2", "auc", "average_precision", "brier", "brier_skill")
+
+
+@dataclass(frozen=True)
+class CardContext:
+    """What the card says beside the fit and its evaluation."""
+
+    source: str
+    data_sha256: str | None = None
+    git_commit: str | None = None
+    content_sha256: str | None = None
+
+
+def model_card(target: str, fit: Mapping[str, Any], evaluation: Mapping[str, Any], context: CardContext) -> str:
+    """The card of one model, markdown.
+
+    Args:
+        fit: content of `models/<target>/fit.json`.
+        evaluation: the target's entries of `reports/metrics.json`: "targets" (out of fold) and "gate".
+    """
+    out_of_fold, gate = evaluation.get("targets", {}), evaluation.get("gate", {})
+    unit = str(out_of_fold.get("unit") or gate.get("unit") or "")
+    sections = [
+        f"# Model card: {target}",
+        "## What it is for\n" + _purpose(target, fit),
+        "## What it was trained on\n" + _training(fit, context),
+        f"## How good it is\n{_split(fit)}\n\n"
+        + "\n\n".join(
+            part for part in (_table("Out of fold", out_of_fold), _table("On the gate's batteries", gate)) if part
+        )
+        + (f"\n\nErrors are in {unit}." if unit else ""),
+        "## Errors by quarter of life\n" + _quarters(out_of_fold.get("by_life_quarter", ())),
+        "## Limits\n" + "\n".join(f"- {limit}" for limit in _limits(fit, context)),
+        "## To repeat it\n" + _reproduction(fit, context),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _purpose(target: str, fit: Mapping[str, Any]) -> str:
+    return _PURPOSE[target].format(**fit["definitions"])
+
+
+def _training(fit: Mapping[str, Any], context: CardContext) -> str:
+    return (
+        f"Source `{context.source}`: {fit['n_rows']:,} rows of {fit['n_batteries']} batteries, "
+        f"{len(fit['feature_names'])} features (fold version {fit['fold_version']}). "
+        f"Held out for the gate, never seen in tuning or training: {_some(fit['gate_batteries'])}."
+    )
+
+
+def _some(names: Sequence[str], most: int = 12) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "none"
+
+
+def _split(fit: Mapping[str, Any]) -> str:
+    return f"Split: {fit['split']}." if fit.get("split") else ""
+
+
+def _table(title: str, entry: Mapping[str, Any]) -> str:
+    if not entry:
+        return ""
+    shown = [name for name in _MEASURES if name in entry]
+    rows = [("**model**", entry), *sorted(entry.get("baselines", {}).items())]
+    lines = [
+        f"{title}: {entry['n_rows']:,} rows, {entry['n_batteries']} batteries, "
+        f"skill against the best baseline {_number(entry.get('skill'))}.",
+        "",
+        "| | " + " | ".join(shown) + " |",
+        "|---|" + "---:|" * len(shown),
+        *(f"| {name} | " + " | ".join(_number(values.get(key)) for key in shown) + " |" for name, values in rows),
+    ]
+    return "\n".join(lines)
+
+
+def _quarters(entries: Sequence[Mapping[str, Any]]) -> str:
+    if not entries:
+        return "Not known."
+    shown = [key for key in entries[0] if key not in ("quarter", "n_rows")]
+    header = "| quarter of life | rows | " + " | ".join(shown) + " |\n|---:|---:|" + "---:|" * len(shown)
+    rows = (
+        f"| {entry['quarter']} | {entry['n_rows']:,} | " + " | ".join(_number(entry.get(key)) for key in shown) + " |"
+        for entry in entries
+    )
+    return "\n".join((header, *rows))
+
+
+def _limits(fit: Mapping[str, Any], context: CardContext) -> tuple[str, ...]:
+    limits = _LIMITS
+    if fit.get("label_max") is not None:
+        limits = (
+            *limits,
+            f"The largest value that it was taught is {_number(fit['label_max'])}; it never predicts more.",
+        )
+    return (_SIMULATED, *limits) if context.source == "fleet" else limits
+
+
+def _reproduction(fit: Mapping[str, Any], context: CardContext) -> str:
+    facts = {
+        "git commit": context.git_commit,
+        "training table, SHA-256": context.data_sha256,
+        "model.onnx and fit.json, SHA-256": context.content_sha256,
+        "seed": fit.get("seed"),
+        "forest": ", ".join(f"{key} {value}" for key, value in fit["params"].items()),
+        "largest difference of ONNX to scikit-learn": _number(fit.get("onnx_max_difference")),
+    }
+    lines = [f"- {name}: {'unknown' if value is None else f'`{value}`'}" for name, value in facts.items()]
+    return "\n".join(
+        [*lines, "", "`dvc repro` at that commit gives the same file; the environment is `requirements.lock`."]
+    )
+
+
+def _number(value: Any) -> str:
+    return "–" if value is None else f"{value:.4g}"

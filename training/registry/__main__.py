@@ -1,0 +1,169 @@
+"""`python -m training.registry list | promote | rollback | history`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from data.errors import TwinError
+from data.settings import Settings
+from features.targets import TARGET_NAMES
+from training.gate import GateThresholds
+from training.registry.events import Event
+from training.registry.promotion import Outcome, current_user, promote, rollback, synchronise
+from training.registry.store import RegistryStore
+from training.release import twin_name
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0 where it did what was asked, 1 where it refused, with a sentence."""
+    options = _parser().parse_args(arguments)
+    console, errors = Console(), Console(stderr=True)
+    try:
+        settings = Settings()
+        store = RegistryStore.open(settings, options.domain or settings.domain)
+        gate = _thresholds(options.params)
+        outside = synchronise(store, gate)
+        if outside is not None:
+            _warn(errors, f"aliases were moved outside this command; {outside.reason}", outside.warnings)
+        return int(options.run(store, gate, options, console, errors))
+    except TwinError as error:
+        errors.print(f"[red]{escape(error.sentence)}[/red]")
+        return 1
+
+
+def _list(store: RegistryStore, gate: GateThresholds, options: argparse.Namespace, out: Console, err: Console) -> int:
+    aliases = store.aliases()
+    if options.json:
+        versions = {target: store.versions(target) for target in TARGET_NAMES}
+        out.print_json(json.dumps({"domain": store.domain, "versions": versions, **asdict(aliases)}))
+        return 0
+    served = "none" if aliases.release is None else f"version {aliases.release}"
+    table = Table("model", "champion", "challenger", "versions", title=f"{twin_name(store.domain)}: {served}")
+    for target in TARGET_NAMES:
+        champion, challenger = aliases.champions.get(target), aliases.challengers.get(target)
+        count = len(store.versions(target))
+        table.add_row(f"{store.domain}-{target}", str(champion or "–"), str(challenger or "–"), str(count))
+    out.print(table)
+    return 0
+
+
+def _promote(
+    store: RegistryStore, gate: GateThresholds, options: argparse.Namespace, out: Console, err: Console
+) -> int:
+    challengers = dict(store.aliases().challengers)
+    if options.target is not None:
+        version = options.version or challengers.get(options.target)
+        if version is None:
+            raise TwinError(f"{store.domain}-{options.target} has no challenger; name a --version", field="--version")
+        versions = {options.target: version}
+    elif options.version is not None:
+        raise TwinError("--version needs a --target", field="--version", value=options.version)
+    else:
+        versions = challengers
+    outcome = promote(
+        store, gate, versions, reason=options.reason, by=options.by or current_user(), force=options.force
+    )
+    _print_outcome(outcome, out, err)
+    return 0 if outcome.event is not None or not outcome.verdicts else 1
+
+
+def _print_outcome(outcome: Outcome, out: Console, err: Console) -> None:
+    if not outcome.verdicts:
+        out.print("nothing to promote: every version named is champion already")
+        return
+    for target, verdict in outcome.verdicts.items():
+        word = "passes" if verdict.passed else "[red]fails[/red]"
+        out.print(f"{target} version {outcome.versions[target]} {word} the gate: {escape('; '.join(verdict.reasons))}")
+    if outcome.event is None:
+        err.print("[red]nothing was promoted; --force promotes against the gate and is recorded as forced[/red]")
+    else:
+        out.print(f"release {outcome.event.after.release} is champion")
+
+
+def _rollback(
+    store: RegistryStore, gate: GateThresholds, options: argparse.Namespace, out: Console, err: Console
+) -> int:
+    event = rollback(store, reason=options.reason, by=options.by or current_user(), to=options.to)
+    out.print(f"release {event.after.release} is champion again: {dict(event.after.champions)}")
+    return 0
+
+
+def _history(
+    store: RegistryStore, gate: GateThresholds, options: argparse.Namespace, out: Console, err: Console
+) -> int:
+    events = store.events()
+    if options.json:
+        out.print_json(json.dumps([asdict(event) for event in events]))
+        return 0
+    table = Table("time", "what", "release", "champions", "by", "why", title=f"History of {twin_name(store.domain)}")
+    for event in events:
+        table.add_row(*_row(event))
+    out.print(table)
+    return 0
+
+
+def _row(event: Event) -> tuple[str, ...]:
+    champions = "\n".join(f"{target} {version}" for target, version in event.after.champions.items()) or "none"
+    why = "\n".join((escape(event.reason), *(f"[yellow]{escape(warning)}[/yellow]" for warning in event.warnings)))
+    kind = f"{event.kind} (forced)" if event.forced else event.kind
+    return event.time, kind, str(event.after.release or "–"), champions, escape(event.by), why
+
+
+def _warn(console: Console, sentence: str, warnings: Sequence[str]) -> None:
+    console.print(f"[yellow]{escape(sentence)}[/yellow]")
+    for warning in warnings:
+        console.print(f"[yellow]  {escape(warning)}[/yellow]")
+
+
+def _thresholds(path: Path) -> GateThresholds:
+    try:
+        params: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TwinError(
+            f"cannot read {path}: run this in the project's folder or name --params", field="--params"
+        ) from error
+    if "gate" not in params:
+        raise TwinError(f"{path} has no section gate; add it", field="gate")
+    return GateThresholds.from_params(params["gate"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training.registry", description="Who serves, and why.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--domain", help="prefix of the registered models (default: TWIN_DOMAIN, or battery)")
+    shared.add_argument("--params", type=Path, default=Path("params.yaml"), help="where the gate's thresholds are")
+    readable = argparse.ArgumentParser(add_help=False)
+    readable.add_argument("--json", action="store_true", help="for programs")
+    signed = argparse.ArgumentParser(add_help=False)
+    signed.add_argument("--reason", required=True, help="kept in the history")
+    signed.add_argument("--by", default=None, help="kept in the history (default: git's user.name, or the login)")
+
+    listing = commands.add_parser("list", parents=[shared, readable], help="champions, challengers and versions")
+    listing.set_defaults(run=_list)
+    promotion = commands.add_parser("promote", parents=[shared, signed], help="make challengers champion")
+    promotion.add_argument("--target", choices=TARGET_NAMES, help="only this one (default: every challenger)")
+    promotion.add_argument("--version", type=int, help="this version instead of the challenger")
+    promotion.add_argument("--force", action="store_true", help="also against the gate; recorded as forced")
+    promotion.set_defaults(run=_promote)
+    back = commands.add_parser("rollback", parents=[shared, signed], help="restore the previous release whole")
+    back.add_argument("--to", type=int, help="this release instead of the one before")
+    back.set_defaults(run=_rollback)
+    history = commands.add_parser("history", parents=[shared, readable], help="what was champion when, and why")
+    history.set_defaults(run=_history)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

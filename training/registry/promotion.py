@@ -1,0 +1,268 @@
+"""Moving the champion: a promotion makes a new release, a rollback restores an old one whole."""
+
+from __future__ import annotations
+
+import getpass
+import subprocess
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from data.errors import TwinError
+from training.gate import GateThresholds, Verdict
+from training.registry.events import Aliases, Event, Kind
+from training.registry.judging import Candidate, judge
+from training.registry.store import RegistryStore
+from training.release import CHAMPION, PinnedModel, Release, content_sha256, model_name, read_release, twin_name
+
+OUTSIDE = "outside this command"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a promotion came to.
+
+    Attributes:
+        verdicts: by target, the gate's verdict on the version that was put forward.
+        versions: by target, that version.
+        event: what was recorded, None where nothing moved.
+    """
+
+    verdicts: Mapping[str, Verdict]
+    versions: Mapping[str, int]
+    event: Event | None
+
+
+def current_user() -> str:
+    """Who runs this: the name in git's configuration, else the login."""
+    try:
+        name = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        name = ""
+    if name:
+        return name
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container without an entry for the user
+        return "unknown"
+
+
+def verdict_on(store: RegistryStore, target: str, version: int, champion: int | None, gate: GateThresholds) -> Verdict:
+    """The gate's verdict on a registered version against a registered champion."""
+    with ExitStack() as folders:
+        challenger = Candidate.of(target, version, folders.enter_context(store.files(target, version)))
+        present = None
+        if champion is not None and champion != version:
+            present = Candidate.of(target, champion, folders.enter_context(store.files(target, champion)))
+        return judge(challenger, present, gate)
+
+
+def promote(
+    store: RegistryStore,
+    gate: GateThresholds,
+    versions: Mapping[str, int],
+    *,
+    reason: str,
+    by: str,
+    force: bool = False,
+) -> Outcome:
+    """Make those of `versions` (by target) champion that pass the gate, in one new release.
+
+    Args:
+        force: promote all of them; the event says so and keeps what the gate said.
+
+    Raises:
+        TwinError: a version does not exist, or the release would lose or mix models of another fold.
+    """
+    present = store.aliases().champions
+    put_forward = {target: version for target, version in versions.items() if present.get(target) != version}
+    verdicts = {
+        target: verdict_on(store, target, version, present.get(target), gate) for target, version in put_forward.items()
+    }
+    failed = [target for target in put_forward if not verdicts[target].passed]
+    promoted = put_forward if force else {target: v for target, v in put_forward.items() if target not in failed}
+    if not promoted:
+        return Outcome(verdicts, put_forward, None)
+    warnings = _objections(verdicts, put_forward) if force else ()
+    event = publish(
+        store, promoted, kind="promote", reason=reason, by=by, forced=force and bool(failed), warnings=warnings
+    )
+    return Outcome(verdicts, put_forward, event)
+
+
+def publish(
+    store: RegistryStore,
+    promoted: Mapping[str, int],
+    *,
+    kind: Kind,
+    reason: str,
+    by: str,
+    forced: bool = False,
+    warnings: Iterable[str] = (),
+) -> Event:
+    """Release `promoted` together with the models that the present release holds of the other targets."""
+    before = store.aliases()
+    carried = {} if before.release is None else _champions_of(store, before.release)
+    release = compose(store, {**carried, **promoted}, promoted.keys(), forced=forced)
+    champions = {target: pinned.version for target, pinned in release.models.items()}
+    version = store.add_release(release, before.release, _description(champions, reason))
+    store.set_champions(champions, version)
+    lost = sorted(carried.keys() - champions.keys())
+    notes = (*warnings, *(f"{target} is no longer served: its model is of another fold" for target in lost))
+    return record(store, kind, by=by, reason=reason, forced=forced, warnings=notes)
+
+
+def compose(store: RegistryStore, champions: Mapping[str, int], promoted: Iterable[str], *, forced: bool) -> Release:
+    """A release of `champions`, all of one fold: that of the `promoted`.
+
+    Raises:
+        TwinError: the promoted are of several folds, or, unless `forced`, another model would be lost.
+    """
+    fits, pinned = {}, {}
+    for target, version in sorted(champions.items()):
+        with store.files(target, version) as folder:
+            fits[target] = Candidate.of(target, version, folder).fit
+            pinned[target] = PinnedModel(model_name(store.domain, target), version, content_sha256(folder))
+    wanted = {int(fits[target]["fold_version"]) for target in promoted}
+    if len(wanted) != 1:
+        raise TwinError(
+            f"one release cannot hold models of folds {sorted(wanted)}; promote them apart", field="fold_version"
+        )
+    fold_version = wanted.pop()
+    others = sorted(target for target, fit in fits.items() if fit["fold_version"] != fold_version)
+    if others and not forced:
+        raise TwinError(
+            f"a release of fold {fold_version} would lose {', '.join(others)}, whose champion is of another fold: "
+            "promote their challengers too, or use --force",
+            field="fold_version",
+            value=fold_version,
+        )
+    kept = {target: model for target, model in pinned.items() if target not in others}
+    horizons = {}
+    if "temperature" in kept:
+        horizons["temperature_s"] = float(fits["temperature"]["definitions"]["temperature_horizon_s"])
+    if "failure" in kept:
+        horizons["failure_cycles"] = float(fits["failure"]["definitions"]["failure_horizon_cycles"])
+    return Release(store.domain, kept, fold_version, horizons)
+
+
+def rollback(store: RegistryStore, *, reason: str, by: str, to: int | None = None) -> Event:
+    """Restore a release whole: every champion alias, and the release's own.
+
+    Args:
+        to: the release; the one that the present release replaced, where None.  Rolling back twice goes
+            back two releases.
+
+    Raises:
+        TwinError: there is no such release.
+    """
+    name = twin_name(store.domain)
+    present = store.aliases().release
+    if present is None:
+        raise TwinError(f"{name} has no {CHAMPION}, so there is nothing to roll back", field="release")
+    wanted = store.replaced_by(present) if to is None else to
+    if wanted is None:
+        raise TwinError(f"{name} version {present} is the first release; there is none before it", field="release")
+    store.set_champions(_champions_of(store, wanted), wanted)
+    return record(store, "rollback", by=by, reason=reason)
+
+
+def synchronise(store: RegistryStore, gate: GateThresholds) -> Event | None:
+    """Notice aliases that were moved by other means, and record and follow them.
+
+    A moved release alias brings the four model aliases with it.  A moved model alias makes a new release,
+    so that what serves is what the registry shows.  Each new champion is held against the gate; where it
+    fails, that is a warning, not a refusal: somebody with access decided.
+
+    Returns:
+        The event that was recorded, None where all is as it was left.
+    """
+    events = store.events()
+    before = events[-1].after if events else Aliases()
+    now = store.aliases()
+    if now == before:
+        return None
+    reason = f"found moved: {', '.join(_differences(store.domain, before, now))}"
+    warnings: list[str] = []
+    if now.release != before.release and now.release is not None:
+        champions = _champions_of(store, now.release)
+        store.set_champions(champions, now.release)
+    else:
+        champions = dict(now.champions)
+    changed = {target: version for target, version in champions.items() if before.champions.get(target) != version}
+    for target, version in changed.items():
+        warnings += _outside_objections(store, target, version, before.champions.get(target), gate)
+    if now.release == before.release and now.champions != before.champions:
+        warnings += _follow(store, champions, changed, reason)
+    return record(store, "outside", by=OUTSIDE, reason=reason, warnings=warnings)
+
+
+def record(
+    store: RegistryStore, kind: Kind, *, by: str, reason: str, forced: bool = False, warnings: Iterable[str] = ()
+) -> Event:
+    """Append an event with the aliases as they are now."""
+    time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    event = Event(time, kind, by, reason, store.aliases(), forced, tuple(warnings))
+    store.add_event(event)
+    return event
+
+
+def _champions_of(store: RegistryStore, release: int) -> dict[str, int]:
+    models = read_release(store.client, store.domain, release).models
+    return {target: pinned.version for target, pinned in models.items()}
+
+
+def _description(champions: Mapping[str, int], reason: str) -> str:
+    return ", ".join(f"{target} {version}" for target, version in champions.items()) + f": {reason}"
+
+
+def _objections(verdicts: Mapping[str, Verdict], versions: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(
+        f"{target} version {versions[target]} fails the gate: {'; '.join(verdict.reasons)}"
+        for target, verdict in verdicts.items()
+        if not verdict.passed
+    )
+
+
+def _outside_objections(
+    store: RegistryStore, target: str, version: int, before: int | None, gate: GateThresholds
+) -> tuple[str, ...]:
+    try:
+        verdict = verdict_on(store, target, version, before, gate)
+    except TwinError as error:  # not registered by this project: it lacks the files
+        verdict = Verdict(False, (error.sentence,))
+    return _objections({target: verdict}, {target: version})
+
+
+def _follow(
+    store: RegistryStore, champions: Mapping[str, int], changed: Mapping[str, int], reason: str
+) -> tuple[str, ...]:
+    """Release what the model aliases say now; why that is impossible, where it is."""
+    if not champions:
+        return (f"no {CHAMPION} is left; the last release goes on serving",)
+    try:
+        release = compose(store, champions, changed or champions, forced=False)
+    except TwinError as error:
+        return (f"the release does not follow: {error.sentence}",)
+    version = store.add_release(release, store.aliases().release, _description(champions, reason))
+    store.set_champions(champions, version)
+    return ()
+
+
+def _differences(domain: str, before: Aliases, now: Aliases) -> list[str]:
+    moved = []
+    for alias, old, new in (
+        ("champion", before.champions, now.champions),
+        ("challenger", before.challengers, now.challengers),
+    ):
+        for target in sorted(old.keys() | new.keys()):
+            if old.get(target) != new.get(target):
+                moved.append(f"{model_name(domain, target)}@{alias} {_arrow(old.get(target), new.get(target))}")
+    if before.release != now.release:
+        moved.append(f"{twin_name(domain)}@{CHAMPION} {_arrow(before.release, now.release)}")
+    return moved
+
+
+def _arrow(old: int | None, new: int | None) -> str:
+    return f"{old or 'none'} -> {new or 'none'}"

@@ -1,0 +1,174 @@
+"""What is asked of the MLflow registry, in this project's words: one domain's models, aliases and events."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from data.settings import Settings
+from features.targets import TARGET_NAMES
+from training.mlflow_client import connect, experiment_id
+from training.registry.events import Aliases, Event
+from training.release import CHALLENGER, CHAMPION, RELEASE_FILE, Release, fetch_file, model_name, twin_name
+from training.tracking import EVALUATION_FOLDER, MODEL_FOLDER
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import RegisteredModel
+
+CONTENT_TAG = "content_sha256"
+REPLACES_TAG = "replaces"
+
+_EVENT_PREFIX = "event."
+_RELEASE_FOLDER = "release"
+
+
+@dataclass(frozen=True)
+class RegistryStore:
+    """The registered models of one domain."""
+
+    client: MlflowClient
+    settings: Settings
+    domain: str
+
+    @classmethod
+    def open(cls, settings: Settings, domain: str) -> RegistryStore:
+        """Connect to the registry in `settings`."""
+        return cls(connect(settings), settings, domain)
+
+    # Versions
+
+    def find(self, target: str, content_sha256: str) -> int | None:
+        """The version of `target` with this content, None where there is none."""
+        name = model_name(self.domain, target)
+        if self._registered(name) is None:
+            return None
+        found = self.client.search_model_versions(f"name = '{name}' AND tags.{CONTENT_TAG} = '{content_sha256}'")
+        return min((int(version.version) for version in found), default=None)
+
+    def add_version(self, target: str, run_id: str, tags: Mapping[str, str], description: str) -> int:
+        """Register the model of a final run as a new version."""
+        name = model_name(self.domain, target)
+        return self._add(name, run_id, MODEL_FOLDER, tags, description)
+
+    def versions(self, target: str) -> list[int]:
+        """Every version of `target`, oldest first."""
+        found = self.client.search_model_versions(f"name = '{model_name(self.domain, target)}'")
+        return sorted(int(version.version) for version in found)
+
+    @contextmanager
+    def files(self, target: str, version: int) -> Iterator[Path]:
+        """A temporary folder with what the gate reads of a version: its model, its fit and its evaluation.
+
+        A version that was registered by other means lacks some of them.
+        """
+        name = model_name(self.domain, target)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch)
+            for file in ("model.onnx", "fit.json"):
+                fetch_file(self.client, name, version, file, folder)
+            run_id = self.client.get_model_version(name, str(version)).run_id
+            present = {item.path for item in self.client.list_artifacts(run_id, EVALUATION_FOLDER)} if run_id else set()
+            for file in ("gate.parquet", "metrics.json"):
+                path = f"{EVALUATION_FOLDER}/{file}"
+                if path in present:
+                    self.client.download_artifacts(run_id, path, str(folder))
+                    (folder / path).rename(folder / file)
+            yield folder
+
+    # Releases
+
+    def add_release(self, release: Release, replaces: int | None, description: str) -> int:
+        """Register `release` as a new version of the domain's twin; no alias is moved."""
+        experiment = experiment_id(self.client, self.settings, self.domain)
+        run = self.client.create_run(experiment, run_name="release", tags={"kind": "release"})
+        self.client.log_text(run.info.run_id, release.to_json(), f"{_RELEASE_FOLDER}/{RELEASE_FILE}")
+        self.client.set_terminated(run.info.run_id)
+        tags = {REPLACES_TAG: str(replaces)} if replaces is not None else {}
+        return self._add(twin_name(self.domain), run.info.run_id, _RELEASE_FOLDER, tags, description)
+
+    def replaced_by(self, release: int) -> int | None:
+        """The release that `release` took the place of when it was made."""
+        tags = self.client.get_model_version(twin_name(self.domain), str(release)).tags
+        return int(tags[REPLACES_TAG]) if REPLACES_TAG in tags else None
+
+    # Aliases
+
+    def aliases(self) -> Aliases:
+        """Where the aliases point now."""
+        champions, challengers = {}, {}
+        for target in TARGET_NAMES:
+            registered = self._registered(model_name(self.domain, target))
+            pointed = {} if registered is None else dict(registered.aliases)
+            if CHAMPION in pointed:
+                champions[target] = int(pointed[CHAMPION])
+            if CHALLENGER in pointed:
+                challengers[target] = int(pointed[CHALLENGER])
+        twin = self._registered(twin_name(self.domain))
+        release = None if twin is None else twin.aliases.get(CHAMPION)
+        return Aliases(champions, challengers, None if release is None else int(release))
+
+    def set_challenger(self, target: str, version: int) -> None:
+        """Point `@challenger` of `target` at `version`."""
+        self.client.set_registered_model_alias(model_name(self.domain, target), CHALLENGER, str(version))
+
+    def set_champions(self, champions: Mapping[str, int], release: int) -> None:
+        """Point every champion alias at what `release` holds; the release's own moves last, and with it serving."""
+        present = self.aliases().champions
+        for target, version in champions.items():
+            if present.get(target) != version:
+                self.client.set_registered_model_alias(model_name(self.domain, target), CHAMPION, str(version))
+        for target in present.keys() - champions.keys():
+            self.client.delete_registered_model_alias(model_name(self.domain, target), CHAMPION)
+        self.client.set_registered_model_alias(twin_name(self.domain), CHAMPION, str(release))
+
+    # Events: tags of the twin, so that they live in the registry itself and can be read in its web page
+
+    def events(self) -> list[Event]:
+        """Everything that happened, oldest first."""
+        return [Event.from_json(text) for _, text in self._event_tags()]
+
+    def add_event(self, event: Event) -> None:
+        """Append `event`.  Its key ends at random: of two at the same moment neither overwrites the other."""
+        name = self._ensure(twin_name(self.domain))
+        sequence = len(self._event_tags()) + 1
+        self.client.set_registered_model_tag(
+            name, f"{_EVENT_PREFIX}{sequence:06d}.{uuid.uuid4().hex[:8]}", event.to_json()
+        )
+
+    def _event_tags(self) -> list[tuple[str, str]]:
+        twin = self._registered(twin_name(self.domain))
+        tags = {} if twin is None else twin.tags
+        return sorted((key, value) for key, value in tags.items() if key.startswith(_EVENT_PREFIX))
+
+    def _registered(self, name: str) -> RegisteredModel | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self.client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+    def _ensure(self, name: str) -> str:
+        if self._registered(name) is None:
+            self.client.create_registered_model(name)
+        return name
+
+    def _add(self, name: str, run_id: str, folder: str, tags: Mapping[str, str], description: str) -> int:
+        # runs:/ is the one kind of source that SQLite, a server and a server with remote artifacts all accept.
+        version = self.client.create_model_version(
+            self._ensure(name),
+            f"runs:/{run_id}/{folder}",
+            run_id=run_id,
+            tags=dict(tags),
+            description=description,
+            await_creation_for=0,
+        )
+        return int(version.version)

@@ -1,0 +1,226 @@
+"""A release: the one set of model versions that serves together, and how to get it onto this machine.
+
+Imports no trainer and, until something is loaded, no MLflow: serving starts with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.errors import TwinError
+from data.settings import Settings
+from training.mlflow_client import connect
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+RELEASE_FILE = "release.json"
+RUL_UNIT = "equivalent full cycles"
+
+_MODEL_FILES = ("model.onnx", "fit.json")
+
+
+def model_name(domain: str, target: str) -> str:
+    """Registered name of a target's model, e.g. `battery-soh`."""
+    return f"{domain}-{target}"
+
+
+def twin_name(domain: str) -> str:
+    """Registered name of the releases of `domain`, e.g. `battery-twin`."""
+    return f"{domain}-twin"
+
+
+@dataclass(frozen=True)
+class PinnedModel:
+    """One version of one registered model, and the hash of what it must contain."""
+
+    name: str
+    version: int
+    content_sha256: str
+
+
+@dataclass(frozen=True)
+class Release:
+    """Content of `release.json`.
+
+    Attributes:
+        models: by target; only those that were promoted.
+        fold_version: version of the fold that all of them were fitted on.
+        horizons: `temperature_s` and `failure_cycles`, as far as their models are in it.
+    """
+
+    domain: str
+    models: Mapping[str, PinnedModel]
+    fold_version: int
+    horizons: Mapping[str, float]
+    rul_unit: str = RUL_UNIT
+
+    def to_json(self) -> str:
+        """The file's text."""
+        content = {
+            "domain": self.domain,
+            "models": {target: vars(pinned) for target, pinned in self.models.items()},
+            "fold_version": self.fold_version,
+            "horizons": dict(self.horizons),
+            "rul_unit": self.rul_unit,
+        }
+        return json.dumps(content, indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Release:
+        """The release in the text of a `release.json`.
+
+        Raises:
+            TwinError: it is not one.
+        """
+        try:
+            content = json.loads(text)
+            models = {target: PinnedModel(**pinned) for target, pinned in content.pop("models").items()}
+            return cls(models=models, **content)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TwinError(
+                f"{RELEASE_FILE} is not a release: {error}", field=RELEASE_FILE, value=text[:200]
+            ) from error
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A released model on this machine.
+
+    Attributes:
+        path: its `model.onnx`.
+        fit: its `fit.json`: `feature_names`, `fold_version`, `definitions`, ...
+    """
+
+    target: str
+    name: str
+    version: int
+    path: Path
+    fit: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """As in the service's answers, e.g. `battery-soh/9`."""
+        return f"{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class LoadedRelease:
+    """A release with its models on this machine."""
+
+    name: str
+    version: int
+    release: Release
+    models: Mapping[str, LocalModel]
+
+    @property
+    def label(self) -> str:
+        """As in the service's answers, e.g. `battery-twin/12`."""
+        return f"{self.name}/{self.version}"
+
+
+def content_sha256(folder: Path) -> str:
+    """Hash by which a model is known: of `model.onnx` and `fit.json` in `folder`."""
+    digest = hashlib.sha256()
+    for name in _MODEL_FILES:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def release_version(client: MlflowClient, domain: str, alias: str = CHAMPION) -> int | None:
+    """Version of the release that `alias` points at, None where there is none: one short call, made to be polled."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_registered_model(twin_name(domain)).aliases.get(alias)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return None if found is None else int(found)
+
+
+def load_release(
+    domain: str, alias: str = CHAMPION, *, settings: Settings | None = None, client: MlflowClient | None = None
+) -> LoadedRelease:
+    """Fetch the release that `alias` points at; what is here already is not fetched again.
+
+    Raises:
+        TwinError: there is no such release, or a model is not what it was registered as.
+    """
+    settings = settings or Settings()
+    client = client or connect(settings)
+    version = release_version(client, domain, alias)
+    if version is None:
+        raise TwinError(
+            f"the registry has no release {twin_name(domain)}@{alias}; run `dvc repro`, which registers one where a "
+            "model passes the gate",
+            field="domain",
+            value=domain,
+        )
+    release = read_release(client, domain, version)
+    models = {
+        target: _fetch(client, target, pinned, settings.var / "models") for target, pinned in release.models.items()
+    }
+    return LoadedRelease(twin_name(domain), version, release, models)
+
+
+def read_release(client: MlflowClient, domain: str, version: int) -> Release:
+    """The content of one version of the release."""
+    with tempfile.TemporaryDirectory() as scratch:
+        file = fetch_file(client, twin_name(domain), version, RELEASE_FILE, Path(scratch))
+        return Release.from_json(file.read_text(encoding="utf-8"))
+
+
+def fetch_file(client: MlflowClient, name: str, version: int, file: str, folder: Path) -> Path:
+    """Download one file of a model version into `folder`.
+
+    Raises:
+        TwinError: the version or its file does not exist.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    try:
+        address = client.get_model_version_download_uri(name, str(version))
+        found = download_artifacts(f"{address}/{file}", dst_path=str(folder), tracking_uri=client.tracking_uri)
+    except (MlflowException, OSError) as error:
+        raise TwinError(f"{name} version {version} has no {file}: {error}", field=name, value=version) from error
+    return Path(found)
+
+
+def _fetch(client: MlflowClient, target: str, pinned: PinnedModel, cache: Path) -> LocalModel:
+    # By content: a registry that was made anew may give the same name and version to another model.
+    folder = cache / pinned.content_sha256
+    if not folder.is_dir():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:
+            arriving = Path(scratch) / "model"
+            arriving.mkdir()
+            for file in _MODEL_FILES:
+                fetch_file(client, pinned.name, pinned.version, file, arriving)
+            if content_sha256(arriving) != pinned.content_sha256:
+                raise TwinError(
+                    f"{pinned.name} version {pinned.version} is not the model that was released: its hash differs",
+                    field=pinned.name,
+                    value=pinned.version,
+                )
+            _move_into_place(arriving, folder)
+    fit = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
+    return LocalModel(target, pinned.name, pinned.version, folder / "model.onnx", fit)
+
+
+def _move_into_place(arriving: Path, folder: Path) -> None:
+    try:
+        arriving.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another worker was faster, with the same content
+            raise

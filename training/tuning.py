@@ -1,0 +1,143 @@
+"""Choosing a forest's parameters: Optuna, on the batteries that are not held out for the gate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+
+from features.targets import Target
+from training.forests import ForestParams, fit, predict
+from training.measures import error_measure, measures
+from training.splits import Split
+
+#: Called after each finished trial with its number, its parameters and its error.
+OnTrial = Callable[[int, dict[str, Any], float], None]
+
+
+@dataclass(frozen=True)
+class TuneParams:
+    """How much tuning; `tune` in params.yaml.
+
+    Attributes:
+        trials: finished trials in all, those of a study that was interrupted included.
+        max_rows: rows that a trial sees at most; every k-th row of each battery.
+        n_estimators, max_depth, max_features, min_samples_leaf, max_samples: the choices.
+    """
+
+    trials: int
+    max_rows: int
+    n_estimators: tuple[int, ...]
+    max_depth: tuple[int | None, ...]
+    max_features: tuple[float, ...]
+    min_samples_leaf: tuple[int, ...]
+    max_samples: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best of a study: its parameters, its error and how many trials there were."""
+
+    params: ForestParams
+    error: float
+    trials: int
+
+
+def study_name(domain: str, target: Target, data_hash: str, tune: TuneParams, seed: int) -> str:
+    """A name that changes with everything that would make old trials incomparable."""
+    basis = json.dumps([data_hash, seed, tune.max_rows, repr(tune), target.feature_names], sort_keys=True)
+    return f"{domain}-{target.name}-{hashlib.sha256(basis.encode()).hexdigest()[:12]}"
+
+
+def tune_forest(
+    table: pd.DataFrame,
+    target: Target,
+    split: Split,
+    tune: TuneParams,
+    *,
+    seed: int,
+    storage: str | optuna.storages.BaseStorage | None = None,
+    name: str | None = None,
+    on_trial: OnTrial | None = None,
+) -> Tuned:
+    """Continue the study `name` until it has `tune.trials` finished trials.
+
+    The first trial is the published setting.  Each trial is sampled with a seed made of `seed` and of how
+    many trials have finished, so that one worker that was killed goes on as if it had not been.
+    """
+    rows = split.final_rows()
+    candidates = _thin(table.assign(_fold=split.fold)[rows], tune.max_rows)
+    inner = _inner_folds(candidates, split)
+    study = optuna.create_study(
+        study_name=name, storage=storage, direction="minimize", load_if_exists=True, sampler=_sampler(seed)
+    )
+    while (finished := _finished(study)) < tune.trials:
+        study.sampler = _sampler(seed + finished)
+        if finished == 0:
+            study.enqueue_trial(_published(tune), skip_if_exists=True)
+        trial = study.ask()
+        params = _suggest(trial, tune)
+        error = _error(candidates, inner, target, params, seed)
+        study.tell(trial, error)
+        if on_trial is not None:
+            on_trial(finished, params.as_dict(), error)
+    best = study.best_trial
+    return Tuned(_suggest(optuna.trial.FixedTrial(best.params), tune), float(study.best_value), _finished(study))
+
+
+def _sampler(seed: int) -> optuna.samplers.TPESampler:
+    return optuna.samplers.TPESampler(seed=seed, n_startup_trials=4)
+
+
+def _finished(study: optuna.Study) -> int:
+    return len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)))
+
+
+def _published(tune: TuneParams) -> dict[str, Any]:
+    """The published setting, as far as the choices hold it."""
+    published = ForestParams().as_dict()
+    return {key: value for key, value in published.items() if value in getattr(tune, key)}
+
+
+def _suggest(trial: optuna.trial.BaseTrial, tune: TuneParams) -> ForestParams:
+    return ForestParams(
+        **{name: trial.suggest_categorical(name, getattr(tune, name)) for name in ForestParams().as_dict()}
+    )
+
+
+def _thin(table: pd.DataFrame, max_rows: int) -> pd.DataFrame:
+    return table.iloc[:: max(1, -(-len(table) // max_rows))].reset_index(drop=True)
+
+
+def _inner_folds(table: pd.DataFrame, split: Split) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Three of the outer folds' worth: enough to compare parameters, at three fifths of the price."""
+    fold = table["_fold"].to_numpy()
+    present = [number for number in sorted(set(fold.tolist()) - {-1})][-3:]
+    position = np.arange(len(table))
+    folds = []
+    for number in present:
+        train = position[fold != number] if split.by == "battery" else position[fold < number]
+        folds.append((train, position[fold == number]))
+    return folds
+
+
+def _error(
+    table: pd.DataFrame,
+    folds: list[tuple[np.ndarray, np.ndarray]],
+    target: Target,
+    params: ForestParams,
+    seed: int,
+) -> float:
+    actual, predicted = [], []
+    for train, judged in folds:
+        model = fit(table.iloc[train], target, params, seed)
+        rows = table.iloc[judged]
+        actual.append(rows[target.label].to_numpy(dtype=float))
+        predicted.append(predict(model, rows, target))
+    return measures(target, np.concatenate(actual), np.concatenate(predicted))[error_measure(target)]
