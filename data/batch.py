@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
+
+import pandas as pd
 
 #: One row: column name -> value.  None, NaN and an absent column all mean 'missing'.
 Row = Mapping[str, object]
@@ -25,6 +28,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.readings) + len(self.predictions) + len(self.batteries) + len(self.cycles)
+
+
+def rows_of(frame: pd.DataFrame) -> list[Row]:
+    """The rows of a table, in order."""
+    return cast(list[Row], frame.to_dict("records"))
 
 
 def merge(batches: Iterable[Batch]) -> Batch:

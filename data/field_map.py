@@ -16,10 +16,12 @@ how: unit, sign, codes, the values that stand for 'missing' and, for times, the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from zoneinfo import ZoneInfo
 
 import yaml
 
@@ -47,6 +49,7 @@ UNITS: dict[str, dict[str, tuple[float, float]]] = {
 
 SHIPPED = Path(__file__).parent / "field_maps"
 
+_FIXED_OFFSET = re.compile(r"[+-]\d\d:\d\d")
 _COLUMN_KEYS = ("to", "unit", "sign", "values", "missing", "optional", "format", "zone")
 _MAP_KEYS = ("table", "columns", "constants", "delimiter")
 
@@ -153,8 +156,19 @@ def parse_field_map(content: object, name: str) -> FieldMap:
         )
     delimiter = entries.get("delimiter", ",")
     if not isinstance(delimiter, str) or len(delimiter) != 1:
-        raise TwinError(f"{name}: delimiter is {delimiter!r}; it must be one character", field="delimiter", value=delimiter)
+        raise TwinError(
+            f"{name}: delimiter is {delimiter!r}; it must be one character", field="delimiter", value=delimiter
+        )
     return FieldMap(name, table, columns, constants, delimiter)
+
+
+def code(value: object) -> str:
+    """One text for each code, however a file spells it: 3, "3" and 3.0 are the same."""
+    text = str(int(value)) if isinstance(value, bool) else str(value).strip()
+    try:
+        return format(float(text), ".15g")
+    except ValueError:
+        return text
 
 
 def conversion(target: Field, unit: str | None, where: str) -> tuple[float, float]:
@@ -168,7 +182,9 @@ def conversion(target: Field, unit: str | None, where: str) -> tuple[float, floa
     known = UNITS.get(target.unit, {})
     if unit not in known:
         allowed = ", ".join([target.unit, *known]) if target.unit else "none, as it has no unit"
-        raise TwinError(f"{where}: unit {unit!r} cannot become {target.name}; allowed: {allowed}", field=where, value=unit)
+        raise TwinError(
+            f"{where}: unit {unit!r} cannot become {target.name}; allowed: {allowed}", field=where, value=unit
+        )
     return known[unit]
 
 
@@ -182,10 +198,14 @@ def _column(source: str, entry: object, fields: Mapping[str, Field], name: str) 
         raise TwinError(f"{where}: sign is {sign!r}; it must be 1 or -1", field=source, value=sign)
     for key in ("format", "zone"):
         if key in settings and target.kind != "time":
-            raise TwinError(f"{where}: {key} is for times, and {target.name} is none; remove it", field=source, value=key)
+            raise TwinError(
+                f"{where}: {key} is for times, and {target.name} is none; remove it", field=source, value=key
+            )
     for key in ("unit", "sign"):
         if key in settings and target.kind != "float":
-            raise TwinError(f"{where}: {key} is for numbers, and {target.name} is none; remove it", field=source, value=key)
+            raise TwinError(
+                f"{where}: {key} is for numbers, and {target.name} is none; remove it", field=source, value=key
+            )
     factor, offset = conversion(target, settings.get("unit"), where)
     missing = settings.get("missing", [])
     return ColumnMap(
@@ -194,7 +214,7 @@ def _column(source: str, entry: object, fields: Mapping[str, Field], name: str) 
         factor=sign * factor,
         offset=sign * offset,
         values=_codes(settings.get("values"), target, name, where),
-        missing=frozenset(str(value) for value in (missing if isinstance(missing, list) else [missing])),
+        missing=frozenset(code(value) for value in (missing if isinstance(missing, list) else [missing])),
         optional=bool(settings.get("optional", False)),
         time_format=str(settings.get("format", "iso")),
         zone=_zone(settings.get("zone"), where),
@@ -215,8 +235,8 @@ def _codes(codes: object, target: Field, name: str, where: str) -> dict[str, flo
     if codes is None:
         return None
     return {
-        str(code): None if value is None else _constant(target.name, value, {target.name: target}, name)
-        for code, value in _mapping(codes, name, f"{where} values").items()
+        code(theirs): None if value is None else _constant(target.name, value, {target.name: target}, name)
+        for theirs, value in _mapping(codes, name, f"{where} values").items()
     }
 
 
@@ -225,7 +245,9 @@ def _constant(target: str, value: object, fields: Mapping[str, Field], name: str
     if known.kind == "text":
         if known.name == "battery_id" and not BATTERY_ID.match(str(value)):
             raise TwinError(
-                f"{name}: battery_id {value!r} must be 1 to 50 characters of A-Z a-z 0-9 _ . -", field=target, value=value
+                f"{name}: battery_id {value!r} must be 1 to 50 characters of A-Z a-z 0-9 _ . -",
+                field=target,
+                value=value,
             )
         return str(value)
     if known.kind == "time" or not isinstance(value, (int, float)):
@@ -236,20 +258,23 @@ def _constant(target: str, value: object, fields: Mapping[str, Field], name: str
 def _zone(zone: object, where: str) -> str | None:
     if zone is None:
         return None
-    import pandas as pd  # only to ask whether the zone exists: field maps are also read where tables are not
-
-    try:
-        pd.Timestamp("2000-01-01").tz_localize(str(zone))
-    except (ValueError, KeyError, OSError) as error:
-        raise TwinError(
-            f"{where}: {zone!r} is no time zone; give one such as UTC, +08:00 or Europe/Berlin", field=where, value=zone
-        ) from error
+    if not _FIXED_OFFSET.fullmatch(str(zone)):
+        try:
+            ZoneInfo(str(zone))
+        except (ValueError, KeyError, OSError) as error:
+            raise TwinError(
+                f"{where}: {zone!r} is no time zone; give one such as UTC, +08:00 or Europe/Berlin",
+                field=where,
+                value=zone,
+            ) from error
     return str(zone)
 
 
 def _mapping(content: object, name: str, what: str) -> Mapping[Any, Any]:
     if not isinstance(content, Mapping):
-        raise TwinError(f"{name}: {what} must hold `key: value` lines, but it is {content!r}", field=what, value=content)
+        raise TwinError(
+            f"{name}: {what} must hold `key: value` lines, but it is {content!r}", field=what, value=content
+        )
     return content
 
 

@@ -28,6 +28,10 @@ class Settings(BaseSettings):
     var: Path = Field(Path("var"), description="folder for files of the running system, not committed")
     host: str = Field("127.0.0.1", description="address that every server listens on")
     service_port: int = 3100
+    service_workers: int = Field(1, ge=1, description="processes that answer predictions")
+    service_max_batteries: int = Field(1_000, ge=1, description="batteries that one request may hold")
+    service_max_rows: int = Field(100_000, ge=1, description="readings and cycles that one request may hold")
+    service_max_body_bytes: int = Field(32 * 2**20, ge=1, description="size of one request")
     mlflow_port: int = 5000
     metrics_port: int = 9091
     mqtt_port: int = 1883

@@ -58,11 +58,12 @@ CYCLE_FEATURES: tuple[str, ...] = AGE_FEATURES + HISTORY_FEATURES
 
 _N_READING = len(READING_FEATURES)
 _N_CYCLE = len(CYCLE_FEATURES)
+_N_AGE = len(AGE_FEATURES)
 _N_STATISTICS = len(_HISTORY_STATISTICS)
 _RESISTANCE = SIGNALS.index("resistance_ohm")
 
 
-@njit(cache=True)
+@njit
 def _read_reading_features(state, out):  # type: ignore[no-untyped-def]
     temperature, voltage = state[s.TEMPERATURE_C], state[s.CELL_VOLTAGE_V]
     out[0] = temperature
@@ -95,11 +96,11 @@ def _read_reading_features(state, out):  # type: ignore[no-untyped-def]
         out[16 + 3 * s.N_TAU + h] = voltage - state[s.TAU_VOLTAGE + h]
 
 
-@njit(cache=True)
+@njit
 def _read_cycle_features(state, out):  # type: ignore[no-untyped-def]
     out[0] = state[s.CYCLES]
     for j in range(s.N_SIGNALS):
-        at = 1 + j * _N_STATISTICS
+        at = _N_AGE + j * _N_STATISTICS
         if state[s.SIGNAL_COUNT + j] == 0.0:
             out[at : at + _N_STATISTICS] = np.nan
             continue
@@ -112,7 +113,7 @@ def _read_cycle_features(state, out):  # type: ignore[no-untyped-def]
         out[at + s.N_HALF_LIVES + 1] = state[s.SIGNAL_DEVIATION + j]
 
 
-@njit(cache=True)
+@njit
 def _fold_readings(  # type: ignore[no-untyped-def]
     states, battery_row, readings, folded, features, cycles, closed, closed_features
 ):
@@ -133,7 +134,7 @@ def _fold_readings(  # type: ignore[no-untyped-def]
     return count
 
 
-@njit(cache=True)
+@njit
 def _fold_cycles(states, battery_row, cycles, folded, features):  # type: ignore[no-untyped-def]
     for i in range(len(battery_row)):
         state = states[battery_row[i]]
@@ -219,7 +220,6 @@ def fold_readings(states: FloatArray, battery_row: IntArray, readings: FloatArra
         battery_row: int64[n], the row of `states` that each reading belongs to.
         readings: float64[n, len(READING_INPUTS)], each battery's in time order.
     """
-    step.check_compiled()
     n = len(readings)
     folded = np.zeros(n, dtype=np.bool_)
     features = np.empty((n, _N_READING))
@@ -232,7 +232,6 @@ def fold_readings(states: FloatArray, battery_row: IntArray, readings: FloatArra
 
 def fold_cycles(states: FloatArray, battery_row: IntArray, cycles: FloatArray) -> CycleFold:
     """Fold published `cycles` (float64[m, 1 + S], see `cycles_matrix`) into `states`, in place."""
-    step.check_compiled()
     folded = np.zeros(len(cycles), dtype=np.bool_)
     features = np.empty((len(cycles), _N_CYCLE))
     _fold_cycles(states, battery_row, cycles, folded, features)

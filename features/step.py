@@ -7,11 +7,12 @@ cycle enters at that second cadence directly.
 
 `states` rows are changed in place.  Everything is sequential per battery, so folding a history at
 once, in pieces or one reading at a time gives the same bits.
+
+Not kept in numba's disk cache: that notices a change of one file only, while what is compiled here is
+spread over several, and a stale fold would be wrong in silence.
 """
 
 from __future__ import annotations
-
-import zlib
 
 import numpy as np
 from numba import njit
@@ -39,12 +40,6 @@ CLOSED_BATTERY, CLOSED_READING, CLOSED_INDEX, CLOSED_DIRECTION = 0, 1, 2, 3
 CLOSED_START_S, CLOSED_END_S, CLOSED_THROUGHPUT_AH, CLOSED_SIGNALS = 4, 5, 6, 7
 CLOSED_SIZE = CLOSED_SIGNALS + s.N_SIGNALS
 
-# Numba's disk cache notices a change of this file only, yet bakes in constants of others.
-_FINGERPRINT = zlib.crc32(
-    repr((s.STATE_SIZE, s.FOLD_VERSION, s.READING_INPUTS, s.MAX_GAP_S, s.TIME_CONSTANTS_S,
-          s.HALF_LIVES_CYCLES, s.REFERENCE_CYCLES, SIGNAL_FIELDS, CHEMISTRIES)).encode()
-)  # fmt: skip
-
 _CHARGE_WINDOW = SIGNALS.index("charge_window_1_ah")
 _DISCHARGE_WINDOW = SIGNALS.index("discharge_window_1_ah")
 _CHARGE_VOLTAGE = SIGNALS.index("charge_voltage_mean_v")
@@ -57,18 +52,7 @@ _TEMPERATURE_MEAN = SIGNALS.index("temperature_mean_c")
 _TEMPERATURE_RISE = SIGNALS.index("temperature_rise_c")
 
 
-@njit(cache=True)
-def _compiled_fingerprint():  # type: ignore[no-untyped-def]
-    return _FINGERPRINT
-
-
-def check_compiled() -> None:
-    """Refuse to fold with machine code that an older layout of the state was compiled into."""
-    if _compiled_fingerprint() != _FINGERPRINT:
-        raise RuntimeError("features/ was compiled for another layout of the state: remove features/__pycache__")
-
-
-@njit(cache=True)
+@njit
 def push_cycle(state, cycle_index, signals):  # type: ignore[no-untyped-def]
     """Move the memory over cycles by one summary; `signals` in the contract's units, NaN = missing."""
     nominal = state[s.NOMINAL_CAPACITY_AH]
@@ -101,7 +85,7 @@ def push_cycle(state, cycle_index, signals):  # type: ignore[no-untyped-def]
     state[s.CYCLES_SEEN] += 1.0
 
 
-@njit(cache=True)
+@njit
 def step_cycle(state, cycle):  # type: ignore[no-untyped-def]
     """Fold one published cycle `[cycle_index, signals...]`; False if it is not newer than the state."""
     if np.isnan(cycle[0]) or cycle[0] <= state[s.LAST_CYCLE_INDEX]:
@@ -112,16 +96,29 @@ def step_cycle(state, cycle):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True)
+@njit
+def _rest_voltage(state):  # type: ignore[no-untyped-def]
+    """What the cell would show at rest: the two-minute mean voltage, freed of the drop over its own resistance.
+
+    Without it the voltage windows of a fast and of a slow charge could not be compared.
+    """
+    # The newest one: it was met at nearly the temperature of now.
+    resistance = state[s.SIGNAL_LAST + _RESISTANCE]
+    if np.isnan(resistance):
+        resistance = 0.0
+    return state[s.TAU_VOLTAGE] + resistance * state[s.TAU_C_RATE]
+
+
+@njit
 def _open_session(state, direction):  # type: ignore[no-untyped-def]
     state[s.SESSION_DIRECTION] = direction
     state[s.SESSION_START_S] = state[s.TIME_S]
     state[s.SESSION_START_TEMPERATURE_C] = state[s.TEMPERATURE_C]
-    state[s.SESSION_FIRST_VOLTAGE_V] = state[s.TAU_VOLTAGE]
+    state[s.SESSION_FIRST_VOLTAGE_V] = _rest_voltage(state)
     state[s.SESSION_CAPACITIES : s.SESSION_WINDOWS + s.N_WINDOWS] = 0.0
 
 
-@njit(cache=True)
+@njit
 def _close_session(state, closed):  # type: ignore[no-untyped-def]
     """End the open session; True if `closed` now holds a summary worth keeping."""
     direction = state[s.SESSION_DIRECTION]
@@ -138,7 +135,7 @@ def _close_session(state, closed):  # type: ignore[no-untyped-def]
     closed[CLOSED_THROUGHPUT_AH] = state[s.SESSION_CAPACITIES] * nominal
     signals = closed[CLOSED_SIGNALS:]
     edges = _EDGES[int(state[s.CHEMISTRY])]
-    first, last = state[s.SESSION_FIRST_VOLTAGE_V], state[s.TAU_VOLTAGE]
+    first, last = state[s.SESSION_FIRST_VOLTAGE_V], _rest_voltage(state)
     # A window says something only when the session crossed the whole of it.
     for k in range(s.N_WINDOWS):
         amount = state[s.SESSION_WINDOWS + k] * nominal
@@ -162,7 +159,7 @@ def _close_session(state, closed):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True)
+@njit
 def _share_in_window(low, high, a, b):  # type: ignore[no-untyped-def]
     """Share of a straight way from `a` to `b` that lies within [low, high)."""
     bottom, top = min(a, b), max(a, b)
@@ -171,7 +168,7 @@ def _share_in_window(low, high, a, b):  # type: ignore[no-untyped-def]
     return max(0.0, min(top, high) - max(bottom, low)) / (top - bottom)
 
 
-@njit(cache=True)
+@njit
 def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
     """Fold one reading (order of `state.READING_INPUTS`, NaN = missing).
 
@@ -195,7 +192,7 @@ def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
         state[s.TAU_WEIGHT : s.TAU_WEIGHT + s.N_TAU] = 0.0
 
     # What flowed since the last reading, by the trapezoidal rule.
-    previous_mean_voltage = state[s.TAU_VOLTAGE]
+    previous_rest_voltage = _rest_voltage(state)
     mean_c_rate = 0.5 * (c_rate + state[s.C_RATE])
     mean_voltage = 0.5 * (voltage + state[s.CELL_VOLTAGE_V])
     mean_temperature = 0.5 * (temperature + state[s.TEMPERATURE_C])
@@ -244,8 +241,9 @@ def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
         state[s.SESSION_COVARIANCE] += dv * di * dt
         state[s.SESSION_VARIANCE] += di * di * dt
         edges = _EDGES[int(state[s.CHEMISTRY])]
+        rest_voltage = _rest_voltage(state)
         for k in range(s.N_WINDOWS):
-            share = _share_in_window(edges[k], edges[k + 1], previous_mean_voltage, state[s.TAU_VOLTAGE])
+            share = _share_in_window(edges[k], edges[k + 1], previous_rest_voltage, rest_voltage)
             state[s.SESSION_WINDOWS + k] += share * capacities * direction
 
     state[s.TIME_S] = time_s

@@ -1,10 +1,12 @@
 """Wear: calendar and cycle ageing, a knee in some cells, growth of resistance.
 
-Semi-empirical, as in Wang et al. 2011 (doi:10.1016/j.jpowsour.2010.11.134: cycle loss ~ throughput ** 0.55), Schmalstieg et al. 2014
-(doi:10.1016/j.jpowsour.2014.02.012: Arrhenius in calendar ageing, rising with voltage; cycle ageing rising with depth) and
-Smith et al. 2017 (NREL, doi:10.23919/ACC.2017.7963578: calendar loss ~ sqrt(time)).  Knees after Attia et al. 2022 (doi:10.1149/1945-7111/ac6d13):
-once the loss passes an onset, a part of it feeds itself.  Magnitudes are chosen for lives of 600 to 1500 equivalent
-full cycles.  Every law is written as a rule for the increment, so that stress may change at any time and wear never shrinks.
+Semi-empirical: cycle loss goes with throughput ** 0.55 (Wang et al. 2011, doi:10.1016/j.jpowsour.2010.11.134), rising
+with depth of discharge (Schmalstieg et al. 2014, doi:10.1016/j.jpowsour.2014.02.012), calendar loss with the square
+root of time, Arrhenius in temperature and rising with charge (Smith et al. 2017, NREL,
+doi:10.23919/ACC.2017.7963578).  In some cells a knee follows (Attia et al. 2022, doi:10.1149/1945-7111/ac6d13): once
+the loss passes an onset, a part of it feeds itself. Magnitudes are chosen for lives of 600 to 1500 equivalent full
+cycles, not fitted to a cell.  Every law is written as a rule for the increment, so that stress may change at any time
+and wear never shrinks.
 """
 
 from __future__ import annotations
@@ -12,9 +14,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from numba import njit
-
 from simulator.cell import KELVIN_AT_0_C, REFERENCE_K
+from simulator.compiled import compiled
 
 CYCLE_EXPONENT = 0.55
 DAYS_PER_YEAR = 365.25
@@ -25,9 +26,9 @@ KNEE_SEED = 0.002
 class AgeingParameters(NamedTuple):
     """One battery's own constants.
 
-    `calendar_per_root_year` and `cycle_per_cycle` are losses of capacity (fractions) at 25 degC and reference stress after a
-    year and after one equivalent full cycle; the `resistance_` numbers are relative growth for each unit of capacity lost
-    and for each equivalent full cycle.
+    `calendar_per_root_year` and `cycle_per_cycle` are losses of capacity (fractions) at 25 degC and reference stress
+    after a year and after one equivalent full cycle; the `resistance_` numbers are relative growth for each unit of
+    capacity lost and for each equivalent full cycle.
     """
 
     calendar_per_root_year: float
@@ -61,37 +62,39 @@ class Stress(NamedTuple):
 NEW = Wear(0.0, 0.0, 0.0, 0.0)
 
 
-@njit
+@compiled
 def capacity_loss(wear: Wear) -> float:
     """Share of the new capacity that is gone."""
     return wear.calendar_loss + wear.cycle_loss + wear.knee_loss
 
 
-@njit
+@compiled
 def arrhenius(temperature_c: float, activation_k: float) -> float:
     """Speed of a reaction relative to 25 degC."""
     return math.exp(activation_k * (1.0 / REFERENCE_K - 1.0 / (temperature_c + KELVIN_AT_0_C)))
 
 
-@njit
+@compiled
 def calendar_stress(stress: Stress, activation_k: float) -> float:
     """Factor on calendar loss; 1 at 25 degC and half charge."""
     return arrhenius(stress.temperature_c, activation_k) * (1.0 + 0.9 * (stress.soc - 0.5))
 
 
-@njit
+@compiled
 def cycle_stress(stress: Stress, activation_k: float) -> float:
-    """Factor on cycle loss; 1 at 25 degC, depth 0.6, C/3.  Below 10 degC lithium plating wears a cell (Waldmann et al. 2014,
-    doi:10.1016/j.jpowsour.2014.03.112)."""
+    """Factor on cycle loss; 1 at 25 degC, depth 0.6, C/3.
+
+    Below 10 degC lithium plating wears a cell (Waldmann et al. 2014, doi:10.1016/j.jpowsour.2014.03.112).
+    """
     depth = 0.7 + 0.5 * stress.depth_of_discharge
     rate = 1.0 + 0.25 * (stress.c_rate - 1.0 / 3.0)
     plating = 1.0 + max(10.0 - stress.temperature_c, 0.0) * 0.012
     return arrhenius(stress.temperature_c, activation_k) * depth * max(rate, 0.5) * plating
 
 
-@njit
+@compiled
 def age(wear: Wear, parameters: AgeingParameters, stress: Stress, days: float, cycles: float) -> Wear:
-    """Wear after `days` and `cycles` equivalent full cycles of constant stress (exact for each law; never less than before)."""
+    """Wear after `days` and `cycles` equivalent full cycles of constant stress, never less than before."""
     calendar = parameters.calendar_per_root_year * calendar_stress(stress, parameters.calendar_activation_k)
     calendar_loss = math.sqrt(wear.calendar_loss**2 + calendar**2 * days / DAYS_PER_YEAR)
     calendar_loss = max(calendar_loss, wear.calendar_loss)

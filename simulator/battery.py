@@ -41,8 +41,10 @@ FloatArray = NDArray[np.float64]
 DRIVE_S = (30 * 60.0, 60 * 60.0)
 REST_S = (5 * 60.0, 15 * 60.0)
 DC_CHARGE_S = 50 * 60.0
-AC_CHARGE_S = 100 * 60.0
+AC_CHARGE_S = 7 * 3600.0
 #: A driver charges after a drive that ended below this.
+#: Telematics keeps the logs of deep charges: state of charge at departure on such a day.
+DEPARTURE_SOC = (0.30, 0.60)
 CHARGE_BELOW_SOC = 0.6
 #: The counter's error (share of charge) when a recording begins, after days that nobody recorded.
 COUNTER_ERROR = 0.012
@@ -140,8 +142,8 @@ class Battery:
         self.state = pass_days(self.state, self.design, self.overrides, days)
 
     def set_out(self) -> None:
-        """Begin a recording: a drive, from a state of charge that average use may have left."""
-        soc = float(self._life_rng.uniform(0.3, 0.97))
+        """Begin a recording: a drive that leaves the battery low, because the charge after it then says the most."""
+        soc = float(self._life_rng.uniform(*DEPARTURE_SOC))
         counted = min(max(soc + COUNTER_ERROR * float(self._life_rng.standard_normal()), 0.0), 1.0)
         self.state = self.state._replace(pack=self.state.pack._replace(soc=soc), bms_soc=counted)
         self.begin(DRIVE)
@@ -155,7 +157,7 @@ class Battery:
             activity = Activity(REST, float(rng.uniform(*REST_S)), 0.0, 1.0)
         else:
             is_fast = rng.random() < self.identity.usage.dc_share
-            target_soc = float(np.clip(rng.uniform(0.75, 1.1), 0.0, 1.0))
+            target_soc = float(np.clip(rng.uniform(0.85, 1.1), 0.0, 1.0))
             if is_fast:
                 activity = Activity(CHARGE, DC_CHARGE_S, self.identity.model.dc_w, target_soc)
             else:
@@ -171,13 +173,14 @@ class Battery:
         else:
             self.begin(DRIVE)
 
-    def sample(self, seconds: float) -> tuple[FloatArray, bool]:
-        """Live `seconds` of the present activity; the truth then, float64[1, SAMPLE_SIZE], and whether the activity ended."""
+    def read(self, seconds: float) -> tuple[dict[str, object], bool]:
+        """Live `seconds` of the present activity: a reading (without `time`), and whether the activity ended."""
         samples = np.empty((1, SAMPLE_SIZE))
-        self.state, _, ended = record(
-            self.state, self.design, self.overrides, seconds, samples, self._life_rng
-        )
-        return samples, ended
+        self.state, _, ended = record(self.state, self.design, self.overrides, seconds, samples, self._life_rng)
+        measured = measure(samples, self.design.sensors, self._sensor_rng)
+        reading: dict[str, object] = {name: float(values[0]) for name, values in measured.items()}
+        reading |= {"battery_id": self.identity.battery_id, "is_charging": bool(reading["is_charging"])}
+        return reading, ended
 
     def log(self, sampling_s: float) -> FloatArray:
         """One telematics log of true samples, float64[n, SAMPLE_SIZE]: a drive, a rest and a charge."""
@@ -188,9 +191,7 @@ class Battery:
                 self.begin(kind)
             room = int(np.ceil(2.0 * self.state.activity.remaining_s / sampling_s)) + 1
             samples = np.empty((room, SAMPLE_SIZE))
-            self.state, rows, _ = record(
-                self.state, self.design, self.overrides, sampling_s, samples, self._life_rng
-            )
+            self.state, rows, _ = record(self.state, self.design, self.overrides, sampling_s, samples, self._life_rng)
             parts.append(samples[:rows])
         return np.concatenate(parts)
 
@@ -217,7 +218,9 @@ class Battery:
         """What the sensors made of true samples: a readings table, columns of the contract."""
         columns: dict[str, object] = {
             "battery_id": np.full(len(samples), self.identity.battery_id, dtype=object),
-            "time": pd.to_datetime(np.round(samples[:, TIME_S] * 1e3).astype("int64"), unit="ms", utc=True).as_unit("us"),
+            "time": pd.to_datetime(np.round(samples[:, TIME_S] * 1e3).astype("int64"), unit="ms", utc=True).as_unit(
+                "us"
+            ),
             **measure(samples, self.design.sensors, self._sensor_rng),
         }
         return pd.DataFrame({name: columns[name] for name in names(READING_FIELDS)}).astype({"battery_id": "str"})

@@ -11,11 +11,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
 from data.chemistries import Chemistry
+from simulator.compiled import compiled
 
 KELVIN_AT_0_C = 273.15
 REFERENCE_K = 298.15
@@ -36,20 +36,21 @@ class CellParameters(NamedTuple):
 
 
 def ocv_table(chemistry: Chemistry) -> NDArray[np.float64]:
-    """Open-circuit voltage, volts, at `OCV_POINTS` even steps of charge from 0 to 1: monotone and smooth, as cells are."""
+    """Open-circuit voltage, V, at `OCV_POINTS` even steps of charge from 0 to 1: monotone and smooth, as cells are."""
     curve = PchipInterpolator(chemistry.ocv_soc, chemistry.ocv_v)
     return np.asarray(curve(np.linspace(0.0, 1.0, OCV_POINTS)), dtype=np.float64)
 
 
-@njit
+@compiled
 def open_circuit_voltage(soc: float, ocv_v: NDArray[np.float64]) -> float:
     """Volts at `soc`; beyond empty and full the end slopes go on, so that an overrun is seen in the voltage."""
     position = soc * (ocv_v.size - 1)
-    lower = min(max(int(math.floor(position)), 0), ocv_v.size - 2)
-    return ocv_v[lower] + (position - lower) * (ocv_v[lower + 1] - ocv_v[lower])
+    lower = min(max(math.floor(position), 0), ocv_v.size - 2)
+    voltage_v: float = ocv_v[lower] + (position - lower) * (ocv_v[lower + 1] - ocv_v[lower])
+    return voltage_v
 
 
-@njit
+@compiled
 def soc_at_rest(voltage_v: float, ocv_v: NDArray[np.float64]) -> float:
     """State of charge whose open-circuit voltage is `voltage_v`, clipped to 0..1."""
     upper = np.searchsorted(ocv_v, voltage_v)
@@ -58,24 +59,25 @@ def soc_at_rest(voltage_v: float, ocv_v: NDArray[np.float64]) -> float:
     if upper >= ocv_v.size:
         return 1.0
     share = (voltage_v - ocv_v[upper - 1]) / (ocv_v[upper] - ocv_v[upper - 1])
-    return (upper - 1 + share) / (ocv_v.size - 1)
+    soc: float = (upper - 1 + share) / (ocv_v.size - 1)
+    return soc
 
 
-@njit
+@compiled
 def resistance_factor(soc: float, temperature_c: float, activation_temperature_k: float) -> float:
-    """Resistance relative to 25 degC and mid charge: Arrhenius in temperature, rising where the cell is nearly empty."""
+    """Resistance relative to 25 degC and mid charge: Arrhenius, and rising where the cell is nearly empty."""
     kelvin = max(temperature_c + KELVIN_AT_0_C, 233.15)
     arrhenius = math.exp(activation_temperature_k * (1.0 / kelvin - 1.0 / REFERENCE_K))
     return arrhenius * (1.0 + 0.6 * math.exp(-max(soc, 0.0) / 0.06))
 
 
-@njit
+@compiled
 def polarisation_after(polarisation_v: float, current_a: float, resistance_ohm: float, share: float) -> float:
     """Voltage of the RC pair after a time in which the share `1 - exp(-dt / tau)` of its way is gone (exact)."""
     return polarisation_v + (current_a * resistance_ohm - polarisation_v) * share
 
 
-@njit
+@compiled
 def current_for_power(power_w: float, source_v: float, resistance_ohm: float) -> float:
     """Current that a source of `source_v` behind `resistance_ohm` needs to give `power_w` (negative: takes it).
 

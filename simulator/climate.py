@@ -6,8 +6,9 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from simulator.compiled import compiled
 
 SECONDS_PER_DAY = 86_400.0
 #: Weather is a sum of waves of these periods (days): a pure function of time, so that nothing has to be stored.
@@ -24,7 +25,7 @@ class ClimateParameters(NamedTuple):
     weather_phase: NDArray[np.float64]
 
 
-@njit
+@compiled
 def daily_mean_c(time_s: float, climate: ClimateParameters) -> float:
     """Mean outdoor temperature of the day around `time_s` (seconds since 1970): coldest in mid January."""
     day = time_s / SECONDS_PER_DAY
@@ -36,7 +37,7 @@ def daily_mean_c(time_s: float, climate: ClimateParameters) -> float:
     return climate.mean_c + climate.season_c * season + climate.weather_c * share
 
 
-@njit
+@compiled
 def ambient_c(time_s: float, climate: ClimateParameters) -> float:
     """Outdoor temperature at `time_s`: warmest at 15:00."""
     hour = (time_s % SECONDS_PER_DAY) / 3600.0

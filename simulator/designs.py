@@ -91,10 +91,10 @@ CAR_MODELS: tuple[CarModel, ...] = (
              VehicleParameters(2500.0, 1.25, 0.0105, 0.88, 60_000.0, 450.0, 90.0)),
 )
 USAGES: tuple[Usage, ...] = (
-    Usage("private", 0.25, 0.55, 0.25, 0.62, 0.40, 0.25, 1.0, DriverParameters(0.45, 0.35, 1.3, 0.010)),
-    Usage("delivery", 0.30, 0.80, 0.40, 0.58, 0.60, 0.30, 3.0, DriverParameters(0.80, 0.15, 1.6, 0.008)),
-    Usage("motorway", 0.25, 0.70, 0.60, 0.55, 0.65, 0.50, 4.0, DriverParameters(0.20, 0.30, 1.4, 0.012)),
-    Usage("taxi", 0.20, 1.15, 0.70, 0.55, 0.65, 0.50, 6.0, DriverParameters(0.65, 0.20, 1.5, 0.008)),
+    Usage("private", 0.25, 0.55, 0.25, 0.62, 0.40, 0.10, 1.0, DriverParameters(0.45, 0.35, 1.3, 0.010)),
+    Usage("delivery", 0.30, 0.80, 0.40, 0.58, 0.60, 0.15, 3.0, DriverParameters(0.80, 0.15, 1.6, 0.008)),
+    Usage("motorway", 0.25, 0.70, 0.60, 0.55, 0.65, 0.25, 4.0, DriverParameters(0.20, 0.30, 1.4, 0.012)),
+    Usage("taxi", 0.20, 1.15, 0.70, 0.55, 0.65, 0.25, 6.0, DriverParameters(0.65, 0.20, 1.5, 0.008)),
 )
 CLIMATES: tuple[Climate, ...] = (
     Climate("north", 0.25, 7.0, 10.0, 3.0, 5.0),
@@ -103,14 +103,14 @@ CLIMATES: tuple[Climate, ...] = (
 )
 # fmt: on
 
-#: Between batteries of one design, as relative standard deviations (Baumhoefer et al. 2014 and Severson et al. 2019 find more).
+#: Between batteries of one design, as relative standard deviations.
 CAPACITY_SPREAD = 0.008
 RESISTANCE_SPREAD = 0.04
 CALENDAR_SPREAD = 0.12
 CYCLE_SPREAD = 0.11
 KNEE_SHARE = 0.4
 
-HAZARD = HazardParameters(shape=1.6, scale_cycles=6000.0, per_loss=8.0, per_degree=0.03)
+HAZARD = HazardParameters(shape=1.6, scale_cycles=6800.0, per_loss=8.0, per_degree=0.03)
 
 #: What a new battery gains over its rating, typical.
 CAPACITY_RESERVE = 0.01
@@ -128,8 +128,8 @@ def pick(table: tuple[Entry, ...], rng: np.random.Generator) -> Entry:
 
 def centred(rng: np.random.Generator, scale: float, size: int) -> NDArray[np.float64]:
     """Normal deviates with mean exactly 0."""
-    values = scale * rng.standard_normal(size)
-    return values - values.mean()
+    values: NDArray[np.float64] = scale * rng.standard_normal(size)
+    return np.asarray(values - values.mean(), dtype=np.float64)
 
 
 def draw_pack(model: CarModel, rng: np.random.Generator) -> PackParameters:

@@ -9,7 +9,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from simulator.compiled import compiled
 
 AIR_DENSITY_KG_M3 = 1.2
 GRAVITY_M_S2 = 9.81
@@ -53,7 +54,7 @@ class DriveState(NamedTuple):
 STANDING = DriveState(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-@njit
+@compiled
 def next_wish(driver: DriverParameters, was_moving: bool, rng: np.random.Generator) -> tuple[float, float]:
     """The next wanted speed, m/s, and how long it is held, s: a stop, or a stretch in town, country or motorway."""
     place = rng.random()
@@ -68,7 +69,7 @@ def next_wish(driver: DriverParameters, was_moving: bool, rng: np.random.Generat
     return 27.0 + 8.0 * rng.random(), 120.0 + 240.0 * rng.random()
 
 
-@njit
+@compiled
 def step_drive(
     drive: DriveState, driver: DriverParameters, is_arriving: bool, dt_s: float, rng: np.random.Generator
 ) -> DriveState:
@@ -94,13 +95,13 @@ def step_drive(
     )
 
 
-@njit
+@compiled
 def auxiliary_power_w(vehicle: VehicleParameters, ambient_c: float) -> float:
     """Lights, computers and the cabin's climate, W."""
     return vehicle.auxiliary_w + vehicle.cabin_w_per_k * abs(ambient_c - CABIN_C)
 
 
-@njit
+@compiled
 def drive_power_w(drive: DriveState, vehicle: VehicleParameters, ambient_c: float) -> float:
     """Power that the pack must give, W; negative while braking recuperates more than the car uses."""
     speed = drive.speed_m_s

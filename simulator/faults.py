@@ -1,8 +1,8 @@
 """Faults with a known hazard: Weibull in equivalent full cycles, proportional in wear and heat (Cox 1972).
 
-A battery draws its threshold of cumulative hazard from the unit exponential; the fault happens when its cumulative hazard reaches it,
-so the rate of events *is* the hazard, whatever wear does.  The defect behind it begins to show at a share of that threshold: precursors are
-real, but faint at first and different from kind to kind.
+A battery draws its threshold of cumulative hazard from the unit exponential; the fault happens when its cumulative
+hazard reaches it, so the rate of events *is* the hazard, whatever wear does.  The defect behind it begins to show at
+a share of that threshold: precursors are real, but faint at first and different from kind to kind.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from simulator.compiled import compiled
 
 #: Kinds in the order of their codes, with the share of faults that each makes up.
 FAULT_KINDS: dict[str, float] = {"contact_resistance": 0.35, "cooling_failure": 0.3, "internal_short": 0.35}
@@ -44,13 +45,13 @@ class FaultEffects(NamedTuple):
     weak_cell_charge_offset: float
 
 
-@njit
+@compiled
 def hazard_step(
     cycles_before: float, cycles: float, capacity_loss: float, temperature_c: float, parameters: HazardParameters
 ) -> float:
     """Cumulative hazard that `cycles` more equivalent full cycles add at constant wear and temperature (exact)."""
-    before = (cycles_before / parameters.scale_cycles) ** parameters.shape
-    after = ((cycles_before + cycles) / parameters.scale_cycles) ** parameters.shape
+    before: float = (cycles_before / parameters.scale_cycles) ** parameters.shape
+    after: float = ((cycles_before + cycles) / parameters.scale_cycles) ** parameters.shape
     risk = math.exp(parameters.per_loss * capacity_loss + parameters.per_degree * (temperature_c - 25.0))
     return (after - before) * risk
 
@@ -61,20 +62,20 @@ def draw_fault(rng: np.random.Generator) -> FaultPlan:
     return FaultPlan(kind, float(rng.exponential()), float(rng.uniform(0.5, 0.8)))
 
 
-@njit
+@compiled
 def has_failed(cumulative_hazard: float, plan: FaultPlan) -> bool:
     """True once the fault has happened."""
     return cumulative_hazard >= plan.threshold
 
 
-@njit
+@compiled
 def severity(cumulative_hazard: float, plan: FaultPlan) -> float:
     """How far the defect has grown: 0 none, 1 the fault."""
     onset = plan.onset_share * plan.threshold
     return min(max((cumulative_hazard - onset) / max(plan.threshold - onset, 1e-12), 0.0), 1.0)
 
 
-@njit
+@compiled
 def effects(kind: int, severity: float) -> FaultEffects:
     """What a defect of that kind and severity does."""
     grown = severity * severity

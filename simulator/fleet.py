@@ -21,7 +21,7 @@ DAYS_PER_YEAR = 365.25
 
 @dataclass(frozen=True)
 class SimulateParams:
-    """The part `simulate` of params.yaml.
+    """The part `simulate` of params.yaml; a value out of range is a `TwinError`.
 
     Attributes:
         batteries: how many.
@@ -37,9 +37,9 @@ class SimulateParams:
 
     batteries: int = 24
     sampling_s: float = 30.0
-    cycles_between_logs: float = 16.0
+    cycles_between_logs: float = 22.0
     observation_end: str = "2026-01-01"
-    years_in_service: tuple[float, float] = (2.5, 8.0)
+    years_in_service: tuple[float, float] = (2.0, 8.0)
     retire_below_soh: float = 0.8
     cycles_after_retirement: float = 30.0
     ageing_spread: float = 1.0
@@ -72,9 +72,7 @@ class SimulateParams:
         for name in values:
             if name not in known:
                 raise _wrong(name, values[name], f"it must be one of {', '.join(known)}")
-        given = dict(values)
-        if "years_in_service" in given:
-            given["years_in_service"] = tuple(given["years_in_service"])
+        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
         return cls(**given)
 
     @property
@@ -91,9 +89,7 @@ def _wrong(name: str, value: object, what: str) -> TwinError:
 
 def new_battery(params: SimulateParams, seed: int, index: int, in_service_since: datetime) -> Battery:
     """Battery `index` of the fleet `seed`, on its first day."""
-    return Battery(
-        seed, index, in_service_since, ageing_spread=params.ageing_spread, hazard_scale=params.hazard_scale
-    )
+    return Battery(seed, index, in_service_since, ageing_spread=params.ageing_spread, hazard_scale=params.hazard_scale)
 
 
 def logs_until(battery: Battery, params: SimulateParams, until_s: float) -> Iterator[NDArray[np.float64]]:
@@ -122,7 +118,7 @@ def simulate_life(params: SimulateParams, seed: int, index: int) -> tuple[pd.Dat
 
 
 def simulate_fleet(params: SimulateParams, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The readings and the batteries table of the whole fleet, columns of the contract, in the order of batteries and time."""
+    """The readings (by battery and time) and the batteries table of the whole fleet, columns of the contract."""
     lives = [simulate_life(params, seed, index) for index in range(params.batteries)]
     return pd.concat([readings for readings, _ in lives], ignore_index=True), batteries_table([row for _, row in lives])
 

@@ -1,7 +1,8 @@
 """A battery's life: everything that it is and does, moved forward by two compiled functions.
 
-`record` lives seconds to hours in full physics and writes what happened; the live twin calls it for one sample, the fleet for a
-session.  `pass_days` lives days to years by the laws of wear and hazard alone.  Both move the same `LifeState`.
+`record` lives seconds to hours in full physics and writes what happened; the live twin calls it for one sample, the
+fleet for a session.  `pass_days` lives days to years by the laws of wear and hazard alone.  Both move the same
+`LifeState`.
 """
 
 from __future__ import annotations
@@ -9,15 +10,15 @@ from __future__ import annotations
 import math
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from simulator import sensors as s
 from simulator.ageing import AgeingParameters, Stress, Wear, age, capacity_loss
 from simulator.climate import SECONDS_PER_DAY, ClimateParameters, ambient_c, daily_mean_c
+from simulator.compiled import compiled, compiled_entry
 from simulator.driving import DriverParameters, DriveState, VehicleParameters, drive_power_w, step_drive
 from simulator.faults import FaultPlan, HazardParameters, effects, has_failed, hazard_step, severity
 from simulator.pack import (
@@ -34,7 +35,7 @@ DRIVE, REST, CHARGE = range(3)
 STEP_S = 1.0  # longest step of the physics
 ARRIVAL_S = 25.0
 EMPTY_SOC = 0.06
-FULL_C_RATE = 1.0 / 25.0  # a charge ends when its current has fallen to this
+FULL_C_RATE = 1.0 / 25.0  # a charge ends when its current has fallen to this, or the pack is full
 CHARGE_C_RATE = 1.5
 NO_FAULT = -1
 
@@ -100,26 +101,26 @@ NO_OVERRIDES = Overrides(0.0, 1.0, NO_FAULT, 0.0)
 PARKED = Activity(REST, 0.0, 0.0, 1.0)
 
 
-@njit
+@compiled
 def cycles(state: LifeState, design: Design) -> float:
     """Equivalent full cycles so far: charge given, over nominal capacity."""
     return state.discharged_ah / design.pack.nominal_capacity_ah
 
 
-@njit
+@compiled
 def health(wear: Wear, design: Design) -> float:
     """Capacity now over nominal capacity."""
     return design.new_capacity_ah * (1.0 - capacity_loss(wear)) / design.pack.nominal_capacity_ah
 
 
-@njit
+@compiled
 def is_faulty(state: LifeState, design: Design, overrides: Overrides) -> bool:
     """True once the battery's own fault has happened, or one was injected in full."""
     injected = overrides.fault_kind != NO_FAULT and overrides.fault_severity >= 1.0
     return injected or has_failed(state.cumulative_hazard, design.fault)
 
 
-@njit
+@compiled
 def condition_of(state: LifeState, design: Design, overrides: Overrides) -> Condition:
     """How worn and how sound the pack is now."""
     kind, share = design.fault.kind, severity(state.cumulative_hazard, design.fault)
@@ -138,7 +139,7 @@ def condition_of(state: LifeState, design: Design, overrides: Overrides) -> Cond
     )
 
 
-@njit
+@compiled
 def wear_and_hazard(
     state: LifeState, design: Design, overrides: Overrides, stress: Stress, dt_s: float, dn_cycles: float
 ) -> tuple[Wear, float]:
@@ -150,7 +151,7 @@ def wear_and_hazard(
     return wear, state.cumulative_hazard + more
 
 
-@njit
+@compiled
 def demanded_current_a(
     state: PackState,
     drive: DriveState,
@@ -169,7 +170,7 @@ def demanded_current_a(
     return 0.0
 
 
-@njit
+@compiled
 def has_ended(
     activity: Activity, drive: DriveState, soc: float, bms_soc: float, current_a: float, nominal_ah: float
 ) -> bool:
@@ -177,24 +178,24 @@ def has_ended(
     if activity.kind == DRIVE:
         return (activity.remaining_s <= ARRIVAL_S or soc < EMPTY_SOC) and drive.speed_m_s == 0.0
     if activity.kind == CHARGE:
-        is_full = -current_a < FULL_C_RATE * nominal_ah
+        is_full = -current_a < FULL_C_RATE * nominal_ah or soc >= 1.0
         reached = activity.target_soc < 1.0 and bms_soc >= activity.target_soc
         return is_full or reached or activity.remaining_s <= 0.0
     return activity.remaining_s <= 0.0
 
 
-@njit
+@compiled
 def lived(
     state: LifeState, design: Design, overrides: Overrides, seconds: float, rng: np.random.Generator
 ) -> tuple[LifeState, float, float, bool]:
-    """The battery after `seconds` of its activity; also the voltage and current at their end and whether the activity ended."""
+    """The battery after `seconds`, the current at their end, the air, and whether the activity ended."""
     condition = condition_of(state, design, overrides)
     air_c = ambient_c(state.time_s, design.climate) + overrides.ambient_offset_c
     nominal_ah = design.pack.nominal_capacity_ah
     pack, drive, activity = state.pack, state.drive, state.activity
     bms_soc, resting_s = state.bms_soc, state.resting_s
     discharged_ah, odometer_km = state.discharged_ah, state.odometer_km
-    steps = max(int(math.ceil(seconds / STEP_S - 1e-9)), 1)
+    steps = max(math.ceil(seconds / STEP_S - 1e-9), 1)
     dt_s = seconds / steps
     current_a = 0.0
     moved_ah = 0.0
@@ -227,7 +228,7 @@ def lived(
     return after, current_a, air_c, ended
 
 
-@njit
+@compiled
 def write_sample(
     sample: NDArray[np.float64],
     state: LifeState,
@@ -257,7 +258,7 @@ def write_sample(
     sample[s.HAS_FAILED] = 1.0 if is_faulty(state, design, overrides) else 0.0
 
 
-@njit(cache=True)
+@compiled_entry
 def record(
     state: LifeState,
     design: Design,
@@ -282,17 +283,16 @@ def record(
     return state, len(samples), False
 
 
-@njit(cache=True)
+@compiled_entry
 def pass_days(state: LifeState, design: Design, overrides: Overrides, days: float) -> LifeState:
-    """Live up to `days` of average use, ending in the night after a fault; the pack is left at rest in the air's temperature."""
+    """Live `days` of average use, fewer if a fault happens meanwhile; the pack is left at rest, as warm as the air."""
     usage = design.usage
     remaining = days
-    while remaining > 0.0 and not has_failed(state.cumulative_hazard, design.fault):
+    had_failed = has_failed(state.cumulative_hazard, design.fault)
+    while remaining > 0.0 and (had_failed or not has_failed(state.cumulative_hazard, design.fault)):
         today = min(remaining, 1.0)
         air_c = daily_mean_c(state.time_s, design.climate) + overrides.ambient_offset_c
-        stress = Stress(
-            air_c + usage.warming_c, usage.stress.soc, usage.stress.depth_of_discharge, usage.stress.c_rate
-        )
+        stress = Stress(air_c + usage.warming_c, usage.stress.soc, usage.stress.depth_of_discharge, usage.stress.c_rate)
         dn_cycles = usage.cycles_per_day * today
         wear, hazard = wear_and_hazard(state, design, overrides, stress, today * SECONDS_PER_DAY, dn_cycles)
         state = LifeState(
@@ -327,7 +327,7 @@ def pass_days(state: LifeState, design: Design, overrides: Overrides, days: floa
 _SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
 
 
-@njit(cache=True)
+@compiled_entry
 def _compiled_sources() -> int:
     return _SOURCES
 
@@ -335,5 +335,5 @@ def _compiled_sources() -> int:
 def drop_stale_code() -> None:
     """Have `record` and `pass_days` compiled anew if the cached machine code is from other sources."""
     if _compiled_sources() != _SOURCES:
-        for compiled in (record, pass_days, _compiled_sources):
-            compiled.recompile()
+        for entry in (record, pass_days, _compiled_sources):
+            cast(Any, entry).recompile()

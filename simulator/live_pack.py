@@ -1,12 +1,13 @@
 """A battery that goes on living: one reading a call, at any pace, from the middle of its life.
 
-It is battery `index` of the same fleet that `simulator.fleet` writes to files, lived by the same code: `history` is its past
-telemetry, `read` its present.
+It is battery `index` of the same fleet that `simulator.fleet` writes to files, lived by the same code: `history` is its
+past telemetry, `read` its present.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,8 @@ from simulator.pack import cell_voltages_v
 
 #: A longer time between two readings is passed by average use; a shorter one is lived second by second.
 LONGEST_STEP_S = 2.0 * 3600.0
+#: After days that nobody recorded, the car sets out this long before the reading.
+SET_OUT_S = 1.0
 #: Each try to be alive at the start of the live time begins this much younger than the last.
 REJUVENATION = 0.8
 
@@ -39,20 +42,20 @@ class LivePack:
         self._past = past
 
     @classmethod
-    def start(
-        cls, params: SimulateParams, seed: int, index: int, *, at: datetime, life_share: float = 0.6
-    ) -> LivePack:
+    def start(cls, params: SimulateParams, seed: int, index: int, *, at: datetime, life_share: float = 0.6) -> LivePack:
         """Battery `index` of fleet `seed` at about `life_share` of its life on the date `at`.
 
-        An index from `params.batteries` on gives a battery that the training files do not hold.  The life is lived once to
-        learn its length, and again with a first day such that `at` falls where it should; should chance (another season,
-        another fault) end it before `at`, the battery starts younger.
+        An index from `params.batteries` on gives a battery that the training files do not hold.  The life is lived once
+        to learn its length, and again with a first day such that `at` falls where it should; should other seasons end
+        it before `at`, the battery starts younger.
 
         Raises:
             TwinError: `life_share` is not between 0 and 1, or `at` has no time zone.
         """
         if not 0.0 < life_share < 1.0:
-            raise TwinError(f"life_share is {life_share!r}: it must lie between 0 and 1.", field="life_share", value=life_share)
+            raise TwinError(
+                f"life_share is {life_share!r}: it must lie between 0 and 1.", field="life_share", value=life_share
+            )
         if at.tzinfo is None:
             raise TwinError(f"at is {at!r}: it must carry a time zone.", field="at", value=at)
         at = at.astimezone(UTC)
@@ -87,7 +90,7 @@ class LivePack:
         return batteries_table([self.battery.identity.row()])
 
     def read(self, time: datetime) -> dict[str, object]:
-        """Live until `time` and report: one reading, fields of the contract; numbers are Python floats, `is_charging` a bool.
+        """Live until `time` and report one reading, fields of the contract: floats, `is_charging` a bool.
 
         Raises:
             TwinError: `time` has no time zone or is not later than the last reading's.
@@ -97,20 +100,18 @@ class LivePack:
             raise TwinError(sentence, field="time", value=time)
         seconds = time.timestamp() - self.battery.state.time_s
         if seconds > LONGEST_STEP_S:
-            step_s = 1.0
-            self.battery.pass_days((seconds - step_s) / SECONDS_PER_DAY)
+            while seconds > SET_OUT_S:  # a fault on the way interrupts the days, once
+                self.battery.pass_days((seconds - SET_OUT_S) / SECONDS_PER_DAY)
+                seconds = max(time.timestamp() - self.battery.state.time_s, SET_OUT_S)
             self.battery.set_out()
-            seconds = step_s
-        samples, ended = self.battery.sample(seconds)
+        reading, ended = self.battery.read(seconds)
         if ended:
             self.battery.begin_next()
-        reading = self.battery.readings(samples).iloc[0].to_dict()
         reading["time"] = time
-        reading["is_charging"] = bool(reading["is_charging"])
         return {name: reading[name] for name in names(READING_FIELDS)}
 
     def inject_fault(self, kind: str, severity: float = 1.0) -> None:
-        """Give the battery a defect of `kind` (one of `KIND_NAMES`): below severity 1 it only shows, at 1 it is the fault."""
+        """Give the battery a defect of `kind` (of `KIND_NAMES`): at severity 1 it is the fault, below it only shows."""
         if kind not in KIND_NAMES:
             sentence = f"kind is {kind!r}: it must be one of {', '.join(KIND_NAMES)}."
             raise TwinError(sentence, field="kind", value=kind)
@@ -138,5 +139,5 @@ class LivePack:
         condition = condition_of(battery.state, battery.design, battery.overrides)
         return cell_voltages_v(battery.state.pack, battery.design.pack, condition, 0.0)
 
-    def _override(self, **changes: float) -> None:
+    def _override(self, **changes: Any) -> None:
         self.battery.overrides = self.battery.overrides._replace(**changes)

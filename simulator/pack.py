@@ -1,4 +1,4 @@
-"""The pack: cells in series with their heat, one `step` for the years that are simulated and for the live twin alike."""
+"""The pack: cells in series with their heat; one `step` for simulated years and for the live twin alike."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from simulator.cell import (
@@ -16,6 +15,7 @@ from simulator.cell import (
     polarisation_after,
     resistance_factor,
 )
+from simulator.compiled import compiled
 from simulator.thermal import ThermalParameters, step_thermal
 
 #: How much farther apart a pack's cells are for each unit of lost capacity (Baumhoefer et al. 2014,
@@ -62,7 +62,7 @@ class StepOutput(NamedTuple):
     heat_w: float
 
 
-@njit
+@compiled
 def resistances_ohm(state: PackState, pack: PackParameters, condition: Condition) -> tuple[float, float]:
     """Series and polarisation resistance of one cell in its present temperature, charge and wear."""
     factor = resistance_factor(state.soc, state.core_c, pack.cell.activation_temperature_k)
@@ -70,7 +70,7 @@ def resistances_ohm(state: PackState, pack: PackParameters, condition: Condition
     return pack.cell.series_resistance_ohm * factor, pack.cell.polarisation_resistance_ohm * factor
 
 
-@njit
+@compiled
 def source(state: PackState, pack: PackParameters, condition: Condition) -> tuple[float, float]:
     """The pack as its load sees it now: voltage behind, and resistance in, its terminals."""
     series_ohm, _ = resistances_ohm(state, pack, condition)
@@ -78,7 +78,7 @@ def source(state: PackState, pack: PackParameters, condition: Condition) -> tupl
     return pack.cells_in_series * behind_v, pack.cells_in_series * series_ohm + condition.contact_resistance_ohm
 
 
-@njit
+@compiled
 def drive_current_a(state: PackState, pack: PackParameters, condition: Condition, power_w: float) -> float:
     """Current for `power_w` (negative: recuperation) that keeps every cell between its voltage limits."""
     source_v, resistance_ohm = source(state, pack, condition)
@@ -88,7 +88,7 @@ def drive_current_a(state: PackState, pack: PackParameters, condition: Condition
     return min(max(current_a, min(lowest_a, 0.0)), max(highest_a, 0.0))
 
 
-@njit
+@compiled
 def charge_current_a(
     state: PackState, pack: PackParameters, condition: Condition, power_w: float, limit_a: float
 ) -> float:
@@ -99,7 +99,7 @@ def charge_current_a(
     return min(max(by_power_a, by_voltage_a, -limit_a), 0.0)
 
 
-@njit
+@compiled
 def step(
     state: PackState,
     pack: PackParameters,
@@ -109,7 +109,7 @@ def step(
     is_awake: bool,
     dt_s: float,
 ) -> tuple[PackState, StepOutput]:
-    """The pack after `dt_s` at a constant current: exact in the RC pair, explicit in charge and heat (dt_s <= a few s)."""
+    """The pack after `dt_s` at a constant current: exact in the RC pair, explicit in the rest (dt_s: seconds)."""
     series_ohm, polarisation_ohm = resistances_ohm(state, pack, condition)
     share = 1.0 - math.exp(-dt_s / pack.cell.polarisation_time_s)
     polarisation_v = polarisation_after(state.polarisation_v, current_a, polarisation_ohm, share)
@@ -119,16 +119,14 @@ def step(
     loss_per_cell_w = current_a * current_a * series_ohm + mean_polarisation_v * mean_polarisation_v / polarisation_ohm
     heat_w = pack.cells_in_series * loss_per_cell_w + current_a * current_a * condition.contact_resistance_ohm
     cooling_share = condition.cooling_share if is_awake else 0.0
-    core_c, shell_c = step_thermal(
-        state.core_c, state.shell_c, heat_w, ambient_c, cooling_share, pack.thermal, dt_s
-    )
+    core_c, shell_c = step_thermal(state.core_c, state.shell_c, heat_w, ambient_c, cooling_share, pack.thermal, dt_s)
 
     cell_v = open_circuit_voltage(soc, pack.cell.ocv_v) - current_a * series_ohm - polarisation_v
     voltage_v = pack.cells_in_series * cell_v - current_a * condition.contact_resistance_ohm
     return PackState(soc, polarisation_v, core_c, shell_c), StepOutput(voltage_v, heat_w)
 
 
-@njit
+@compiled
 def cell_voltages_v(
     state: PackState, pack: PackParameters, condition: Condition, current_a: float
 ) -> NDArray[np.float64]:

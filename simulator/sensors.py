@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from simulator.cell import OCV_POINTS, open_circuit_voltage, soc_at_rest
+from simulator.compiled import compiled
 
 FloatArray = NDArray[np.float64]
 
@@ -60,7 +60,7 @@ def draw_sensors(rng: np.random.Generator, temperature_step_c: float) -> SensorP
     )
 
 
-@njit
+@compiled
 def count_charge(
     bms_soc: float, current_a: float, nominal_capacity_ah: float, sensors: SensorParameters, dt_s: float
 ) -> float:
@@ -69,9 +69,9 @@ def count_charge(
     return min(max(bms_soc - measured_a * dt_s / (3600.0 * nominal_capacity_ah), 0.0), 1.0)
 
 
-@njit
+@compiled
 def correct_at_rest(bms_soc: float, cell_voltage_v: float, ocv_v: FloatArray, dt_s: float) -> float:
-    """The counter drawn towards the charge that a resting voltage means, only where the voltage curve is steep enough."""
+    """The counter drawn towards the charge that a resting voltage means, where the voltage curve is steep enough."""
     by_voltage = soc_at_rest(cell_voltage_v, ocv_v)
     delta = 10.0 / (OCV_POINTS - 1)
     rise_v = open_circuit_voltage(by_voltage + delta, ocv_v) - open_circuit_voltage(by_voltage - delta, ocv_v)
@@ -95,8 +95,8 @@ def measure(samples: FloatArray, sensors: SensorParameters, rng: np.random.Gener
     noise = rng.standard_normal((len(samples), 7))
     current = samples[:, CURRENT_A] * sensors.current_gain + sensors.current_offset_a + 0.05 * noise[:, 0]
     voltage = samples[:, VOLTAGE_V] * sensors.voltage_gain + 0.04 * noise[:, 1]
-    hot = samples[:, CORE_C] + sensors.temperature_offset_c + 0.1 * noise[:, 2]
-    cold = samples[:, SHELL_C] + sensors.temperature_offset_c + 0.1 * noise[:, 3]
+    hot = samples[:, CORE_C] + sensors.temperature_offset_c + 0.05 * noise[:, 2]
+    cold = samples[:, SHELL_C] + sensors.temperature_offset_c + 0.05 * noise[:, 3]
     cell_min = samples[:, CELL_MIN_V] * sensors.voltage_gain + 0.0007 * noise[:, 4]
     cell_max = samples[:, CELL_MAX_V] * sensors.voltage_gain + 0.0007 * noise[:, 4]
     cell_median = samples[:, CELL_MEDIAN_V] * sensors.voltage_gain + 0.0007 * noise[:, 4]
@@ -114,7 +114,7 @@ def measure(samples: FloatArray, sensors: SensorParameters, rng: np.random.Gener
         "temperature": temperature,
         "soc": quantise(100.0 * samples[:, BMS_SOC], SOC_STEP_PERCENT),
         "soh": quantise(100.0 * samples[:, SOH], 0.001),
-        "ambient_temperature": quantise(samples[:, AMBIENT_C] + 0.2 * noise[:, 6], 0.5),
+        "ambient_temperature": quantise(samples[:, AMBIENT_C] + 0.05 * noise[:, 6], 0.5),
         "charge_cycles": quantise(samples[:, CYCLES], 0.01),
         "power_consumption": quantise(voltage * current, 10.0),
         "is_charging": samples[:, IS_CHARGING].copy(),

@@ -1,14 +1,14 @@
-"""The pack's heat: two lumped nodes, cell cores and housing, after Lin et al. 2014 (doi:10.1016/j.jpowsour.2014.01.097).
+"""The pack's heat: two lumped nodes, cell cores and housing (Lin et al. 2014, doi:10.1016/j.jpowsour.2014.01.097).
 
-Joule and polarisation losses (Bernardi et al. 1985, doi:10.1149/1.2113792, without the entropic term) warm the cores; the
-cores warm the housing; the housing loses heat to the air always, and to a chilled coolant while the car is awake.
+Joule and polarisation losses (Bernardi et al. 1985, doi:10.1149/1.2113792, without the entropic term) warm the cores;
+the cores warm the housing; the housing loses heat to the air always, and to a chilled coolant while the car is awake.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from numba import njit
+from simulator.compiled import compiled
 
 COOLING_STARTS_C = 28.0
 COOLING_FULL_C = 34.0
@@ -25,14 +25,14 @@ class ThermalParameters(NamedTuple):
     shell_to_coolant_w_per_k: float
 
 
-@njit
+@compiled
 def coolant_heat_w(core_c: float, shell_c: float, cooling_share: float, parameters: ThermalParameters) -> float:
-    """Heat taken by the coolant, W; `cooling_share` 0 is a pump that stands still (parked, or failed), 1 a sound one."""
+    """Heat taken by the coolant, W; `cooling_share` is 0 for a pump that stands still, 1 for a sound one."""
     demand = min(max((core_c - COOLING_STARTS_C) / (COOLING_FULL_C - COOLING_STARTS_C), 0.0), 1.0)
     return cooling_share * demand * parameters.shell_to_coolant_w_per_k * max(shell_c - COOLANT_C, 0.0)
 
 
-@njit
+@compiled
 def step_thermal(
     core_c: float,
     shell_c: float,

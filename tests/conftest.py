@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,14 +15,24 @@ from data.embedded.ports import free_port
 from data.embedded.postgres import embedded_postgres
 
 ROOT = Path(__file__).resolve().parents[1]
-_database_number = itertools.count()
+_number = itertools.count()
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_folders() -> Iterator[Path]:
+    """Where servers keep their data.
+
+    Not in pytest's own temporary folder: each pytest that starts shuts that to everybody but its user, and the
+    database of root runs as another one.
+    """
+    with tempfile.TemporaryDirectory(prefix="twin-tests-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_folders: Path) -> Iterator[str]:
     """DSN of an embedded PostgreSQL, in a folder whose path is long and has spaces."""
-    folder = tmp_path_factory.mktemp("embedded") / ("a rather long path " * 6).strip() / "postgres"
-    with embedded_postgres(folder) as dsn:
+    with embedded_postgres(server_folders / ("a rather long path " * 6).strip() / "postgres", durable=False) as dsn:
         yield dsn
 
 
@@ -30,7 +41,7 @@ def new_database() -> Callable[[str], str]:
     """Makes an empty database on the server of a DSN and gives the DSN of it."""
 
     def create(server_dsn: str) -> str:
-        name = f"test_{next(_database_number)}"
+        name = f"test_{next(_number)}"
         connection = psycopg2.connect(server_dsn)
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -42,9 +53,14 @@ def new_database() -> Callable[[str], str]:
 
 
 @pytest.fixture
-def postgres_dsn(postgres_server: str, new_database: Callable[[str], str]) -> str:
-    """DSN of an empty database."""
-    return new_database(postgres_server)
+def postgres_dsn(postgres_server: str) -> str:
+    """DSN that sees an empty schema of its own: as good as a database, without its thousand files."""
+    name = f"test_{next(_number)}"
+    connection = psycopg2.connect(postgres_server)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE SCHEMA {name}")
+    connection.close()
+    return f"{postgres_server}&options=-c%20search_path%3D{name}"
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ def connect(settings: Settings) -> MlflowClient:
 
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    # It warns of every environment without pip, and `uv` makes none with it.
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     if settings.mlflow_tracking_uri is None:
         settings.var.mkdir(parents=True, exist_ok=True)
     return MlflowClient(settings.tracking_uri, settings.tracking_uri)

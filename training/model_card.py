@@ -27,12 +27,12 @@ _PURPOSE = {
     ),
 }
 
-_LIMITS = (
-    "A forest cannot extrapolate: outside what its training batteries have lived through it repeats the nearest it knows.",
+_LIMITS: tuple[str, ...] = (
+    "A forest cannot extrapolate: outside what its training batteries have lived through it repeats the nearest.",
     "It knows the chemistry, size and use of the batteries of its source; on others it is untested.",
     "It must not be the only safeguard against a hot or failing battery.",
 )
-_SIMULATED = "Its batteries are simulated: the errors below say how well the simulator is learned, not a real fleet."
+_SIMULATED = "Its batteries are simulated: the errors above say how well the simulator is learned, not a real fleet."
 
 _MEASURES = ("mae", "rmse", "r2", "auc", "average_precision", "brier", "brier_skill")
 
@@ -80,8 +80,15 @@ def _training(fit: Mapping[str, Any], context: CardContext) -> str:
     return (
         f"Source `{context.source}`: {fit['n_rows']:,} rows of {fit['n_batteries']} batteries, "
         f"{len(fit['feature_names'])} features (fold version {fit['fold_version']}). "
-        f"Held out for the gate, never seen in tuning or training: {_some(fit['gate_batteries'])}."
+        f"{_held_out(fit)}"
     )
+
+
+def _held_out(fit: Mapping[str, Any]) -> str:
+    batteries = _some(fit["gate_batteries"])
+    if set(fit["gate_batteries"]) & set(fit["train_batteries"]):
+        return f"Held out for the gate: the last rows of {batteries}, whose earlier ones were trained on."
+    return f"Held out for the gate, never seen in tuning or training: {batteries}."
 
 
 def _some(names: Sequence[str], most: int = 12) -> str:
@@ -123,10 +130,10 @@ def _quarters(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def _limits(fit: Mapping[str, Any], context: CardContext) -> tuple[str, ...]:
     limits = _LIMITS
-    if fit.get("label_max") is not None:
+    if fit.get("label_max") is not None and fit["target"] != "temperature":  # which predicts a change
         limits = (
             *limits,
-            f"The largest value that it was taught is {_number(fit['label_max'])}; it never predicts more.",
+            f"The largest value in its training was {_number(fit['label_max'])}; it never says more.",
         )
     return (_SIMULATED, *limits) if context.source == "fleet" else limits
 

@@ -52,6 +52,10 @@ def to_onnx(model: Pipeline, n_features: int) -> bytes:
         outputs = [(_VALUE, FloatTensorType([None, 1]))]
         converted = convert_sklearn(model, "forest", inputs, target_opset=_OPSET, final_types=outputs)
     converted.ir_version = _IR_VERSION
+    # The converter lists the operator sets in the order of a Python set, another one in each process.
+    operator_sets = sorted(converted.opset_import, key=lambda entry: entry.domain)
+    del converted.opset_import[:]
+    converted.opset_import.extend(operator_sets)
     onnx.checker.check_model(converted)
     content: bytes = converted.SerializeToString(deterministic=True)
     return content

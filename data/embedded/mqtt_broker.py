@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import threading
@@ -73,7 +74,11 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         for task in tasks:
             task.cancel()
         loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        loop.run_until_complete(loop.shutdown_asyncgens())
+        # A client that was just connecting has no session, so the broker did not close its stream: its
+        # finaliser does, and needs the loop for it.
+        tasks.clear()
+        gc.collect()
+        loop.run_until_complete(asyncio.sleep(0))
         loop.close()
 
 

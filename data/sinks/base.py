@@ -11,11 +11,11 @@ class SinkError(RuntimeError):
     """A batch was not delivered; nothing may be taken as delivered since the last `flush` that returned."""
 
 
-class SinkUnavailable(SinkError):
+class SinkUnavailableError(SinkError):
     """The destination cannot be reached or did not answer: write the same batch again later."""
 
 
-class SinkRefused(SinkError):
+class SinkRefusedError(SinkError):
     """The destination will never take this batch as it is: writing it again is useless."""
 
 
@@ -25,7 +25,12 @@ class Sink(Protocol):
     Delivery is at least once: a batch counts as delivered when a `flush` after its `write` has returned.
     If either raises, the caller writes again everything since the last `flush` that returned.
     Calls block for a bounded time and are made from one thread at a time.
+
+    Attributes:
+        acknowledged: rows or messages that the destination has acknowledged so far, repeated ones included.
     """
+
+    acknowledged: int
 
     def setup(self) -> None:
         """Make the destination ready (connect, migrate); harmless when repeated."""

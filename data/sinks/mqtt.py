@@ -12,8 +12,8 @@ from paho.mqtt.enums import CallbackAPIVersion
 from data.batch import Batch
 from data.errors import TwinError
 from data.settings import Settings
-from data.sinks.base import SinkUnavailable
-from data.sinks.message import reading_message
+from data.sinks.base import SinkUnavailableError
+from data.wire import reading_message
 
 TOPIC = "ev/battery/telemetry"
 _QOS = 1
@@ -70,7 +70,7 @@ class MqttSink:
         while not client.is_connected():
             if time.monotonic() > deadline:
                 host, port = self._address
-                raise SinkUnavailable(f"The MQTT broker at {host}:{port} did not accept the connection.")
+                raise SinkUnavailableError(f"The MQTT broker at {host}:{port} did not accept the connection.")
             time.sleep(0.01)
 
     def write(self, batch: Batch) -> None:
@@ -95,7 +95,7 @@ class MqttSink:
                 missing += 1
         if missing:
             host, port = self._address
-            raise SinkUnavailable(f"The MQTT broker at {host}:{port} did not acknowledge {missing} messages in time.")
+            raise SinkUnavailableError(f"The MQTT broker at {host}:{port} did not acknowledge {missing} messages.")
 
     def close(self) -> None:
         """Disconnect."""
@@ -112,7 +112,7 @@ class MqttSink:
             try:
                 client.connect(host, port)
             except (OSError, ValueError) as error:
-                raise SinkUnavailable(f"The MQTT broker at {host}:{port} cannot be reached: {error}") from error
+                raise SinkUnavailableError(f"The MQTT broker at {host}:{port} cannot be reached: {error}") from error
             client.loop_start()
             self._client = client
         return self._client

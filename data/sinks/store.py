@@ -7,7 +7,7 @@ import psycopg2
 from data.batch import Batch
 from data.errors import TwinError
 from data.settings import Settings
-from data.sinks.base import SinkRefused, SinkUnavailable
+from data.sinks.base import SinkRefusedError, SinkUnavailableError
 from data.stores.migrate import migrate
 from data.stores.postgres import PostgresStore
 
@@ -18,6 +18,7 @@ class StoreSink:
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._store = PostgresStore(dsn)
+        self.acknowledged = 0
 
     @classmethod
     def from_settings(cls, settings: Settings) -> StoreSink:
@@ -31,16 +32,17 @@ class StoreSink:
         try:
             migrate(self._dsn)
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-            raise SinkUnavailable(f"The telemetry store cannot be reached: {_first_line(error)}") from error
+            raise SinkUnavailableError(f"The telemetry store cannot be reached: {_first_line(error)}") from error
 
     def write(self, batch: Batch) -> None:
         """Commit `batch` whole."""
         try:
             self._store.write(batch)
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-            raise SinkUnavailable(f"The telemetry store did not take the batch: {_first_line(error)}") from error
+            raise SinkUnavailableError(f"The telemetry store did not take the batch: {_first_line(error)}") from error
         except psycopg2.Error as error:
-            raise SinkRefused(f"The telemetry store refused the batch: {_first_line(error)}") from error
+            raise SinkRefusedError(f"The telemetry store refused the batch: {_first_line(error)}") from error
+        self.acknowledged += len(batch)
 
     def flush(self) -> None:
         """Nothing waits: `write` returns after the commit."""

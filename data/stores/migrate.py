@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import psycopg2
-from psycopg2.extensions import connection as Connection
+import psycopg2.extensions
 
 from data.errors import TwinError
 from data.settings import Settings
@@ -43,7 +43,7 @@ def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
         return _migrate(connection, folder)
 
 
-def _migrate(connection: Connection, folder: Path) -> list[str]:
+def _migrate(connection: psycopg2.extensions.connection, folder: Path) -> list[str]:
     _run(connection, "SELECT pg_advisory_lock(%s)", (_ADVISORY_LOCK,))
     _run(
         connection,
@@ -78,13 +78,13 @@ def _migrate(connection: Connection, folder: Path) -> list[str]:
     return new
 
 
-def _applied(connection: Connection) -> dict[str, str]:
+def _applied(connection: psycopg2.extensions.connection) -> dict[str, str]:
     with connection, connection.cursor() as cursor:
         cursor.execute("SELECT name, sha256 FROM schema_migrations")
         return dict(cursor.fetchall())
 
 
-def _run(connection: Connection, sql: str, values: tuple[object, ...] | None = None) -> None:
+def _run(connection: psycopg2.extensions.connection, sql: str, values: tuple[object, ...] | None = None) -> None:
     with connection, connection.cursor() as cursor:
         cursor.execute(sql, values)
 

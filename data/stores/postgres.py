@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import psycopg2
-from psycopg2.extensions import connection as Connection
-from psycopg2.extensions import cursor as Cursor
+import psycopg2.extensions
 
 from data.batch import Batch, Row
 from data.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field, names
@@ -56,7 +55,7 @@ class Table:
         """Create the staging table; it is emptied by every commit."""
         columns = ", ".join(self.columns)
         return (
-            f"CREATE TEMP TABLE IF NOT EXISTS {self.staging} ON COMMIT DELETE ROWS AS "
+            f"CREATE TEMP TABLE IF NOT EXISTS {self.staging} ON COMMIT DELETE ROWS AS "  # noqa: S608 - our own names
             f"SELECT 0::bigint AS ordinal, {columns} FROM {self.name} WITH NO DATA"
         )
 
@@ -71,7 +70,7 @@ class Table:
         """
         key, columns = ", ".join(self.key), ", ".join(self.columns)
         return (
-            f"INSERT INTO {self.name} ({columns}) SELECT {columns} FROM "
+            f"INSERT INTO {self.name} ({columns}) SELECT {columns} FROM "  # noqa: S608 - our own names
             f"(SELECT DISTINCT ON ({key}) * FROM {self.staging} ORDER BY {key}, ordinal DESC) AS staged "
             + on_conflict(self.name, self.key, [column for column in self.columns if column not in self.key])
         )
@@ -97,7 +96,7 @@ TABLES: tuple[Table, ...] = (BATTERIES, READINGS, PREDICTIONS, CYCLES)
 #: The champion's two headline predictions, beside the reading they were made from.
 _HEADLINE_COLUMNS = ("rul_prediction", "failure_probability", "prediction_timestamp")
 _HEADLINE_SQL = (
-    f"INSERT INTO ev_telemetry (battery_id, time, {', '.join(_HEADLINE_COLUMNS)}) "
+    f"INSERT INTO ev_telemetry (battery_id, time, {', '.join(_HEADLINE_COLUMNS)}) "  # noqa: S608 - our own names
     "SELECT battery_id, time, max(value) FILTER (WHERE target = 'rul'), "
     "max(value) FILTER (WHERE target = 'failure'), max(predicted_at) "
     f"FROM {PREDICTIONS.staging} WHERE role = 'champion' GROUP BY battery_id, time ORDER BY battery_id, time "
@@ -114,7 +113,7 @@ class PostgresStore:
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
-        self._connection: Connection | None = None
+        self._connection: psycopg2.extensions.connection | None = None
 
     def write(self, batch: Batch) -> None:
         """Store all of `batch` or nothing of it; return when it is committed."""
@@ -146,7 +145,9 @@ class PostgresStore:
     def newest_time(self, battery_ids: Sequence[str]) -> datetime | None:
         """Time of the newest stored reading among `battery_ids`; None where there is none."""
         with self._transaction() as cursor:
-            cursor.execute("SELECT max(time) FROM latest_battery_status WHERE battery_id = ANY(%s)", (list(battery_ids),))
+            cursor.execute(
+                "SELECT max(time) FROM latest_battery_status WHERE battery_id = ANY(%s)", (list(battery_ids),)
+            )
             (newest,) = cursor.fetchone() or (None,)
             return newest if isinstance(newest, datetime) else None
 
@@ -158,13 +159,9 @@ class PostgresStore:
 
     def _transaction(self) -> _Transaction:
         if self._connection is None or self._connection.closed:
-            self._connection = psycopg2.connect(
-                self._dsn,
-                connect_timeout=5,
-                application_name="battery-twin",
-                options="-c timezone=UTC",
-            )
+            self._connection = psycopg2.connect(self._dsn, connect_timeout=5, application_name="battery-twin")
             with self._connection, self._connection.cursor() as cursor:
+                cursor.execute("SET TIME ZONE 'UTC'")
                 for table in TABLES:
                     cursor.execute(table.staging_sql())
         return _Transaction(self._connection)
@@ -173,11 +170,11 @@ class PostgresStore:
 class _Transaction:
     """`with` block that commits, or rolls back, and never leaves a broken connection behind."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: psycopg2.extensions.connection) -> None:
         self._connection = connection
-        self._cursor: Cursor = connection.cursor()
+        self._cursor: psycopg2.extensions.cursor = connection.cursor()
 
-    def __enter__(self) -> Cursor:
+    def __enter__(self) -> psycopg2.extensions.cursor:
         return self._cursor
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -24,9 +24,9 @@ from data.embedded.ports import free_port
 from data.errors import TwinError
 from data.settings import Settings
 from data.sinks import SINKS
-from data.sinks.base import SinkUnavailable
-from data.sinks.message import reading_message
+from data.sinks.base import Sink, SinkUnavailableError
 from data.sinks.mqtt import TOPIC, MqttSink
+from data.wire import reading_message
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 Key = tuple[str, str, float]
@@ -44,6 +44,11 @@ def reading(battery: int, second: int, **more: object) -> dict[str, object]:
 
 
 READINGS = [reading(battery, second) for second in range(5) for battery in range(3)]
+
+
+def deliver(sink: Sink) -> None:
+    sink.write(Batch(readings=READINGS))
+    sink.flush()
 
 
 def keys(rows: list[dict[str, object]]) -> set[Key]:
@@ -89,13 +94,13 @@ def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
         dsn: str = request.getfixturevalue("postgres_dsn")
 
         def stored() -> set[Key]:
-            connection = psycopg2.connect(dsn, options="-c timezone=UTC")
+            connection = psycopg2.connect(dsn)
             with connection, connection.cursor() as cursor:
                 cursor.execute("SELECT battery_id, time, voltage FROM ev_telemetry")
                 rows = cursor.fetchall()
             connection.close()
             assert len(rows) == len(set(rows))
-            return {(battery_id, time.isoformat(), voltage) for battery_id, time, voltage in rows}
+            return {(battery_id, time.astimezone(UTC).isoformat(), voltage) for battery_id, time, voltage in rows}
 
         yield Harness("store", Settings(telemetry_dsn=SecretStr(dsn)), stored)
     elif request.param == "mqtt":
@@ -166,7 +171,14 @@ def test_every_table_is_accepted(harness: Harness) -> None:
         Batch(
             readings=READINGS,
             predictions=[
-                {"battery_id": "EV-1", "time": START, "target": "soh", "value": 90.0, "role": "champion", "predicted_at": START}
+                {
+                    "battery_id": "EV-1",
+                    "time": START,
+                    "target": "soh",
+                    "value": 90.0,
+                    "role": "champion",
+                    "predicted_at": START,
+                }
             ],
             batteries=[{"battery_id": "EV-1", "chemistry": "NMC"}],
             cycles=[{"battery_id": "EV-1", "cycle_index": 3.0, "kind": "charge"}],
@@ -197,12 +209,11 @@ def test_an_unreachable_destination_says_so_soon(name: str) -> None:
     )
     sink = SINKS[name](settings)
     began = time.monotonic()
-    with pytest.raises(SinkUnavailable) as caught:
+    with pytest.raises(SinkUnavailableError) as caught:
         sink.setup()
     assert "secret" not in str(caught.value)
-    with pytest.raises(SinkUnavailable):
-        sink.write(Batch(readings=READINGS))
-        sink.flush()
+    with pytest.raises(SinkUnavailableError):
+        deliver(sink)
     assert time.monotonic() - began < 10
     sink.close()
 
@@ -240,9 +251,8 @@ def test_mqtt_goes_on_when_the_broker_is_back() -> None:
     with embedded_mqtt_broker("127.0.0.1", port):
         sink = MqttSink("127.0.0.1", port, timeout_s=0.5)
         sink.setup()
-    with pytest.raises(SinkUnavailable, match="did not acknowledge"):
-        sink.write(Batch(readings=READINGS))
-        sink.flush()
+    with pytest.raises(SinkUnavailableError, match="did not acknowledge"):
+        deliver(sink)
     assert sink.acknowledged == 0
     with embedded_mqtt_broker("127.0.0.1", port):
         subscriber = Subscriber("127.0.0.1", port)
@@ -251,7 +261,7 @@ def test_mqtt_goes_on_when_the_broker_is_back() -> None:
             try:
                 sink.write(Batch(readings=READINGS))
                 sink.flush()
-            except SinkUnavailable:
+            except SinkUnavailableError:
                 time.sleep(0.2)
         subscriber.wait_for(2 * len(READINGS))
         assert {(m["battery_id"], m["timestamp"]) for _, m in subscriber.messages} == {
@@ -274,11 +284,13 @@ def test_a_taken_port_is_a_sentence(mqtt_broker: tuple[str, int]) -> None:
     assert free_port(host, port) > port
 
 
-def test_embedded_parts_fill_only_the_gaps(tmp_path: Path) -> None:
-    named = Settings(var=tmp_path, telemetry_dsn=SecretStr("postgresql://elsewhere"), mqtt_host="broker", mqtt_port=9)
+def test_embedded_parts_fill_only_the_gaps(server_folders: Path) -> None:
+    named = Settings(
+        var=server_folders, telemetry_dsn=SecretStr("postgresql://elsewhere"), mqtt_host="broker", mqtt_port=9
+    )
     with embedded_parts(named) as parts:
         assert parts == named
-    with embedded_parts(Settings(var=tmp_path, mqtt_port=18970)) as parts:
+    with embedded_parts(Settings(var=server_folders, mqtt_port=18970)) as parts:
         sinks = [make(parts) for make in SINKS.values()]
         for sink in sinks:
             sink.setup()

@@ -16,6 +16,7 @@ import pytest
 
 from data.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field
 from data.embedded.postgres import embedded_postgres
+from data.health import battery_health
 from data.stores.migrate import MIGRATIONS, MigrationError, migrate
 from data.stores.postgres import PREDICTION_FIELDS
 from data.stores.retention import retire
@@ -35,7 +36,7 @@ def dsn(
     request: pytest.FixtureRequest,
     postgres_server: str,
     new_database: Callable[[str], str],
-    tmp_path_factory: pytest.TempPathFactory,
+    server_folders: Path,
 ) -> Iterator[str]:
     """A migrated database on each version that the project supports."""
     if request.param == "embedded":
@@ -45,7 +46,7 @@ def dsn(
         return
     if not SYSTEM_POSTGRES.is_dir():
         pytest.skip(f"PostgreSQL 15 is not installed ({SYSTEM_POSTGRES} is absent)")
-    with embedded_postgres(tmp_path_factory.mktemp("pg15") / "postgres", SYSTEM_POSTGRES) as server:
+    with embedded_postgres(server_folders / "postgresql-15", binaries=SYSTEM_POSTGRES, durable=False) as server:
         database = new_database(server)
         migrate(database)
         yield database
@@ -157,6 +158,7 @@ def test_status_truth_table(dsn: str) -> None:
         statuses = [status for (status,) in cursor.fetchall()]
     connection.close()
     assert statuses == [expected_health(*case) for case in cases]
+    assert statuses == [battery_health(*case) for case in cases]
     assert set(statuses) == {"NORMAL", "WARNING", "CRITICAL"}
 
 
@@ -239,8 +241,8 @@ def test_timescaledb_gets_its_hypertables(dsn: str) -> None:
     assert {"ev_telemetry", "battery_predictions"} <= {name for (name,) in hypertables}
 
 
-def test_the_embedded_server_is_shared_and_stopped_by_the_last_user(tmp_path: Path) -> None:
-    folder = tmp_path / "postgres"
+def test_the_embedded_server_is_shared_and_stopped_by_the_last_user(server_folders: Path) -> None:
+    folder = server_folders / "shared"
     pid_file = folder / "data" / "postmaster.pid"
     with embedded_postgres(folder) as dsn:
         first = pid_file.read_text()
@@ -254,12 +256,13 @@ def test_the_embedded_server_is_shared_and_stopped_by_the_last_user(tmp_path: Pa
         assert query(dsn, "SELECT to_regclass('kept')") == [("kept",)]
 
 
-def test_a_killed_user_of_the_embedded_server_does_not_keep_it_running(tmp_path: Path) -> None:
-    folder = tmp_path / "postgres"
+def test_a_killed_user_of_the_embedded_server_does_not_keep_it_running(server_folders: Path) -> None:
+    folder = server_folders / "killed"
     script = f"""
 import os, signal
 from pathlib import Path
 from data.embedded.postgres import embedded_postgres
+from data.health import battery_health
 with embedded_postgres(Path({str(folder)!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """

@@ -28,6 +28,8 @@ from training.release import twin_name
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; 0 where it did what was asked, 1 where it refused, with a sentence."""
     options = _parser().parse_args(arguments)
+    if getattr(options, "by", "") is None:
+        options.by = current_user()
     console, errors = Console(), Console(stderr=True)
     try:
         settings = Settings()
@@ -71,9 +73,7 @@ def _promote(
         raise TwinError("--version needs a --target", field="--version", value=options.version)
     else:
         versions = challengers
-    outcome = promote(
-        store, gate, versions, reason=options.reason, by=options.by or current_user(), force=options.force
-    )
+    outcome = promote(store, gate, versions, reason=options.reason, by=options.by, force=options.force)
     _print_outcome(outcome, out, err)
     return 0 if outcome.event is not None or not outcome.verdicts else 1
 
@@ -94,7 +94,7 @@ def _print_outcome(outcome: Outcome, out: Console, err: Console) -> None:
 def _rollback(
     store: RegistryStore, gate: GateThresholds, options: argparse.Namespace, out: Console, err: Console
 ) -> int:
-    event = rollback(store, reason=options.reason, by=options.by or current_user(), to=options.to)
+    event = rollback(store, reason=options.reason, by=options.by, to=options.to)
     out.print(f"release {event.after.release} is champion again: {dict(event.after.champions)}")
     return 0
 

@@ -103,5 +103,9 @@ def _by_battery(target: Target, rows: pd.DataFrame, predicted: NDArray[np.float6
     error = np.abs(rows["actual"].to_numpy(dtype=float) - predicted)
     if target.kind == "classification":
         error = error**2
-    grouped = pd.Series(error).groupby(rows["battery_id"].to_numpy()).agg(["sum", "size"])
-    return {str(row.Index): BatteryError(float(row.sum), int(row.size)) for row in grouped.itertuples()}
+    names, battery = np.unique(rows["battery_id"].to_numpy(dtype=str), return_inverse=True)
+    totals, counts = np.bincount(battery, weights=error), np.bincount(battery)
+    return {
+        str(name): BatteryError(float(total), int(count))
+        for name, total, count in zip(names, totals, counts, strict=True)
+    }

@@ -121,7 +121,7 @@ def compose(store: RegistryStore, champions: Mapping[str, int], promoted: Iterab
     """
     fits, pinned = {}, {}
     for target, version in sorted(champions.items()):
-        with store.files(target, version) as folder:
+        with store.files(target, version, evaluation=False) as folder:
             fits[target] = Candidate.of(target, version, folder).fit
             pinned[target] = PinnedModel(model_name(store.domain, target), version, content_sha256(folder))
     wanted = {int(fits[target]["fold_version"]) for target in promoted}
@@ -256,9 +256,11 @@ def _differences(domain: str, before: Aliases, now: Aliases) -> list[str]:
         ("champion", before.champions, now.champions),
         ("challenger", before.challengers, now.challengers),
     ):
-        for target in sorted(old.keys() | new.keys()):
-            if old.get(target) != new.get(target):
-                moved.append(f"{model_name(domain, target)}@{alias} {_arrow(old.get(target), new.get(target))}")
+        moved += [
+            f"{model_name(domain, target)}@{alias} {_arrow(old.get(target), new.get(target))}"
+            for target in sorted(old.keys() | new.keys())
+            if old.get(target) != new.get(target)
+        ]
     if before.release != now.release:
         moved.append(f"{twin_name(domain)}@{CHAMPION} {_arrow(before.release, now.release)}")
     return moved

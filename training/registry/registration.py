@@ -80,14 +80,14 @@ class RegisterReport:
 
 def register_all(
     store: RegistryStore,
-    models: Path,
+    folder: Path,
     metrics: Mapping[str, Any],
     gate: GateThresholds,
     provenance: Provenance,
     *,
     by: str,
 ) -> RegisterReport:
-    """Register the models in `models/<target>/`, point `@challenger` at them and promote those that pass.
+    """Register the models in `folder/<target>/`, point `@challenger` at them and promote those that pass.
 
     Registering the same files again changes nothing: a model is known by the hash of `model.onnx` and
     `fit.json`.  A model that was champion before and is not now was taken back by somebody, and only
@@ -99,7 +99,7 @@ def register_all(
     """
     outside = synchronise(store, gate)
     before = store.aliases()
-    registered = [_register(store, models / target, target, metrics, provenance) for target in TARGET_NAMES]
+    registered = [_register(store, folder / target, target, metrics, provenance) for target in TARGET_NAMES]
     versions = {item.target: item.version for item in registered if item.version is not None}
     for target, version in versions.items():
         if before.challengers.get(target) != version:
@@ -117,17 +117,12 @@ def register_all(
         event = record(store, "register", by=by, reason=f"registered {_list(versions)}, none promoted")
 
     after = store.aliases()
-    return RegisterReport(
-        tuple(
-            _outcome(
-                item, after.champions, judged.get(item.target), retired, held_back if item.target in passing else None
-            )
-            for item in registered
-        ),
-        outside,
-        event,
-        after.release,
+    blocked = dict.fromkeys(passing, held_back)
+    outcomes = tuple(
+        _outcome(item, after.champions, judged.get(item.target), retired, blocked.get(item.target))
+        for item in registered
     )
+    return RegisterReport(outcomes, outside, event, after.release)
 
 
 def _register(

@@ -62,24 +62,28 @@ class RegistryStore:
         return sorted(int(version.version) for version in found)
 
     @contextmanager
-    def files(self, target: str, version: int) -> Iterator[Path]:
-        """A temporary folder with what the gate reads of a version: its model, its fit and its evaluation.
+    def files(self, target: str, version: int, *, evaluation: bool = True) -> Iterator[Path]:
+        """A temporary folder with a version's `model.onnx` and `fit.json` and, asked for, its gate rows and metrics.
 
-        A version that was registered by other means lacks some of them.
+        Raises:
+            TwinError: the version does not exist, or has no model or fit because others registered it.
         """
         name = model_name(self.domain, target)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
             for file in ("model.onnx", "fit.json"):
                 fetch_file(self.client, name, version, file, folder)
-            run_id = self.client.get_model_version(name, str(version)).run_id
-            present = {item.path for item in self.client.list_artifacts(run_id, EVALUATION_FOLDER)} if run_id else set()
-            for file in ("gate.parquet", "metrics.json"):
-                path = f"{EVALUATION_FOLDER}/{file}"
-                if path in present:
-                    self.client.download_artifacts(run_id, path, str(folder))
-                    (folder / path).rename(folder / file)
+            if evaluation:
+                self._fetch_evaluation(name, version, folder)
             yield folder
+
+    def _fetch_evaluation(self, name: str, version: int, folder: Path) -> None:
+        run_id = self.client.get_model_version(name, str(version)).run_id
+        present = {item.path for item in self.client.list_artifacts(run_id, EVALUATION_FOLDER)} if run_id else set()
+        for file in ("gate.parquet", "metrics.json"):
+            path = f"{EVALUATION_FOLDER}/{file}"
+            if path in present:
+                Path(self.client.download_artifacts(run_id, path, str(folder))).replace(folder / file)
 
     # Releases
 

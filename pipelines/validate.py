@@ -1,0 +1,52 @@
+"""Stage `validate`: quarantine what breaks the contract, report it, hand on the rest."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pandas as pd
+
+from data.sources import Telemetry
+from data.validation import ValidationResult, validate
+from data.validation_report import render, summary
+from pipelines.ingest import TABLES
+from pipelines.params import INTERIM, QUARANTINE, REPORTS, VALIDATED, read_json, start_logging, write_json
+
+log = logging.getLogger(__name__)
+
+
+def read(folder: Path) -> tuple[Telemetry, str]:
+    """What the stage `ingest` wrote, and the name of its source."""
+    told = read_json(folder / "source.json")
+    tables = {table: pd.read_parquet(folder / f"{table}.parquet") for table in TABLES}
+    return Telemetry(**tables, rows_read=told["rows_read"], notes=told["notes"]), told["source"]
+
+
+def write(result: ValidationResult, source: str, validated: Path, quarantine: Path, reports: Path) -> None:
+    """Write tables, quarantine and report; the same result gives the same bytes."""
+    for folder in (validated, quarantine, reports):
+        folder.mkdir(parents=True, exist_ok=True)
+    for table in ("readings", "cycles", "batteries"):
+        getattr(result, table).to_parquet(validated / f"{table}.parquet", compression="zstd", index=False)
+    result.quarantine.to_parquet(quarantine / "quarantine.parquet", compression="zstd", index=False)
+    result.quarantine.to_csv(quarantine / "quarantine.csv", index=False, lineterminator="\n")
+    (reports / "validation.html").write_text(render(result, source), encoding="utf-8")
+    write_json(reports / "validation.json", summary(result, source))
+
+
+def main() -> None:
+    start_logging()
+    telemetry, source = read(INTERIM)
+    result = validate(telemetry)
+    write(result, source, VALIDATED, QUARANTINE, REPORTS)
+    log.info(
+        "%d rows kept, %d quarantined of %d read (reports/validation.html)",
+        len(result.readings) + len(result.cycles),
+        len(result.quarantine),
+        result.rows_read,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The prediction service: stateless, over HTTP, from the champion release."""

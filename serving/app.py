@@ -1,0 +1,144 @@
+"""The HTTP side of the service: bytes in, bytes out, errors as sentences, its documentation."""
+
+from __future__ import annotations
+
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from data.schemas.request import PredictRequest
+from serving.champion import Champion
+from serving.decode import Limits, decode_request
+from serving.errors import RequestError, error_body
+from serving.messages import ErrorAnswer, PredictAnswer, battery_prediction
+from serving.metrics import Metrics
+from serving.predictor import Predictor
+
+#: A request larger than this is answered by a thread, so that small ones need not wait for it.
+_INLINE_BYTES = 64 * 1024
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer, "description": "The body is not JSON"},
+    409: {"model": ErrorAnswer, "description": "A state that cannot be continued: replay the history without it"},
+    413: {"model": ErrorAnswer, "description": "More than one request may hold"},
+    422: {"model": ErrorAnswer, "description": "Against the contract; `field` says where"},
+    503: {"model": ErrorAnswer, "description": "No champion release yet"},
+}
+# BentoML traces every request already.
+_NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False}
+_SCHEMA_REFERENCE = "#/components/schemas/{model}"
+
+
+def create_app(champion: Champion, limits: Limits, metrics: Metrics) -> FastAPI:
+    """The ASGI application; it answers from what `champion` holds at the moment of a request."""
+    app = FastAPI(title="EV battery twin", version="1", docs_url=None, redoc_url=None, telemetry=_NO_TELEMETRY)
+    app.add_exception_handler(RequestError, _on_request_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_failure)
+
+    def answer(body: bytes, predictor: Predictor) -> bytes:
+        decoded = decode_request(body, limits)
+        answers = predictor.predict(decoded.batteries)
+        metrics.answered(answers, sum(decoded.unknown_fields))
+        entries = [
+            battery_prediction(one, predictor.label, predictor.horizons, unknown)
+            for one, unknown in zip(answers, decoded.unknown_fields, strict=True)
+        ]
+        return orjson.dumps({"predictions": entries})
+
+    # The body is read and the answer written by hand: FastAPI would validate each a second time.
+    @app.post("/predict", responses={200: {"model": PredictAnswer}, **_ERRORS}, response_class=Response)
+    async def predict(request: Request) -> Response:
+        """Fold what happened since the given states and predict the four targets of every battery."""
+        started = perf_counter()
+        try:
+            predictor = champion.predictor
+            if predictor is None:
+                raise RequestError(503, champion.problem)
+            body = await _read_body(request, limits.body_bytes)
+            if len(body) <= _INLINE_BYTES:
+                content = answer(body, predictor)
+            else:
+                content = await run_in_threadpool(answer, body, predictor)
+        except RequestError as error:
+            metrics.refused(error.status)
+            raise
+        metrics.duration.observe(perf_counter() - started)
+        return Response(content, media_type="application/json")
+
+    @app.get("/metrics", include_in_schema=False)
+    def prometheus() -> Response:
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> RedirectResponse:
+        return RedirectResponse("docs")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        # From the copy that BentoML serves, not from the internet.
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title=app.title,
+            swagger_js_url="static_content/swagger-ui-bundle.js",
+            swagger_css_url="static_content/swagger-ui.css",
+            swagger_favicon_url="static_content/favicon-light-32x32.png",
+        )
+
+    app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
+    return app
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    body = PredictRequest.model_json_schema(ref_template=_SCHEMA_REFERENCE)
+    schema["components"]["schemas"] |= body.pop("$defs", {}) | {"PredictRequest": body}
+    reference = {"$ref": _SCHEMA_REFERENCE.format(model="PredictRequest")}
+    schema["paths"]["/predict"]["post"]["requestBody"] = {
+        "required": True,
+        "content": {"application/json": {"schema": reference}},
+    }
+    return schema
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise _too_large(limit, int(announced))
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise _too_large(limit, len(body))
+    return bytes(body)
+
+
+def _too_large(limit: int, size: int) -> RequestError:
+    return RequestError(413, f"a request may hold {limit} bytes: send it in parts", value=size)
+
+
+async def _on_request_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)  # noqa: S101 - Starlette hands over what it was registered for
+    return _json(error.status, error_body(error))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    sentence = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
+    return _json(error.status_code, {"error": sentence, "field": None, "value": None}, error.headers)
+
+
+async def _on_failure(_: Request, error: Exception) -> Response:
+    return _json(500, {"error": "the service failed; its log says why", "field": None, "value": None})
+
+
+def _json(status: int, content: object, headers: Any = None) -> Response:
+    return Response(orjson.dumps(content), status, headers=headers, media_type="application/json")

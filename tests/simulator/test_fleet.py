@@ -1,0 +1,238 @@
+"""The fleet's files: the contract's columns, honest physics, the same bytes for the same seed."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.contract import BATTERY_FIELDS, READING_FIELDS, READING_REQUIRED, names
+from data.errors import TwinError
+from pipelines.simulate import write_fleet
+from simulator.battery import streams
+from simulator.fleet import SimulateParams, history, new_battery, simulate_fleet, simulate_life
+from simulator.life import pass_days
+
+SEED = 7
+PARAMS = SimulateParams(batteries=6, cycles_between_logs=60.0)
+
+
+@pytest.fixture(scope="module")
+def fleet() -> tuple[pd.DataFrame, pd.DataFrame]:
+    return simulate_fleet(PARAMS, SEED)
+
+
+@pytest.fixture(scope="module")
+def readings(fleet: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
+    return fleet[0]
+
+
+def log_number(readings: pd.DataFrame) -> pd.Series:
+    """Which telematics log of its battery a reading belongs to."""
+    begins = readings.groupby("battery_id")["time"].diff().dt.total_seconds().fillna(1e9) > 3600.0
+    return begins.groupby(readings["battery_id"]).cumsum()
+
+
+def test_tables_follow_the_contract(fleet: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    readings, batteries = fleet
+    assert list(readings.columns) == names(READING_FIELDS)
+    assert list(batteries.columns) == names(BATTERY_FIELDS)
+    assert str(readings["time"].dtype) == "datetime64[us, UTC]"
+    assert set(readings["battery_id"]) == set(batteries["battery_id"])
+    assert not readings[list(READING_REQUIRED)].isna().any().any()
+    for field in READING_FIELDS:
+        if field.minimum is not None and field.maximum is not None:
+            assert readings[field.name].between(field.minimum, field.maximum).all(), field.name
+    assert not readings.duplicated(["battery_id", "time"]).any()
+    assert readings.groupby("battery_id")["time"].is_monotonic_increasing.all()
+
+
+def test_the_same_seed_gives_the_same_bytes(fleet: tuple[pd.DataFrame, pd.DataFrame], tmp_path: Path) -> None:
+    write_fleet(*fleet, tmp_path / "a")
+    write_fleet(*simulate_fleet(PARAMS, SEED), tmp_path / "b")
+    for name in ("readings.parquet", "batteries.parquet"):
+        digests = {hashlib.sha256((tmp_path / run / name).read_bytes()).hexdigest() for run in "ab"}
+        assert len(digests) == 1, name
+
+
+def test_a_battery_does_not_depend_on_the_fleet_it_is_in(readings: pd.DataFrame) -> None:
+    alone, row = simulate_life(SimulateParams(batteries=1, cycles_between_logs=60.0), SEED, 4)
+    within = readings[readings["battery_id"] == row["battery_id"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone, within)
+    other, _ = simulate_life(PARAMS, SEED + 1, 4)
+    assert not other.equals(alone)
+
+
+def test_streams_are_those_of_spawning() -> None:
+    spawned = np.random.SeedSequence(SEED).spawn(9)[5].spawn(4)
+    for stream, child in zip(streams(SEED, 5), spawned, strict=True):
+        assert stream.random() == np.random.default_rng(child).random()
+
+
+def test_health_falls_and_counters_rise(readings: pd.DataFrame) -> None:
+    by_battery = readings.groupby("battery_id")
+    assert (by_battery["soh"].diff().dropna() <= 0.0).all()
+    assert (by_battery["charge_cycles"].diff().dropna() >= 0.0).all()
+    assert (by_battery["odometer_km"].diff().dropna() >= 0.0).all()
+    assert by_battery["soh"].first().between(95.0, 104.0).all()
+
+
+def test_signs_and_columns_agree(readings: pd.DataFrame) -> None:
+    charging = readings["is_charging"] == 1.0
+    assert (readings.loc[charging, "current"] <= 1.0).all()
+    assert (readings.loc[charging, "speed_kmh"] == 0.0).all()
+    driving = readings["speed_kmh"] > 5.0
+    assert readings.loc[driving, "current"].mean() > 5.0
+    assert (readings["cell_voltage_min"] <= readings["cell_voltage_median"]).all()
+    assert (readings["cell_voltage_median"] <= readings["cell_voltage_max"]).all()
+    assert (readings["temperature_min"] <= readings["temperature"]).all()
+    power = readings["voltage"] * readings["current"]
+    assert (power - readings["power_consumption"]).abs().max() <= 5.01
+    # voltage sags with current: from one reading of a drive to the next, which leaves the slow fall of charge out
+    change = drive_changes(readings)
+    assert change["voltage"].corr(change["current"]) < -0.9
+
+
+def drive_changes(readings: pd.DataFrame) -> pd.DataFrame:
+    """Change of voltage and current between neighbouring readings on the road, beside what it belongs to."""
+    driving = readings[readings["speed_kmh"] > 5.0].assign(log=log_number(readings))
+    change = driving.groupby(["battery_id", "log"])[["voltage", "current"]].diff()
+    return pd.concat([driving[["battery_id", "log", "temperature", "soh"]], change], axis=1).dropna()
+
+
+def test_outputs_are_quantised(readings: pd.DataFrame) -> None:
+    steps = {"voltage": 0.1, "current": 0.1, "soc": 0.5, "temperature": 0.5, "power_consumption": 10.0}
+    for name, step in steps.items():
+        multiples = readings[name] / step
+        assert (multiples - multiples.round()).abs().max() < 1e-6, name
+
+
+def test_the_counter_is_blind_to_wear(readings: pd.DataFrame) -> None:
+    """Charge per point of SoC is the nominal capacity, however worn the pack: SoC does not give SoH away."""
+    charging = readings[readings["is_charging"] == 1.0]
+    logs = charging.groupby([charging["battery_id"], log_number(readings)[charging.index]])
+    seconds = logs["time"].diff().dt.total_seconds()
+    moved_ah = (
+        (-charging["current"] * seconds / 3600.0)
+        .groupby([charging["battery_id"], log_number(readings)[charging.index]])
+        .sum()
+    )
+    gained = (logs["soc"].last() - logs["soc"].first()) / 100.0
+    ratio = (moved_ah / gained)[gained > 0.2]
+    nominal = simulate_fleet_nominal(ratio.index.get_level_values(0))
+    health = logs["soh"].last()[ratio.index] / 100.0
+    assert (ratio / nominal).between(0.96, 1.04).all()
+    assert abs(np.corrcoef(ratio / nominal, health)[0, 1]) < 0.5
+
+
+def simulate_fleet_nominal(battery_ids: pd.Index) -> np.ndarray:
+    """Nominal capacity of each of `battery_ids`."""
+    capacity = {
+        f"EV-{i + 1:04d}": new_battery(
+            PARAMS, SEED, i, datetime(2020, 1, 1, tzinfo=UTC)
+        ).design.pack.nominal_capacity_ah
+        for i in range(PARAMS.batteries)
+    }
+    return np.array([capacity[battery_id] for battery_id in battery_ids])
+
+
+def test_no_column_is_health_in_disguise(readings: pd.DataFrame) -> None:
+    others = readings.drop(columns=["battery_id", "time", "soh"])
+    correlation = others.corrwith(readings["soh"]).abs().dropna()
+    assert (correlation.drop(["charge_cycles", "odometer_km"]) < 0.6).all()
+    assert (correlation < 0.97).all()
+
+
+def test_health_can_be_learned_from_resistance(readings: pd.DataFrame) -> None:
+    """Within a battery, the slope of voltage on current while driving (brought to 25 degC) rises as health falls."""
+    rows = []
+    for (battery_id, _), drive in drive_changes(readings).groupby(["battery_id", "log"]):
+        slope = -(drive["voltage"] * drive["current"]).sum() / (drive["current"] ** 2).sum()
+        rows.append((battery_id, slope * np.exp(0.028 * (drive["temperature"].mean() - 25.0)), drive["soh"].mean()))
+    table = pd.DataFrame(rows, columns=["battery_id", "resistance", "soh"])
+    correlations = [part["resistance"].corr(part["soh"]) for _, part in table.groupby("battery_id") if len(part) > 6]
+    assert np.median(correlations) < -0.6
+
+
+def test_a_battery_is_observed_until_its_end(readings: pd.DataFrame) -> None:
+    last = readings.groupby("battery_id").last()
+    end = pd.Timestamp(PARAMS.observation_end, tz="UTC")
+    is_censored = (last["soh"] >= 80.0) & (last["warning_level"] < 3.0)
+    assert (readings["time"] < end + timedelta(hours=4)).all()
+    assert (last.loc[is_censored, "time"] > end - timedelta(days=365)).all()
+    before_last_log = log_number(readings) < log_number(readings).groupby(readings["battery_id"]).transform("max")
+    assert (readings.loc[before_last_log, "warning_level"] < 3.0).all()
+
+
+def test_ends_are_mixed_and_events_match_their_hazard() -> None:
+    """Of many lives without telemetry: the shares of ends, and events against the hazard that was accumulated."""
+    ends, accumulated, events = [], 0.0, 0
+    until = PARAMS.observation_end_s
+    for index in range(400):
+        years = streams(SEED, index).entry.uniform(*PARAMS.years_in_service)
+        since = datetime.fromtimestamp(until - years * 365.25 * 86_400.0, UTC)
+        battery = new_battery(PARAMS, SEED, index, since)
+        while battery.soh >= 0.8 and not battery.has_failed and battery.state.time_s < until:
+            battery.pass_days(30.0)
+        accumulated += min(battery.state.cumulative_hazard, battery.design.fault.threshold)
+        events += battery.has_failed
+        ends.append("fault" if battery.has_failed else "worn" if battery.soh < 0.8 else "censored")
+    share = pd.Series(ends).value_counts(normalize=True)
+    assert 0.45 <= share["worn"] <= 0.65
+    assert 0.10 <= share["fault"] <= 0.20
+    assert abs(events - accumulated) < 4.0 * np.sqrt(accumulated)  # a martingale, whatever wear did
+
+
+@pytest.mark.parametrize("index", [0, 1, 4])  # LFP, NMC and NCA
+def test_no_charge_overfills_a_pack(index: int) -> None:
+    battery = new_battery(PARAMS, SEED, index, datetime(2020, 1, 1, tzinfo=UTC))
+    for _ in range(40):
+        battery.log(PARAMS.sampling_s)
+        assert battery.state.pack.soc < 1.001
+
+
+def test_days_do_not_depend_on_how_they_are_cut() -> None:
+    battery = new_battery(PARAMS, SEED, 1, datetime(2020, 1, 1, tzinfo=UTC))
+    whole = pass_days(battery.state, battery.design, battery.overrides, 60.0)
+    half = pass_days(battery.state, battery.design, battery.overrides, 30.0)
+    halves = pass_days(half, battery.design, battery.overrides, 30.0)
+    assert halves.wear == pytest.approx(whole.wear)
+    assert halves.discharged_ah == pytest.approx(whole.discharged_ah)
+
+
+def test_a_shorter_observation_is_a_prefix_of_a_longer_one() -> None:
+    since = datetime(2020, 1, 1, tzinfo=UTC)
+    short, long = (
+        history(new_battery(PARAMS, SEED, 2, since), PARAMS, (since + timedelta(days=days)).timestamp())
+        for days in (300, 700)
+    )
+    assert 0 < len(short) < len(long)
+    pd.testing.assert_frame_equal(short, long.iloc[: len(short)])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batteries", 0),
+        ("sampling_s", -1.0),
+        ("ageing_spread", -0.1),
+        ("retire_below_soh", 80.0),
+        ("years_in_service", (3.0, 1.0)),
+        ("observation_end", "soon"),
+        ("colour", "red"),
+    ],
+)
+def test_a_wrong_parameter_is_named(name: str, value: object) -> None:
+    with pytest.raises(TwinError, match=f"simulate.{name}") as caught:
+        SimulateParams.from_mapping({name: value})
+    assert caught.value.field == f"simulate.{name}"
+    assert caught.value.value == value
+
+
+def test_parameters_from_yaml() -> None:
+    assert SimulateParams.from_mapping({}) == SimulateParams()
+    assert SimulateParams.from_mapping({"years_in_service": [1.0, 2.0]}).years_in_service == (1.0, 2.0)

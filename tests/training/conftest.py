@@ -1,0 +1,59 @@
+"""A real MLflow registry on SQLite for each test."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from data.settings import Settings
+from features.targets import TARGET_NAMES
+from tests.training.small_models import ModelFiles
+from training.mlflow_client import connect
+from training.registry.registration import Provenance
+from training.registry.store import RegistryStore
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh MLflow database; its migrations take seconds, so they run once."""
+    var = tmp_path_factory.mktemp("registry")
+    connect(Settings(var=var)).search_experiments(max_results=1)
+    return var / "mlflow.db"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of a folder with an empty registry."""
+    monkeypatch.delenv("TWIN_MLFLOW_TRACKING_URI", raising=False)
+    var = tmp_path / "var"
+    var.mkdir()
+    shutil.copy(empty_registry, var / "mlflow.db")
+    return Settings(var=var)
+
+
+@pytest.fixture
+def store(settings: Settings) -> RegistryStore:
+    """An empty registry of the domain `battery`."""
+    return RegistryStore.open(settings, "battery")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> ModelFiles:
+    """An empty `models/`."""
+    return ModelFiles(tmp_path / "models")
+
+
+@pytest.fixture
+def trained(models: ModelFiles) -> ModelFiles:
+    """All four targets, each well learned."""
+    for target in TARGET_NAMES:
+        models.train(target)
+    return models
+
+
+@pytest.fixture
+def provenance() -> Provenance:
+    """Of a source without a name in the world."""
+    return Provenance(source="made_up", data_sha256=dict.fromkeys(TARGET_NAMES, "ab" * 32))

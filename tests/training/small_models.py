@@ -1,0 +1,155 @@
+"""Small forests, written as the pipeline writes its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import Pipeline, make_pipeline
+
+from features.targets import TARGET_NAMES, TARGETS, Target
+from training.gate import GateThresholds
+from training.model_files import save_canonical_skops
+from training.onnx_export import onnx_difference, to_onnx
+from training.sentinel import SENTINEL
+
+N_TREES = 10
+GATE_BATTERIES = ("B08", "B09")
+TRAIN_BATTERIES = tuple(f"B0{number}" for number in range(8))
+DEFINITIONS = {"eol_fraction": 0.8, "failure_horizon_cycles": 100, "temperature_horizon_s": 300}
+GATE = GateThresholds(dict.fromkeys(TARGET_NAMES, 0.02), tolerance=0.0)
+
+
+def missing_values(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray[Any, Any]:
+    """float64[rows, columns], single precision, a fifth of it missing."""
+    features = rng.normal(size=(rows, columns)).astype(np.float32).astype(np.float64)
+    features[rng.random(features.shape) < 0.2] = np.nan
+    return features
+
+
+def small_regressor(features: np.ndarray[Any, Any], actual: np.ndarray[Any, Any]) -> Pipeline:
+    """Ten trees behind the sentinel."""
+    return _pipeline(RandomForestRegressor(N_TREES, random_state=0)).fit(features, actual)
+
+
+def small_classifier(features: np.ndarray[Any, Any], actual: np.ndarray[Any, Any]) -> Pipeline:
+    """Ten calibrated trees behind the sentinel."""
+    forest = RandomForestClassifier(N_TREES, max_depth=8, random_state=0)
+    return _pipeline(CalibratedClassifierCV(forest, method="sigmoid", ensemble=False, cv=3)).fit(features, actual)
+
+
+def feature_names(target: Target) -> list[str]:
+    """A few of the target's features; a model knows its own by `fit.json`."""
+    few = [name for name in target.feature_names if name != target.offset][:6]
+    return few if target.offset is None else [*few, target.offset]
+
+
+def _pipeline(forest: Any) -> Pipeline:
+    return make_pipeline(SimpleImputer(strategy="constant", fill_value=SENTINEL, keep_empty_features=True), forest)
+
+
+@dataclass
+class ModelFiles:
+    """`models/` and `reports/metrics.json` as the pipeline leaves them."""
+
+    folder: Path
+    metrics: dict[str, Any] = field(default_factory=lambda: {"targets": {}, "gate": {}})
+
+    def train(
+        self,
+        target: str,
+        *,
+        noise: float = 0.1,
+        signal: float = 1.0,
+        train_batteries: tuple[str, ...] = TRAIN_BATTERIES,
+        fold_version: int = 1,
+    ) -> None:
+        """Fit and write one target's files; the more `noise` in the labels, the worse the model."""
+        entry = TARGETS[target]
+        rng = np.random.default_rng(5)
+        train = _table(rng, entry, TRAIN_BATTERIES, signal)
+        gate = _table(rng, entry, GATE_BATTERIES, signal)
+        taught = train["actual"].to_numpy() + noise * rng.normal(size=len(train))
+        names = feature_names(entry)
+        if entry.kind == "classification":
+            flipped = rng.random(len(train)) < noise / 2
+            model = small_classifier(train[names].to_numpy(), np.where(flipped, 1 - train["actual"], train["actual"]))
+            predicted = model.predict_proba(gate[names].to_numpy())[:, 1]
+        else:
+            offset, gate_offset = (frame[entry.offset] if entry.offset else 0.0 for frame in (train, gate))
+            model = small_regressor(train[names].to_numpy(), taught - offset)
+            predicted = model.predict(gate[names].to_numpy()) + gate_offset
+        folder = self.folder / target
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        onnx = to_onnx(model, len(names))
+        (folder / "model.onnx").write_bytes(onnx)
+        save_canonical_skops(model, folder / "model.skops")
+        judged = gate[["battery_id", "cycle_index", "actual"]].assign(
+            predicted=predicted, life_quarter=1, baseline_mean=float(train["actual"].mean())
+        )
+        pd.concat([judged, gate[names].add_prefix("feature_")], axis=1).to_parquet(folder / "gate.parquet")
+        fit = {
+            "target": target,
+            "available": True,
+            "feature_names": names,
+            "fold_version": fold_version,
+            "params": {"n_estimators": N_TREES, "max_depth": None},
+            "seed": 0,
+            "split": "grouped by battery",
+            "n_rows": len(train),
+            "n_batteries": len(TRAIN_BATTERIES),
+            "train_batteries": list(train_batteries),
+            "gate_batteries": list(GATE_BATTERIES),
+            "label_max": float(train["actual"].max()),
+            "definitions": DEFINITIONS,
+            "onnx_max_difference": onnx_difference(model, onnx, gate[names].to_numpy()),
+        }
+        (folder / "fit.json").write_text(json.dumps(fit))
+        self._evaluate(entry, judged)
+
+    def leave_out(self, target: str, reason: str) -> None:
+        """As the pipeline does for a target that the source cannot give."""
+        folder = self.folder / target
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "fit.json").write_text(json.dumps({"target": target, "available": False, "reason": reason}))
+
+    def _evaluate(self, target: Target, judged: pd.DataFrame) -> None:
+        decisive, power = ("brier", 2) if target.kind == "classification" else ("mae", 1)
+        own, mean = (
+            float((judged["actual"] - judged[name]).abs().pow(power).mean()) for name in ("predicted", "baseline_mean")
+        )
+        entry = {
+            decisive: own,
+            "skill": 1 - own / mean,
+            "unit": target.unit,
+            "n_batteries": 2,
+            "n_rows": len(judged),
+            "baselines": {"mean": {decisive: mean}},
+            "by_life_quarter": [{"quarter": 1, "n_rows": len(judged), decisive: own}],
+        }
+        self.metrics["targets"][target.name] = self.metrics["gate"][target.name] = entry
+
+
+def _table(rng: np.random.Generator, target: Target, batteries: tuple[str, ...], signal: float) -> pd.DataFrame:
+    rows = 60 * len(batteries)
+    features = missing_values(rng, rows, len(feature_names(target)))
+    table = pd.DataFrame(features, columns=feature_names(target))
+    if target.offset is not None:
+        table[target.offset] = rng.normal(30.0, 1.0, size=rows).astype(np.float32)
+    value = signal * 2.0 * np.nan_to_num(features[:, 0]) + (1.0 - signal) * rng.normal(size=rows)
+    if target.offset is not None:
+        value = value + table[target.offset]
+    actual = (value > 0.5).astype(float) if target.kind == "classification" else value
+    return table.assign(
+        battery_id=np.repeat(batteries, 60), cycle_index=np.tile(np.arange(60.0), len(batteries)), actual=actual
+    )
