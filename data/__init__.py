@@ -1,1 +1,1 @@
-"""Telemetry as the project knows it: the contract, the sources that are read into it and the stores it is written to."""
+"""Telemetry as the project knows it: the contract, the sources that it is read from and its stores."""

@@ -99,7 +99,9 @@ SIGNAL_FIELDS: tuple[Field, ...] = (
 
 CYCLE_FIELDS: tuple[Field, ...] = (
     Field("battery_id", "", "one pack or cell", "text", True),
-    Field("cycle_index", "equivalent full cycles", "age at the end of the cycle", required=True, minimum=0.0, maximum=1e6),
+    Field(
+        "cycle_index", "equivalent full cycles", "age at the end of the cycle", required=True, minimum=0.0, maximum=1e6
+    ),
     Field("kind", "", "charge, discharge or cycle (both, as laboratories report it)", "text"),
     Field("start_time", "UTC", "", "time"),
     Field("end_time", "UTC", "", "time"),

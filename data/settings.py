@@ -39,8 +39,12 @@ class Settings(BaseSettings):
     mqtt_username: str | None = None
     mqtt_password: SecretStr | None = None
     mqtt_tls: bool = Field(False, description="encrypt the connection to the broker (port 8883 by custom)")
-    mqtt_ca_file: Path | None = Field(None, description="certificate authority of the broker; the system's where absent")
-    telemetry_dsn: SecretStr | None = Field(None, description="PostgreSQL or TimescaleDB; the embedded one where absent")
+    mqtt_ca_file: Path | None = Field(
+        None, description="certificate authority of the broker; the system's where absent"
+    )
+    telemetry_dsn: SecretStr | None = Field(
+        None, description="PostgreSQL or TimescaleDB; the embedded one where absent"
+    )
     mlflow_tracking_uri: str | None = Field(None, description="MLflow server; SQLite under `var` where absent")
     optuna_storage_url: str | None = Field(None, description="RDB for Optuna studies; SQLite under `var` where absent")
     domain: str = Field("battery", description="prefix of the registered models that are served")

@@ -88,7 +88,7 @@ def temperature_ahead(
 
 
 def life_quarter(cycle_index: FloatArray, end_cycle: float) -> FloatArray:
-    """Which quarter of its life (1 to 4) a battery is in; its life ends at `end_cycle` or, censored, with its record."""
+    """Which quarter of its life (1 to 4) a battery is in; life ends at `end_cycle` or, censored, with the record."""
     if not end_cycle > 0.0:
         return np.ones(len(cycle_index))
     return np.clip(np.floor(4.0 * cycle_index / end_cycle) + 1.0, 1.0, 4.0)

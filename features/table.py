@@ -32,7 +32,7 @@ class LabelParams:
     failure_horizon_cycles: float = 100.0
     temperature_horizon_s: float = 300.0
     temperature_tolerance_s: float = 30.0
-    temperature_every_s: float = 120.0
+    temperature_every_s: float = 180.0
     fault_warning_level: float = 3.0
     min_rows: int = 50
     min_events: int = 10
@@ -64,9 +64,7 @@ class _Folded:
     notes: list[str]
 
 
-def build(
-    readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame, params: LabelParams
-) -> FeatureTables:
+def build(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame, params: LabelParams) -> FeatureTables:
     """Fold a source's history and label it; frames in contract columns, see `data.contract`."""
     folded = _fold(readings, cycles, batteries)
     health = _label_health(folded, cycles, batteries, params)
@@ -117,7 +115,7 @@ def _fold(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame)
         battery_id=ended_by["battery_id"],
         start_time=_times(closed["start_s"].to_numpy()),
         end_time=_times(closed["end_s"].to_numpy()),
-        soh=inside["soh"] if "soh" in inside else np.nan,
+        soh=inside.get("soh", np.nan),
     )
     health = pd.concat(
         [
@@ -159,9 +157,7 @@ def _measured_health(folded: _Folded, cycles: pd.DataFrame, batteries: pd.DataFr
     return known.drop_duplicates(["battery_id", "cycle_index"], keep="first")
 
 
-def _label_health(
-    folded: _Folded, cycles: pd.DataFrame, batteries: pd.DataFrame, params: LabelParams
-) -> pd.DataFrame:
+def _label_health(folded: _Folded, cycles: pd.DataFrame, batteries: pd.DataFrame, params: LabelParams) -> pd.DataFrame:
     """The folded cycles with `soh_fraction`, `remaining_cycles`, `fails_within_horizon` and `life_quarter`."""
     measured = _measured_health(folded, cycles, batteries)
     rows = folded.health.merge(measured, on=["battery_id", "cycle_index"], how="left")

@@ -96,14 +96,22 @@ class Battery:
     Args:
         seed: of the fleet.
         index: of the battery; its chance depends on the two and on nothing else.
+        models: what the fleet is made of.
     """
 
     def __init__(
-        self, seed: int, index: int, in_service_since: datetime, *, ageing_spread: float, hazard_scale: float
+        self,
+        seed: int,
+        index: int,
+        in_service_since: datetime,
+        *,
+        models: tuple[CarModel, ...] = CAR_MODELS,
+        ageing_spread: float,
+        hazard_scale: float,
     ) -> None:
         drop_stale_code()
         _, design_rng, self._life_rng, self._sensor_rng = streams(seed, index)
-        model, usage = pick(CAR_MODELS, design_rng), pick(USAGES, design_rng)
+        model, usage = pick(models, design_rng), pick(USAGES, design_rng)
         self.identity = Identity(f"EV-{index + 1:04d}", model, usage, in_service_since)
         self.design: Design = draw_design(
             model, usage, design_rng, ageing_spread=ageing_spread, hazard_scale=hazard_scale

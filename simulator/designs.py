@@ -123,7 +123,8 @@ Entry = TypeVar("Entry", CarModel, Usage, Climate)
 
 def pick(table: tuple[Entry, ...], rng: np.random.Generator) -> Entry:
     """One entry, by the entries' shares."""
-    return table[int(rng.choice(len(table), p=[entry.share for entry in table]))]
+    shares = np.array([entry.share for entry in table])
+    return table[int(rng.choice(len(table), p=shares / shares.sum()))]
 
 
 def centred(rng: np.random.Generator, scale: float, size: int) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from data.contract import BATTERY_FIELDS, names
 from data.errors import TwinError
 from simulator.battery import Battery, streams
+from simulator.designs import CAR_MODELS
 
 DAYS_PER_YEAR = 365.25
 
@@ -33,6 +34,7 @@ class SimulateParams:
         cycles_after_retirement: how many equivalent full cycles 'soon' is.
         ageing_spread: scales how differently batteries age; 1 is natural.
         hazard_scale: multiplies the hazard of faults; 1 is natural.
+        models: names of the car models in the fleet (`simulator.designs.CAR_MODELS`); empty: all, by their shares.
     """
 
     batteries: int = 24
@@ -44,6 +46,7 @@ class SimulateParams:
     cycles_after_retirement: float = 30.0
     ageing_spread: float = 1.0
     hazard_scale: float = 1.0
+    models: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("batteries", "sampling_s", "cycles_between_logs", "hazard_scale"):
@@ -54,6 +57,10 @@ class SimulateParams:
                 raise _wrong(name, getattr(self, name), "it must not be negative")
         if not 0.5 <= self.retire_below_soh < 1.0:
             raise _wrong("retire_below_soh", self.retire_below_soh, "it must be a fraction from 0.5 to below 1")
+        for name in self.models:
+            if name not in {model.name for model in CAR_MODELS}:
+                known = ", ".join(model.name for model in CAR_MODELS)
+                raise _wrong("models", name, f"it must be one of {known}")
         if len(self.years_in_service) != 2 or not 0 < self.years_in_service[0] <= self.years_in_service[1]:
             raise _wrong("years_in_service", self.years_in_service, "it must be the shortest and the longest time")
         try:
@@ -89,7 +96,14 @@ def _wrong(name: str, value: object, what: str) -> TwinError:
 
 def new_battery(params: SimulateParams, seed: int, index: int, in_service_since: datetime) -> Battery:
     """Battery `index` of the fleet `seed`, on its first day."""
-    return Battery(seed, index, in_service_since, ageing_spread=params.ageing_spread, hazard_scale=params.hazard_scale)
+    return Battery(
+        seed,
+        index,
+        in_service_since,
+        models=tuple(model for model in CAR_MODELS if not params.models or model.name in params.models),
+        ageing_spread=params.ageing_spread,
+        hazard_scale=params.hazard_scale,
+    )
 
 
 def logs_until(battery: Battery, params: SimulateParams, until_s: float) -> Iterator[NDArray[np.float64]]:

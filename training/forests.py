@@ -70,9 +70,7 @@ def _sentinel() -> SimpleImputer:
     return SimpleImputer(strategy="constant", fill_value=SENTINEL, keep_empty_features=True)
 
 
-def _fit_classifier(
-    x: FloatArray, y: FloatArray, groups: FloatArray, params: ForestParams, seed: int
-) -> Pipeline:
+def _fit_classifier(x: FloatArray, y: FloatArray, groups: FloatArray, params: ForestParams, seed: int) -> Pipeline:
     forest = RandomForestClassifier(**params.as_dict(), random_state=seed, n_jobs=-1)
     splits = _calibration_splits(x, y, groups)
     calibrated = CalibratedClassifierCV(forest, method="sigmoid", cv=splits, ensemble=False)

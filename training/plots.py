@@ -85,7 +85,9 @@ def reliability_curve(judged: pd.DataFrame, path: Path) -> pd.DataFrame:
     Returns:
         The curve: `predicted`, `observed`.
     """
-    observed, predicted = calibration_curve(judged["actual"], judged["predicted"].clip(0, 1), n_bins=10, strategy="uniform")
+    observed, predicted = calibration_curve(
+        judged["actual"], judged["predicted"].clip(0, 1), n_bins=10, strategy="uniform"
+    )
     figure, (ax, counts) = _figure(5.2, 5.6, rows=2)
     ax.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
     ax.plot(predicted, observed, marker="o", color=_BLUE, label="out of fold")

@@ -42,8 +42,7 @@ class Split:
             return self.fold != judged
         # The rows right before a judged block know part of its future: their horizon reaches into it.
         start = int(np.flatnonzero(self.fold == judged)[0])
-        past = np.arange(len(self.fold)) < start - _EMBARGO_ROWS
-        return past
+        return np.asarray(np.arange(len(self.fold)) < start - _EMBARGO_ROWS)
 
     @property
     def judged_folds(self) -> list[int]:

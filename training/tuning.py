@@ -118,7 +118,7 @@ def _thin(table: pd.DataFrame, max_rows: int) -> pd.DataFrame:
 def _inner_folds(table: pd.DataFrame, split: Split) -> list[tuple[np.ndarray, np.ndarray]]:
     """Three of the outer folds' worth: enough to compare parameters, at three fifths of the price."""
     fold = table["_fold"].to_numpy()
-    present = [number for number in sorted(set(fold.tolist()) - {-1})][-3:]
+    present = sorted(set(fold.tolist()) - {-1})[-3:]
     position = np.arange(len(table))
     folds = []
     for number in present:

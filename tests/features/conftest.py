@@ -7,4 +7,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from conftest_features import cells, no_cycles, no_readings  # noqa: E402, F401
+from conftest_features import cells, no_cycles, no_readings  # noqa: F401

@@ -88,5 +88,3 @@ def cells() -> tuple[pd.DataFrame, pd.DataFrame]:
     batteries["cells_in_series"] = 1.0
     batteries["chemistry"] = "LFP"
     return cycles, batteries
-
-

@@ -49,7 +49,8 @@ def whole(history: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, fold.Read
 def test_the_history_closes_sessions(whole: tuple[np.ndarray, fold.ReadingFold]) -> None:
     table = whole[1].closed_table()
     assert set(table["kind"]) == {"charge", "discharge"}
-    assert table["resistance_ohm"].notna().any() and table["charge_window_3_ah"].notna().any()
+    assert table["resistance_ohm"].notna().any()
+    assert table["charge_window_3_ah"].notna().any()
 
 
 @settings(max_examples=25, deadline=None)
@@ -69,9 +70,7 @@ def test_split_with_the_state_stored_between(
     assert same(np.concatenate(closed), whole[1].closed_features)
 
 
-def test_one_by_one(
-    history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, fold.ReadingFold]
-) -> None:
+def test_one_by_one(history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, fold.ReadingFold]) -> None:
     battery, rows = history
     states = fresh()
     for i in range(len(rows)):

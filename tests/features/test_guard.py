@@ -28,7 +28,9 @@ def test_honest_features_pass(table: pd.DataFrame) -> None:
     guard.refuse_formula(table, SOH, SOH.feature_names)
 
 
-@pytest.mark.parametrize("name", ["soh_fraction", "capacity_ah", "capacity_ah__last", "soh", "throughput_ah__trend_20_70"])
+@pytest.mark.parametrize(
+    "name", ["soh_fraction", "capacity_ah", "capacity_ah__last", "soh", "throughput_ah__trend_20_70"]
+)
 def test_the_target_is_no_feature(name: str) -> None:
     with pytest.raises(LeakError, match=name) as error:
         guard.refuse_labels(SOH, (*SOH.feature_names, name))

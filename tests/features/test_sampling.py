@@ -41,8 +41,9 @@ def test_reading_features_agree(finest: tuple[np.ndarray, fold.ReadingFold], eve
     times, result = folded(every_s)
     at = np.searchsorted(finest[0], times)
     # Right after a session starts or ends the rates may still disagree about whether it has.
-    same_session = result.features[:, fold.READING_FEATURES.index("session_direction")] == (
-        finest[1].features[at, fold.READING_FEATURES.index("session_direction")]
+    same_session = (
+        result.features[:, fold.READING_FEATURES.index("session_direction")]
+        == (finest[1].features[at, fold.READING_FEATURES.index("session_direction")])
     )
     assert same_session.mean() > 0.97
     settled = same_session & (times > times[0] + 300.0)

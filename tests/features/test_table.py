@@ -66,9 +66,13 @@ def test_alarms_are_events_even_without_any_health(no_cycles: pd.DataFrame) -> N
     built = build(readings, no_cycles, batteries, LabelParams(failure_horizon_cycles=4, min_events=5))
     label = built.tables["failure"]["fails_within_horizon"]
     assert 0 < label.sum() < len(label)
-    quiet = build(readings.assign(warning_level=0.0), no_cycles, batteries, LabelParams(failure_horizon_cycles=4, min_events=5))
+    quiet = build(
+        readings.assign(warning_level=0.0), no_cycles, batteries, LabelParams(failure_horizon_cycles=4, min_events=5)
+    )
     assert "0 are followed by a failure" in quiet.not_available["failure"]
-    unknown = build(readings.assign(warning_level=np.nan), no_cycles, batteries, LabelParams(failure_horizon_cycles=4, min_events=5))
+    unknown = build(
+        readings.assign(warning_level=np.nan), no_cycles, batteries, LabelParams(failure_horizon_cycles=4, min_events=5)
+    )
     assert unknown.not_available["failure"].startswith("0 labelled rows")
 
 
@@ -83,4 +87,5 @@ def test_late_rows_are_told(no_cycles: pd.DataFrame) -> None:
 def test_nothing_at_all(no_readings: pd.DataFrame, no_cycles: pd.DataFrame) -> None:
     batteries = pd.DataFrame({"battery_id": pd.Series(dtype=object), "nominal_capacity_ah": pd.Series(dtype=float)})
     built = build(no_readings, no_cycles, batteries, LabelParams())
-    assert not built.tables and set(built.not_available) == {"soh", "temperature", "rul", "failure"}
+    assert not built.tables
+    assert set(built.not_available) == {"soh", "temperature", "rul", "failure"}

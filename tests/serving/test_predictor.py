@@ -50,8 +50,9 @@ def test_predictions_are_those_of_the_forests_on_the_folds_features(
     names = {"reading": fold.READING_FEATURES, "cycle": fold.CYCLE_FEATURES}
     for name, target in TARGETS.items():
         features = dict(zip(names[target.cadence], vectors[target.cadence], strict=True))
-        row = np.array([[features[column] for column in target.feature_names]], dtype=np.float32)
-        expected = OnnxForest(release.models[name].path).predict(row)[0]
+        model = release.models[name]
+        row = np.array([[features[column] for column in model.fit["feature_names"]]], dtype=np.float32)
+        expected = OnnxForest(model.path).predict(row)[0]
         expected += features[target.offset] if target.offset else 0.0
         assert got.predictions[name].value == expected
         assert got.predictions[name].model == f"battery-{name}/1"

@@ -1,0 +1,43 @@
+# syntax=docker/dockerfile:1
+# One file, a target for each image that is ours: app, mlflow, minio (see docker-compose.yml).
+
+# MinIO publishes sources only, so server and client come from their Go modules.
+FROM golang:1.24-bookworm AS minio-build
+ENV CGO_ENABLED=0 GOBIN=/out
+RUN go install -trimpath -ldflags="-s -w" github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
+RUN go install -trimpath -ldflags="-s -w" github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
+
+FROM debian:bookworm-slim AS minio
+COPY --from=minio-build /out/minio /out/mc /usr/local/bin/
+RUN useradd --system --uid 10001 minio && install -d -o minio -g minio /data
+USER minio
+ENV HOME=/tmp
+EXPOSE 9000 9001
+CMD ["minio", "server", "/data", "--address", ":9000", "--console-address", ":9001"]
+
+# Apart from the application: botocore and DVC want different versions of python-dateutil.
+FROM python:3.11-slim-bookworm AS mlflow
+COPY deploy/mlflow.lock /tmp/mlflow.lock
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /tmp/mlflow.lock \
+    && useradd --system --uid 10001 mlflow
+USER mlflow
+WORKDIR /tmp
+ENV HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
+EXPOSE 5000
+CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1"]
+
+FROM python:3.11-slim-bookworm AS app
+# For the broker's certificate; see `certificate` in docker-compose.yml.
+RUN apt-get update && apt-get install -y --no-install-recommends openssl && rm -rf /var/lib/apt/lists/*
+WORKDIR /app
+COPY requirements.lock .
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock \
+    && useradd --system --uid 10001 twin && install -d -o twin -g twin /app/var /certificate
+COPY . .
+USER twin
+# The file system is read-only in compose: what is compiled or cached goes where it may.
+ENV HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    DO_NOT_TRACK=1 BENTOML_DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true GX_ANALYTICS_ENABLED=false DVC_NO_ANALYTICS=1
+EXPOSE 3100 9091
+CMD ["python", "-m", "serving"]

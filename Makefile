@@ -1,0 +1,71 @@
+# What CI calls and what people call are the same targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+SOURCE ?=
+DATA ?=
+FOR ?=
+ARGS ?=
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# None of the tools that we build on reports home.
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export GX_ANALYTICS_ENABLED := false
+export BENTOML_DO_NOT_TRACK := true
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: help setup run repro test test-slow lint format bench lock clean-env
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.ready: requirements.lock
+	@if command -v uv >/dev/null; then \
+	  uv venv --quiet --allow-existing --python '>=3.11' $(VENV) && \
+	  uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock; \
+	else \
+	  $(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None' && \
+	  $(PYTHON) -m venv $(VENV) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock; \
+	fi
+	@touch $@
+
+setup: $(VENV)/.ready ## a virtual environment from the hash-locked requirements
+
+run: setup ## retrain what changed, then service, MLflow and live simulator; FOR=60 stops after 60 s
+	@python -m pipelines.repro --default
+	@python -m pipelines.up $(if $(FOR),--for $(FOR)) $(ARGS)
+
+repro: setup ## dvc repro; SOURCE=matr DATA=path trains on another source as a named experiment
+	@python -m pipelines.repro $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA),--data $(DATA)) $(ARGS)
+
+test: setup ## the default tests
+	python -m pytest -m "not slow" $(ARGS)
+
+test-slow: setup ## the tests that take minutes
+	python -m pytest -m slow $(ARGS)
+
+lint: setup ## ruff, mypy, import directions
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+format: setup ## let ruff format
+	ruff check --fix-only .
+	ruff format .
+
+bench: setup ## speed, each figure as a ratio to a peer in the same run
+	python -m benchmarks
+
+lock: ## resolve requirements.lock anew
+	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 \
+	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
+
+clean-env: ## remove the virtual environment
+	rm -rf $(VENV)

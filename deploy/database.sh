@@ -1,0 +1,15 @@
+#!/bin/sh
+# Runs once, as superuser, when the volume is empty: an owner for each database, none of them a superuser.
+set -eu
+psql --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname telemetry \
+     --set twin_password="$TWIN_DB_PASSWORD" --set mlflow_password="$TWIN_MLFLOW_DB_PASSWORD" <<'SQL'
+CREATE EXTENSION IF NOT EXISTS timescaledb;
+CREATE ROLE twin LOGIN PASSWORD :'twin_password';
+CREATE ROLE twin_writer NOLOGIN;
+CREATE ROLE twin_reader NOLOGIN;
+ALTER DATABASE telemetry OWNER TO twin;
+REVOKE ALL ON DATABASE telemetry FROM PUBLIC;
+CREATE ROLE mlflow LOGIN PASSWORD :'mlflow_password';
+CREATE DATABASE mlflow OWNER mlflow TEMPLATE template0;
+REVOKE ALL ON DATABASE mlflow FROM PUBLIC;
+SQL

@@ -1,0 +1,91 @@
+"""`make repro` and the first half of `make run`: the DVC pipeline on the default source, or on another.
+
+Another source becomes a named experiment (`dvc exp run --name`) in a registry domain of its own: what
+is committed stays committed, and `dvc exp show` compares the sources.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from data.errors import TwinError
+from data.settings import NO_TELEMETRY
+from data.sources import source
+from features.table import LabelParams
+from pipelines.params import load_params
+
+DEFAULT_SOURCE = "fleet"
+
+
+def settings_for(
+    name: str, data: str | None, domain: str | None, field_map: str | None = None, batteries: str | None = None
+) -> list[str]:
+    """The parameters (`key=value`) that point the pipeline at a source.
+
+    Raises:
+        TwinError: for an unknown source or a path that does not exist.
+    """
+    entry = source(name)
+    if data is None:
+        raise TwinError(f"source {name} needs its data: make repro SOURCE={name} DATA=path", field="DATA")
+    for field, given in (("DATA", data), ("field_map", field_map), ("batteries", batteries)):
+        looks_like_path = given is not None and (field != "field_map" or given.endswith((".yaml", ".yml")))
+        if looks_like_path and not Path(str(given)).exists():
+            raise TwinError(
+                f"{field} {given} does not exist: give the path of a file or folder", field=field, value=given
+            )
+    changed = [f"source.name={name}", f"source.path={Path(data).resolve()}", f"domain={domain or name}"]
+    # All of them each time: an experiment starts from what the last one left in params.yaml.
+    mapped = Path(field_map).resolve() if field_map and Path(field_map).exists() else field_map
+    changed.append(f"source.field_map={mapped or 'null'}")
+    changed.append(f"source.batteries={Path(batteries).resolve() if batteries else 'null'}")
+    definitions = {"eol_fraction": LabelParams.eol_fraction, **entry.target_defaults}
+    return changed + [f"targets.{key}={value}" for key, value in definitions.items()]
+
+
+def _dvc(*arguments: str) -> int:
+    environment = {**os.environ, **NO_TELEMETRY}
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], env=environment, check=False).returncode
+
+
+def _commands(arguments: argparse.Namespace) -> list[str]:
+    if arguments.default:
+        present = load_params()["source"]["name"]
+        if present != DEFAULT_SOURCE:
+            raise TwinError(
+                f"an experiment set params.yaml to the source {present}, and the live fleet needs {DEFAULT_SOURCE}: "
+                "`git restore params.yaml dvc.lock reports` brings the default back (the experiment stays in "
+                "`dvc exp show`)",
+                field="source.name",
+                value=present,
+            )
+        return ["repro"]
+    if arguments.source in (None, DEFAULT_SOURCE):
+        return ["repro"]
+    changed = settings_for(arguments.source, arguments.data, arguments.domain, arguments.field_map, arguments.batteries)
+    name = arguments.name or arguments.domain or arguments.source
+    return ["exp", "run", "--force", "--name", name.replace("_", "-"), *(part for c in changed for part in ("-S", c))]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--default", action="store_true", help="what `make run` needs")
+    parser.add_argument("--source", help="an entry of data/sources")
+    parser.add_argument("--data", help="file or folder of the source")
+    parser.add_argument("--domain", help="prefix of the registered models; the source's name where absent")
+    parser.add_argument("--name", help="of the experiment; the domain where absent")
+    parser.add_argument("--field-map", help="YAML, or the name of a map that ships")
+    parser.add_argument("--batteries", help="CSV of what each battery is made of")
+    try:
+        return _dvc(*_commands(parser.parse_args()))
+    except TwinError as error:
+        print(error.sentence, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

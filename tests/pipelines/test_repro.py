@@ -1,0 +1,38 @@
+"""`make repro SOURCE=...` becomes parameters of an experiment, or one clear sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data.errors import TwinError
+from pipelines.params import typed
+from pipelines.repro import settings_for
+from training.tuning import TuneParams
+
+
+def test_a_source_has_a_domain_and_definitions_of_its_own(tmp_path: Path) -> None:
+    changed = settings_for("matr", str(tmp_path), None)
+    assert f"source.path={tmp_path.resolve()}" in changed
+    assert "domain=matr" in changed
+    assert "targets.eol_fraction=0.85" in changed
+    assert "source.field_map=null" in changed
+
+
+def test_what_the_last_experiment_changed_is_set_back(tmp_path: Path) -> None:
+    assert "targets.eol_fraction=0.8" in settings_for("ev_faults", str(tmp_path), "cars")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [("nope", ".", "nope"), ("matr", None, "DATA=path"), ("matr", "/does/not/exist", "does not exist")],
+)
+def test_what_cannot_be_run_is_said(name: str, data: str | None, said: str) -> None:
+    with pytest.raises(TwinError, match=said):
+        settings_for(name, data, None)
+
+
+def test_a_misspelt_parameter_is_named() -> None:
+    with pytest.raises(TwinError, match="tune.trails is not a parameter"):
+        typed(TuneParams, {"trails": 3}, "tune")

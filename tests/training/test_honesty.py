@@ -1,0 +1,79 @@
+"""The negative control: where there is no signal no model becomes champion, and the report says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.targets import TARGETS, Target
+from training.crossfit import out_of_fold
+from training.evaluate import report
+from training.forests import ForestParams
+from training.splits import split
+from training.tuning import TuneParams, tune_forest
+
+PARAMS = ForestParams(n_estimators=20, max_depth=6, max_features=0.1, min_samples_leaf=5)
+TUNE = TuneParams(4, 800, (10, 20), (4, 10, None), (1.0, 0.2), (1, 5), (None, 0.5))
+
+
+def table_of(target: Target, *, signal: float, seed: int = 0) -> pd.DataFrame:
+    """Ten batteries, 80 rows each; the label follows one feature with strength `signal`."""
+    rng = np.random.default_rng(seed)
+    n = 800
+    values = rng.normal(size=(n, len(target.feature_names)))
+    values[:, 1:][rng.random((n, len(target.feature_names) - 1)) < 0.05] = np.nan
+    table = pd.DataFrame(values, columns=list(target.feature_names))
+    driver = table[target.feature_names[1]].fillna(0.0)
+    noise = rng.normal(size=n)
+    label = signal * driver + noise
+    table[target.label] = (label > 0.5).astype(float) if target.kind == "classification" else label
+    return table.assign(
+        battery_id=np.repeat([f"b{k}" for k in range(10)], 80),
+        time=pd.NaT,
+        cycle_index=np.tile(np.arange(80.0), 10),
+        life_quarter=np.tile(np.repeat([1.0, 2.0, 3.0, 4.0], 20), 10),
+    )
+
+
+@pytest.mark.parametrize("name", ["soh", "rul", "failure"])
+def test_noise_has_no_skill_and_signal_has(name: str) -> None:
+    target = TARGETS[name]
+    skills = []
+    for signal in (0.0, 3.0):
+        table = table_of(target, signal=signal)
+        skills.append(report(target, out_of_fold(table, target, PARAMS, split(table), seed=1))["skill"])
+    assert skills[0] < 0.02
+    assert skills[1] > 0.2
+
+
+def test_out_of_fold_is_repeatable() -> None:
+    target = TARGETS["failure"]
+    table = table_of(target, signal=1.0)
+    first = out_of_fold(table, target, PARAMS, split(table), seed=1)
+    pd.testing.assert_frame_equal(first, out_of_fold(table, target, PARAMS, split(table), seed=1))
+
+
+def test_a_killed_study_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    target = TARGETS["soh"]
+    table = table_of(target, signal=2.0)
+    division = split(table)
+    whole = tune_forest(table, target, division, TUNE, seed=5, storage=f"sqlite:///{tmp_path}/a.db", name="s")
+
+    class Killed(Exception):
+        pass
+
+    def kill(number: int, *_: object) -> None:
+        if number == 1:
+            raise Killed
+
+    storage = f"sqlite:///{tmp_path}/b.db"
+    with pytest.raises(Killed):
+        tune_forest(table, target, division, TUNE, seed=5, storage=storage, name="s", on_trial=kill)
+    resumed = tune_forest(table, target, division, TUNE, seed=5, storage=storage, name="s")
+    assert resumed == whole
+    assert resumed.trials == TUNE.trials
+    again = tune_forest(table, target, division, TUNE, seed=5, storage=storage, name="s", on_trial=kill)
+    assert again == whole
