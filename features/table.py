@@ -32,7 +32,7 @@ class LabelParams:
     failure_horizon_cycles: float = 100.0
     temperature_horizon_s: float = 300.0
     temperature_tolerance_s: float = 30.0
-    temperature_every_s: float = 180.0
+    temperature_every_s: float = 300.0
     fault_warning_level: float = 3.0
     min_rows: int = 50
     min_events: int = 10

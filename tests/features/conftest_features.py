@@ -28,20 +28,20 @@ def no_cycles() -> pd.DataFrame:
 
 
 def drive(time_s: NDArray[np.float64], seed: int = 0) -> pd.DataFrame:
-    """Readings of a 100 Ah, 96s pack at `time_s` after START_S: an hour of driving, a rest, two hours of charging.
+    """Readings of a 100 Ah, 96s pack at `time_s` after START_S: each day a drive, a rest and then charging.
 
     Everything is a smooth function of time, so that it can be sampled at any rate.
     """
     rng = np.random.default_rng(seed)
     phase = rng.uniform(0.0, 2 * np.pi, 4)
     speed = 40 + 25 * np.sin(time_s / 180 + phase[0]) + 12 * np.sin(time_s / 71 + phase[1])
+    hour = np.mod(time_s, 86_400.0)
     current = np.select(
-        [time_s < 3600, time_s < 5400],
+        [hour < 3600, hour < 5400],
         [1.1 * speed - 12 + 14 * np.sin(time_s / 97 + phase[2]), 0.4],
         -38.0,
     )
-    grid = np.arange(0.0, time_s.max() + 1.0)
-    moved = np.interp(time_s, grid, np.cumsum(np.interp(grid, time_s, current)) / 3600.0)
+    moved = np.minimum(hour, 3600.0) / 75.0 - np.maximum(hour - 5400.0, 0.0) * 38.0 / 3600.0
     soc = 80.0 - moved
     cell = 3.15 + 0.0085 * soc - 0.0011 * current
     return pd.DataFrame(
@@ -50,7 +50,7 @@ def drive(time_s: NDArray[np.float64], seed: int = 0) -> pd.DataFrame:
             "time": pd.to_datetime(np.round((START_S + time_s) * 1e6).astype("int64"), unit="us", utc=True),
             "voltage": 96 * cell,
             "current": current,
-            "temperature": 24 + 5 * (1 - np.exp(-time_s / 2400)) + 0.4 * np.sin(time_s / 400 + phase[3]),
+            "temperature": 24 + 5 * (1 - np.exp(-hour / 2400)) + 0.4 * np.sin(time_s / 400 + phase[3]),
             "soc": soc,
             "ambient_temperature": 20.0,
             "cell_voltage_min": cell - 0.01,

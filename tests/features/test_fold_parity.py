@@ -50,7 +50,7 @@ def test_the_history_closes_sessions(whole: tuple[np.ndarray, fold.ReadingFold])
     table = whole[1].closed_table()
     assert set(table["kind"]) == {"charge", "discharge"}
     assert table["resistance_ohm"].notna().any()
-    assert table["charge_window_3_ah"].notna().any()
+    assert table["charge_window_2_ah"].notna().any()
 
 
 @settings(max_examples=25, deadline=None)

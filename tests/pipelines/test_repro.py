@@ -34,5 +34,5 @@ def test_what_cannot_be_run_is_said(name: str, data: str | None, said: str) -> N
 
 
 def test_a_misspelt_parameter_is_named() -> None:
-    with pytest.raises(TwinError, match="tune.trails is not a parameter"):
+    with pytest.raises(TwinError, match=r"tune\.trails is not a parameter"):
         typed(TuneParams, {"trails": 3}, "tune")

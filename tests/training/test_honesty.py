@@ -62,15 +62,15 @@ def test_a_killed_study_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     division = split(table)
     whole = tune_forest(table, target, division, TUNE, seed=5, storage=f"sqlite:///{tmp_path}/a.db", name="s")
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(number: int, *_: object) -> None:
         if number == 1:
-            raise Killed
+            raise KilledError
 
     storage = f"sqlite:///{tmp_path}/b.db"
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         tune_forest(table, target, division, TUNE, seed=5, storage=storage, name="s", on_trial=kill)
     resumed = tune_forest(table, target, division, TUNE, seed=5, storage=storage, name="s")
     assert resumed == whole

@@ -1,0 +1,136 @@
+"""The compose stack: complete, on loopback only, and without a password in it."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from data.errors import TwinError
+from data.settings import Settings
+from pipelines.secrets import SECRETS, main, write_secrets
+
+ROOT = Path(__file__).resolve().parents[1]
+COMPOSE = ROOT / "docker-compose.yml"
+#: The ports of the contract, without the console's, which is a later issue.
+CONTRACT_PORTS = {
+    "timescaledb": {5432},
+    "kafka": {9092},
+    "mosquitto": {1883, 8883},
+    "prometheus": {9090},
+    "grafana": {3000},
+    "minio": {9000, 9001},
+    "mlflow": {5000},
+    "service": {3100, 9091},  # 9091 is the live simulator's, which shares the service's address
+}
+PUBLISHED = re.compile(r"127\.0\.0\.1:\$\{(?P<variable>TWIN_\w+_PORT):-(?P<default>\d+)\}:(?P<inside>\d+)")
+VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?P<rest>[^}]*)\}")
+SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN")
+PASSWORD_IN_URL = re.compile(r"://[^/\s:]+:(?!\$\{)[^/\s@]+@")
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    return yaml.safe_load(COMPOSE.read_text(encoding="utf-8"))["services"]
+
+
+def literal_passwords(text: str) -> list[str]:
+    """Places in a compose file where a password is written out instead of taken from the environment."""
+    found = PASSWORD_IN_URL.findall(text)
+    for name, service in yaml.safe_load(text)["services"].items():
+        for variable, value in service.get("environment", {}).items():
+            if SECRET_NAME.search(variable) and not str(value).startswith("${"):
+                found.append(f"{name}.{variable}")
+    return found
+
+
+def test_every_port_of_the_contract_is_published_on_loopback(services: dict[str, dict[str, Any]]) -> None:
+    published: dict[str, set[int]] = {}
+    for name, service in services.items():
+        for port in service.get("ports", []):
+            match = PUBLISHED.fullmatch(port)
+            assert match, f"{name} publishes {port}: bind it to 127.0.0.1 and let a variable move it"
+            assert match["default"] == match["inside"]
+            published.setdefault(name, set()).add(int(match["default"]))
+    assert published == CONTRACT_PORTS
+
+
+def test_kafka_is_29092_inside(services: dict[str, dict[str, Any]]) -> None:
+    assert "INTERNAL://kafka:29092" in services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+
+
+def test_no_password_is_written_out() -> None:
+    assert literal_passwords(COMPOSE.read_text(encoding="utf-8")) == []
+
+
+def test_a_password_that_is_written_out_is_found() -> None:
+    text = "services: {a: {environment: {DB_PASSWORD: hunter2, URL: 'postgresql://me:hunter2@db/x'}}}"
+    assert len(literal_passwords(text)) == 2
+
+
+def test_every_variable_is_a_port_or_is_generated() -> None:
+    used = list(VARIABLE.finditer(COMPOSE.read_text(encoding="utf-8")))
+    # A secret without a default must stop compose, not become an empty password.
+    required = {match["name"] for match in used if match["rest"].startswith(":?")}
+    others = {match["name"] for match in used if not match["rest"].startswith(":?")}
+    assert required == set(SECRETS)
+    assert all(name.endswith("_PORT") for name in others)
+
+
+def test_settings_in_the_file_exist(services: dict[str, dict[str, Any]]) -> None:
+    known = {f"TWIN_{name.upper()}" for name in Settings.model_fields}
+    for name in ("service", "live"):
+        assert {key for key in services[name]["environment"] if key.startswith("TWIN_")} <= known
+
+
+def test_what_runs_is_healthy_or_ends(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        assert "healthcheck" in service or service.get("restart") == "no", name
+
+
+def test_nothing_gains_privileges(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "privileged" not in service, name
+
+
+def test_mounted_files_exist(services: dict[str, dict[str, Any]]) -> None:
+    for service in services.values():
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            if source.startswith("."):
+                assert (ROOT / source).exists(), source
+                assert volume.endswith(":ro"), volume
+
+
+def test_the_build_takes_no_secrets_along() -> None:
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert "*" in ignored
+    assert "**/.env" in ignored
+
+
+def test_secrets_are_random_and_the_owners_only(tmp_path: Path) -> None:
+    first, second = tmp_path / "one", tmp_path / "two"
+    write_secrets(first)
+    write_secrets(second)
+    assert stat.S_IMODE(first.stat().st_mode) == 0o600
+    lines = [line for line in first.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    values = dict(line.split("=", 1) for line in lines)
+    assert set(values) == set(SECRETS)
+    assert len(set(values.values())) == len(SECRETS)
+    assert all(re.fullmatch(r"[0-9a-f]{48}", value) for value in values.values())
+    assert not set(values.values()) & {line.partition("=")[2] for line in second.read_text().splitlines()}
+
+
+def test_secrets_are_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / ".env"
+    path.write_text("mine", encoding="utf-8")
+    with pytest.raises(TwinError, match="left as it is"):
+        write_secrets(path)
+    assert main(["--path", str(path)]) == 1
+    assert "left as it is" in capsys.readouterr().err
+    assert path.read_text(encoding="utf-8") == "mine"
