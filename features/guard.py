@@ -15,6 +15,7 @@ from sklearn.metrics import r2_score, roc_auc_score
 from sklearn.tree import DecisionTreeRegressor
 
 from data.errors import TwinError
+from features.fold import IntArray
 from features.state import FloatArray
 from features.targets import Target
 
@@ -88,8 +89,8 @@ def refuse_formula(table: pd.DataFrame, target: Target, feature_names: tuple[str
 def _refuse_linear(
     columns: dict[str, FloatArray],
     truth: FloatArray,
-    fit: FloatArray,
-    judge: FloatArray,
+    fit: IntArray,
+    judge: IntArray,
     target: Target,
 ) -> None:
     names = [name for name, values in columns.items() if np.isfinite(values).all() and np.ptp(values[fit]) > 0.0]
@@ -122,7 +123,7 @@ def _auc(truth: FloatArray, predicted: FloatArray) -> float:
     return float(max(roc_auc_score(truth, predicted), roc_auc_score(truth, -predicted)))
 
 
-def _halves(table: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
+def _halves(table: pd.DataFrame) -> tuple[IntArray, IntArray]:
     """Row numbers of two halves that share no battery (or, with one battery, no time)."""
     ids = np.unique(table["battery_id"].to_numpy(dtype=str))
     if len(ids) > 1:

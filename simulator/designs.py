@@ -108,7 +108,8 @@ CAPACITY_SPREAD = 0.008
 RESISTANCE_SPREAD = 0.04
 CALENDAR_SPREAD = 0.12
 CYCLE_SPREAD = 0.11
-KNEE_SHARE = 0.4
+#: Packs that wear ever faster from some age on; little in their telemetry warns of it.
+KNEE_SHARE = 0.1
 
 HAZARD = HazardParameters(shape=1.6, scale_cycles=6800.0, per_loss=8.0, per_degree=0.03)
 

@@ -39,7 +39,7 @@ class Split:
     def training_rows(self, judged: int) -> BoolArray:
         """Rows that may train the model which judges fold `judged`: other batteries, or the past."""
         if self.by == "battery":
-            return self.fold != judged
+            return np.asarray(self.fold != judged)
         # The rows right before a judged block know part of its future: their horizon reaches into it.
         start = int(np.flatnonzero(self.fold == judged)[0])
         return np.asarray(np.arange(len(self.fold)) < start - _EMBARGO_ROWS)
