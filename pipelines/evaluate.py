@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.targets import TARGETS, Target
+from features.targets import TARGETS
 from pipelines.params import FEATURES, MODELS, REPORTS, load_params, read_json, start_logging, write_json
 from training import plots
 from training.evaluate import add_linear_extrapolation, by_fold, permutation_importance, report
@@ -35,16 +35,15 @@ def importance(name: str) -> pd.DataFrame:
     forest = OnnxForest(MODELS / name / "model.onnx")
     gate = pd.read_parquet(MODELS / name / "gate.parquet")
     features = gate.filter(like="feature_").rename(columns=lambda column: column.removeprefix("feature_"))
-    rows = features.assign(**{target.label: gate["actual"]})
+    # A present value that is only added to a predicted change is not the model's: it is not shuffled there.
+    known = 0.0 if target.offset is None else features[target.offset]
+    rows = features.assign(**{target.label: gate["actual"], "_offset": known})
 
     def predict(frame: pd.DataFrame) -> np.ndarray:
-        return _in_unit(target, forest.predict(frame[list(target.feature_names)].to_numpy(dtype=np.float32)), frame)
+        value = forest.predict(frame[list(target.feature_names)].to_numpy(dtype=np.float32))
+        return np.asarray(value + frame["_offset"].to_numpy(dtype=float))
 
     return permutation_importance(predict, rows, target, seed=0)
-
-
-def _in_unit(target: Target, value: np.ndarray, frame: pd.DataFrame) -> np.ndarray:
-    return value if target.offset is None else value + frame[target.offset].to_numpy(dtype=float)
 
 
 def main() -> None:

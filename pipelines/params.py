@@ -84,5 +84,5 @@ def _rounded(value: Any) -> Any:
 def start_logging() -> None:
     """Progress of a stage, one line a step."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("mlflow", "alembic", "optuna", "skl2onnx"):
+    for noisy in ("mlflow", "alembic", "optuna", "skl2onnx", "great_expectations"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

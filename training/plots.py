@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.calibration import calibration_curve
 
 from features.targets import TARGETS, Target
@@ -111,4 +112,5 @@ def importance(by_target: dict[str, pd.DataFrame], path: Path, count: int = 12) 
         measure = "Brier score" if target.kind == "classification" else f"MAE [{unit_of(target)}]"
         ax.set(title=target.title, xlabel=f"increase of {measure} when shuffled")
         ax.tick_params(axis="y", labelsize=8)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
     _save(figure, path)
