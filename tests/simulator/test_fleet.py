@@ -182,7 +182,7 @@ def test_ends_are_mixed_and_events_match_their_hazard() -> None:
         events += battery.has_failed
         ends.append("fault" if battery.has_failed else "worn" if battery.soh < 0.8 else "censored")
     share = pd.Series(ends).value_counts(normalize=True)
-    assert 0.45 <= share["worn"] <= 0.65
+    assert 0.40 <= share["worn"] <= 0.60  # with one pack in ten that has a knee; 0.51-0.56 with four in ten
     assert 0.10 <= share["fault"] <= 0.20
     assert abs(events - accumulated) < 4.0 * np.sqrt(accumulated)  # a martingale, whatever wear did
 
