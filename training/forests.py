@@ -74,14 +74,12 @@ def _sentinel() -> SimpleImputer:
 
 
 def _fit_classifier(x: FloatArray, y: FloatArray, groups: FloatArray, params: ForestParams, seed: int) -> Pipeline:
-    forest = RandomForestClassifier(**params.as_dict(), random_state=seed, n_jobs=-1)
+    # On one core: the sigmoid is fitted on predictions, and parallel prediction adds up trees in any order.
+    forest = RandomForestClassifier(**params.as_dict(), random_state=seed, n_jobs=1)
     splits = _calibration_splits(x, y, groups)
     calibrated = CalibratedClassifierCV(forest, method="sigmoid", cv=splits, ensemble=False)
     model = make_pipeline(_sentinel(), calibrated).fit(x, y)
     calibrated.cv = len(splits)  # the row numbers have served; they would go into every saved copy
-    for fitted in calibrated.calibrated_classifiers_:
-        fitted.estimator.n_jobs = 1
-    calibrated.estimator.n_jobs = 1
     return model
 
 
