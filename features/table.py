@@ -88,12 +88,13 @@ def _fold(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame)
     """Published cycles first, then readings, each battery in its own order of time."""
     ids = np.unique(np.concatenate([frame["battery_id"].astype(str) for frame in (readings, cycles, batteries)]))
     states = new_states(len(ids))
-    for battery in batteries.to_dict("records"):
+    # In a column of text a missing value is NaN.
+    for battery in batteries.astype(object).where(batteries.notna(), None).to_dict("records"):
         set_battery(
             states[np.searchsorted(ids, battery["battery_id"])],
             nominal_capacity_ah=battery.get("nominal_capacity_ah"),
             cells_in_series=battery.get("cells_in_series"),
-            chemistry=battery.get("chemistry") or None,
+            chemistry=battery.get("chemistry"),
         )
     notes: list[str] = []
     has_signal = cycles[[c for c in SIGNALS if c in cycles]].notna().any(axis=1)

@@ -95,3 +95,9 @@ def test_nothing_at_all(no_readings: pd.DataFrame, no_cycles: pd.DataFrame) -> N
     built = build(no_readings, no_cycles, batteries, LabelParams())
     assert not built.tables
     assert set(built.not_available) == {"soh", "temperature", "rul", "failure"}
+
+
+def test_a_battery_that_does_not_say_its_chemistry(cells: Cells, no_readings: pd.DataFrame) -> None:
+    cycles, batteries = cells
+    unknown = batteries.assign(chemistry=pd.Series([None] * len(batteries), dtype="str"), cells_in_series=np.nan)
+    assert "soh" in build(no_readings, cycles, unknown, LabelParams()).tables
