@@ -64,7 +64,7 @@ bench: setup ## speed, each figure as a ratio to a peer in the same run
 	python -m benchmarks
 
 lock: ## resolve requirements.lock anew
-	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --python-version 3.11 \
+	uv pip compile pyproject.toml --extra dev --extra s3 --extra intel --universal --generate-hashes --python-version 3.11 \
 	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
 
 clean-env: ## remove the virtual environment
