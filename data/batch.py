@@ -17,8 +17,8 @@ class Batch:
     """Rows that are written together; each table may be empty.
 
     `readings`, `batteries` and `cycles` have the columns of `data.contract`; `predictions` those of the
-    table `battery_predictions`: battery_id, time, target, value, lower, upper, due, model_name,
-    model_version, role, predicted_at.
+    table `battery_predictions`: battery_id, time, target, value, lower, upper, due,
+    cycle_index, model_name, model_version, role, predicted_at.
     """
 
     readings: Sequence[Row] = ()

@@ -10,6 +10,7 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import TwinError
@@ -52,7 +53,9 @@ def _dvc(*arguments: str) -> int:
     return subprocess.run([sys.executable, "-m", "dvc", *arguments], env=environment, check=False).returncode
 
 
-def _commands(arguments: argparse.Namespace) -> list[str]:
+def commands(argv: Sequence[str] | None = None) -> list[str]:
+    """What to tell DVC for the command line `argv`; raises TwinError where it asks for what cannot be run."""
+    arguments = _parser().parse_args(argv)
     if arguments.default:
         present = load_params()["source"]["name"]
         if present != DEFAULT_SOURCE:
@@ -68,10 +71,12 @@ def _commands(arguments: argparse.Namespace) -> list[str]:
         return ["repro"]
     changed = settings_for(arguments.source, arguments.data, arguments.domain, arguments.field_map, arguments.batteries)
     name = arguments.name or arguments.domain or arguments.source
-    return ["exp", "run", "--force", "--name", name.replace("_", "-"), *(part for c in changed for part in ("-S", c))]
+    changes = [part for change in changed for part in ("-S", change)]
+    # `register` and what it needs: the simulated fleet is no part of another source.
+    return ["exp", "run", "--force", "--name", name.replace("_", "-"), *changes, "register"]
 
 
-def main() -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--default", action="store_true", help="what `make run` needs")
     parser.add_argument("--source", help="an entry of data/sources")
@@ -80,8 +85,13 @@ def main() -> int:
     parser.add_argument("--name", help="of the experiment; the domain where absent")
     parser.add_argument("--field-map", help="YAML, or the name of a map that ships")
     parser.add_argument("--batteries", help="CSV of what each battery is made of")
+    return parser
+
+
+def main() -> int:
+    """Run the pipeline; DVC's exit code, or 2 with a sentence where there is nothing to run."""
     try:
-        return _dvc(*_commands(parser.parse_args()))
+        return _dvc(*commands())
     except TwinError as error:
         print(error.sentence, file=sys.stderr)
         return 2

@@ -26,6 +26,7 @@ PREDICTION_FIELDS: tuple[Field, ...] = (
     Field("lower"),
     Field("upper"),
     Field("due", "UTC", "when its truth can be known", "time"),
+    Field("cycle_index", "equivalent full cycles", "age of the battery at `time`"),
     Field("model_name", kind="text"),
     Field("model_version", kind="text"),
     Field("role", "", "champion or challenger", "text", True),

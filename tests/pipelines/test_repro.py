@@ -8,7 +8,7 @@ import pytest
 
 from data.errors import TwinError
 from pipelines.params import typed
-from pipelines.repro import settings_for
+from pipelines.repro import commands, settings_for
 from training.tuning import TuneParams
 
 
@@ -36,3 +36,11 @@ def test_what_cannot_be_run_is_said(name: str, data: str | None, said: str) -> N
 def test_a_misspelt_parameter_is_named() -> None:
     with pytest.raises(TwinError, match=r"tune\.trails is not a parameter"):
         typed(TuneParams, {"trails": 3}, "tune")
+
+
+def test_another_source_does_not_simulate_a_fleet(tmp_path: Path) -> None:
+    command = commands(["--source", "nasa_pcoe", "--data", str(tmp_path)])
+    assert command[:2] == ["exp", "run"]
+    assert command[command.index("--name") + 1] == "nasa-pcoe"
+    assert command[-1] == "register"
+    assert commands([]) == ["repro"]
