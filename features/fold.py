@@ -64,7 +64,8 @@ _RESISTANCE = SIGNALS.index("resistance_ohm")
 
 
 @njit
-def _read_reading_features(state, out):  # type: ignore[no-untyped-def]
+def read_reading_features(state, out):  # type: ignore[no-untyped-def]
+    """Write the features of the reading cadence as of now into `out`, for compiled code."""
     temperature, voltage = state[s.TEMPERATURE_C], state[s.CELL_VOLTAGE_V]
     out[0] = temperature
     out[1] = voltage
@@ -97,7 +98,8 @@ def _read_reading_features(state, out):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _read_cycle_features(state, out):  # type: ignore[no-untyped-def]
+def read_cycle_features(state, out):  # type: ignore[no-untyped-def]
+    """Write the features of the cycle cadence as of now into `out`, for compiled code."""
     out[0] = state[s.CYCLES]
     for j in range(s.N_SIGNALS):
         at = _N_AGE + j * _N_STATISTICS
@@ -124,12 +126,12 @@ def _fold_readings(  # type: ignore[no-untyped-def]
         outcome = step.step_reading(state, readings[i], summary)
         folded[i] = outcome > 0
         cycles[i] = state[s.CYCLES]
-        _read_reading_features(state, features[i])
+        read_reading_features(state, features[i])
         if outcome == 2:
             summary[step.CLOSED_BATTERY] = battery_row[i]
             summary[step.CLOSED_READING] = i
             closed[count] = summary
-            _read_cycle_features(state, closed_features[count])
+            read_cycle_features(state, closed_features[count])
             count += 1
     return count
 
@@ -139,7 +141,7 @@ def _fold_cycles(states, battery_row, cycles, folded, features):  # type: ignore
     for i in range(len(battery_row)):
         state = states[battery_row[i]]
         folded[i] = step.step_cycle(state, cycles[i])
-        _read_cycle_features(state, features[i])
+        read_cycle_features(state, features[i])
 
 
 @dataclass(frozen=True)
@@ -241,12 +243,12 @@ def fold_cycles(states: FloatArray, battery_row: IntArray, cycles: FloatArray) -
 def reading_features(state: FloatArray) -> FloatArray:
     """Features of the reading cadence as of now, float64[len(READING_FEATURES)]."""
     out = np.empty(_N_READING)
-    _read_reading_features(state, out)
+    read_reading_features(state, out)
     return out
 
 
 def cycle_features(state: FloatArray) -> FloatArray:
     """Features of the cycle cadence as of now, float64[len(CYCLE_FEATURES)]."""
     out = np.empty(_N_CYCLE)
-    _read_cycle_features(state, out)
+    read_cycle_features(state, out)
     return out

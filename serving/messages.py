@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from features.state import NOMINAL_CAPACITY_AH, encode
-from serving.predictor import BatteryAnswer, Prediction
+from features.state import NOMINAL_CAPACITY_AH, FloatArray, encode
+from serving.moments import Moments
+from serving.predictor import BatteryAnswer, Prediction, TargetValues
 from training.release import RUL_UNIT
+
+_UNKNOWN_CAPACITY = "the nominal capacity is not known, so currents say little: send battery.nominal_capacity_ah"
 
 
 class _Answer(BaseModel):
@@ -87,6 +91,11 @@ class Surface:
     factor: float = 1.0
     minimum: float | None = None
 
+    def outside(self, values: FloatArray) -> FloatArray:
+        """`values`, in the target's own unit, as they leave the service; NaN stays NaN."""
+        scaled = values * self.factor
+        return scaled if self.minimum is None else np.maximum(scaled, self.minimum)
+
 
 #: By target of `features.targets`.
 SURFACES: Mapping[str, Surface] = {
@@ -101,20 +110,62 @@ def battery_prediction(
     answer: BatteryAnswer, release: str, horizons: Mapping[str, float], unknown_fields: int = 0
 ) -> dict[str, Any]:
     """One entry of the answer, in the form of `BatteryPrediction`; plain values, because it is made for every call."""
-    time = datetime.fromtimestamp(answer.view.time_s, UTC) if answer.view.has_reading else None
-    entry: dict[str, Any] = {
-        "battery_id": answer.battery_id,
-        "time": rfc3339(time),
-        "release": release,
-        "state": encode(answer.state),
-    }
+    time = utc(answer.view.time_s) if answer.view.has_reading else None
+    notes = _notes(answer, unknown_fields)
+    if math.isnan(answer.state[NOMINAL_CAPACITY_AH]):
+        notes.append(_UNKNOWN_CAPACITY)
+    entry = _entry(answer.battery_id, time, answer.predictions, release, horizons, notes)
+    entry["state"] = encode(answer.state)
+    return entry
+
+
+def prediction_messages(
+    battery_ids: Sequence[str],
+    moments: Moments,
+    predicted: Mapping[str, TargetValues],
+    release: str,
+    horizons: Mapping[str, float],
+) -> list[dict[str, Any]]:
+    """What was predicted for n moments as messages on `ev_battery_predictions`: entries of the answer without `state`.
+
+    Args:
+        battery_ids: of the n moments.
+        predicted: of `Predictor.predict_moments`; `release` and `horizons` are that predictor's.
+    """
+    return [
+        _entry(
+            battery_id,
+            utc(float(moments.time_s[i])) if moments.has_reading[i] else None,
+            {target: values.at(i) for target, values in predicted.items()},
+            release,
+            horizons,
+            [] if moments.nominal_capacity_known[i] else [_UNKNOWN_CAPACITY],
+        )
+        for i, battery_id in enumerate(battery_ids)
+    ]
+
+
+def utc(time_s: float) -> datetime:
+    """The time so many seconds after the epoch, to the microsecond as it was sent."""
+    return datetime.fromtimestamp(time_s, UTC)
+
+
+def _entry(
+    battery_id: str,
+    time: datetime | None,
+    predictions: Mapping[str, Prediction],
+    release: str,
+    horizons: Mapping[str, float],
+    notes: list[str],
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {"battery_id": battery_id, "time": rfc3339(time), "release": release}
     for target, surface in SURFACES.items():
-        entry[surface.field] = _prediction(answer.predictions[target], surface)
+        entry[surface.field] = _prediction(predictions[target], surface)
     if time is not None and "temperature_s" in horizons:
         entry["temperature"]["due"] = rfc3339(time + timedelta(seconds=horizons["temperature_s"]))
     if "failure_cycles" in horizons:
         entry["failure_probability"]["horizon_cycles"] = horizons["failure_cycles"]
-    entry["notes"] = _notes(answer, unknown_fields)
+    entry["notes"] = notes
     return entry
 
 
@@ -143,8 +194,6 @@ def _notes(answer: BatteryAnswer, unknown_fields: int) -> list[str]:
             notes.append(f"{_count(count, noun)} older than the state {'was' if count == 1 else 'were'} not folded")
     if unknown_fields:
         notes.append(f"{_count(unknown_fields, 'field')} not in the contract ignored")
-    if math.isnan(answer.state[NOMINAL_CAPACITY_AH]):
-        notes.append("the nominal capacity is not known, so currents say little: send battery.nominal_capacity_ah")
     return notes
 
 

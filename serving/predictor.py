@@ -15,14 +15,15 @@ import numpy as np
 from data.contract import SIGNALS
 from data.errors import TwinError
 from features import fold
+from features.fold import BoolArray
 from features.state import FOLD_VERSION, READING_INPUTS, FloatArray, StateView, new_states, view
 from features.targets import TARGETS, Target
+from serving.moments import Moments, moments_of
 from training.onnx_runtime import OnnxForest
 from training.release import LoadedRelease, LocalModel
 
 NOT_PROMOTED = "no model was promoted for this target"
 
-_READ_FEATURES = {"reading": fold.reading_features, "cycle": fold.cycle_features}
 _FEATURE_NAMES = {"reading": fold.READING_FEATURES, "cycle": fold.CYCLE_FEATURES}
 
 
@@ -50,6 +51,26 @@ class Prediction:
     value: float | None
     model: str | None
     withheld: str | None = None
+
+
+@dataclass(frozen=True)
+class TargetValues:
+    """One target's predictions at n moments, in the target's own unit.
+
+    Attributes:
+        values: float64[n], NaN where withheld.
+        model: label of the model, e.g. `battery-soh/9`; None where the release has none for this target.
+        reasons: n entries, why a value is withheld; None where it is given.
+    """
+
+    values: FloatArray
+    model: str | None
+    reasons: Sequence[str | None]
+
+    def at(self, i: int) -> Prediction:
+        """The prediction at moment `i`."""
+        reason = self.reasons[i]
+        return Prediction(float(self.values[i]) if reason is None else None, self.model, reason)
 
 
 @dataclass(frozen=True)
@@ -97,39 +118,41 @@ class Predictor:
         states = np.stack([battery.state for battery in batteries])
         stale_cycles = _stale(fold.fold_cycles, states, [battery.cycles for battery in batteries])
         stale_readings = _stale(fold.fold_readings, states, [battery.readings for battery in batteries])
-        views = [view(state) for state in states]
-        features = {cadence: np.stack([read(state) for state in states]) for cadence, read in _READ_FEATURES.items()}
-        by_target = {
-            name: self._predict_target(target, features[target.cadence], views) for name, target in TARGETS.items()
-        }
+        by_target = self.predict_moments(moments_of(states))
         return [
             BatteryAnswer(
                 battery_id=battery.battery_id,
                 state=states[i],
-                view=views[i],
-                predictions={name: predictions[i] for name, predictions in by_target.items()},
+                view=view(states[i]),
+                predictions={name: values.at(i) for name, values in by_target.items()},
                 stale_readings=stale_readings[i],
                 stale_cycles=stale_cycles[i],
             )
             for i, battery in enumerate(batteries)
         ]
 
+    def predict_moments(self, moments: Moments) -> Mapping[str, TargetValues]:
+        """Predict at each of n `moments`, with one call for each forest; by target, every one of `TARGETS`.
+
+        A moment gets the same numbers, bit for bit, in whatever company it comes.
+        """
+        return {name: self._predict_target(target, moments) for name, target in TARGETS.items()}
+
     def warm_up(self) -> None:
         """Answer for a made-up battery, so that no request waits for the fold to be compiled."""
         readings, cycles = np.zeros((2, len(READING_INPUTS))), np.ones((1, 1 + len(SIGNALS)))
         self.predict([BatteryInput("warm-up", new_states(1)[0], readings, cycles)])
 
-    def _predict_target(self, target: Target, features: FloatArray, views: Sequence[StateView]) -> list[Prediction]:
+    def _predict_target(self, target: Target, moments: Moments) -> TargetValues:
+        values = np.full(len(moments), np.nan)
         forest = self._forests.get(target.name)
         if forest is None:
-            return [Prediction(None, None, NOT_PROMOTED)] * len(views)
-        reasons = [_reason_to_withhold(target, battery) for battery in views]
-        rows = [i for i, reason in enumerate(reasons) if reason is None]
-        predictions = [Prediction(None, forest.label, reason) for reason in reasons]
-        if rows:
-            for i, value in zip(rows, forest.predict(features[rows]), strict=True):
-                predictions[i] = Prediction(value, forest.label)
-        return predictions
+            return TargetValues(values, None, [NOT_PROMOTED] * len(moments))
+        features = moments.reading_features if target.cadence == "reading" else moments.cycle_features
+        reasons, given = _reasons_to_withhold(target, moments)
+        if given.any():
+            values[given] = forest.predict(features[given])
+        return TargetValues(values, forest.label, reasons)
 
 
 class _TargetForest:
@@ -151,20 +174,22 @@ class _TargetForest:
         self._offset = None if target.offset is None else available.index(target.offset)
         self._forest = OnnxForest(model.path)
 
-    def predict(self, features: FloatArray) -> list[float]:
-        """Predictions in the target's unit for `features`, float64[n, all features of the cadence]."""
+    def predict(self, features: FloatArray) -> FloatArray:
+        """float64[n] in the target's unit for `features`, float64[n, all features of the cadence]."""
         value = self._forest.predict(features.take(self._columns, axis=1).astype(np.float32))
-        if self._offset is not None:
-            value = value + features[:, self._offset]
-        return [float(x) for x in value]
+        return value if self._offset is None else value + features[:, self._offset]
 
 
-def _reason_to_withhold(target: Target, battery: StateView) -> str | None:
-    if target.cadence == "reading" and not battery.has_reading:
-        return "no reading yet"
-    if battery.cycles_seen < target.minimum_cycles:
-        return f"fewer than {target.minimum_cycles} {'cycle' if target.minimum_cycles == 1 else 'cycles'} seen"
-    return None
+def _reasons_to_withhold(target: Target, moments: Moments) -> tuple[list[str | None], BoolArray]:
+    """At each moment the reason, None where a value is given; and where that is."""
+    reasons: list[str | None] = [None] * len(moments)
+    young = moments.cycles_seen < target.minimum_cycles
+    silent = ~moments.has_reading if target.cadence == "reading" else np.zeros_like(young)
+    cycles = "cycle" if target.minimum_cycles == 1 else "cycles"
+    for where, reason in ((young, f"fewer than {target.minimum_cycles} {cycles} seen"), (silent, "no reading yet")):
+        for i in np.flatnonzero(where):
+            reasons[i] = reason
+    return reasons, ~(young | silent)
 
 
 def _stale(

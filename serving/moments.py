@@ -1,0 +1,117 @@
+"""Moments: what the forests predict from, as of now or after each of many readings.
+
+The service, the stream scorer and the database predictor all fold through here, so that a battery gets the
+same numbers, bit for bit, whether its readings come one by one or a thousand at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from features import fold, step
+from features import state as s
+from features.fold import BoolArray, IntArray
+from features.state import FloatArray
+
+# What a moment tells besides its features, as slots of the state.
+_FACTS = np.array([s.TIME_S, s.CYCLES, s.CYCLES_SEEN, s.NOMINAL_CAPACITY_AH])
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Everything that is predicted from, as of n moments of any batteries.
+
+    Attributes:
+        reading_features: float64[n, len(READING_FEATURES)].
+        cycle_features: float64[n, len(CYCLE_FEATURES)].
+        time_s: float64[n], time of the newest reading in seconds since the epoch, NaN before the first.
+        cycles: float64[n], age in equivalent full cycles.
+        cycles_seen: int64[n], cycles and sessions that were summarised so far.
+        has_reading: bool[n].
+        nominal_capacity_known: bool[n].
+    """
+
+    reading_features: FloatArray
+    cycle_features: FloatArray
+    time_s: FloatArray
+    cycles: FloatArray
+    cycles_seen: IntArray
+    has_reading: BoolArray
+    nominal_capacity_known: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.time_s)
+
+
+def moments_of(states: FloatArray) -> Moments:
+    """The moment at which each of `states`, float64[n, STATE_SIZE], stands."""
+    rows = _new_rows(len(states))
+    _read_all(states, *rows)
+    return _moments(*rows)
+
+
+def fold_each(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> tuple[Moments, BoolArray]:
+    """Fold `readings` into `states`, in place, and keep the moment after each.
+
+    Args:
+        states: float64[k, STATE_SIZE].
+        battery_row: int64[n], the row of `states` that each reading belongs to.
+        readings: float64[n, len(READING_INPUTS)], any interleaving of batteries.
+
+    Returns:
+        The n moments, and bool[n]: False where a reading was not newer than its battery's state and so was
+        left out; its moment is the one before it.
+    """
+    rows = _new_rows(len(readings))
+    folded = np.zeros(len(readings), dtype=np.bool_)
+    _fold_all(states, battery_row, readings, folded, *rows)
+    return _moments(*rows), folded
+
+
+def _new_rows(n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+    return (
+        np.empty((n, len(fold.READING_FEATURES))),
+        np.empty((n, len(fold.CYCLE_FEATURES))),
+        np.empty((n, len(_FACTS))),
+    )
+
+
+def _moments(reading_features: FloatArray, cycle_features: FloatArray, facts: FloatArray) -> Moments:
+    time_s, cycles, cycles_seen, nominal_capacity_ah = facts.T
+    return Moments(
+        reading_features=reading_features,
+        cycle_features=cycle_features,
+        time_s=time_s,
+        cycles=cycles,
+        cycles_seen=cycles_seen.astype(np.int64),
+        has_reading=~np.isnan(time_s),
+        nominal_capacity_known=~np.isnan(nominal_capacity_ah),
+    )
+
+
+@njit
+def _read(state, reading_features, cycle_features, facts):  # type: ignore[no-untyped-def]
+    fold.read_reading_features(state, reading_features)
+    fold.read_cycle_features(state, cycle_features)
+    for k in range(len(_FACTS)):
+        facts[k] = state[_FACTS[k]]
+
+
+@njit
+def _read_all(states, reading_features, cycle_features, facts):  # type: ignore[no-untyped-def]
+    for i in range(len(states)):
+        _read(states[i], reading_features[i], cycle_features[i], facts[i])
+
+
+@njit
+def _fold_all(  # type: ignore[no-untyped-def]
+    states, battery_row, readings, folded, reading_features, cycle_features, facts
+):
+    summary = np.empty(step.CLOSED_SIZE)
+    for i in range(len(battery_row)):
+        state = states[battery_row[i]]
+        folded[i] = step.step_reading(state, readings[i], summary) > 0
+        _read(state, reading_features[i], cycle_features[i], facts[i])
