@@ -106,8 +106,8 @@ def _judge(table: str, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame,
     if frame.empty:
         return complete(frame, fields), _quarantined(table, frame, []), []
     order = "time" if table == "readings" else "cycle_index"
-    again = repeats(frame, ["battery_id", order] + ([] if table == "readings" else ["kind"]))
-    # Sessions of two kinds may end at the same age; readings are apart in time.
+    # Several sessions may end at the same age of a pack that counts whole cycles; readings are apart in time.
+    again = repeats(frame, ["battery_id", order] + ([] if table == "readings" else ["kind", "end_time"]))
     back = steps_back(frame, order, strictly=table == "readings", apart=again)
     outcome = _run(table, frame.assign(**{REPEATS: again, STEPS_BACK: back}))
     faults = [(meta, rows) for _, meta, rows in outcome if rows]

@@ -12,6 +12,8 @@ BEGIN
                        'latest_battery_status, ev_telemetry_hourly TO %I', role_name);
     END LOOP;
     GRANT INSERT, UPDATE ON ev_telemetry, batteries, battery_cycles, battery_predictions TO twin_writer;
+    -- What a predictor remembers is nobody else's business.
+    GRANT SELECT, INSERT, UPDATE ON twin_consumers, twin_states TO twin_writer;
     EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO twin_writer', current_database());
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'roles twin_writer and twin_reader were not set up: % may not create roles', current_user;

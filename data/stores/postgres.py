@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -91,7 +92,8 @@ def on_conflict(table: str, key: Sequence[str], columns: Sequence[str]) -> str:
 READINGS = Table("ev_telemetry", READING_FIELDS, ("battery_id", "time"))
 PREDICTIONS = Table("battery_predictions", PREDICTION_FIELDS, ("battery_id", "time", "target", "role"))
 BATTERIES = Table("batteries", BATTERY_FIELDS, ("battery_id",))
-CYCLES = Table("battery_cycles", CYCLE_FIELDS, ("battery_id", "cycle_index", "kind"))
+# A pack that counts whole cycles ends several sessions at one age: the time of their end tells them apart.
+CYCLES = Table("battery_cycles", CYCLE_FIELDS, ("battery_id", "cycle_index", "kind", "end_time"))
 TABLES: tuple[Table, ...] = (BATTERIES, READINGS, PREDICTIONS, CYCLES)
 
 #: The champion's two headline predictions, beside the reading they were made from.
@@ -102,6 +104,15 @@ _HEADLINE_SQL = (
     "max(value) FILTER (WHERE target = 'failure'), max(predicted_at) "
     f"FROM {PREDICTIONS.staging} WHERE role = 'champion' GROUP BY battery_id, time ORDER BY battery_id, time "
     + on_conflict("ev_telemetry", ("battery_id", "time"), _HEADLINE_COLUMNS)
+)
+
+#: A session whose writer did not know the labels gets them from its readings, as far as they are here already.
+_ITS_READINGS = "FROM ev_telemetry e WHERE e.battery_id = s.battery_id AND e.time BETWEEN s.start_time AND s.end_time"
+_SESSION_LABELS_SQL = (
+    f"UPDATE {CYCLES.staging} s SET "  # noqa: S608 - our own names
+    f"soh = COALESCE(s.soh, (SELECT e.soh {_ITS_READINGS} AND e.voltage IS NOT NULL ORDER BY e.time DESC LIMIT 1)), "
+    f"warning_level = COALESCE(s.warning_level, (SELECT max(e.warning_level) {_ITS_READINGS})) "
+    "WHERE s.kind IN ('charge', 'discharge') AND (s.soh IS NULL OR s.warning_level IS NULL)"
 )
 
 
@@ -118,19 +129,14 @@ class PostgresStore:
 
     def write(self, batch: Batch) -> None:
         """Store all of `batch` or nothing of it; return when it is committed."""
-        rows_of = {
-            BATTERIES: batch.batteries,
-            READINGS: batch.readings,
-            PREDICTIONS: batch.predictions,
-            CYCLES: [{"kind": "cycle", **row} for row in batch.cycles],
-        }
+        with self.transaction() as transaction:
+            transaction.write(batch)
+
+    @contextmanager
+    def transaction(self) -> Iterator[StoreTransaction]:
+        """Everything that is written within is stored at once when the block ends well, and not at all otherwise."""
         with self._transaction() as cursor:
-            for table, rows in rows_of.items():
-                if rows:
-                    cursor.copy_expert(table.copy_sql(), _csv(table.fields, rows))
-                    cursor.execute(table.upsert_sql())
-            if batch.predictions:
-                cursor.execute(_HEADLINE_SQL)
+            yield StoreTransaction(cursor)
 
     def count_readings(self, battery_ids: Sequence[str], since: datetime, until: datetime) -> int:
         """How many readings of `battery_ids` are stored with `since` <= time <= `until`."""
@@ -166,6 +172,34 @@ class PostgresStore:
                 for table in TABLES:
                     cursor.execute(table.staging_sql())
         return _Transaction(self._connection)
+
+
+class StoreTransaction:
+    """What belongs together in the store; `cursor` is for what a caller keeps in tables of its own."""
+
+    def __init__(self, cursor: psycopg2.extensions.cursor) -> None:
+        self.cursor = cursor
+        self._staged: set[Table] = set()
+
+    def write(self, batch: Batch) -> None:
+        """Add `batch`; of rows with one key, in one batch or several, the last wins."""
+        rows_of = {
+            BATTERIES: batch.batteries,
+            READINGS: batch.readings,
+            PREDICTIONS: batch.predictions,
+            CYCLES: [{"kind": "cycle", **row} for row in batch.cycles],
+        }
+        for table, rows in rows_of.items():
+            if rows:
+                if table in self._staged:
+                    self.cursor.execute(f"DELETE FROM {table.staging}")  # noqa: S608 - our own names
+                self._staged.add(table)
+                self.cursor.copy_expert(table.copy_sql(), _csv(table.fields, rows))
+                if table is CYCLES:
+                    self.cursor.execute(_SESSION_LABELS_SQL)
+                self.cursor.execute(table.upsert_sql())
+        if batch.predictions:
+            self.cursor.execute(_HEADLINE_SQL)
 
 
 class _Transaction:

@@ -135,6 +135,55 @@ def test_a_batch_is_stored_whole_or_not_at_all(dsn: str, store: PostgresStore) -
     assert query(dsn, "SELECT count(*) FROM ev_telemetry") == [(1,)]
 
 
+def test_a_transaction_is_stored_whole_or_not_at_all(dsn: str, store: PostgresStore) -> None:
+    def interrupted() -> None:
+        with store.transaction() as transaction:
+            transaction.write(Batch(readings=[READING]))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
+    assert query(dsn, "SELECT count(*) FROM ev_telemetry") == [(0,)]
+    later = {**READING, "time": NOW + timedelta(seconds=1)}
+    with store.transaction() as transaction:
+        transaction.write(Batch(readings=[READING], predictions=FORECAST))
+        transaction.write(Batch(readings=[later], predictions=[{**one, "time": later["time"]} for one in FORECAST]))
+        transaction.cursor.execute("SELECT count(*) FROM ev_telemetry")
+        assert transaction.cursor.fetchone() == (2,)
+    assert query(dsn, "SELECT voltage, rul_prediction FROM ev_telemetry") == [(360.0, 700.0)] * 2
+
+
+SESSION = {
+    "battery_id": "EV-1",
+    "cycle_index": 12.0,
+    "kind": "discharge",
+    "start_time": NOW,
+    "end_time": NOW + timedelta(seconds=20),
+}
+
+
+def test_sessions_at_one_age_of_a_coarse_counter_stay_apart(dsn: str, store: PostgresStore) -> None:
+    second = {**SESSION, "start_time": NOW + timedelta(hours=1), "end_time": NOW + timedelta(hours=2)}
+    store.write(Batch(cycles=[SESSION, second, {"battery_id": "EV-1", "cycle_index": 12.0, "capacity_ah": 140.0}]))
+    store.write(Batch(cycles=[{**SESSION, "temperature_mean_c": 21.0}]))
+    store.write(Batch(cycles=[{"battery_id": "EV-1", "cycle_index": 12.0, "soh": 93.0}]))
+    rows = query(dsn, "SELECT kind, temperature_mean_c, capacity_ah, soh FROM battery_cycles ORDER BY end_time")
+    assert rows == [("discharge", 21.0, None, None), ("discharge", None, None, None), ("cycle", None, 140.0, 93.0)]
+
+
+def test_a_session_gets_its_labels_from_its_readings(dsn: str, store: PostgresStore) -> None:
+    alarms = {0: 1.0, 10: 3.0, 20: 0.0, 30: 5.0}
+    readings = [
+        {**READING, "time": NOW + timedelta(seconds=second), "soh": 90.0 - second / 10, "warning_level": alarm}
+        for second, alarm in alarms.items()
+    ]
+    store.write(Batch(readings=readings))
+    unlabelled = {**SESSION, "kind": "charge", "end_time": NOW + timedelta(seconds=25)}
+    store.write(Batch(cycles=[unlabelled, {**SESSION, "soh": 77.0}, {**SESSION, "kind": "cycle"}]))
+    rows = query(dsn, "SELECT kind, soh, warning_level FROM battery_cycles ORDER BY kind")
+    assert rows == [("charge", 88.0, 3.0), ("cycle", None, None), ("discharge", 77.0, 3.0)]
+
+
 def test_the_store_comes_back_after_its_connection_was_cut(dsn: str, store: PostgresStore) -> None:
     store.write(Batch(readings=[READING]))
     query(

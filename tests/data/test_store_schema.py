@@ -223,9 +223,11 @@ def test_roles_can_do_their_work_and_no_more(dsn: str) -> None:
 
     insert = "INSERT INTO batteries (battery_id) VALUES ('role') ON CONFLICT DO NOTHING"
     as_role("twin_writer", insert)
+    as_role("twin_writer", "INSERT INTO twin_consumers (consumer) VALUES ('role') ON CONFLICT DO NOTHING")
     as_role("twin_reader", "SELECT * FROM latest_battery_status")
     for role, sql in (
         ("twin_reader", insert),
+        ("twin_reader", "SELECT * FROM twin_states"),
         ("twin_writer", "DELETE FROM ev_telemetry"),
         ("twin_writer", "ALTER TABLE ev_telemetry ADD COLUMN x int"),
     ):
