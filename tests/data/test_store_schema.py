@@ -6,7 +6,7 @@ import itertools
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from data.stores.postgres import PREDICTION_FIELDS
 from data.stores.retention import retire
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-SYSTEM_POSTGRES = Path("/usr/lib/postgresql/15/bin")
 SQL_TYPES = {
     "text": "text",
     "time": "timestamp with time zone",
@@ -31,25 +30,12 @@ SQL_TYPES = {
 }
 
 
-@pytest.fixture(scope="module", params=["embedded", "postgresql-15"])
-def dsn(
-    request: pytest.FixtureRequest,
-    postgres_server: str,
-    new_database: Callable[[str], str],
-    server_folders: Path,
-) -> Iterator[str]:
-    """A migrated database on each version that the project supports."""
-    if request.param == "embedded":
-        database = new_database(postgres_server)
-        migrate(database)
-        yield database
-        return
-    if not SYSTEM_POSTGRES.is_dir():
-        pytest.skip(f"PostgreSQL 15 is not installed ({SYSTEM_POSTGRES} is absent)")
-    with embedded_postgres(server_folders / "postgresql-15", binaries=SYSTEM_POSTGRES, durable=False) as server:
-        database = new_database(server)
-        migrate(database)
-        yield database
+@pytest.fixture(scope="module", params=["postgres_server", "postgres15_dsn", "timescaledb_dsn"])
+def dsn(request: pytest.FixtureRequest, new_database: Callable[[str], str]) -> str:
+    """A migrated database on each server that the project supports."""
+    database = new_database(request.getfixturevalue(request.param))
+    migrate(database)
+    return database
 
 
 def query(dsn: str, sql: str, values: Any = None) -> list[tuple[Any, ...]]:

@@ -1,0 +1,146 @@
+"""PostgreSQL of Debian's, with TimescaleDB where its library is present, over a Unix socket and loopback TCP.
+
+`data/embedded/postgres.py` is for people: one server that several processes share and nobody has to stop.  This one is
+compose's, with the same settings file, and can be killed and started again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import psycopg2
+
+from data.embedded.server_user import let_others_enter, server_user, system_user
+from deploy.servers.install import DEBIAN, require
+from deploy.servers.process import HOST, Command, Server, run, unused_port
+from deploy.servers.versions import DEPLOY, versions
+
+License = Literal["timescale", "apache"]
+_OWNER_ONLY = 0o600
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A server whose databases are the caller's to make.
+
+    Attributes:
+        dsn: of the database postgres as superuser, over a socket in a folder that nobody else can enter.
+        tcp_dsn: the same over loopback, with a password.
+        password: of the superuser postgres.
+    """
+
+    dsn: str
+    tcp_dsn: str
+    port: int
+    password: str
+    server: Server
+
+
+def binaries() -> Path:
+    """The folder of Debian's server programs."""
+    return Path("/usr/lib/postgresql") / versions().postgresql / "bin"
+
+
+def missing_timescaledb() -> str | None:
+    """Why the server cannot load TimescaleDB; None where it can."""
+    library = Path(run([str(binaries() / "pg_config"), "--pkglibdir"]).strip()) / "timescaledb.so"
+    return None if library.exists() else "the server does not offer the extension timescaledb"
+
+
+@contextmanager
+def postgres(folder: Path, *, durable: bool = True, timescaledb: License | None = None) -> Iterator[Postgres]:
+    """A running server with its data in `folder`; creates it where absent.
+
+    Args:
+        durable: False for a database that is thrown away: never waits for the disk.
+        timescaledb: load the extension under this licence, `apache` being its Apache-licensed features only; plain
+            PostgreSQL where absent.
+
+    Raises:
+        TwinError: PostgreSQL is not installed, or did not start.
+    """
+    require(DEBIAN["postgresql-15"])
+    folder.mkdir(parents=True, exist_ok=True)
+    user, port, password = server_user(), unused_port(), secrets.token_hex(16)
+    sockets = Path(tempfile.mkdtemp(prefix="twin-postgres-"))  # the path of a socket may have about 100 bytes
+    data, password_file, settings = folder / "data", folder / "password", folder / "postgresql.conf"
+    password_file.touch(mode=_OWNER_ONLY)
+    password_file.write_text(password)
+    settings.write_text((DEPLOY / "postgres" / "postgresql.conf").read_text())
+    data.mkdir(mode=0o700, exist_ok=True)
+    if user is not None:
+        entry = system_user(user)
+        let_others_enter(folder)
+        for path in (data, sockets, password_file, settings):
+            os.chown(path, entry.pw_uid, entry.pw_gid)
+    new = not (data / "PG_VERSION").exists()
+    if new:
+        run(
+            [str(binaries() / "initdb"), "-D", str(data), "-U", "postgres", "--pwfile", str(password_file),
+             "--auth-local=trust", "--auth-host=scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"],
+            user=user,
+        )  # fmt: skip
+    password_file.unlink()
+    options = {
+        "config_file": str(settings),
+        "data_directory": str(data),
+        "hba_file": str(data / "pg_hba.conf"),
+        "ident_file": str(data / "pg_ident.conf"),
+        "listen_addresses": HOST,
+        "port": str(port),
+        "unix_socket_directories": str(sockets),
+        "shared_preload_libraries": "timescaledb" if timescaledb else "",
+        "timescaledb.license": timescaledb or "apache",
+        "fsync": "on" if durable else "off",
+    }
+    dsn = f"postgresql://postgres@/postgres?host={quote(str(sockets), safe='')}&port={port}"
+    server = Server(
+        Command(
+            f"PostgreSQL {versions().postgresql}",
+            (
+                str(binaries() / "postgres"),
+                *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
+            ),
+            ready=lambda: _accepts(dsn),
+            log=folder / "server.log",
+            folder=data,
+            environment={"LC_ALL": "C", "TZ": "UTC"},
+            user=user,
+            # The postmaster ends its sessions and itself: at once, but in good order.
+            stop_signal=signal.SIGINT,
+            ends_with_parent=signal.SIGQUIT,
+        )
+    )
+    try:
+        with server:
+            if not new:
+                _set_password(dsn, password)
+            tcp_dsn = f"postgresql://postgres:{password}@{HOST}:{port}/postgres"
+            yield Postgres(dsn, tcp_dsn, port, password, server)
+    finally:
+        shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _accepts(dsn: str) -> bool:
+    try:
+        psycopg2.connect(dsn, connect_timeout=2).close()
+    except psycopg2.OperationalError:
+        return False
+    return True
+
+
+def _set_password(dsn: str, password: str) -> None:
+    connection = psycopg2.connect(dsn)
+    with connection, connection.cursor() as cursor:
+        cursor.execute("ALTER ROLE postgres PASSWORD %s", (password,))
+    connection.close()
