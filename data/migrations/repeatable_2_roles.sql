@@ -9,11 +9,16 @@ BEGIN
             EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
         END IF;
         EXECUTE format('GRANT SELECT ON ev_telemetry, batteries, battery_cycles, battery_predictions, '
-                       'latest_battery_status, ev_telemetry_hourly TO %I', role_name);
+                       'latest_battery_status, ev_telemetry_hourly, prediction_outcomes, kept_predictions, '
+                       'battery_observations, evaluation_batteries, evaluation_roles, drift_status TO %I', role_name);
     END LOOP;
     GRANT INSERT, UPDATE ON ev_telemetry, batteries, battery_cycles, battery_predictions TO twin_writer;
     -- What a predictor remembers is nobody else's business.
     GRANT SELECT, INSERT, UPDATE ON twin_consumers, twin_states TO twin_writer;
+    GRANT INSERT, UPDATE ON kept_predictions, battery_observations, evaluation_batteries, evaluation_roles, drift_status
+        TO twin_writer;
+    -- A truth that turns out otherwise is taken back, and short horizons are retired.
+    GRANT INSERT, UPDATE, DELETE ON prediction_outcomes TO twin_writer;
     EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO twin_writer', current_database());
 EXCEPTION WHEN insufficient_privilege THEN
     RAISE NOTICE 'roles twin_writer and twin_reader were not set up: % may not create roles', current_user;

@@ -1,0 +1,79 @@
+"""What counts as end of life, failure and 'ahead': for each model what it was fitted under."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from data.errors import TwinError
+from data.settings import Settings
+from features.table import LabelParams
+from training.mlflow_client import connect
+from training.release import fetch_file
+
+logger = logging.getLogger(__name__)
+
+#: A registry that could not be asked is asked again after this long.
+_RETRY_S = 30.0
+
+
+class ModelDefinitions:
+    """`definitions` of each model's `fit.json`, fetched from the registry once.
+
+    A model that the registry does not have was made elsewhere; it is judged by the definitions of this project.
+    """
+
+    def __init__(self, settings: Settings, project: LabelParams) -> None:
+        self._settings = settings
+        self._project = project
+        self._known: dict[tuple[str, str], LabelParams] = {}
+        self._retry_at: dict[tuple[str, str], float] = {}
+
+    def __call__(self, name: str | None, version: str | None) -> LabelParams | None:
+        """Definitions of version `version` of the registered model `name`; None while the registry is away."""
+        if not name or not version or not version.isdecimal():
+            return self._project
+        key = (name, version)
+        if key not in self._known and time.monotonic() >= self._retry_at.get(key, 0.0):
+            try:
+                self._known[key] = self._fetch(name, int(version))
+            except (OSError, _RegistryAwayError) as error:
+                self._retry_at[key] = time.monotonic() + _RETRY_S
+                logger.warning("predictions of %s version %s wait for the registry: %s", name, version, error)
+        return self._known.get(key)
+
+    def _fetch(self, name: str, version: int) -> LabelParams:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client = connect(self._settings)
+            client.get_model_version(name, str(version))
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                logger.warning("the registry has no %s version %s: judged by this project's definitions", name, version)
+                return self._project
+            raise _RegistryAwayError(str(error)) from error
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                file = fetch_file(client, name, version, "fit.json", Path(scratch))
+            except TwinError as error:
+                raise _RegistryAwayError(error.sentence) from error
+            fit = json.loads(file.read_text(encoding="utf-8"))
+        return LabelParams(**fit["definitions"])
+
+
+class _RegistryAwayError(RuntimeError):
+    """The registry did not answer; nothing is known of the model."""
+
+
+def project_definitions(params_file: Path) -> LabelParams:
+    """Section `targets` of `params_file`; the defaults where there is no such file."""
+    if not params_file.is_file():
+        return LabelParams()
+    params = yaml.safe_load(params_file.read_text(encoding="utf-8"))
+    return LabelParams(**params["targets"])

@@ -1,0 +1,363 @@
+"""The evaluator: truths are found by the rules of training, once they are known, once, and whatever was killed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import psycopg2
+import pytest
+
+from data.stores.migrate import migrate
+from data.stores.retention import retire
+from features import labels
+from features.state import MAX_GAP_S
+from features.table import LabelParams
+from monitoring.evaluation.evaluator import Evaluator
+from monitoring.evaluation.store import EvaluationStore
+from tests.monitoring.store_rows import START, at, every, outcomes, prediction, query, reading, write
+
+DEFINITIONS = LabelParams()
+
+
+@pytest.fixture
+def dsn(postgres_dsn: str) -> str:
+    migrate(postgres_dsn)
+    return postgres_dsn
+
+
+@contextmanager
+def evaluator_of(dsn: str, definitions: LabelParams | None = DEFINITIONS) -> Iterator[Evaluator]:
+    evaluator = Evaluator(dsn, lambda _name, _version: definitions)
+    try:
+        yield evaluator
+    finally:
+        evaluator.close()
+
+
+def evaluate(dsn: str, definitions: LabelParams | None = DEFINITIONS) -> int:
+    with evaluator_of(dsn, definitions) as evaluator:
+        return evaluator.catch_up()
+
+
+# Temperature
+
+
+def test_a_forecast_is_compared_with_the_nearest_reading_once_it_is_due(dsn: str) -> None:
+    write(dsn, predictions=[prediction("EV-1", 0, "temperature", 31.0)])
+    write(dsn, readings=[reading("EV-1", s, temperature=25.0 + s / 100) for s in every(20, 280)])
+    assert evaluate(dsn) == 0  # the reading at 280 s is near enough, but a nearer one may come
+    write(dsn, readings=[reading("EV-1", 310, temperature=40.0), reading("EV-1", 330, temperature=50.0)])
+    assert evaluate(dsn) == 1
+    assert outcomes(dsn, "temperature") == [("EV-1", 0.0, 31.0, 40.0)]
+    assert query(dsn, "SELECT error, matured_at, model_version FROM prediction_outcomes") == [(-9.0, at(300), "1")]
+    assert evaluate(dsn) == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "why"),
+    [
+        ([*every(20, 260), 340, 360], "no reading within 30 s"),
+        ([0, 20, 40, 170, 300, 320], "a gap of more than 120 s on the way"),
+        ([10, *every(20, 320)][1:], "the reading that it was made from is absent"),
+    ],
+)
+def test_what_no_reading_can_tell_is_never_guessed(dsn: str, seconds: list[float], why: str) -> None:
+    seconds = seconds if "absent" not in why else [s for s in seconds if s > 0]
+    write(dsn, predictions=[prediction("EV-1", 0, "temperature", 31.0)])
+    write(dsn, readings=[reading("EV-1", s) for s in seconds])
+    assert evaluate(dsn) == 0, why
+    # ... and it holds up nothing that comes later.
+    write(dsn, predictions=[prediction("EV-1", 600, "temperature", 26.0)])
+    write(dsn, readings=[reading("EV-1", 600 + s) for s in every(20, 300)])
+    assert evaluate(dsn) == 1
+
+
+def test_the_comparisons_are_the_examples_of_training(dsn: str) -> None:
+    """Random cadence and gaps: the outcomes are exactly the labels that training would make of the same readings."""
+    rng = np.random.default_rng(7)
+    steps = rng.choice([5.0, 20.0, 60.0, 130.0], size=1200, p=[0.5, 0.3, 0.17, 0.03])
+    time_s, degrees = np.cumsum(steps), np.round(rng.normal(30, 5, size=1200), 2)
+    write(
+        dsn,
+        readings=[reading("EV-1", s, temperature=t) for s, t in zip(time_s, degrees, strict=True)],
+        predictions=[prediction("EV-1", s, "temperature", 30.0) for s in time_s],
+    )
+    evaluate(dsn)
+    since_epoch = time_s + START.timestamp()
+    label = labels.temperature_ahead(
+        since_epoch, degrees, horizon_s=300.0, tolerance_s=DEFINITIONS.temperature_tolerance_s, max_gap_s=MAX_GAP_S
+    )
+    first_of_tick = np.diff(np.floor(since_epoch / DEFINITIONS.temperature_every_s), prepend=-np.inf) > 0
+    expected = [(s, t) for s, t in zip(time_s[first_of_tick], label[first_of_tick], strict=True) if t == t]
+    found = [(s, actual) for _, s, _, actual in outcomes(dsn, "temperature")]
+    # The last example may still wait for a reading at its horizon.
+    assert found == expected[: len(found)]
+    assert len(expected) - len(found) <= 1
+    assert len(found) > 20
+
+
+def test_the_shadow_is_compared_beside_the_champion(dsn: str) -> None:
+    rows = [prediction("EV-1", 0, "temperature", 26.0), prediction("EV-1", 0, "temperature", 24.0, role="challenger")]
+    write(dsn, predictions=rows, readings=[reading("EV-1", s) for s in every(20, 320)])
+    assert evaluate(dsn) == 2
+    assert query(dsn, "SELECT role, error FROM prediction_outcomes ORDER BY role") == [
+        ("challenger", -1.0),
+        ("champion", 1.0),
+    ]
+
+
+# Health
+
+
+def slow(battery_id: str, seconds: float, cycle: float, **values: object) -> list[dict[str, object]]:
+    numbers = {"soh": 90.0, "rul": 300.0, "failure": 0.1, **values}
+    return [
+        prediction(battery_id, seconds, target, float(str(value)), cycle_index=cycle)
+        for target, value in numbers.items()
+    ]
+
+
+def test_health_is_compared_with_what_the_pack_reported_once_a_cycle(dsn: str) -> None:
+    for n, cycle in enumerate([500.0, 500.4, 500.8, 501.2]):
+        write(
+            dsn,
+            readings=[reading("EV-1", n, charge_cycles=cycle, soh=91.0 - n)],
+            predictions=slow("EV-1", n, cycle, soh=90.0 + n),
+        )
+    evaluate(dsn)
+    assert outcomes(dsn, "soh") == [("EV-1", 0.0, 90.0, 91.0), ("EV-1", 3.0, 93.0, 88.0)]
+
+
+def test_health_of_a_silent_pack_is_known_where_its_capacity_was_measured(dsn: str) -> None:
+    write(
+        dsn,
+        batteries=[{"battery_id": "EV-1", "nominal_capacity_ah": 100.0}],
+        readings=[reading("EV-1", n, charge_cycles=cycle) for n, cycle in enumerate([500.0, 510.0])],
+        predictions=slow("EV-1", 0, 500.0) + slow("EV-1", 1, 510.0),
+    )
+    assert evaluate(dsn) == 0
+    write(dsn, cycles=[{"battery_id": "EV-1", "cycle_index": 510.7, "capacity_ah": 88.0, "end_time": at(60)}])
+    assert evaluate(dsn) == 1
+    assert outcomes(dsn, "soh") == [("EV-1", 1.0, 90.0, pytest.approx(88.0))]
+
+
+# Remaining life and failure
+
+
+def live(dsn: str, battery_id: str, cycles: list[float], health: list[float], **values: object) -> None:
+    write(
+        dsn,
+        readings=[
+            reading(battery_id, 60.0 * cycle, charge_cycles=cycle, soh=soh, **values)
+            for cycle, soh in zip(cycles, health, strict=True)
+        ],
+        predictions=[row for cycle in cycles for row in slow(battery_id, 60.0 * cycle, cycle)],
+    )
+
+
+def test_remaining_life_is_known_at_end_of_life_and_not_before(dsn: str) -> None:
+    live(dsn, "EV-1", [10.0, 20.5, 30.25], [82.0, 81.0, 80.0])
+    evaluate(dsn)
+    assert outcomes(dsn, "rul") == []
+    live(dsn, "EV-1", [40.75], [79.9])
+    evaluate(dsn)
+    assert [(s, actual) for _, s, _, actual in outcomes(dsn, "rul")] == [
+        (600.0, 30.75),
+        (1230.0, 20.25),
+        (1815.0, 10.5),
+    ]
+    assert [actual for *_, actual in outcomes(dsn, "failure")] == [1.0, 1.0, 1.0]
+
+
+def test_an_end_of_life_that_was_none_is_taken_back(dsn: str) -> None:
+    live(dsn, "EV-1", [10.0, 20.0], [81.0, 79.9])
+    evaluate(dsn)
+    assert len(outcomes(dsn, "rul")) == 1
+    live(dsn, "EV-1", [30.0], [80.3])
+    evaluate(dsn)
+    assert outcomes(dsn, "rul") == []
+    assert outcomes(dsn, "failure") == []
+
+
+def test_no_failure_is_known_only_after_the_whole_horizon(dsn: str) -> None:
+    live(dsn, "EV-1", [10.0, 109.0], [95.0, 94.0])
+    evaluate(dsn)
+    assert outcomes(dsn, "failure") == []
+    live(dsn, "EV-1", [110.0], [94.0])
+    evaluate(dsn)
+    assert [(s, actual) for _, s, _, actual in outcomes(dsn, "failure")] == [(600.0, 0.0)]
+
+
+def test_a_fault_is_a_failure_of_what_was_said_before_it(dsn: str) -> None:
+    live(dsn, "EV-1", [10.0, 50.0], [95.0, 95.0], warning_level=1.0)
+    live(dsn, "EV-1", [60.0], [95.0], warning_level=3.0)
+    evaluate(dsn)
+    assert [(s, actual) for _, s, _, actual in outcomes(dsn, "failure")] == [(600.0, 1.0), (3000.0, 1.0)]
+    assert outcomes(dsn, "rul") == []
+
+
+def test_the_silence_of_a_pack_that_reports_nothing_says_nothing(dsn: str) -> None:
+    cycles = [10.0, 200.0]
+    write(
+        dsn,
+        readings=[reading("EV-1", 60 * cycle, charge_cycles=cycle) for cycle in cycles],
+        predictions=[row for cycle in cycles for row in slow("EV-1", 60 * cycle, cycle)],
+    )
+    assert evaluate(dsn) == 0
+
+
+def test_the_truth_still_finds_a_prediction_that_was_retired(dsn: str) -> None:
+    live(dsn, "EV-1", [10.0, 20.0], [85.0, 84.0])
+    evaluate(dsn)
+    deleted = retire(dsn, datetime.now(UTC).replace(year=2100))
+    assert deleted["battery_predictions"] == 6
+    live(dsn, "EV-1", [400.0], [79.0])
+    evaluate(dsn)
+    assert [actual for *_, actual in outcomes(dsn, "rul")] == [390.0, 380.0]
+
+
+def test_what_is_kept_is_bounded_by_the_cycles_lived(dsn: str) -> None:
+    cycles = list(np.round(np.linspace(100.0, 102.99, 300), 3))
+    live(dsn, "EV-1", cycles, [80.2 if n % 2 else 79.8 for n in range(300)])
+    evaluate(dsn)
+    assert query(dsn, "SELECT target, count(*) FROM kept_predictions GROUP BY 1 ORDER BY 1") == [
+        ("failure", 3),
+        ("rul", 3),
+        ("soh", 3),
+    ]
+    ((observations,),) = query(dsn, "SELECT count(*) FROM battery_observations")
+    assert observations <= 3 * 3
+
+
+def test_a_pack_that_sends_no_age_is_as_old_as_its_predictions_say(dsn: str) -> None:
+    write(
+        dsn,
+        readings=[reading("EV-1", n * 60, soh=soh) for n, soh in enumerate([81.0, 79.0])],
+        predictions=slow("EV-1", 0, 700.0),
+    )
+    evaluate(dsn)
+    assert outcomes(dsn, "rul") == []  # the second reading waits for its prediction
+    write(dsn, predictions=slow("EV-1", 60, 705.0))
+    evaluate(dsn)
+    assert outcomes(dsn, "rul") == [("EV-1", 0.0, 300.0, 5.0)]
+
+
+def test_predictions_of_a_model_wait_for_its_definitions(dsn: str) -> None:
+    live(dsn, "EV-1", [10.0, 20.0], [81.0, 79.0])
+    assert evaluate(dsn, definitions=None) == 0
+    stricter = LabelParams(eol_fraction=0.85)
+    live(dsn, "EV-2", [10.0, 20.0], [86.0, 84.0])
+    evaluate(dsn, stricter)
+    assert [(battery, actual) for battery, _, _, actual in outcomes(dsn, "rul")] == [("EV-2", 10.0)]
+
+
+# Any order, any kill, any number
+
+
+class KilledError(Exception):
+    """The process is gone."""
+
+
+class MortalStore(EvaluationStore):
+    """Dies before its n-th transaction commits."""
+
+    def __init__(self, dsn: str, transactions: int) -> None:
+        super().__init__(dsn)
+        self._left = transactions
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        with super()._transaction() as cursor:
+            yield cursor
+            self._left -= 1
+            if self._left < 0:
+                raise KilledError
+
+
+def lives(dsn: str, part: int) -> None:
+    """Two batteries; in part 0 one is new, in part 1 both go on and the first reaches its end of life."""
+    for name, end in (("EV-1", 79.0), ("EV-2", 90.0)):
+        cycles = [10.0 + part * 30 + n for n in range(3)]
+        live(dsn, name, cycles, [81.0, 80.5, 80.2] if part == 0 else [80.1, 79.5, end])
+    write(
+        dsn,
+        readings=[reading("EV-3", part * 600 + s, temperature=20 + part) for s in every(20, 580)],
+        predictions=[prediction("EV-3", part * 600 + s, "temperature", 21.0) for s in every(20, 580)],
+    )
+
+
+def everything(dsn: str) -> list[tuple[Any, ...]]:
+    return query(
+        dsn, "SELECT battery_id, time, target, role, value, actual FROM prediction_outcomes ORDER BY 1, 2, 3, 4"
+    )
+
+
+def test_a_kill_at_any_transaction_loses_and_doubles_nothing(postgres_server: str, dsn: str, new_database: Any) -> None:
+    for part in (0, 1):
+        lives(dsn, part)
+    evaluate(dsn)
+    expected = everything(dsn)
+    assert len(expected) > 8
+    other = new_database(postgres_server)
+    migrate(other)
+    killed = 0
+    for part in (0, 1):
+        lives(other, part)
+        for transactions in itertools.count():
+            evaluator = Evaluator(other, lambda _name, _version: DEFINITIONS)
+            evaluator._store = MortalStore(other, transactions)
+            try:
+                evaluator.catch_up()
+            except KilledError:
+                killed += 1
+            else:
+                break
+            finally:
+                evaluator.close()
+    assert killed > 20
+    assert everything(other) == expected
+
+
+def test_only_one_evaluator_works_at_a_time(dsn: str) -> None:
+    lives(dsn, 0)
+    with evaluator_of(dsn) as first, evaluator_of(dsn) as second:
+        assert first.round().more or first.round().outcomes >= 0
+        assert second.catch_up() == 0
+        first.close()
+        second.catch_up()
+    assert len(everything(dsn)) > 0
+
+
+def test_a_round_finds_what_is_new_by_index(dsn: str) -> None:
+    def live_on(since: int, until: int) -> None:
+        for battery in ("EV-1", "EV-2", "EV-3", "EV-4"):
+            times = range(since, until)
+            rows = [
+                row
+                for s in times
+                if s % 5 == 0
+                for row in [*slow(battery, s, 10 + s / 1000), prediction(battery, s, "temperature", 25.0)]
+            ]
+            readings = [reading(battery, s, charge_cycles=10 + s / 1000, soh=90.0) for s in times]
+            write(dsn, readings=readings, predictions=rows)
+
+    live_on(0, 2500)
+    evaluate(dsn)
+    connection = psycopg2.connect(dsn)
+    connection.autocommit = True
+    connection.cursor().execute("ANALYZE ev_telemetry, battery_predictions, battery_observations, kept_predictions")
+    connection.close()
+    live_on(2500, 3100)
+    scans = (
+        "SELECT coalesce(sum(seq_scan), 0) FROM pg_stat_user_tables "
+        "WHERE relname IN ('ev_telemetry', 'battery_predictions') AND schemaname = current_schema()"
+    )
+    query(dsn, "SELECT pg_stat_force_next_flush()")
+    before = query(dsn, scans)
+    assert evaluate(dsn) >= 8
+    assert query(dsn, scans) == before
