@@ -74,13 +74,38 @@ def _sentinel() -> SimpleImputer:
 
 
 def _fit_classifier(x: FloatArray, y: FloatArray, groups: FloatArray, params: ForestParams, seed: int) -> Pipeline:
-    # On one core: the sigmoid is fitted on predictions, and parallel prediction adds up trees in any order.
-    forest = RandomForestClassifier(**params.as_dict(), random_state=seed, n_jobs=1)
+    forest = _SteadyForestClassifier(**params.as_dict(), random_state=seed, n_jobs=-1)
     splits = _calibration_splits(x, y, groups)
     calibrated = CalibratedClassifierCV(forest, method="sigmoid", cv=splits, ensemble=False)
     model = make_pipeline(_sentinel(), calibrated).fit(x, y)
     calibrated.cv = len(splits)  # the row numbers have served; they would go into every saved copy
+    calibrated.estimator = forest.plain()
+    (fitted,) = calibrated.calibrated_classifiers_
+    fitted.estimator = fitted.estimator.plain()
     return model
+
+
+class _SteadyForestClassifier(RandomForestClassifier):  # type: ignore[misc]
+    """Fits on every core and predicts on one: the sigmoid is fitted on predictions.
+
+    Parallel prediction adds up trees in any order and differs in the last bits.
+    """
+
+    n_jobs: int | None
+
+    def predict_proba(self, X: FloatArray) -> FloatArray:
+        jobs, self.n_jobs = self.n_jobs, 1
+        try:
+            return np.asarray(super().predict_proba(X))
+        finally:
+            self.n_jobs = jobs
+
+    def plain(self) -> RandomForestClassifier:
+        """The same forest, fitted or not, of scikit-learn's own class, which every copy of a model can name."""
+        plain = RandomForestClassifier(**self.get_params())
+        vars(plain).update(vars(self))
+        plain.n_jobs = 1
+        return plain
 
 
 def _calibration_splits(x: FloatArray, y: FloatArray, groups: FloatArray) -> list[tuple[Any, Any]]:
