@@ -16,10 +16,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
 from data.schemas.request import PredictRequest
+from serving.answer import answer
 from serving.champion import Champion
 from serving.decode import Limits, decode_request
 from serving.errors import RequestError, error_body
-from serving.messages import ErrorAnswer, PredictAnswer, battery_prediction
+from serving.messages import ErrorAnswer, PredictAnswer, answer_entries
 from serving.metrics import Metrics
 from serving.predictor import Predictor
 
@@ -44,14 +45,14 @@ def create_app(champion: Champion, limits: Limits, metrics: Metrics) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_failure)
 
-    def answer(body: bytes, predictor: Predictor) -> bytes:
+    def answer_body(body: bytes, predictor: Predictor) -> bytes:
         decoded = decode_request(body, limits)
-        answers = predictor.predict(decoded.batteries)
-        metrics.answered(answers, sum(decoded.unknown_fields))
-        entries = [
-            battery_prediction(one, predictor.label, predictor.horizons, unknown)
-            for one, unknown in zip(answers, decoded.unknown_fields, strict=True)
-        ]
+        question, unknown = decoded.question, decoded.unknown_fields
+        entries = []
+        for part in answer(question, predictor):
+            metrics.answered(part)
+            entries += answer_entries(question, part, predictor.label, predictor.horizons, unknown)
+        metrics.ignored(sum(unknown))
         return orjson.dumps({"predictions": entries})
 
     # The body is read and the answer written by hand: FastAPI would validate each a second time.
@@ -65,9 +66,9 @@ def create_app(champion: Champion, limits: Limits, metrics: Metrics) -> FastAPI:
                 raise RequestError(503, champion.problem)
             body = await _read_body(request, limits.body_bytes)
             if len(body) <= _INLINE_BYTES:
-                content = answer(body, predictor)
+                content = answer_body(body, predictor)
             else:
-                content = await run_in_threadpool(answer, body, predictor)
+                content = await run_in_threadpool(answer_body, body, predictor)
         except RequestError as error:
             metrics.refused(error.status)
             raise

@@ -6,6 +6,7 @@ import logging
 
 from data.errors import TwinError
 from data.settings import Settings
+from serving.answer import warm_up
 from serving.predictor import Predictor
 from training.release import load_release
 
@@ -33,6 +34,6 @@ class Champion:
             self.problem = f"{error.sentence}; then start the service again"
             logger.error("no champion: %s", error.sentence)
         else:
-            predictor.warm_up()
+            warm_up(predictor)
             self.predictor = predictor
             logger.info("%s answers", predictor.label)

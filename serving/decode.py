@@ -14,9 +14,10 @@ from data.contract import SIGNALS
 from data.errors import TwinError
 from data.schemas.request import BatteryRequest, PredictRequest, Row, parse_request, unknown_fields
 from data.settings import Settings
+from features.fold import IntArray
 from features.state import READING_INPUTS, FloatArray, StateError, decode, new_states, set_battery
+from serving.answer import Question
 from serving.errors import RequestError
-from serving.predictor import BatteryInput
 
 # The fold counts time in seconds; every other input has the contract's name.
 _reading_values = attrgetter("time", *READING_INPUTS[1:])
@@ -39,9 +40,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A request that can be answered: its batteries, and for each how many unknown fields were ignored."""
+    """A request that can be answered, and for each of its batteries how many unknown fields were ignored."""
 
-    batteries: list[BatteryInput]
+    question: Question
     unknown_fields: list[int]
 
 
@@ -60,8 +61,17 @@ def decode_request(body: bytes, limits: Limits) -> Decoded:
     except TwinError as error:
         raise RequestError(422, error.sentence, field=error.field, value=error.value) from error
     _check_size(request, limits)
-    batteries = [_read_battery(battery, f"batteries[{i}]") for i, battery in enumerate(request.batteries)]
-    return Decoded(batteries, _unknown_fields(raw))
+    batteries = request.batteries
+    question = Question(
+        battery_ids=[battery.battery_id for battery in batteries],
+        states=_states(batteries),
+        cycles=_cycles([cycle for battery in batteries for cycle in battery.cycles]),
+        cycles_of=_rows_of([battery.cycles for battery in batteries]),
+        readings=_readings([reading for battery in batteries for reading in battery.readings]),
+        readings_of=_rows_of([battery.readings for battery in batteries]),
+        every_reading=request.every_reading,
+    )
+    return Decoded(question, _unknown_fields(raw))
 
 
 def _check_size(request: PredictRequest, limits: Limits) -> None:
@@ -94,16 +104,24 @@ def _check_size(request: PredictRequest, limits: Limits) -> None:
         seen.add(battery.battery_id)
 
 
-def _read_battery(battery: BatteryRequest, path: str) -> BatteryInput:
-    try:
-        state = new_states(1)[0] if battery.state is None else decode(battery.state)
-    except StateError as error:
-        path = f"{path}.state"
-        raise RequestError(409, f"{path}: {error.sentence}", field=path, value=battery.state) from error
-    info: Any = battery.battery
-    if info is not None:
-        _set_battery(state, info, f"{path}.battery")
-    return BatteryInput(battery.battery_id, state, _readings(battery.readings), _cycles(battery.cycles))
+def _states(batteries: Sequence[BatteryRequest]) -> FloatArray:
+    """Where each twin stood, told what its battery is made of."""
+    states = new_states(len(batteries))
+    for i, battery in enumerate(batteries):
+        if battery.state is not None:
+            try:
+                states[i] = decode(battery.state)
+            except StateError as error:
+                path = f"batteries[{i}].state"
+                raise RequestError(409, f"{path}: {error.sentence}", field=path, value=battery.state) from error
+        info: Any = battery.battery
+        if info is not None:
+            _set_battery(states[i], info, f"batteries[{i}].battery")
+    return states
+
+
+def _rows_of(rows: Sequence[Sequence[Row]]) -> IntArray:
+    return np.repeat(np.arange(len(rows)), [len(own) for own in rows])
 
 
 def _set_battery(state: FloatArray, info: Any, path: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,9 +10,10 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from features.state import NOMINAL_CAPACITY_AH, FloatArray, encode
+from features.state import FloatArray, encode
+from serving.answer import Answer, Question
 from serving.moments import Moments
-from serving.predictor import BatteryAnswer, Prediction, TargetValues
+from serving.predictor import TargetValues
 from training.release import RUL_UNIT
 
 _UNKNOWN_CAPACITY = "the nominal capacity is not known, so currents say little: send battery.nominal_capacity_ah"
@@ -55,12 +55,14 @@ class FailurePrediction(_Value):
 
 
 class BatteryPrediction(_Answer):
-    """What the twin says about one battery."""
+    """What the twin says about one battery at the time of a reading."""
 
     battery_id: str
     time: datetime | None = Field(description="of the newest reading; null before the first")
     release: str = Field(description="the release that answered, e.g. battery-twin/12")
-    state: str = Field(description="opaque; send it with the next request of this battery")
+    state: str | None = Field(
+        None, description="opaque, in the last entry of a battery; send it with the next request of this battery"
+    )
     soh: SohPrediction
     temperature: TemperaturePrediction
     rul: RulPrediction
@@ -69,7 +71,7 @@ class BatteryPrediction(_Answer):
 
 
 class PredictAnswer(_Answer):
-    """One entry for each battery of the request, in its order."""
+    """One entry for each battery of the request, or for each of its readings, in its order."""
 
     predictions: list[BatteryPrediction]
 
@@ -106,17 +108,30 @@ SURFACES: Mapping[str, Surface] = {
 }
 
 
-def battery_prediction(
-    answer: BatteryAnswer, release: str, horizons: Mapping[str, float], unknown_fields: int = 0
-) -> dict[str, Any]:
-    """One entry of the answer, in the form of `BatteryPrediction`; plain values, because it is made for every call."""
-    time = utc(answer.view.time_s) if answer.view.has_reading else None
-    notes = _notes(answer, unknown_fields)
-    if math.isnan(answer.state[NOMINAL_CAPACITY_AH]):
-        notes.append(_UNKNOWN_CAPACITY)
-    entry = _entry(answer.battery_id, time, answer.predictions, release, horizons, notes)
-    entry["state"] = encode(answer.state)
-    return entry
+def answer_entries(
+    question: Question,
+    answer: Answer,
+    release: str,
+    horizons: Mapping[str, float],
+    unknown_fields: Sequence[int],
+) -> list[dict[str, Any]]:
+    """The entries of `answer` in the form of `BatteryPrediction`, as plain values: they are made for every call.
+
+    Args:
+        unknown_fields: how many were ignored, by battery of the question.
+    """
+    ids = question.battery_ids
+    rows = answer.battery_row.tolist()
+    entries = prediction_messages([ids[row] for row in rows], answer.moments, answer.predicted, release, horizons)
+    for i in np.flatnonzero(answer.is_last).tolist():
+        entries[i]["state"] = encode(question.states[rows[i]])
+        if unknown_fields[rows[i]]:
+            entries[i]["notes"].append(f"{_count(unknown_fields[rows[i]], 'field')} not in the contract ignored")
+    for stale, noun in ((answer.stale_readings, "reading"), (answer.stale_cycles, "cycle")):
+        for i in np.flatnonzero(stale).tolist():
+            were = "was" if stale[i] == 1 else "were"
+            entries[i]["notes"].append(f"{_count(stale[i], noun)} older than the state {were} not folded")
+    return entries
 
 
 def prediction_messages(
@@ -132,16 +147,26 @@ def prediction_messages(
         battery_ids: of the n moments.
         predicted: of `Predictor.predict_moments`; `release` and `horizons` are that predictor's.
     """
+    times = [utc(time_s) if time_s == time_s else None for time_s in moments.time_s.tolist()]
+    columns = {surface.field: _column(predicted[target], surface) for target, surface in SURFACES.items()}
+    if "temperature_s" in horizons:
+        ahead = timedelta(seconds=horizons["temperature_s"])
+        for time, prediction in zip(times, columns["temperature"], strict=True):
+            if time is not None:
+                prediction["due"] = rfc3339(time + ahead)
+    if "failure_cycles" in horizons:
+        for prediction in columns["failure_probability"]:
+            prediction["horizon_cycles"] = horizons["failure_cycles"]
+    known = moments.nominal_capacity_known.tolist()
     return [
-        _entry(
-            battery_id,
-            utc(float(moments.time_s[i])) if moments.has_reading[i] else None,
-            {target: values.at(i) for target, values in predicted.items()},
-            release,
-            horizons,
-            [] if moments.nominal_capacity_known[i] else [_UNKNOWN_CAPACITY],
-        )
-        for i, battery_id in enumerate(battery_ids)
+        {
+            "battery_id": battery_ids[i],
+            "time": rfc3339(times[i]),
+            "release": release,
+            **{field: column[i] for field, column in columns.items()},
+            "notes": [] if known[i] else [_UNKNOWN_CAPACITY],
+        }
+        for i in range(len(moments))
     ]
 
 
@@ -150,51 +175,17 @@ def utc(time_s: float) -> datetime:
     return datetime.fromtimestamp(time_s, UTC)
 
 
-def _entry(
-    battery_id: str,
-    time: datetime | None,
-    predictions: Mapping[str, Prediction],
-    release: str,
-    horizons: Mapping[str, float],
-    notes: list[str],
-) -> dict[str, Any]:
-    entry: dict[str, Any] = {"battery_id": battery_id, "time": rfc3339(time), "release": release}
-    for target, surface in SURFACES.items():
-        entry[surface.field] = _prediction(predictions[target], surface)
-    if time is not None and "temperature_s" in horizons:
-        entry["temperature"]["due"] = rfc3339(time + timedelta(seconds=horizons["temperature_s"]))
-    if "failure_cycles" in horizons:
-        entry["failure_probability"]["horizon_cycles"] = horizons["failure_cycles"]
-    entry["notes"] = notes
-    return entry
-
-
 def rfc3339(time: datetime | None) -> str | None:
     """`time` (UTC) as in the contract, e.g. 2026-01-01T00:00:00Z."""
     return None if time is None else f"{time.replace(tzinfo=None).isoformat()}Z"
 
 
-def _prediction(prediction: Prediction, surface: Surface) -> dict[str, Any]:
-    value = prediction.value
-    if value is not None:
-        value *= surface.factor
-        value = value if surface.minimum is None else max(value, surface.minimum)
-    fields: dict[str, Any] = {"value": value, "model": prediction.model}
-    if surface.unit is not None:
-        fields["unit"] = surface.unit
-    if prediction.withheld is not None:
-        fields["withheld"] = prediction.withheld
-    return fields
-
-
-def _notes(answer: BatteryAnswer, unknown_fields: int) -> list[str]:
-    notes = []
-    for count, noun in ((answer.stale_readings, "reading"), (answer.stale_cycles, "cycle")):
-        if count:
-            notes.append(f"{_count(count, noun)} older than the state {'was' if count == 1 else 'were'} not folded")
-    if unknown_fields:
-        notes.append(f"{_count(unknown_fields, 'field')} not in the contract ignored")
-    return notes
+def _column(given: TargetValues, surface: Surface) -> list[dict[str, Any]]:
+    fixed = {"model": given.model} if surface.unit is None else {"model": given.model, "unit": surface.unit}
+    return [
+        {"value": value, **fixed} if reason is None else {"value": None, **fixed, "withheld": reason}
+        for value, reason in zip(surface.outside(given.values).tolist(), given.reasons, strict=True)
+    ]
 
 
 def _count(count: int, noun: str) -> str:

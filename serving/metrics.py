@@ -7,13 +7,12 @@ and any of them answers for all.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from features.targets import TARGET_NAMES
-from serving.predictor import BatteryAnswer
+from serving.answer import Answer
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -42,20 +41,20 @@ class Metrics:
         )
         self._refused = Counter("requests_refused", "Requests not answered", ["status"], registry=self._registry)
 
-    def answered(self, answers: Iterable[BatteryAnswer], unknown_fields: int) -> None:
-        """Count what one request got."""
-        given, withheld = dict.fromkeys(TARGET_NAMES, 0), dict.fromkeys(TARGET_NAMES, 0)
-        stale = 0
-        for answer in answers:
-            stale += answer.stale_readings + answer.stale_cycles
-            for target, prediction in answer.predictions.items():
-                (withheld if prediction.value is None else given)[target] += 1
-        for counts, counters in ((given, self._predictions), (withheld, self._withheld)):
-            for target, count in counts.items():
-                if count:
-                    counters[target].inc(count)
+    def answered(self, answer: Answer) -> None:
+        """Count what somebody got."""
+        for target, values in answer.predicted.items():
+            given = values.reasons.count(None)
+            if given:
+                self._predictions[target].inc(given)
+            if given < len(values.reasons):
+                self._withheld[target].inc(len(values.reasons) - given)
+        stale = int(answer.stale_readings.sum() + answer.stale_cycles.sum())
         if stale:
             self._stale.inc(stale)
+
+    def ignored(self, unknown_fields: int) -> None:
+        """Count fields that are not in the contract."""
         if unknown_fields:
             self._unknown.inc(unknown_fields)
 

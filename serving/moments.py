@@ -53,6 +53,13 @@ def moments_of(states: FloatArray) -> Moments:
     return _moments(*rows)
 
 
+def advance(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> BoolArray:
+    """Fold as `fold_each` does, keeping no moment; bool[n], False where a reading was left out."""
+    folded = np.zeros(len(readings), dtype=np.bool_)
+    _advance(states, battery_row, readings, folded)
+    return folded
+
+
 def fold_each(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> tuple[Moments, BoolArray]:
     """Fold `readings` into `states`, in place, and keep the moment after each.
 
@@ -104,6 +111,13 @@ def _read(state, reading_features, cycle_features, facts):  # type: ignore[no-un
 def _read_all(states, reading_features, cycle_features, facts):  # type: ignore[no-untyped-def]
     for i in range(len(states)):
         _read(states[i], reading_features[i], cycle_features[i], facts[i])
+
+
+@njit
+def _advance(states, battery_row, readings, folded):  # type: ignore[no-untyped-def]
+    summary = np.empty(step.CLOSED_SIZE)
+    for i in range(len(battery_row)):
+        folded[i] = step.step_reading(states[battery_row[i]], readings[i], summary) > 0
 
 
 @njit

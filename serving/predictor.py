@@ -1,4 +1,4 @@
-"""From states and what happened since to predictions: the pure core of serving, without HTTP.
+"""From moments to predictions: the pure core of serving, without HTTP.
 
 A `Predictor` is one release, never changed after it is made.  Whoever holds one answers a whole
 request from it, so that an answer never mixes two releases.
@@ -6,42 +6,23 @@ request from it, so that an answer never mixes two releases.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from data.contract import SIGNALS
 from data.errors import TwinError
 from features import fold
 from features.fold import BoolArray
-from features.state import FOLD_VERSION, READING_INPUTS, FloatArray, StateView, new_states, view
+from features.state import FOLD_VERSION, FloatArray
 from features.targets import TARGETS, Target
-from serving.moments import Moments, moments_of
+from serving.moments import Moments
 from training.onnx_runtime import OnnxForest
 from training.release import LoadedRelease, LocalModel
 
 NOT_PROMOTED = "no model was promoted for this target"
 
 _FEATURE_NAMES = {"reading": fold.READING_FEATURES, "cycle": fold.CYCLE_FEATURES}
-
-
-@dataclass(frozen=True)
-class BatteryInput:
-    """What is known of one battery.
-
-    Attributes:
-        battery_id: its id.
-        state: float64[STATE_SIZE], before `readings` and `cycles`; not changed by the predictor.
-        readings: float64[n, len(READING_INPUTS)], in time order.
-        cycles: float64[m, 1 + len(SIGNALS)], by cycle index; folded before `readings`.
-    """
-
-    battery_id: str
-    state: FloatArray
-    readings: FloatArray
-    cycles: FloatArray
 
 
 @dataclass(frozen=True)
@@ -65,30 +46,12 @@ class TargetValues:
 
     values: FloatArray
     model: str | None
-    reasons: Sequence[str | None]
+    reasons: list[str | None]
 
     def at(self, i: int) -> Prediction:
         """The prediction at moment `i`."""
         reason = self.reasons[i]
         return Prediction(float(self.values[i]) if reason is None else None, self.model, reason)
-
-
-@dataclass(frozen=True)
-class BatteryAnswer:
-    """What the twin says about one battery.
-
-    Attributes:
-        state: float64[STATE_SIZE], after everything that was folded.
-        predictions: by target, every one of `TARGETS`.
-        stale_readings, stale_cycles: how many were not newer than the state and so were not folded.
-    """
-
-    battery_id: str
-    state: FloatArray
-    view: StateView
-    predictions: Mapping[str, Prediction]
-    stale_readings: int
-    stale_cycles: int
 
 
 class Predictor:
@@ -113,35 +76,12 @@ class Predictor:
         self.horizons = dict(release.horizons)
         self._forests = {name: _TargetForest(TARGETS[name], model) for name, model in loaded.models.items()}
 
-    def predict(self, batteries: Sequence[BatteryInput]) -> list[BatteryAnswer]:
-        """Fold what each battery sent and predict its targets, with one call for each forest."""
-        states = np.stack([battery.state for battery in batteries])
-        stale_cycles = _stale(fold.fold_cycles, states, [battery.cycles for battery in batteries])
-        stale_readings = _stale(fold.fold_readings, states, [battery.readings for battery in batteries])
-        by_target = self.predict_moments(moments_of(states))
-        return [
-            BatteryAnswer(
-                battery_id=battery.battery_id,
-                state=states[i],
-                view=view(states[i]),
-                predictions={name: values.at(i) for name, values in by_target.items()},
-                stale_readings=stale_readings[i],
-                stale_cycles=stale_cycles[i],
-            )
-            for i, battery in enumerate(batteries)
-        ]
-
     def predict_moments(self, moments: Moments) -> Mapping[str, TargetValues]:
         """Predict at each of n `moments`, with one call for each forest; by target, every one of `TARGETS`.
 
         A moment gets the same numbers, bit for bit, in whatever company it comes.
         """
         return {name: self._predict_target(target, moments) for name, target in TARGETS.items()}
-
-    def warm_up(self) -> None:
-        """Answer for a made-up battery, so that no request waits for the fold to be compiled."""
-        readings, cycles = np.zeros((2, len(READING_INPUTS))), np.ones((1, 1 + len(SIGNALS)))
-        self.predict([BatteryInput("warm-up", new_states(1)[0], readings, cycles)])
 
     def _predict_target(self, target: Target, moments: Moments) -> TargetValues:
         values = np.full(len(moments), np.nan)
@@ -190,15 +130,3 @@ def _reasons_to_withhold(target: Target, moments: Moments) -> tuple[list[str | N
         for i in np.flatnonzero(where):
             reasons[i] = reason
     return reasons, ~(young | silent)
-
-
-def _stale(
-    fold_rows: Callable[[FloatArray, fold.IntArray, FloatArray], Any], states: FloatArray, rows: Sequence[FloatArray]
-) -> list[int]:
-    """Fold all batteries' `rows` into `states`, in place; how many of each were not newer than its state."""
-    counts = [len(own) for own in rows]
-    if not any(counts):
-        return [0] * len(rows)
-    battery_row = np.repeat(np.arange(len(rows)), counts)
-    folded = fold_rows(states, battery_row, np.concatenate(rows)).folded
-    return [int(n) for n in np.bincount(battery_row[~folded], minlength=len(rows))]

@@ -136,6 +136,17 @@ class PredictRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     batteries: tuple[BatteryRequest, ...] = PydanticField(min_length=1)
+    every_reading: bool = PydanticField(
+        False,
+        strict=True,
+        description="one entry of the answer for each reading, in their order, instead of one for each battery; "
+        "a battery without readings still has one",
+    )
+
+    @field_validator("every_reading", mode="before")
+    @classmethod
+    def _null_is_false(cls, value: object) -> object:
+        return False if value is None else value
 
 
 def parse(model: type[M], content: object) -> M:

@@ -18,9 +18,10 @@ from data.contract import SIGNALS, names
 from data.stores.postgres import PREDICTION_FIELDS
 from features import fold
 from features import state as s
+from serving.answer import answer
 from serving.decode import Limits, decode_request
-from serving.messages import BatteryPrediction, battery_prediction, prediction_messages
-from serving.moments import Moments, fold_each, moments_of
+from serving.messages import BatteryPrediction, answer_entries, prediction_messages
+from serving.moments import Moments, advance, fold_each, moments_of
 from serving.predictor import NOT_PROMOTED, Predictor
 from serving.records import prediction_rows
 from tests.features.conftest_features import drive
@@ -85,6 +86,9 @@ def test_all_at_once_is_one_by_one(history: list[np.ndarray], seed: int, cuts: l
     np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), np.concatenate(folded))
     np.testing.assert_array_equal(states, one_by_one)
     assert sum(not part.all() for _, part in parts) > 0
+    without_moments = fresh()
+    np.testing.assert_array_equal(advance(without_moments, battery, rows), np.concatenate(folded))
+    np.testing.assert_array_equal(without_moments, one_by_one)
 
 
 def test_moments_read_the_features_of_the_fold(history: list[np.ndarray]) -> None:
@@ -144,14 +148,12 @@ def test_predictions_are_the_same_in_any_company(predictor: Predictor, history: 
 
 def test_rows_say_what_the_answer_says(predictor: Predictor, battery: Battery) -> None:
     entries = [battery(f"B{i}", readings=range(i), cycles=range(1, 5 * i)) for i in range(5)]
-    inputs = decode_request(orjson.dumps({"batteries": entries}), Limits(9, 999, 10**6)).batteries
-    answers = predictor.predict(inputs)
-    moments = moments_of(np.stack([answer.state for answer in answers]))
-    ids = [answer.battery_id for answer in answers]
-    predicted = predictor.predict_moments(moments)
+    question = decode_request(orjson.dumps({"batteries": entries}), Limits(9, 999, 10**6)).question
+    (answered,) = answer(question, predictor)
+    ids, moments, predicted = question.battery_ids, answered.moments, answered.predicted
     now = datetime(2026, 2, 1, tzinfo=UTC)
     rows = prediction_rows(ids, moments, predicted, predictor.horizons, role="champion", predicted_at=now)
-    told = [battery_prediction(answer, predictor.label, predictor.horizons) for answer in answers]
+    told = answer_entries(question, answered, predictor.label, predictor.horizons, [0] * len(ids))
     fields = {"soh": "soh", "temperature": "temperature", "rul": "rul", "failure_probability": "failure"}
     expected = {
         (entry["battery_id"], entry["time"], target, entry[field]["value"], entry[field]["model"])

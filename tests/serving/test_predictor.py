@@ -1,4 +1,4 @@
-"""The pure core: what it predicts, what it withholds and which releases it refuses."""
+"""The pure core: what it predicts and withholds, for one moment a battery or for each reading, and what it refuses."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import serving.answer
 from data.errors import TwinError
 from features import fold, state
 from features.targets import TARGET_NAMES, TARGETS
+from serving.answer import Question, answer
 from serving.decode import Limits, decode_request
-from serving.messages import SURFACES, BatteryPrediction, battery_prediction
-from serving.predictor import NOT_PROMOTED, BatteryAnswer, BatteryInput, Predictor
+from serving.messages import SURFACES, BatteryPrediction, answer_entries
+from serving.predictor import NOT_PROMOTED, Prediction, Predictor
 from training.onnx_runtime import OnnxForest
 from training.release import LoadedRelease
 
@@ -26,12 +28,45 @@ LIMITS = Limits(batteries=100, rows=10_000, body_bytes=10_000_000)
 Battery = Callable[..., dict[str, Any]]
 
 
-def decoded(*batteries: dict[str, Any]) -> list[BatteryInput]:
-    return decode_request(orjson.dumps({"batteries": batteries}), LIMITS).batteries
+@dataclasses.dataclass(frozen=True)
+class Got:
+    """What one entry of an answer rests on; `state` is None where the battery's is not final."""
+
+    state: Any
+    predictions: dict[str, Prediction]
+    stale_readings: int
+    stale_cycles: int
 
 
-def answer(predictor: Predictor, *batteries: dict[str, Any]) -> list[BatteryAnswer]:
-    return predictor.predict(decoded(*batteries))
+def decoded(*batteries: dict[str, Any], **fields: object) -> Question:
+    return decode_request(orjson.dumps({"batteries": batteries, **fields}), LIMITS).question
+
+
+def got(predictor: Predictor, question: Question) -> list[Got]:
+    return [
+        Got(
+            question.states[part.battery_row[i]].copy() if part.is_last[i] else None,
+            {target: values.at(i) for target, values in part.predicted.items()},
+            part.stale_readings[i],
+            part.stale_cycles[i],
+        )
+        for part in answer(question, predictor)
+        for i in range(len(part.moments))
+    ]
+
+
+def ask(predictor: Predictor, *batteries: dict[str, Any], **fields: object) -> list[Got]:
+    return got(predictor, decoded(*batteries, **fields))
+
+
+def entries(predictor: Predictor, *batteries: dict[str, Any], **fields: object) -> list[dict[str, Any]]:
+    question = decoded(*batteries, **fields)
+    unknown = [1] * len(batteries)
+    return [
+        entry
+        for part in answer(question, predictor)
+        for entry in answer_entries(question, part, predictor.label, predictor.horizons, unknown)
+    ]
 
 
 def test_every_target_has_a_surface() -> None:
@@ -41,9 +76,9 @@ def test_every_target_has_a_surface() -> None:
 def test_predictions_are_those_of_the_forests_on_the_folds_features(
     predictor: Predictor, release: LoadedRelease, battery: Battery
 ) -> None:
-    (got,) = answer(predictor, battery(readings=range(0, 600, 10), cycles=range(1, 15)))
-    (given_,) = decoded(battery(readings=range(0, 600, 10), cycles=range(1, 15)))
-    states = given_.state[None].copy()
+    (one,) = ask(predictor, battery(readings=range(0, 600, 10), cycles=range(1, 15)))
+    given_ = decoded(battery(readings=range(0, 600, 10), cycles=range(1, 15)))
+    states = given_.states.copy()
     fold.fold_cycles(states, np.zeros(14, dtype=np.int64), given_.cycles)
     fold.fold_readings(states, np.zeros(60, dtype=np.int64), given_.readings)
     vectors = {"reading": fold.reading_features(states[0]), "cycle": fold.cycle_features(states[0])}
@@ -54,12 +89,12 @@ def test_predictions_are_those_of_the_forests_on_the_folds_features(
         row = np.array([[features[column] for column in model.fit["feature_names"]]], dtype=np.float32)
         expected = OnnxForest(model.path).predict(row)[0]
         expected += features[target.offset] if target.offset else 0.0
-        assert got.predictions[name].value == expected
-        assert got.predictions[name].model == f"battery-{name}/1"
+        assert one.predictions[name].value == expected
+        assert one.predictions[name].model == f"battery-{name}/1"
 
 
 def test_withholds_what_has_too_little_history(predictor: Predictor, battery: Battery) -> None:
-    silent, young, old = answer(
+    silent, young, old = ask(
         predictor,
         battery("silent", readings=()),
         battery("young", readings=(0,), cycles=range(1, 10)),
@@ -79,8 +114,8 @@ def test_withholds_what_has_too_little_history(predictor: Predictor, battery: Ba
 
 def test_batch_answers_as_one_by_one(predictor: Predictor, battery: Battery) -> None:
     batteries = [battery(f"B{i}", readings=range(i), cycles=range(1, 2 * i)) for i in range(8)]
-    together = answer(predictor, *batteries)
-    alone = [one for entry in batteries for one in answer(predictor, entry)]
+    together = ask(predictor, *batteries)
+    alone = [one for entry in batteries for one in ask(predictor, entry)]
     for left, right in zip(together, alone, strict=True):
         assert left.predictions == right.predictions
         np.testing.assert_array_equal(left.state, right.state)
@@ -92,38 +127,31 @@ def test_any_split_of_history_gives_the_same_bits(
     predictor: Predictor, battery: Battery, cuts: list[int], by_cycle: bool
 ) -> None:
     history = [range(1, 61), ()] if by_cycle else [(), range(0, 2400, 40)]
-    (whole,) = answer(predictor, battery(cycles=history[0], readings=history[1]))
+    (whole,) = ask(predictor, battery(cycles=history[0], readings=history[1]))
     text: str | None = None
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 60], strict=True):
         entry = battery(cycles=history[0][start:end], readings=history[1][start:end], state=text)
-        (part,) = answer(predictor, entry)
+        (part,) = ask(predictor, entry)
         text = state.encode(part.state)
     assert text == state.encode(whole.state)
     assert part.predictions == whole.predictions
 
 
 def test_stale_rows_change_nothing_and_are_counted(predictor: Predictor, battery: Battery) -> None:
-    (first,) = answer(predictor, battery(readings=range(5), cycles=range(1, 4)))
+    (first,) = ask(predictor, battery(readings=range(5), cycles=range(1, 4)))
     again = battery(readings=[4, 2, 4], cycles=[3], state=state.encode(first.state))
-    (second,) = answer(predictor, again)
+    (second,) = ask(predictor, again)
     assert (second.stale_readings, second.stale_cycles) == (3, 1)
     np.testing.assert_array_equal(second.state, first.state)
-    (duplicates,) = answer(predictor, battery(readings=[0, 1, 1, 0, 2]))
+    (duplicates,) = ask(predictor, battery(readings=[0, 1, 1, 0, 2]))
     assert duplicates.stale_readings == 2
-
-
-def test_does_not_change_its_input(predictor: Predictor, battery: Battery) -> None:
-    inputs = decoded(battery(cycles=range(1, 5)))
-    before = inputs[0].state.copy()
-    predictor.predict(inputs)
-    np.testing.assert_array_equal(inputs[0].state, before)
 
 
 def test_target_outside_the_release_is_withheld(release: LoadedRelease, battery: Battery) -> None:
     without = {name: model for name, model in release.models.items() if name != "rul"}
-    (got,) = answer(Predictor(dataclasses.replace(release, models=without)), battery(cycles=range(1, 20)))
-    assert got.predictions["rul"].withheld == NOT_PROMOTED
-    assert got.predictions["failure"].value is not None
+    (one,) = ask(Predictor(dataclasses.replace(release, models=without)), battery(cycles=range(1, 20)))
+    assert one.predictions["rul"].withheld == NOT_PROMOTED
+    assert one.predictions["failure"].value is not None
 
 
 def test_refuses_a_release_of_another_fold(release: LoadedRelease) -> None:
@@ -140,26 +168,84 @@ def test_refuses_a_model_with_unknown_features(release: LoadedRelease) -> None:
 
 
 def test_answer_has_the_form_of_the_contract(predictor: Predictor, battery: Battery) -> None:
-    (got,) = answer(predictor, battery(readings=[0, 0.25], cycles=range(1, 15)))
-    entry = battery_prediction(got, predictor.label, predictor.horizons, unknown_fields=1)
+    asked = battery(readings=[0, 0.25], cycles=range(1, 15))
+    (one,) = ask(predictor, asked)
+    (entry,) = entries(predictor, asked)
     BatteryPrediction.model_validate_json(json.dumps(entry))
     assert entry["time"] == "2026-01-01T00:00:00.250000Z"
     assert entry["temperature"]["due"] == "2026-01-01T00:05:00.250000Z"
     assert entry["release"] == "battery-twin/1"
-    assert entry["soh"]["value"] == got.predictions["soh"].value * 100
+    assert entry["soh"]["value"] == one.predictions["soh"].value * 100
     assert entry["soh"]["unit"] == "%"
     assert entry["rul"]["unit"] == "equivalent full cycles"
     assert entry["failure_probability"]["horizon_cycles"] == 100
     assert entry["notes"] == ["1 field not in the contract ignored"]
 
 
-def test_remaining_life_is_never_negative(predictor: Predictor, battery: Battery) -> None:
-    (got,) = answer(predictor, battery(cycles=range(1, 15)))
-    predictions = {**got.predictions, "rul": dataclasses.replace(got.predictions["rul"], value=-3.0)}
-    below = dataclasses.replace(got, predictions=predictions)
-    assert battery_prediction(below, "r", {})["rul"]["value"] == 0.0
+def test_before_the_first_reading_there_is_no_time(predictor: Predictor, battery: Battery) -> None:
+    (entry,) = entries(predictor, battery(readings=(), battery=None))
+    BatteryPrediction.model_validate_json(json.dumps(entry))
+    assert entry["time"] is None
+    assert "due" not in entry["temperature"]
+    assert entry["temperature"]["withheld"] == "no reading yet"
+
+
+def test_remaining_life_is_never_negative() -> None:
+    assert SURFACES["rul"].outside(np.array([-3.0, 4.0, np.nan])).tolist()[:2] == [0.0, 4.0]
 
 
 def test_all_targets_are_answered(predictor: Predictor, battery: Battery) -> None:
-    (got,) = answer(predictor, battery())
-    assert set(got.predictions) == set(TARGET_NAMES)
+    (one,) = ask(predictor, battery())
+    assert set(one.predictions) == set(TARGET_NAMES)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_every_reading_is_one_request_a_reading(predictor: Predictor, battery: Battery, data: st.DataObject) -> None:
+    """Late and repeated readings among them; in parts of any size."""
+    seconds = st.lists(st.integers(0, 40).map(lambda tick: 30.0 * tick), max_size=20)
+    asked = [
+        battery(f"B{i}", readings=data.draw(seconds), cycles=range(1, data.draw(st.integers(1, 13))))
+        for i in range(data.draw(st.integers(1, 4)))
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving.answer, "_MOMENTS", data.draw(st.integers(1, 30)))
+        together = ask(predictor, *asked, every_reading=True)
+    expected = []
+    for entry in asked:
+        text: str | None = None
+        cycles = entry["cycles"]
+        for reading in entry["readings"] or [None]:
+            part = entry | {"readings": [reading] if reading else [], "cycles": cycles, "state": text}
+            (one,) = ask(predictor, part)
+            cycles, text = [], state.encode(one.state)
+            expected.append(one)
+    assert len(together) == len(expected)
+    for left, right in zip(together, expected, strict=True):
+        assert left.predictions == right.predictions
+        assert left.stale_readings == right.stale_readings
+        if left.state is not None:
+            np.testing.assert_array_equal(left.state, right.state)
+    assert sum(one.state is not None for one in together) == len(asked)
+
+
+def test_every_reading_has_an_entry_in_order_and_the_last_the_state(predictor: Predictor, battery: Battery) -> None:
+    asked = [
+        battery("A", readings=[0, 10, 5, 20], cycles=[3, 2]),
+        battery("B", readings=()),
+        battery("C", readings=[7]),
+    ]
+    got_ = entries(predictor, *asked, every_reading=True)
+    seconds = [0, 10, 10, 20, None, 7]
+    assert [entry["battery_id"] for entry in got_] == ["A"] * 4 + ["B", "C"]
+    assert [entry["time"] for entry in got_] == [
+        None if second is None else f"2026-01-01T00:00:{second:02d}Z" for second in seconds
+    ]
+    assert ["state" in entry for entry in got_] == [False, False, False, True, True, True]
+    unknown, stale = "1 field not in the contract ignored", "1 reading older than the state was not folded"
+    assert [entry["notes"] for entry in got_] == [
+        [], [], [stale], [unknown, "1 cycle older than the state was not folded"], [unknown], [unknown]
+    ]  # fmt: skip
+    default = entries(predictor, *asked)
+    assert [entry["state"] for entry in default] == [got_[i]["state"] for i in (3, 4, 5)]
+    assert [entry["soh"] for entry in default] == [got_[i]["soh"] for i in (3, 4, 5)]

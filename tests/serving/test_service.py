@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from features import state
+from serving.answer import answer
 from serving.decode import Limits, decode_request
 from serving.messages import ErrorAnswer, PredictAnswer
 from serving.predictor import Predictor
@@ -254,7 +255,34 @@ def test_without_champion_it_is_alive_and_says_what_to_do(
 
 def test_answers_equal_the_cores(service: httpx.Client, predictor: Predictor, battery: Battery) -> None:
     body = json.dumps({"batteries": [battery(cycles=range(1, 15))]}).encode()
-    (core,) = predictor.predict(decode_request(body, Limits(9, 99, 9)).batteries)
+    question = decode_request(body, Limits(9, 99, 9)).question
+    (core,) = answer(question, predictor)
     (got,) = service.post("/predict", content=body).json()["predictions"]
-    assert got["rul"]["value"] == core.predictions["rul"].value
-    assert got["state"] == state.encode(core.state)
+    assert got["rul"]["value"] == core.predicted["rul"].values[0]
+    assert got["state"] == state.encode(question.states[0])
+
+
+def test_an_entry_for_every_reading(service: httpx.Client, battery: Battery) -> None:
+    asked = [battery("A", readings=range(0, 90, 30), cycles=range(1, 15)), battery("B", readings=())]
+    response = service.post("/predict", content=json.dumps({"batteries": asked, "every_reading": True}))
+    assert response.status_code == 200
+    PredictAnswer.model_validate_json(response.content)
+    first, second, last, silent = response.json()["predictions"]
+    assert "state" not in first | second
+    assert [first, second] == [
+        {key: value for key, value in entry.items() if key != "state"}
+        for readings in (asked[0]["readings"][:1], asked[0]["readings"][:2])
+        for entry in predicted(service, asked[0] | {"readings": readings})
+    ]
+    assert [last, silent] == predicted(service, *asked)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, []])
+def test_every_reading_is_true_or_false(service: httpx.Client, battery: Battery, value: object) -> None:
+    response = service.post("/predict", content=json.dumps({"batteries": [battery()], "every_reading": value}))
+    assert response.status_code == 422
+    assert response.json() == {
+        "error": f"every_reading is {value if isinstance(value, int) else str(value)!r}: must be true or false",
+        "field": "every_reading",
+        "value": value if isinstance(value, int) else str(value),
+    }

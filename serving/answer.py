@@ -1,0 +1,120 @@
+"""From a question to its answer: fold what happened, then predict at the moments that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.contract import SIGNALS
+from features.fold import BoolArray, IntArray, fold_cycles
+from features.state import READING_INPUTS, FloatArray, new_states
+from serving.moments import Moments, advance, fold_each, moments_of
+from serving.predictor import Predictor, TargetValues
+
+#: Moments that are held at a time: their features take 2 kB each.
+_MOMENTS = 4096
+
+
+@dataclass(frozen=True)
+class Question:
+    """What k batteries have said, and whether to predict after each reading or after the last one only.
+
+    Attributes:
+        battery_ids: k ids.
+        states: float64[k, STATE_SIZE], before everything else here; changed when the question is answered.
+        cycles: float64[m, 1 + len(SIGNALS)], each battery's by index; folded before `readings`.
+        cycles_of: int64[m], the row of `states` that each belongs to.
+        readings: float64[n, len(READING_INPUTS)], each battery's in time order.
+        readings_of: int64[n], ascending.
+    """
+
+    battery_ids: list[str]
+    states: FloatArray
+    cycles: FloatArray
+    cycles_of: IntArray
+    readings: FloatArray
+    readings_of: IntArray
+    every_reading: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Some of the n moments that a question asked for, in its order.
+
+    Attributes:
+        battery_row: int64[n], the battery of each, as a row of the question.
+        is_last: bool[n], whether it is the battery's last moment, so that its state is final.
+        moments, predicted: at each; `predicted` by target.
+        stale_readings, stale_cycles: int64[n], how many were not newer than the state and so were not folded.
+    """
+
+    battery_row: IntArray
+    is_last: BoolArray
+    moments: Moments
+    predicted: Mapping[str, TargetValues]
+    stale_readings: IntArray
+    stale_cycles: IntArray
+
+
+def answer(question: Question, predictor: Predictor) -> Iterator[Answer]:
+    """Fold everything in `question` into its states and predict, in parts of bounded size."""
+    states = question.states
+    stale_cycles = np.zeros(len(states), dtype=np.int64)
+    if len(question.cycles):
+        folded = fold_cycles(states, question.cycles_of, question.cycles).folded
+        stale_cycles += np.bincount(question.cycles_of[~folded], minlength=len(states))
+    if question.every_reading:
+        yield from _after_each_reading(question, predictor, stale_cycles)
+        return
+    stale_readings = np.zeros(len(states), dtype=np.int64)
+    if len(question.readings):
+        folded = advance(states, question.readings_of, question.readings)
+        stale_readings += np.bincount(question.readings_of[~folded], minlength=len(states))
+    everyone = np.arange(len(states))
+    moments = moments_of(states)
+    yield Answer(
+        everyone,
+        np.ones(len(states), dtype=np.bool_),
+        moments,
+        predictor.predict_moments(moments),
+        stale_readings,
+        stale_cycles,
+    )
+
+
+def _after_each_reading(question: Question, predictor: Predictor, stale_cycles: IntArray) -> Iterator[Answer]:
+    rows, readings = _with_silent_batteries(question)
+    ends = np.append(rows[1:] != rows[:-1], True)
+    for start in range(0, len(rows), _MOMENTS):
+        part = slice(start, start + _MOMENTS)
+        moments, folded = fold_each(question.states, rows[part], readings[part])
+        stale = ~folded & ~np.isnan(readings[part, 0])
+        yield Answer(
+            rows[part],
+            ends[part],
+            moments,
+            predictor.predict_moments(moments),
+            stale.astype(np.int64),
+            np.where(ends[part], stale_cycles[rows[part]], 0),
+        )
+
+
+def _with_silent_batteries(question: Question) -> tuple[IntArray, FloatArray]:
+    """The readings, and one without a time, which no state takes, for every battery that has none."""
+    silent = np.setdiff1d(np.arange(len(question.states)), question.readings_of)
+    if not len(silent):
+        return question.readings_of, question.readings
+    at = np.searchsorted(question.readings_of, silent)
+    return np.insert(question.readings_of, at, silent), np.insert(question.readings, at, np.nan, axis=0)
+
+
+def warm_up(predictor: Predictor) -> None:
+    """Answer for a made-up battery, so that no request waits for the fold to be compiled."""
+    row = np.zeros(1, dtype=np.int64)
+    for every_reading in (False, True):
+        cycles, readings = np.ones((1, 1 + len(SIGNALS))), np.zeros((1, len(READING_INPUTS)))
+        question = Question(["warm-up"], new_states(1), cycles, row, readings, row, every_reading)
+        for _ in answer(question, predictor):
+            pass
