@@ -1,4 +1,4 @@
-"""Which rows of a battery's history are out of order: the fewest whose removal leaves the rest in order."""
+"""Order within a battery's history: which rows are out of it, and what comes first of what has one age."""
 
 from __future__ import annotations
 
@@ -32,6 +32,17 @@ def steps_back(frame: pd.DataFrame, order: str, *, strictly: bool, apart: pd.Ser
         own = places[looked_at[places]]
         result[own[~in_longest_run(numbers[own], strictly=strictly)]] = 1.0
     return pd.Series(result, index=frame.index)
+
+
+def set_apart(age: NDArray[np.float64], follows: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """`age`, float64[n], in which a row that `follows` the one before it at the same age is older by the least step.
+
+    A pack that counts whole cycles ends several sessions at one age; the fold would take them for repetitions.
+    """
+    apart = age.copy()
+    for i in np.flatnonzero(follows & (np.diff(age, prepend=np.nan) == 0.0)):
+        apart[i] = np.nextafter(apart[i - 1], np.inf)
+    return apart
 
 
 def in_longest_run(values: NDArray[np.float64], *, strictly: bool) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 from data.contract import SIGNALS
+from data.order import set_apart
 from features import state as s
 from features import step
 from features.state import FloatArray
@@ -206,11 +207,19 @@ def readings_matrix(readings: pd.DataFrame) -> FloatArray:
 
 
 def cycles_matrix(cycles: pd.DataFrame) -> FloatArray:
-    """`cycles` (contract columns) as float64[m, 1 + len(SIGNALS)]: index, then signals, NaN where absent."""
+    """`cycles` (contract columns) as float64[m, 1 + len(SIGNALS)]: index, then signals, NaN where absent.
+
+    Rows of one battery that stand next to each other with one index and ever later ends are set apart.
+    """
     matrix = np.full((len(cycles), 1 + len(SIGNALS)), np.nan)
     for column, name in enumerate(("cycle_index", *SIGNALS)):
         if name in cycles:
             matrix[:, column] = cycles[name].to_numpy(dtype=np.float64, na_value=np.nan)
+    if {"battery_id", "end_time"} <= set(cycles.columns):
+        battery, end = cycles["battery_id"], cycles["end_time"]
+        matrix[:, 0] = set_apart(
+            matrix[:, 0], ((battery == battery.shift()) & (end > end.shift())).to_numpy(dtype=bool)
+        )
     return matrix
 
 

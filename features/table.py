@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from data.contract import SIGNALS
 from features import labels
 from features.fold import (
     CYCLE_FEATURES,
     READING_FEATURES,
+    BoolArray,
     cycles_matrix,
     fold_cycles,
     fold_readings,
@@ -85,30 +87,32 @@ def build(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame,
 
 
 def _fold(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame) -> _Folded:
-    """Published cycles first, then readings, each battery in its own order of time."""
+    """Each battery's cycles in order of age, and its readings in order of time on top of the cycles before them."""
     ids = np.unique(np.concatenate([frame["battery_id"].astype(str) for frame in (readings, cycles, batteries)]))
-    states = new_states(len(ids))
-    # In a column of text a missing value is NaN.
-    for battery in batteries.astype(object).where(batteries.notna(), None).to_dict("records"):
-        set_battery(
-            states[np.searchsorted(ids, battery["battery_id"])],
-            nominal_capacity_ah=battery.get("nominal_capacity_ah"),
-            cells_in_series=battery.get("cells_in_series"),
-            chemistry=battery.get("chemistry"),
-        )
+    states = _states(ids, batteries)
     notes: list[str] = []
     has_signal = cycles[[c for c in SIGNALS if c in cycles]].notna().any(axis=1)
-    published = cycles[has_signal].sort_values(["battery_id", "cycle_index"], kind="stable").reset_index(drop=True)
-    by_cycle = fold_cycles(states, np.searchsorted(ids, published["battery_id"].astype(str)), cycles_matrix(published))
+    published = cycles[has_signal].sort_values(["battery_id", "cycle_index", "end_time"], kind="stable")
+    published = published.reset_index(drop=True)
     readings = readings.sort_values(["battery_id", "time"], kind="stable").reset_index(drop=True)
+    reading_states = states.copy()
+    earlier = published[_before_readings(published, readings)]
+    fold_cycles(reading_states, np.searchsorted(ids, earlier["battery_id"].astype(str)), cycles_matrix(earlier))
+    by_cycle = fold_cycles(states, np.searchsorted(ids, published["battery_id"].astype(str)), cycles_matrix(published))
     by_reading = fold_readings(
-        states, np.searchsorted(ids, readings["battery_id"].astype(str)), readings_matrix(readings)
+        reading_states, np.searchsorted(ids, readings["battery_id"].astype(str)), readings_matrix(readings)
     )
     late = int((~by_cycle.folded).sum() + (~by_reading.folded).sum())
     if late:
         notes.append(f"{late} rows were not newer than what their battery had already said and were not folded")
 
     closed = by_reading.closed_table()
+    # Whose sessions are published has them whole, wherever its readings happen to begin.
+    summarised = published.loc[_are_sessions(published), "battery_id"].astype(str).unique()
+    new = ~np.isin(ids[closed["battery_row"]], summarised)
+    if not new.all():
+        notes.append(f"{int((~new).sum())} sessions in readings were left aside: their batteries' cycles hold them")
+    closed = closed[new].reset_index(drop=True)
     ended_by = readings.iloc[closed["reading"]].reset_index(drop=True)
     # A session that a gap ended knows nothing of the reading after the gap: its label is the last one inside it.
     inside = readings.iloc[np.maximum(closed["reading"].to_numpy() - 1, 0)].reset_index(drop=True)
@@ -121,7 +125,7 @@ def _fold(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame)
     health = pd.concat(
         [
             _with_features(published[by_cycle.folded], by_cycle.features[by_cycle.folded]),
-            _with_features(sessions, by_reading.closed_features),
+            _with_features(sessions, by_reading.closed_features[new]),
         ],
         ignore_index=True,
     ).sort_values(["battery_id", "cycle_index"], kind="stable", ignore_index=True)
@@ -136,6 +140,31 @@ def _fold(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame)
     if silent:
         notes.append(f"no telemetry to learn from for {len(silent)} batteries: {', '.join(silent)}")
     return _Folded(health, seen[by_reading.folded].reset_index(drop=True), notes)
+
+
+def _states(ids: NDArray[np.str_], batteries: pd.DataFrame) -> FloatArray:
+    """A state for each of `ids` that knows what its battery is made of."""
+    states = new_states(len(ids))
+    # In a column of text a missing value is NaN.
+    for battery in batteries.astype(object).where(batteries.notna(), None).to_dict("records"):
+        set_battery(
+            states[np.searchsorted(ids, battery["battery_id"])],
+            nominal_capacity_ah=battery.get("nominal_capacity_ah"),
+            cells_in_series=battery.get("cells_in_series"),
+            chemistry=battery.get("chemistry"),
+        )
+    return states
+
+
+def _are_sessions(cycles: pd.DataFrame) -> BoolArray:
+    """Which rows were summarised from readings; a laboratory's cycle was published by itself."""
+    return cycles["kind"].isin(["charge", "discharge"]).to_numpy(dtype=bool)
+
+
+def _before_readings(cycles: pd.DataFrame, readings: pd.DataFrame) -> BoolArray:
+    """Which cycles the readings of their battery build on: all but the sessions that they make again."""
+    begin = readings.groupby("battery_id")["time"].min().reindex(cycles["battery_id"]).set_axis(cycles.index)
+    return ~((cycles["end_time"] > begin).to_numpy(dtype=bool) & _are_sessions(cycles))
 
 
 def _times(seconds: FloatArray) -> pd.Series:

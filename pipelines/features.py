@@ -46,15 +46,25 @@ def _row_key(table: pd.DataFrame) -> tuple[str, ...]:
 def _beginning(
     readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The first half of some batteries' histories."""
+    """The first half of some batteries' histories: of their readings, and of the cycles that had ended by then."""
     ids = np.unique(np.concatenate([frame["battery_id"].astype(str) for frame in (readings, cycles)]))
     some = ids[:: max(1, len(ids) // _GUARDED_BATTERIES)]
-    halves = []
-    for frame, order in ((readings, "time"), (cycles, "cycle_index")):
-        kept = frame[frame["battery_id"].isin(some)].sort_values(["battery_id", order], kind="stable")
-        groups = kept.groupby("battery_id")
-        halves.append(kept[groups.cumcount() < groups["battery_id"].transform("size") // 2])
-    return halves[0], halves[1], batteries[batteries["battery_id"].isin(some)]
+    halves = [
+        _first_half(frame[frame["battery_id"].isin(some)], order)
+        for frame, order in ((readings, "time"), (cycles, "cycle_index"))
+    ]
+    newest = halves[0].groupby("battery_id")["time"].max()
+    read_until = newest.reindex(cycles["battery_id"]).set_axis(cycles.index)
+    # Where a cycle and the readings cannot be told apart in time, half of the cycles it is.
+    untimed = cycles["end_time"].isna() | read_until.isna()
+    kept = (cycles["end_time"] <= read_until) | (untimed & cycles.index.isin(halves[1].index))
+    return halves[0], cycles[kept], batteries[batteries["battery_id"].isin(some)]
+
+
+def _first_half(frame: pd.DataFrame, order: str) -> pd.DataFrame:
+    rows = frame.sort_values(["battery_id", order], kind="stable")
+    groups = rows.groupby("battery_id")
+    return rows[groups.cumcount() < groups["battery_id"].transform("size") // 2]
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from data.batch import Row
 from data.contract import BATTERY_FIELDS, READING_FIELDS, SIGNALS, names
+from data.order import set_apart
 
 FloatArray = NDArray[np.float64]
 Connection = psycopg2.extensions.connection
@@ -88,15 +89,19 @@ def cycles(
     signals = ", ".join(SIGNALS)
     with connection, connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT cycle_index, {signals} FROM battery_cycles "  # noqa: S608 - our own names
+            f"SELECT COALESCE(end_time > lag(end_time) OVER by_age, false), cycle_index, {signals} "  # noqa: S608
+            "FROM battery_cycles "
             f"WHERE battery_id = %(id)s AND num_nonnulls({signals}) > 0 "
             "AND (end_time IS NULL OR end_time < COALESCE(%(until)s::timestamptz, 'infinity')) "
             "AND (kind = 'cycle' OR end_time IS NULL "
-            "     OR end_time <= COALESCE(%(first)s::timestamptz, 'infinity')) ORDER BY cycle_index",
+            "     OR end_time <= COALESCE(%(first)s::timestamptz, 'infinity')) "
+            "WINDOW by_age AS (ORDER BY cycle_index, end_time NULLS FIRST) ORDER BY cycle_index, end_time NULLS FIRST",
             {"id": battery_id, "first": first_reading, "until": until},
         )
         rows = cursor.fetchall()
-    return np.array(rows, dtype=np.float64).reshape(len(rows), 1 + len(SIGNALS))
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), 2 + len(SIGNALS))
+    table[:, 1] = set_apart(table[:, 1], table[:, 0] == 1.0)
+    return table[:, 1:]
 
 
 def _as_number(column: str) -> str:

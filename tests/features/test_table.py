@@ -7,6 +7,7 @@ import pandas as pd
 from conftest_features import drive
 
 from features.table import LabelParams, build
+from pipelines.features import features
 
 Cells = tuple[pd.DataFrame, pd.DataFrame]
 
@@ -54,6 +55,48 @@ def test_readings_give_temperature_and_close_sessions(no_cycles: pd.DataFrame) -
     assert set(built.cycles["kind"]) == {"charge", "discharge"}
     assert built.tables["soh"]["soh_fraction"].unique().tolist() == [0.97]
     assert "no battery was watched until its end of life" in built.not_available["rul"]
+
+
+def lived(no_cycles: pd.DataFrame, days: int = 12) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Readings of a battery whose counter moves in whole cycles, its batteries table and the sessions of its life."""
+    parts = [drive(np.arange(0.0, 10_800.0, 30.0) + 86_400.0 * day, seed=1) for day in range(days)]
+    readings = pd.concat(parts, ignore_index=True)
+    readings = readings.assign(
+        soh=98.0 - readings.index / 1e4, warning_level=0.0, charge_cycles=40.0 + (readings.index + 180) // 720
+    )
+    batteries = pd.DataFrame(
+        {"battery_id": ["EV-1"], "nominal_capacity_ah": [100.0], "cells_in_series": [96.0], "chemistry": ["NMC"]}
+    )
+    whole = build(readings, no_cycles, batteries, LabelParams(min_rows=5))
+    return readings, batteries, whole.cycles.reindex(columns=no_cycles.columns)
+
+
+def test_sessions_of_the_store_teach_what_their_readings_did(no_cycles: pd.DataFrame) -> None:
+    readings, batteries, sessions = lived(no_cycles)
+    assert sessions["cycle_index"].duplicated().any(), "several sessions end at the same age"
+    params = LabelParams(min_rows=5)
+    whole = build(readings, no_cycles, batteries, params)
+    # The store keeps the sessions for good, and of the readings the last three days.
+    window = readings[readings["time"] >= readings["time"].max() - pd.Timedelta(days=3)]
+    again = build(window, sessions, batteries, params)
+    assert len(again.cycles) == len(sessions), "no session counts twice"
+    columns = [name for name in whole.tables["soh"] if name != "cycle_index"]
+    pd.testing.assert_frame_equal(again.tables["soh"][columns], whole.tables["soh"][columns], rtol=1e-12)
+    assert any("sessions in readings were left aside" in note for note in again.notes)
+    # Memory of minutes is that of the window; what the sessions before it left behind is there.
+    expected = whole.tables["temperature"].set_index("time").loc[again.tables["temperature"]["time"]]
+    got = again.tables["temperature"].set_index("time")
+    settled = got.index > window["time"].min() + pd.Timedelta(hours=3)
+    columns = [name for name in got if name not in ("cycle_index", "life_quarter")]
+    pd.testing.assert_frame_equal(got.loc[settled, columns], expected.loc[settled, columns])
+    assert got["resistance_at_1c_v"].notna().all()
+
+
+def test_the_guard_passes_sessions_with_a_window_of_readings(no_cycles: pd.DataFrame) -> None:
+    readings, batteries, sessions = lived(no_cycles)
+    window = readings[readings["time"] >= readings["time"].max() - pd.Timedelta(days=3)]
+    built = features(window, sessions, batteries, LabelParams(min_rows=5))
+    assert {"soh", "temperature"} <= set(built.tables)
 
 
 def test_alarms_are_events_even_without_any_health(no_cycles: pd.DataFrame) -> None:

@@ -111,7 +111,9 @@ def test_published_cycles_come_first_and_sessions_only_where_their_readings_are_
 ) -> None:
     published = laboratory("EV-2", 20, 0.001, seed=2)
     retired = laboratory("EV-2", 3, 0.001, seed=3).assign(
-        kind="charge", cycle_index=[30.0, 31.0, 32.0], end_time=pd.Timestamp(START - timedelta(days=1))
+        kind="charge",
+        cycle_index=[30.0, 31.0, 31.0],  # a pack that counts whole cycles
+        end_time=[pd.Timestamp(START - timedelta(days=day)) for day in (3, 2, 1)],
     )
     lived = laboratory("EV-2", 1, 0.001, seed=4).assign(
         kind="charge", cycle_index=[40.0], end_time=pd.Timestamp(START + timedelta(hours=1))
