@@ -11,7 +11,9 @@ how: unit, sign, codes, the values that stand for 'missing' and, for times, the 
       Status: {to: is_charging, values: {1: true, 3: false}, optional: true}
     constants:
       battery_id: EV-1                  # where the file does not name its battery
-    delimiter: ","                      # the default
+    delimiter: ","                      # of a CSV; the default
+    relation: plant.readings            # where the columns are in a database: a table or a view,
+    query: SELECT ... FROM ...          # or a query of your own instead
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ SHIPPED = Path(__file__).parent / "field_maps"
 
 _FIXED_OFFSET = re.compile(r"[+-]\d\d:\d\d")
 _COLUMN_KEYS = ("to", "unit", "sign", "values", "missing", "optional", "format", "zone")
-_MAP_KEYS = ("table", "columns", "constants", "delimiter")
+_MAP_KEYS = ("table", "columns", "constants", "delimiter", "relation", "query")
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,19 @@ class ColumnMap:
 
 @dataclass(frozen=True)
 class FieldMap:
-    """A checked field map; `name` is what error messages call it."""
+    """A checked field map; `name` is what error messages call it.
+
+    Where the columns are in a database, `relation` names their table (`schema.table` or `table`) or `query` is the
+    SELECT that gives them; at most one of the two is set.
+    """
 
     name: str
     table: TableName
     columns: tuple[ColumnMap, ...]
     constants: Mapping[str, float | str] = field(default_factory=dict)
     delimiter: str = ","
+    relation: str | None = None
+    query: str | None = None
 
     @property
     def required_sources(self) -> list[str]:
@@ -159,7 +167,7 @@ def parse_field_map(content: object, name: str) -> FieldMap:
         raise TwinError(
             f"{name}: delimiter is {delimiter!r}; it must be one character", field="delimiter", value=delimiter
         )
-    return FieldMap(name, table, columns, constants, delimiter)
+    return FieldMap(name, table, columns, constants, delimiter, *_place(entries, name))
 
 
 def code(value: object) -> str:
@@ -219,6 +227,22 @@ def _column(source: str, entry: object, fields: Mapping[str, Field], name: str) 
         time_format=str(settings.get("format", "iso")),
         zone=_zone(settings.get("zone"), where),
     )
+
+
+def _place(entries: Mapping[Any, Any], name: str) -> tuple[str | None, str | None]:
+    """(relation, query) of a map whose columns are in a database."""
+    for key in ("relation", "query"):
+        given = entries.get(key)
+        if given is not None and (not isinstance(given, str) or not given.strip()):
+            raise TwinError(f"{name}: {key} is {given!r}; it must be a text", field=key, value=given)
+    relation, query = entries.get("relation"), entries.get("query")
+    if relation is not None and query is not None:
+        raise TwinError(f"{name}: relation and query are both given; keep one of them", field="query")
+    if query is not None:
+        query = query.strip().removesuffix(";")
+        if not re.match(r"(?i)(select|with|table|values)\b", query):
+            raise TwinError(f"{name}: query must be a SELECT, but it begins {query[:30]!r}", field="query", value=query)
+    return relation, query
 
 
 def _target(target: object, fields: Mapping[str, Field], where: str) -> Field:

@@ -18,6 +18,7 @@ from data.settings import NO_TELEMETRY
 from data.sources import source
 from features.table import LabelParams
 from pipelines.params import load_params
+from pipelines.snapshot import take
 
 DEFAULT_SOURCE = "fleet"
 
@@ -27,10 +28,14 @@ def settings_for(
 ) -> list[str]:
     """The parameters (`key=value`) that point the pipeline at a source.
 
+    A source that is a running system is copied into files first, unless `data` names an earlier copy.
+
     Raises:
         TwinError: for an unknown source or a path that does not exist.
     """
     entry = source(name)
+    if data is None and entry.take is not None:
+        data = str(take(entry.name, field_map))
     if data is None:
         raise TwinError(f"source {name} needs its data: make repro SOURCE={name} DATA=path", field="DATA")
     for field, given in (("DATA", data), ("field_map", field_map), ("batteries", batteries)):

@@ -7,13 +7,21 @@ from pathlib import Path
 
 from data.errors import TwinError
 from data.field_map import load_field_map
-from data.sources import csv, ev_faults, fleet, matr, nasa_pcoe
+from data.sources import csv, ev_faults, fleet, matr, nasa_pcoe, timescale
 from data.sources.base import Source, Telemetry
 from data.sources.batteries import describe, fill_defaults, read_batteries
 
 SOURCES: dict[str, Source] = {
     entry.name: entry
-    for entry in (fleet.SOURCE, matr.SOURCE, nasa_pcoe.SOURCE, ev_faults.SOURCE, csv.SOURCE, csv.EVIOT)
+    for entry in (
+        fleet.SOURCE,
+        matr.SOURCE,
+        nasa_pcoe.SOURCE,
+        ev_faults.SOURCE,
+        csv.SOURCE,
+        csv.EVIOT,
+        timescale.SOURCE,
+    )
 }
 
 __all__ = ["SOURCES", "Source", "Telemetry", "read_source", "source"]

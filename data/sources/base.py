@@ -12,6 +12,8 @@ import pandas as pd
 from data.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field
 from data.errors import TwinError
 from data.field_map import FieldMap, TableName
+from data.settings import Settings
+from data.stores.snapshot import SnapshotParams
 
 #: Where a row was read; kept beside the contract's columns until `validate` has judged the row.
 PROVENANCE: tuple[str, ...] = ("source_file", "source_row")
@@ -43,6 +45,8 @@ class Telemetry:
 
 #: Reads a source's files with the given field map.
 Reader = Callable[[Path, FieldMap | None], Telemetry]
+#: Copies what a running system holds into files that a run can be repeated on, and gives their folder.
+Taker = Callable[[Settings, SnapshotParams, FieldMap | None], Path]
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,7 @@ class Source:
         field_map: name of the shipped field map, None where the layout is the contract's own or the user must map.
         battery_defaults: for batteries that do not say, e.g. {"nominal_capacity_ah": 1.1}.
         target_defaults: parameters under `targets` that go with this data, e.g. {"eol_fraction": 0.85}.
+        take: what makes the files where the user names none, for a source that is a running system.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Source:
     field_map: str | None = None
     battery_defaults: Mapping[str, float | str] = field(default_factory=dict)
     target_defaults: Mapping[str, float] = field(default_factory=dict)
+    take: Taker | None = None
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +152,31 @@ def fleet(folder: Path, rows: int = 60) -> Path:
     return folder / "readings.parquet"
 
 
+def timescale(folder: Path, rows: int = 60) -> Path:
+    """A snapshot of a store with a battery that is driving and two of its sessions; returns the readings file."""
+    fleet(folder, rows)
+    sessions = pd.DataFrame(
+        {
+            "battery_id": "EV-1",
+            "cycle_index": [40.25, 40.5],
+            "kind": ["discharge", "charge"],
+            "start_time": pd.to_datetime(["2025-12-30 08:00Z", "2025-12-30 18:00Z"]).astype("datetime64[us, UTC]"),
+            "end_time": pd.to_datetime(["2025-12-30 09:00Z", "2025-12-30 19:00Z"]).astype("datetime64[us, UTC]"),
+            "soh": [93.0, 92.9],
+            "temperature_mean_c": [21.0, 24.0],
+        }
+    )
+    sessions.to_parquet(folder / "cycles.parquet", index=False)
+    sealed = sorted(folder.glob("*.parquet"))
+    manifest = {
+        "readings": {"rows": 2 * rows, "from": "a", "until": "b", "days": 7, "every_s": 10},
+        "theirs": None,
+        "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sealed},
+    }
+    (folder / "snapshot.json").write_text(json.dumps(manifest))
+    return folder / "readings.parquet"
+
+
 def csv_of(folder: Path) -> Path:
     """As `eviot`, for the source csv, which is given the shipped map by name."""
     return eviot(folder)
@@ -163,4 +190,5 @@ LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "ev_faults": ev_faults,
     "eviot": eviot,
     "csv": csv_of,
+    "timescale": timescale,
 }

@@ -15,7 +15,7 @@ from data.errors import TwinError
 from data.sources import SOURCES, Telemetry, read_source
 from tests.data import source_files as files
 
-TEXT_SOURCES = sorted(set(files.LAYOUTS) - {"fleet"})
+TEXT_SOURCES = sorted(set(files.LAYOUTS) - {"fleet", "timescale"})
 FIELD_MAPS = {"csv": "eviot"}
 
 

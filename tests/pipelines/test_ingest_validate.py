@@ -27,7 +27,7 @@ def run(name: str, folder: Path, out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()}
 
 
-@pytest.mark.parametrize("name", ["fleet", "matr", "nasa_pcoe", "ev_faults", "eviot"])
+@pytest.mark.parametrize("name", ["fleet", "matr", "nasa_pcoe", "ev_faults", "eviot", "timescale"])
 def test_stages_write_everything_and_the_same_bytes(name: str, tmp_path: Path) -> None:
     files.LAYOUTS[name](tmp_path / "raw")
     first = run(name, tmp_path / "raw", tmp_path / "one")

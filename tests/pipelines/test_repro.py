@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from data.batch import Batch
 from data.errors import TwinError
+from data.sources import read_source
+from data.stores.migrate import migrate
+from data.stores.postgres import PostgresStore
 from pipelines.params import typed
 from pipelines.repro import commands, settings_for
+from pipelines.snapshot import take
 from training.tuning import TuneParams
 
 
@@ -44,3 +50,28 @@ def test_another_source_does_not_simulate_a_fleet(tmp_path: Path) -> None:
     assert command[command.index("--name") + 1] == "nasa-pcoe"
     assert command[-1] == "register"
     assert commands([]) == ["repro"]
+
+
+def test_a_running_system_is_copied_first(postgres_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("snapshot: {days: 3, every_s: 0}")
+    monkeypatch.delenv("TWIN_TELEMETRY_DSN", raising=False)
+    with pytest.raises(TwinError, match="TWIN_TELEMETRY_DSN"):
+        settings_for("timescale", None, None)
+    monkeypatch.setenv("TWIN_TELEMETRY_DSN", postgres_dsn)
+    migrate(postgres_dsn)
+    store = PostgresStore(postgres_dsn)
+    time = datetime(2026, 1, 1, tzinfo=UTC)
+    store.write(
+        Batch(readings=[{"battery_id": "E", "time": time, "voltage": 3.0, "current": 1.0, "temperature": 20.0}])
+    )
+    store.close()
+    changed = settings_for("timescale", None, "battery")
+    assert "domain=battery" in changed
+    (path,) = [Path(one.removeprefix("source.path=")) for one in changed if one.startswith("source.path=")]
+    assert path.is_relative_to(tmp_path.resolve())
+    assert len(read_source("timescale", path).readings) == 1
+    assert f"source.path={path}" in settings_for("timescale", str(path), None), "and again on the same files"
+    assert not any(postgres_dsn in one for one in changed)
+    with pytest.raises(TwinError, match="files already"):
+        take("fleet")
