@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import numpy as np
 
 from data.errors import TwinError
 from features import fold
-from features.fold import BoolArray
 from features.state import FOLD_VERSION, FloatArray
 from features.targets import TARGETS, Target
 from serving.moments import Moments
-from training.onnx_runtime import OnnxForest
+from training.onnx_runtime import ForestFile, OnnxForests
 from training.release import LoadedRelease, LocalModel
 
 NOT_PROMOTED = "no model was promoted for this target"
 
+# By cadence.
 _FEATURE_NAMES = {"reading": fold.READING_FEATURES, "cycle": fold.CYCLE_FEATURES}
+_FEATURES = {"reading": attrgetter("reading_features"), "cycle": attrgetter("cycle_features")}
 
 
 @dataclass(frozen=True)
@@ -74,59 +76,65 @@ class Predictor:
             )
         self.label = loaded.label
         self.horizons = dict(release.horizons)
-        self._forests = {name: _TargetForest(TARGETS[name], model) for name, model in loaded.models.items()}
+        self._models = {name: model.label for name, model in loaded.models.items()}
+        self._forests = OnnxForests(
+            {name: _forest_file(TARGETS[name], model) for name, model in loaded.models.items()},
+            {cadence: len(names) for cadence, names in _FEATURE_NAMES.items()},
+        )
 
     def predict_moments(self, moments: Moments) -> Mapping[str, TargetValues]:
-        """Predict at each of n `moments`, with one call for each forest; by target, every one of `TARGETS`.
+        """Predict at each of n `moments`, with one call for all forests; by target, every one of `TARGETS`.
 
         A moment gets the same numbers, bit for bit, in whatever company it comes.
         """
-        return {name: self._predict_target(target, moments) for name, target in TARGETS.items()}
+        reasons = _reasons_to_withhold(moments)
+        if any(None in reasons[name] for name in self._models):
+            features = {cadence: of(moments).astype(np.float32) for cadence, of in _FEATURES.items()}
+            values = self._forests.predict(features)
+        else:
+            values = {}
+        return {name: self._given(target, moments, values.get(name), reasons[name]) for name, target in TARGETS.items()}
 
-    def _predict_target(self, target: Target, moments: Moments) -> TargetValues:
-        values = np.full(len(moments), np.nan)
-        forest = self._forests.get(target.name)
-        if forest is None:
-            return TargetValues(values, None, [NOT_PROMOTED] * len(moments))
-        features = moments.reading_features if target.cadence == "reading" else moments.cycle_features
-        reasons, given = _reasons_to_withhold(target, moments)
-        if given.any():
-            values[given] = forest.predict(features[given])
-        return TargetValues(values, forest.label, reasons)
-
-
-class _TargetForest:
-    """One target's forest and which features of its cadence it reads."""
-
-    def __init__(self, target: Target, model: LocalModel) -> None:
-        available = _FEATURE_NAMES[target.cadence]
-        wanted: Sequence[str] = model.fit["feature_names"]
-        unknown = sorted(set(wanted) - set(available))
-        if unknown:
-            raise TwinError(
-                f"{model.label} asks for features that this version of the fold does not have "
-                f"({', '.join(unknown)}): run `dvc repro` to register models for this version",
-                field="feature_names",
-                value=unknown,
-            )
-        self.label = model.label
-        self._columns = np.array([available.index(name) for name in wanted], dtype=np.intp)
-        self._offset = None if target.offset is None else available.index(target.offset)
-        self._forest = OnnxForest(model.path)
-
-    def predict(self, features: FloatArray) -> FloatArray:
-        """float64[n] in the target's unit for `features`, float64[n, all features of the cadence]."""
-        value = self._forest.predict(features.take(self._columns, axis=1).astype(np.float32))
-        return value if self._offset is None else value + features[:, self._offset]
+    def _given(
+        self, target: Target, moments: Moments, value: FloatArray | None, reasons: list[str | None]
+    ) -> TargetValues:
+        if target.name not in self._models:
+            return TargetValues(np.full(len(moments), np.nan), None, [NOT_PROMOTED] * len(moments))
+        model = self._models[target.name]
+        if value is None:
+            return TargetValues(np.full(len(moments), np.nan), model, reasons)
+        if target.offset is not None:
+            offset = _FEATURE_NAMES[target.cadence].index(target.offset)
+            value = value + _FEATURES[target.cadence](moments)[:, offset]
+        if any(reasons):
+            value = np.where([reason is None for reason in reasons], value, np.nan)
+        return TargetValues(value, model, reasons)
 
 
-def _reasons_to_withhold(target: Target, moments: Moments) -> tuple[list[str | None], BoolArray]:
-    """At each moment the reason, None where a value is given; and where that is."""
-    reasons: list[str | None] = [None] * len(moments)
-    young = moments.cycles_seen < target.minimum_cycles
-    silent = ~moments.has_reading if target.cadence == "reading" else np.zeros_like(young)
-    cycles = "cycle" if target.minimum_cycles == 1 else "cycles"
-    for where, reason in ((young, f"fewer than {target.minimum_cycles} {cycles} seen"), (silent, "no reading yet")):
-        for i in np.flatnonzero(where):
-            reasons[i] = reason
-    return reasons, ~(young | silent)
+def _forest_file(target: Target, model: LocalModel) -> ForestFile:
+    available = _FEATURE_NAMES[target.cadence]
+    wanted: Sequence[str] = model.fit["feature_names"]
+    unknown = sorted(set(wanted) - set(available))
+    if unknown:
+        raise TwinError(
+            f"{model.label} asks for features that this version of the fold does not have "
+            f"({', '.join(unknown)}): run `dvc repro` to register models for this version",
+            field="feature_names",
+            value=unknown,
+        )
+    return ForestFile(model.path, target.cadence, tuple(available.index(name) for name in wanted))
+
+
+def _reasons_to_withhold(moments: Moments) -> dict[str, list[str | None]]:
+    """By target, for each moment; None where nothing stands against a prediction."""
+    heard, cycles_seen = moments.has_reading.tolist(), moments.cycles_seen.tolist()
+    reasons = {}
+    for name, target in TARGETS.items():
+        silent = "no reading yet" if target.cadence == "reading" else None
+        least = target.minimum_cycles
+        young = f"fewer than {least} {'cycle' if least == 1 else 'cycles'} seen"
+        reasons[name] = [
+            young if seen < least else None if has_reading else silent
+            for has_reading, seen in zip(heard, cycles_seen, strict=True)
+        ]
+    return reasons

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper, numpy_helper, version_converter
 from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import FloatTensorType
 from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
@@ -51,6 +51,8 @@ def to_onnx(model: Pipeline, n_features: int) -> bytes:
     else:
         outputs = [(_VALUE, FloatTensorType([None, 1]))]
         converted = convert_sklearn(model, "forest", inputs, target_opset=_OPSET, final_types=outputs)
+    # The converter writes the lowest version that a model gets by with; of one version, models can be merged into one.
+    converted = version_converter.convert_version(converted, _OPSET[""])
     converted.ir_version = _IR_VERSION
     # The converter lists the operator sets in the order of a Python set, another one in each process.
     operator_sets = sorted(converted.opset_import, key=lambda entry: entry.domain)

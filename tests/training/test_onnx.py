@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -11,10 +14,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from tests.training.small_models import missing_values, small_classifier, small_regressor
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference, to_onnx
-from training.onnx_runtime import OnnxForest
+from training.onnx_merge import merge
+from training.onnx_runtime import ForestFile, OnnxForest, OnnxForests
 
 N_FEATURES = 12
 N_ROWS = 10_000
+TABLES = {"first": N_FEATURES, "second": N_FEATURES}
 
 
 @pytest.fixture(scope="module", params=["regressor", "classifier"])
@@ -66,4 +71,56 @@ def test_one_row_equals_a_batch(model: Pipeline) -> None:
     forest = OnnxForest(to_onnx(model, N_FEATURES))
     rows = unseen_rows()[:20].astype(np.float32)
     one_by_one = np.concatenate([forest.predict(row[None, :]) for row in rows])
-    np.testing.assert_allclose(one_by_one, forest.predict(rows), rtol=1e-6)
+    np.testing.assert_array_equal(one_by_one, forest.predict(rows))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ForestFile]:
+    """Three forests that read two tables: all of one, some of it in another order, and the other."""
+    folder = tmp_path_factory.mktemp("forests")
+    rng = np.random.default_rng(3)
+    features = missing_values(rng, 2000, N_FEATURES)
+    actual = np.nan_to_num(features[:, 0]) + np.isnan(features[:, 1])
+    columns = {"all": tuple(range(N_FEATURES)), "some": (4, 0, 1), "other": tuple(range(N_FEATURES))}
+    for name, own in columns.items():
+        rows = features[:, list(own)]
+        classes = (actual > 0.5).astype(int)
+        fitted = small_classifier(rows, classes) if name == "other" else small_regressor(rows, actual)
+        (folder / f"{name}.onnx").write_bytes(to_onnx(fitted, len(own)))
+    return {
+        name: ForestFile(folder / f"{name}.onnx", "second" if name == "other" else "first", own)
+        for name, own in columns.items()
+    }
+
+
+def merged_equals_single(forests: OnnxForests, files: dict[str, ForestFile], n_rows: int) -> None:
+    rng = np.random.default_rng(n_rows)
+    tables = {name: missing_values(rng, n_rows, N_FEATURES).astype(np.float32) for name in ("first", "second")}
+    got = forests.predict(tables)
+    assert got.keys() == files.keys()
+    for name, file in files.items():
+        single = OnnxForest(file.path).predict(tables[file.table][:, list(file.columns)])
+        np.testing.assert_array_equal(got[name], single)
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, 100, 3000])
+def test_one_call_for_all_forests_gives_the_bits_of_each(files: dict[str, ForestFile], n_rows: int) -> None:
+    merged_equals_single(OnnxForests(files, TABLES), files, n_rows)
+
+
+def test_forests_of_one_exporter_are_one_model(files: dict[str, ForestFile]) -> None:
+    (model,) = merge(files, TABLES)
+    assert {entry.name for entry in onnx.load_from_string(model).graph.output} == {f"{name}/value" for name in files}
+
+
+def test_forests_of_another_operator_set_are_called_apart(files: dict[str, ForestFile], tmp_path: Path) -> None:
+    older = onnx.load_model(files["all"].path)
+    older.opset_import[0].version -= 1
+    onnx.save_model(older, tmp_path / "older.onnx")
+    mixed = files | {"all": dataclasses.replace(files["all"], path=tmp_path / "older.onnx")}
+    assert len(merge(mixed, TABLES)) == 2
+    merged_equals_single(OnnxForests(mixed, TABLES), mixed, 50)
+
+
+def test_no_forest_is_legal() -> None:
+    assert OnnxForests({}, TABLES).predict({}) == {}
