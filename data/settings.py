@@ -33,7 +33,8 @@ class Settings(BaseSettings):
     service_max_rows: int = Field(100_000, ge=1, description="readings and cycles that one request may hold")
     service_max_body_bytes: int = Field(32 * 2**20, ge=1, description="size of one request")
     mlflow_port: int = 5000
-    metrics_port: int = 9091
+    metrics_port: int = Field(9091, description="metrics of the twin, by `python -m monitoring`")
+    evaluation_interval_s: float = Field(5.0, gt=0, description="time between two looks for truths that are known now")
     mqtt_port: int = 1883
     mqtt_host: str | None = Field(None, description="broker to publish to; the embedded one where absent")
     mqtt_username: str | None = None

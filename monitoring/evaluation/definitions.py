@@ -13,6 +13,7 @@ import yaml
 from data.errors import TwinError
 from data.settings import Settings
 from features.table import LabelParams
+from monitoring.registry import RegistryAwayError, has_registry
 from training.mlflow_client import connect
 from training.release import fetch_file
 
@@ -36,13 +37,13 @@ class ModelDefinitions:
 
     def __call__(self, name: str | None, version: str | None) -> LabelParams | None:
         """Definitions of version `version` of the registered model `name`; None while the registry is away."""
-        if not name or not version or not version.isdecimal():
+        if not name or not version or not version.isdecimal() or not has_registry(self._settings):
             return self._project
         key = (name, version)
         if key not in self._known and time.monotonic() >= self._retry_at.get(key, 0.0):
             try:
                 self._known[key] = self._fetch(name, int(version))
-            except (OSError, _RegistryAwayError) as error:
+            except RegistryAwayError as error:
                 self._retry_at[key] = time.monotonic() + _RETRY_S
                 logger.warning("predictions of %s version %s wait for the registry: %s", name, version, error)
         return self._known.get(key)
@@ -53,22 +54,20 @@ class ModelDefinitions:
         try:
             client = connect(self._settings)
             client.get_model_version(name, str(version))
+        except OSError as error:
+            raise RegistryAwayError(str(error)) from error
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 logger.warning("the registry has no %s version %s: judged by this project's definitions", name, version)
                 return self._project
-            raise _RegistryAwayError(str(error)) from error
+            raise RegistryAwayError(str(error)) from error
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 file = fetch_file(client, name, version, "fit.json", Path(scratch))
             except TwinError as error:
-                raise _RegistryAwayError(error.sentence) from error
+                raise RegistryAwayError(error.sentence) from error
             fit = json.loads(file.read_text(encoding="utf-8"))
         return LabelParams(**fit["definitions"])
-
-
-class _RegistryAwayError(RuntimeError):
-    """The registry did not answer; nothing is known of the model."""
 
 
 def project_definitions(params_file: Path) -> LabelParams:

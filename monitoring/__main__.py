@@ -1,0 +1,119 @@
+"""`python -m monitoring`: the evaluator and the metrics of the twin (9091), whichever way its predictions are made.
+
+Reads and writes the telemetry store only; needs no simulator, service or broker, and the model registry only for the
+definitions under which models were fitted and for the counts of trainings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psycopg2
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.registry import Collector
+from pydantic import SecretStr
+
+from data.embedded.ports import free_port
+from data.embedded.postgres import embedded_postgres
+from data.errors import TwinError
+from data.settings import Settings
+from data.stores.migrate import migrate
+from monitoring.evaluation.definitions import ModelDefinitions, project_definitions
+from monitoring.evaluation.evaluator import Evaluator
+from monitoring.exporter import TwinCollector
+from monitoring.fleet import FleetReader
+from monitoring.registry import RegistryWatch
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def watching(settings: Settings, params_file: Path, stop: threading.Event) -> Iterator[str]:
+    """Evaluator and exporter at work; gives the address of the metrics.
+
+    Args:
+        settings: with a telemetry store named and the port of the metrics free.
+        stop: set by the caller to end; set here as well when the block is left.
+    """
+    if settings.telemetry_dsn is None:
+        raise TwinError("No telemetry store is named.", field="telemetry_dsn")
+    dsn = settings.telemetry_dsn.get_secret_value()
+    definitions = project_definitions(params_file)
+    evaluator = Evaluator(dsn, ModelDefinitions(settings, definitions), definitions.temperature_every_s)
+    registry = RegistryWatch(settings)
+    reader = FleetReader(dsn)
+    with ExitStack() as stack:
+        stack.callback(reader.close)
+        stack.enter_context(metrics_server(settings.host, settings.metrics_port, TwinCollector(reader, registry)))
+        tasks = (lambda: evaluator.run(stop, settings.evaluation_interval_s), lambda: registry.run(stop))
+        with _threads(stop, tasks):
+            yield f"http://{settings.host}:{settings.metrics_port}/metrics"
+
+
+@contextmanager
+def metrics_server(host: str, port: int, collector: Collector) -> Iterator[None]:
+    """Serve `collector` at http://host:port/metrics."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    server, thread = start_http_server(port, addr=host, registry=registry)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def _threads(stop: threading.Event, tasks: Sequence[Callable[[], None]]) -> Iterator[None]:
+    """`tasks` in threads of their own; one that ends, for an error at that, ends all, and the error is raised."""
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        futures = [pool.submit(task) for task in tasks]
+        for future in futures:
+            future.add_done_callback(lambda _: stop.set())
+        try:
+            yield
+        finally:
+            stop.set()
+        for future in futures:
+            future.result()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Watch until SIGINT or SIGTERM; 2 where it cannot begin."""
+    parser = argparse.ArgumentParser(prog="python -m monitoring", description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="definitions of foreign models")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    try:
+        with ExitStack() as stack:
+            settings = Settings()
+            if settings.telemetry_dsn is None:
+                # The simulator's too: the folder is shared, and the last to leave stops the server.
+                dsn = SecretStr(stack.enter_context(embedded_postgres(settings.var / "postgres")))
+                settings = settings.model_copy(update={"telemetry_dsn": dsn})
+            assert settings.telemetry_dsn is not None  # noqa: S101 - for the type checker
+            migrate(settings.telemetry_dsn.get_secret_value())
+            settings = settings.model_copy(update={"metrics_port": free_port(settings.host, settings.metrics_port)})
+            address = stack.enter_context(watching(settings, options.params, stop))
+            print(f"metrics {address}", flush=True)
+            stop.wait()
+    except (TwinError, psycopg2.Error) as error:
+        print(str(error).strip(), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The settings of Prometheus and Alertmanager with addresses of one's own, from the files that compose mounts.
+
+python -m monitoring.alerting prometheus --target twin=127.0.0.1:9091 --alertmanager 127.0.0.1:9093
+python -m monitoring.alerting alertmanager --webhook http://127.0.0.1:5002/alerts
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.errors import TwinError
+
+FOLDER = Path(__file__).resolve().parent
+PROMETHEUS_FILE = FOLDER / "prometheus" / "prometheus.yml"
+ALERTS_FILE = FOLDER / "prometheus" / "alerts.yml"
+ALERTMANAGER_FILE = FOLDER / "alertmanager" / "alertmanager.yml"
+
+
+def prometheus_config(targets: Mapping[str, str], alertmanager: str | None = None) -> dict[str, Any]:
+    """`prometheus.yml` for the jobs in `targets` only, each at its address (host:port), and the rules by full path.
+
+    Raises:
+        TwinError: there is no such job in the file.
+    """
+    config: dict[str, Any] = _read(PROMETHEUS_FILE)
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    for name in targets:
+        if name not in jobs:
+            raise TwinError(f"There is no job {name}: name one of {', '.join(jobs)}.", field="--target", value=name)
+    config["scrape_configs"] = [
+        {**jobs[name], "static_configs": [{"targets": [address]}]} for name, address in targets.items()
+    ]
+    config["rule_files"] = [str(ALERTS_FILE)]
+    managers = [] if alertmanager is None else [{"static_configs": [{"targets": [alertmanager]}]}]
+    config["alerting"] = {"alertmanagers": managers}
+    return config
+
+
+def alertmanager_config(webhook: str) -> dict[str, Any]:
+    """`alertmanager.yml` that tells `webhook` (an address that takes Alertmanager's JSON) of everything."""
+    config: dict[str, Any] = _read(ALERTMANAGER_FILE)
+    for receiver in config["receivers"]:
+        receiver["webhook_configs"] = [{"url": webhook, "send_resolved": True, "max_alerts": 100}]
+    return config
+
+
+def _read(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    return content
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the settings; 2 where a job is not known."""
+    parser = argparse.ArgumentParser(
+        prog="python -m monitoring.alerting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, dest="command")
+    prometheus = commands.add_parser("prometheus")
+    prometheus.add_argument("--target", action="append", required=True, metavar="JOB=HOST:PORT")
+    prometheus.add_argument("--alertmanager", metavar="HOST:PORT")
+    commands.add_parser("alertmanager").add_argument("--webhook", required=True, metavar="URL")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "prometheus":
+            targets = dict(target.split("=", 1) for target in options.target)
+            config = prometheus_config(targets, options.alertmanager)
+        else:
+            config = alertmanager_config(options.webhook)
+    except TwinError as error:
+        print(error.sentence, file=sys.stderr)
+        return 2
+    print(yaml.safe_dump(config, sort_keys=False), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,40 @@
+"""What is watched of each target: one entry each, in the units of the store and of every outside surface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from features.targets import TARGETS
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One target as the metrics show it.
+
+    Attributes:
+        unit: of the predictions in the store.
+        factor: from the unit of `features.targets` to `unit`.
+        error_buckets: upper bounds of the histogram of absolute errors, in `unit`.
+    """
+
+    target: str
+    unit: str
+    error_buckets: tuple[float, ...]
+    factor: float = 1.0
+
+    @property
+    def floor(self) -> float:
+        """Smallest |actual| that an accuracy is relative to, in `unit`."""
+        return TARGETS[self.target].floor * self.factor
+
+
+WATCHED: Mapping[str, Watched] = {
+    watched.target: watched
+    for watched in (
+        Watched("soh", "%", (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0), factor=100.0),
+        Watched("temperature", "degC", (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)),
+        Watched("rul", "equivalent full cycles", (5.0, 10.0, 25.0, 50.0, 100.0, 200.0, 400.0, 800.0)),
+        Watched("failure", "probability", (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)),
+    )
+}
