@@ -164,23 +164,30 @@ class ReadingFold:
     closed_features: FloatArray
 
     def closed_table(self) -> pd.DataFrame:
-        """The sessions that ended, one a row: `battery_row`, `reading` (which ended it), then as in `battery_cycles`.
+        """The sessions that ended; see `closed_table`."""
+        return closed_table(self.closed)
 
-        Times are in seconds since the epoch.
-        """
-        closed = self.closed
-        return pd.DataFrame(
-            {
-                "battery_row": closed[:, step.CLOSED_BATTERY].astype(np.int64),
-                "reading": closed[:, step.CLOSED_READING].astype(np.int64),
-                "cycle_index": closed[:, step.CLOSED_INDEX],
-                "kind": np.where(closed[:, step.CLOSED_DIRECTION] < 0.0, "charge", "discharge"),
-                "start_s": closed[:, step.CLOSED_START_S],
-                "end_s": closed[:, step.CLOSED_END_S],
-                "throughput_ah": closed[:, step.CLOSED_THROUGHPUT_AH],
-                **{name: closed[:, step.CLOSED_SIGNALS + j] for j, name in enumerate(SIGNALS)},
-            }
-        )
+
+def closed_table(closed: FloatArray) -> pd.DataFrame:
+    """Sessions that ended, one a row: `battery_row`, `reading` (which ended it), then as in `battery_cycles`.
+
+    Times are in seconds since the epoch.
+
+    Args:
+        closed: float64[m, CLOSED_SIZE], as the step leaves them.
+    """
+    return pd.DataFrame(
+        {
+            "battery_row": closed[:, step.CLOSED_BATTERY].astype(np.int64),
+            "reading": closed[:, step.CLOSED_READING].astype(np.int64),
+            "cycle_index": closed[:, step.CLOSED_INDEX],
+            "kind": np.where(closed[:, step.CLOSED_DIRECTION] < 0.0, "charge", "discharge"),
+            "start_s": closed[:, step.CLOSED_START_S],
+            "end_s": closed[:, step.CLOSED_END_S],
+            "throughput_ah": closed[:, step.CLOSED_THROUGHPUT_AH],
+            **{name: closed[:, step.CLOSED_SIGNALS + j] for j, name in enumerate(SIGNALS)},
+        }
+    )
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from data.contract import SIGNALS
+from features import step
 from features.fold import BoolArray, IntArray, fold_cycles
 from features.state import READING_INPUTS, FloatArray, new_states
-from serving.moments import Moments, advance, fold_each, moments_of
+from serving.moments import Moments, advance, fold_each_closing, moments_of
 from serving.predictor import Predictor, TargetValues
 
 #: Moments that are held at a time: their features take 2 kB each.
@@ -19,7 +20,8 @@ _MOMENTS = 4096
 
 @dataclass(frozen=True)
 class Question:
-    """What k batteries have said, and whether to predict after each reading or after the last one only.
+    """What k batteries have said, whether to predict after each reading or after the last one only, and whether
+    the sessions that ended are asked for.
 
     Attributes:
         battery_ids: k ids.
@@ -37,6 +39,7 @@ class Question:
     readings: FloatArray
     readings_of: IntArray
     every_reading: bool = False
+    closed_cycles: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class Answer:
         is_last: bool[n], whether it is the battery's last moment, so that its state is final.
         moments, predicted: at each; `predicted` by target.
         stale_readings, stale_cycles: int64[n], how many were not newer than the state and so were not folded.
+        closed: float64[m, CLOSED_SIZE], the sessions that ended; see `features.fold.closed_table`.
+        closed_at: int64[m], the moment by which each had ended.
     """
 
     battery_row: IntArray
@@ -56,6 +61,8 @@ class Answer:
     predicted: Mapping[str, TargetValues]
     stale_readings: IntArray
     stale_cycles: IntArray
+    closed: FloatArray
+    closed_at: IntArray
 
 
 def answer(question: Question, predictor: Predictor) -> Iterator[Answer]:
@@ -68,10 +75,8 @@ def answer(question: Question, predictor: Predictor) -> Iterator[Answer]:
     if question.every_reading:
         yield from _after_each_reading(question, predictor, stale_cycles)
         return
-    stale_readings = np.zeros(len(states), dtype=np.int64)
-    if len(question.readings):
-        folded = advance(states, question.readings_of, question.readings)
-        stale_readings += np.bincount(question.readings_of[~folded], minlength=len(states))
+    folded, closed = advance(states, question.readings_of, question.readings)
+    stale_readings = np.bincount(question.readings_of[~folded], minlength=len(states))
     everyone = np.arange(len(states))
     moments = moments_of(states)
     yield Answer(
@@ -81,6 +86,8 @@ def answer(question: Question, predictor: Predictor) -> Iterator[Answer]:
         predictor.predict_moments(moments),
         stale_readings,
         stale_cycles,
+        closed,
+        closed[:, step.CLOSED_BATTERY].astype(np.int64),
     )
 
 
@@ -89,7 +96,7 @@ def _after_each_reading(question: Question, predictor: Predictor, stale_cycles: 
     ends = np.append(rows[1:] != rows[:-1], True)
     for start in range(0, len(rows), _MOMENTS):
         part = slice(start, start + _MOMENTS)
-        moments, folded = fold_each(question.states, rows[part], readings[part])
+        moments, folded, closed = fold_each_closing(question.states, rows[part], readings[part])
         stale = ~folded & ~np.isnan(readings[part, 0])
         yield Answer(
             rows[part],
@@ -98,6 +105,8 @@ def _after_each_reading(question: Question, predictor: Predictor, stale_cycles: 
             predictor.predict_moments(moments),
             stale.astype(np.int64),
             np.where(ends[part], stale_cycles[rows[part]], 0),
+            closed,
+            closed[:, step.CLOSED_READING].astype(np.int64),
         )
 
 

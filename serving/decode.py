@@ -70,6 +70,7 @@ def decode_request(body: bytes, limits: Limits) -> Decoded:
         readings=_readings([reading for battery in batteries for reading in battery.readings]),
         readings_of=_rows_of([battery.readings for battery in batteries]),
         every_reading=request.every_reading,
+        closed_cycles=request.closed_cycles,
     )
     return Decoded(question, _unknown_fields(raw))
 

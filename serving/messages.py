@@ -10,8 +10,13 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from data.contract import CYCLE_FIELDS
+from data.schemas.request import Cycle
+from data.wire import json_values
+from features.fold import closed_table
 from features.state import FloatArray, encode
 from serving.answer import Answer, Question
+from serving.cycles import cycle_rows
 from serving.moments import Moments
 from serving.predictor import TargetValues
 from training.release import RUL_UNIT
@@ -68,6 +73,9 @@ class BatteryPrediction(_Answer):
     rul: RulPrediction
     failure_probability: FailurePrediction
     notes: list[str]
+    closed_cycles: list[Cycle] | None = Field(  # type: ignore[valid-type]
+        None, description="sessions that ended since the entry before, where the request asks for them"
+    )
 
 
 class PredictAnswer(_Answer):
@@ -131,6 +139,12 @@ def answer_entries(
         for i in np.flatnonzero(stale).tolist():
             were = "was" if stale[i] == 1 else "were"
             entries[i]["notes"].append(f"{_count(stale[i], noun)} older than the state {were} not folded")
+    if question.closed_cycles:
+        for entry in entries:
+            entry["closed_cycles"] = []
+        sessions = cycle_rows(closed_table(answer.closed), ids)
+        for i, session in zip(answer.closed_at.tolist(), sessions, strict=True):
+            entries[i]["closed_cycles"].append(json_values(session, CYCLE_FIELDS))
     return entries
 
 

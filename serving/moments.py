@@ -53,11 +53,11 @@ def moments_of(states: FloatArray) -> Moments:
     return _moments(*rows)
 
 
-def advance(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> BoolArray:
-    """Fold as `fold_each` does, keeping no moment; bool[n], False where a reading was left out."""
-    folded = np.zeros(len(readings), dtype=np.bool_)
-    _advance(states, battery_row, readings, folded)
-    return folded
+def advance(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> tuple[BoolArray, FloatArray]:
+    """Fold as `fold_each_closing` does, keeping no moment: only what was folded and the sessions that ended."""
+    folded, closed = np.zeros(len(readings), dtype=np.bool_), np.empty((len(readings), step.CLOSED_SIZE))
+    count = _advance(states, battery_row, readings, folded, closed)
+    return folded, closed[:count].copy()
 
 
 def fold_each(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> tuple[Moments, BoolArray]:
@@ -72,10 +72,17 @@ def fold_each(states: FloatArray, battery_row: IntArray, readings: FloatArray) -
         The n moments, and bool[n]: False where a reading was not newer than its battery's state and so was
         left out; its moment is the one before it.
     """
+    return fold_each_closing(states, battery_row, readings)[:2]
+
+
+def fold_each_closing(
+    states: FloatArray, battery_row: IntArray, readings: FloatArray
+) -> tuple[Moments, BoolArray, FloatArray]:
+    """As `fold_each`, and the sessions that ended, float64[m, CLOSED_SIZE]; see `features.fold.closed_table`."""
     rows = _new_rows(len(readings))
-    folded = np.zeros(len(readings), dtype=np.bool_)
-    _fold_all(states, battery_row, readings, folded, *rows)
-    return _moments(*rows), folded
+    folded, closed = np.zeros(len(readings), dtype=np.bool_), np.empty((len(readings), step.CLOSED_SIZE))
+    count = _fold_all(states, battery_row, readings, folded, closed, *rows)
+    return _moments(*rows), folded, closed[:count].copy()
 
 
 def _new_rows(n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -114,18 +121,31 @@ def _read_all(states, reading_features, cycle_features, facts):  # type: ignore[
 
 
 @njit
-def _advance(states, battery_row, readings, folded):  # type: ignore[no-untyped-def]
-    summary = np.empty(step.CLOSED_SIZE)
+def _step(states, battery_row, readings, i, folded, closed, count):  # type: ignore[no-untyped-def]
+    """Fold reading `i`; how many sessions have ended by now, their summaries being the first rows of `closed`."""
+    outcome = step.step_reading(states[battery_row[i]], readings[i], closed[count])
+    folded[i] = outcome > 0
+    if outcome < 2:
+        return count
+    closed[count, step.CLOSED_BATTERY] = battery_row[i]
+    closed[count, step.CLOSED_READING] = i
+    return count + 1
+
+
+@njit
+def _advance(states, battery_row, readings, folded, closed):  # type: ignore[no-untyped-def]
+    count = 0
     for i in range(len(battery_row)):
-        folded[i] = step.step_reading(states[battery_row[i]], readings[i], summary) > 0
+        count = _step(states, battery_row, readings, i, folded, closed, count)
+    return count
 
 
 @njit
 def _fold_all(  # type: ignore[no-untyped-def]
-    states, battery_row, readings, folded, reading_features, cycle_features, facts
+    states, battery_row, readings, folded, closed, reading_features, cycle_features, facts
 ):
-    summary = np.empty(step.CLOSED_SIZE)
+    count = 0
     for i in range(len(battery_row)):
-        state = states[battery_row[i]]
-        folded[i] = step.step_reading(state, readings[i], summary) > 0
-        _read(state, reading_features[i], cycle_features[i], facts[i])
+        count = _step(states, battery_row, readings, i, folded, closed, count)
+        _read(states[battery_row[i]], reading_features[i], cycle_features[i], facts[i])
+    return count

@@ -143,7 +143,13 @@ class PredictRequest(BaseModel):
         "a battery without readings still has one",
     )
 
-    @field_validator("every_reading", mode="before")
+    closed_cycles: bool = PydanticField(
+        False,
+        strict=True,
+        description="with each entry the charge and discharge sessions that had ended by then, as in battery_cycles",
+    )
+
+    @field_validator("every_reading", "closed_cycles", mode="before")
     @classmethod
     def _null_is_false(cls, value: object) -> object:
         return False if value is None else value

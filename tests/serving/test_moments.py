@@ -21,7 +21,7 @@ from features import state as s
 from serving.answer import answer
 from serving.decode import Limits, decode_request
 from serving.messages import BatteryPrediction, answer_entries, prediction_messages
-from serving.moments import Moments, advance, fold_each, moments_of
+from serving.moments import Moments, advance, fold_each, fold_each_closing, moments_of
 from serving.predictor import NOT_PROMOTED, Predictor
 from serving.records import prediction_rows
 from tests.features.conftest_features import drive
@@ -87,8 +87,13 @@ def test_all_at_once_is_one_by_one(history: list[np.ndarray], seed: int, cuts: l
     np.testing.assert_array_equal(states, one_by_one)
     assert sum(not part.all() for _, part in parts) > 0
     without_moments = fresh()
-    np.testing.assert_array_equal(advance(without_moments, battery, rows), np.concatenate(folded))
+    advanced, closed = advance(without_moments, battery, rows)
+    np.testing.assert_array_equal(advanced, np.concatenate(folded))
     np.testing.assert_array_equal(without_moments, one_by_one)
+    offline = fold.fold_readings(fresh(), battery, rows)
+    np.testing.assert_array_equal(closed, offline.closed)
+    np.testing.assert_array_equal(fold_each_closing(fresh(), battery, rows)[2], offline.closed)
+    assert len(closed) >= N_BATTERIES - 1, "of the first one the capacity is not known"
 
 
 def test_moments_read_the_features_of_the_fold(history: list[np.ndarray]) -> None:

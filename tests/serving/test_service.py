@@ -9,13 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import numpy as np
+import pandas as pd
 import pytest
 
+from data.batch import rows_of
+from data.contract import CYCLE_FIELDS, READING_FIELDS
+from data.wire import json_values
 from features import state
+from features.table import LabelParams, build
 from serving.answer import answer
 from serving.decode import Limits, decode_request
 from serving.messages import ErrorAnswer, PredictAnswer
 from serving.predictor import Predictor
+from tests.features.conftest_features import drive, empty_frame
 
 Battery = Callable[..., dict[str, Any]]
 VOLTAGE = "batteries[0].readings[0].voltage"
@@ -275,6 +282,33 @@ def test_an_entry_for_every_reading(service: httpx.Client, battery: Battery) -> 
         for entry in predicted(service, asked[0] | {"readings": readings})
     ]
     assert [last, silent] == predicted(service, *asked)
+
+
+def test_sessions_that_ended_are_told_if_asked_for(service: httpx.Client) -> None:
+    times = np.concatenate([np.arange(0.0, 9_000.0, 30.0), np.arange(90_000.0, 94_000.0, 30.0)])
+    frame = drive(times, seed=1)
+    pack = {"battery_id": ["EV-1"], "nominal_capacity_ah": [100.0], "cells_in_series": [96.0], "chemistry": ["NMC"]}
+    entry = {
+        "battery_id": "EV-1",
+        "battery": {"nominal_capacity_ah": 100, "cells_in_series": 96, "chemistry": "NMC"},
+        "readings": [json_values(row, READING_FIELDS) for row in rows_of(frame)],
+    }
+    asked = {"batteries": [entry, {"battery_id": "silent"}], "closed_cycles": True}
+    response = service.post("/predict", json=asked)
+    PredictAnswer.model_validate_json(response.content)
+    told, silent = response.json()["predictions"]
+    assert silent["closed_cycles"] == []
+    built = build(
+        frame.assign(soh=np.nan, warning_level=np.nan), empty_frame(CYCLE_FIELDS), pd.DataFrame(pack), LabelParams()
+    )
+    expected = [json_values(row, CYCLE_FIELDS) for row in rows_of(built.cycles.drop(columns="soh"))]
+    assert told["closed_cycles"] == expected
+    assert len(expected) >= 3
+    entries = service.post("/predict", json=asked | {"every_reading": True}).json()["predictions"]
+    at = [(entry["time"], session) for entry in entries for session in entry["closed_cycles"]]
+    assert [session for _, session in at] == expected
+    assert all(time >= session["end_time"] for time, session in at)
+    assert "closed_cycles" not in service.post("/predict", json={"batteries": [entry]}).json()["predictions"][0]
 
 
 @pytest.mark.parametrize("value", ["yes", 1, []])
