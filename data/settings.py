@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     mlflow_port: int = 5000
     metrics_port: int = Field(9091, description="metrics of the twin, by `python -m monitoring`")
     evaluation_interval_s: float = Field(5.0, gt=0, description="time between two looks for truths that are known now")
+    console_port: int = 5002
+    console_token: SecretStr | None = Field(
+        None, description="what a change in the console asks for; generated into `var/console_token` where absent"
+    )
     mqtt_port: int = 1883
     mqtt_host: str | None = Field(None, description="broker to publish to; the embedded one where absent")
     mqtt_username: str | None = None

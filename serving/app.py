@@ -15,11 +15,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
+from data.errors import error_body
 from data.schemas.request import PredictRequest
 from serving.answer import answer
 from serving.champion import Champion
 from serving.decode import Limits, decode_request
-from serving.errors import RequestError, error_body
+from serving.errors import RequestError
 from serving.messages import ErrorAnswer, PredictAnswer, answer_entries
 from serving.metrics import Metrics
 from serving.predictor import Predictor

@@ -1,0 +1,154 @@
+"""The console's REST API on a large store: 99th percentile of each path, beside the bare statement behind it.
+
+    python -m benchmarks.console --binaries /usr/lib/postgresql/15/bin
+
+Fills a store of its own in a temporary folder first, which takes minutes and gigabytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.console_store import StoreSize, fill
+from data.embedded.ports import free_port
+from data.embedded.postgres import embedded_postgres
+from monitoring.console.database import Database
+from monitoring.console.history import Histories, Window
+from monitoring.console.queries import Queries
+
+_HOST = "127.0.0.1"
+_CALLS = 300
+_WARM_UP = 20
+_READY_S = 60.0
+_MONTH = timedelta(days=30)
+
+
+def console_figures(dsn: str, calls: int = _CALLS) -> list[dict[str, Any]]:
+    """Milliseconds (99th percentile) of each path on the store at `dsn`, and of its statements without HTTP."""
+    queries, histories = Queries(Database(dsn)), Histories(Database(dsn))
+    ids = queries.battery_ids()
+    rng = random.Random(7)  # noqa: S311 - which battery is asked for is no secret
+
+    def month(battery_id: str) -> object:
+        until = (queries.latest(battery_id) or {})["time"]
+        window = Window(battery_id, until - _MONTH, until)
+        return histories.readings(window), histories.predictions(window)
+
+    paths: dict[str, tuple[str, Callable[[str], object]]] = {
+        "console_status_p99": ("/api/battery/status?battery_id={}", queries.snapshot),
+        "console_latest_p99": ("/api/battery/latest?battery_id={}", queries.latest),
+        "console_list_p99": ("/api/batteries/list", lambda _: queries.battery_ids()),
+        "console_alerts_p99": ("/api/alerts", lambda _: queries.attention()),
+        "console_history_30_days_p99": ("/api/battery/history?hours=720&battery_id={}", month),
+    }
+    figures = []
+    with _console(dsn) as http:
+        for name, (path, statement) in paths.items():
+            asked = [rng.choice(ids) for _ in range(calls)]
+            value = _p99_ms(partial(_get, http, path), asked)
+            peer_value = _p99_ms(statement, asked)
+            figures.append(
+                {
+                    "name": name,
+                    "value": value,
+                    "unit": "ms",
+                    "peer": "the same statements without HTTP",
+                    "peer_value": peer_value,
+                    "ratio": value / peer_value,
+                }
+            )
+    return figures
+
+
+def _get(http: httpx.Client, path: str, battery_id: str) -> None:
+    http.get(path.format(battery_id)).raise_for_status()
+
+
+def _p99_ms(call: Callable[[str], object], asked: Sequence[str]) -> float:
+    for one in asked[:_WARM_UP]:
+        call(one)
+    taken = []
+    for one in asked:
+        began = time.perf_counter()
+        call(one)
+        taken.append(time.perf_counter() - began)
+    return float(np.percentile(taken, 99)) * 1e3
+
+
+@contextmanager
+def _console(dsn: str) -> Iterator[httpx.Client]:
+    port = free_port(_HOST, 15200)
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"TWIN_VAR": folder, "TWIN_CONSOLE_PORT": str(port), "TWIN_TELEMETRY_DSN": dsn}
+        process = subprocess.Popen([sys.executable, "-m", "monitoring.console"], env=environment)
+        try:
+            with httpx.Client(base_url=f"http://{_HOST}:{port}", timeout=30.0, trust_env=False) as http:
+                _wait(http, process)
+                yield http
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _wait(http: httpx.Client, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if http.get("/api/health").status_code == httpx.codes.OK:
+                return
+        except httpx.TransportError:
+            pass  # not listening yet
+        time.sleep(0.2)
+    raise RuntimeError("the console did not come up")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Fill, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batteries", type=int, default=StoreSize.batteries)
+    parser.add_argument("--readings", type=int, default=StoreSize.readings)
+    parser.add_argument("--calls", type=int, default=_CALLS, help="requests a path")
+    parser.add_argument("--binaries", type=Path, help="folder of initdb and pg_ctl (default: the packaged PostgreSQL)")
+    parser.add_argument("--folder", type=Path, help="where the store is kept (default: a temporary folder)")
+    arguments = parser.parse_args(argv)
+    out = Console()
+    with tempfile.TemporaryDirectory(prefix="twin-console-bench-") as scratch:
+        folder = arguments.folder or Path(scratch)
+        with embedded_postgres(folder / "postgres", binaries=arguments.binaries, durable=False) as dsn:
+            if not _is_filled(dsn):
+                began = time.perf_counter()
+                fill(dsn, StoreSize(arguments.batteries, arguments.readings))
+                out.print(f"filled in {time.perf_counter() - began:.0f} s")
+            table = Table("name", "value", "unit", "peer", "peer's value", "ratio")
+            for figure in console_figures(dsn, arguments.calls):
+                values = (figure["value"], figure["peer_value"], figure["ratio"])
+                value, peer_value, ratio = (f"{number:.3g}" for number in values)
+                table.add_row(figure["name"], value, figure["unit"], figure["peer"], peer_value, f"{ratio}x")
+            out.print(table)
+    return 0
+
+
+def _is_filled(dsn: str) -> bool:
+    found = Database(dsn).fetch_one("SELECT to_regclass('ev_telemetry') IS NOT NULL AS found")
+    return bool(found and found["found"]) and Queries(Database(dsn)).count_batteries() > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""`python -m monitoring.console`: the console, until it is stopped."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from pydantic import SecretStr
+
+from data.embedded.postgres import embedded_postgres
+from data.errors import TwinError
+from data.settings import Settings
+from data.stores.migrate import migrate
+from monitoring.console.server import Console
+
+_FINISH_S = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve; 0 after it was told to stop, 2 if it could not begin."""
+    parser = argparse.ArgumentParser(prog="python -m monitoring.console", description=__doc__)
+    parser.add_argument("--reports", type=Path, default=Path("reports"), help="what the pipeline reported")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="where the gate's thresholds are")
+    arguments = parser.parse_args(argv)
+    try:
+        with _store_named(Settings()) as settings:
+            console = Console.open(settings, reports=arguments.reports, params=arguments.params)
+            uvicorn.run(
+                console.app,
+                host=settings.host,
+                port=settings.console_port,
+                log_level="warning",
+                timeout_graceful_shutdown=_FINISH_S,
+            )
+    except TwinError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+@contextmanager
+def _store_named(settings: Settings) -> Iterator[Settings]:
+    """Settings that name a telemetry store.
+
+    The embedded one is ours to set up.  Another's schema is the business of whoever writes to it: the console needs no
+    right to change it, and says so while it is absent.
+    """
+    if settings.telemetry_dsn is not None:
+        yield settings
+        return
+    with embedded_postgres(settings.var / "postgres") as dsn:
+        migrate(dsn)
+        yield settings.model_copy(update={"telemetry_dsn": SecretStr(dsn)})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""The REST API as one application; the console's pages are added to it in `monitoring.console.server`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+from data.settings import Settings
+from monitoring.console.api.errors import add_error_handlers
+from monitoring.console.api.health import CountRequests, Health, Metrics
+from monitoring.console.api.routes import Api
+from monitoring.console.database import Database
+from monitoring.console.history import Histories
+from monitoring.console.queries import Queries
+
+
+def create_api(database: Database, settings: Settings, reports: Path, metrics: Metrics) -> FastAPI:
+    """The application with every path of the contract, `/openapi.json` and its page `/docs`, all from this machine."""
+    queries = Queries(database)
+    # FastAPI's own page loads its scripts from the internet.
+    app: FastAPI = FastAPIOffline(
+        "/docs",
+        None,
+        title="EV battery twin: console",
+        version="1",
+        swagger_ui_parameters={"defaultModelsExpandDepth": 0},
+    )
+    add_error_handlers(app)
+    api, health = Api(queries, Histories(database)).router(), Health(queries, settings, reports, metrics).router()
+    app.include_router(api)
+    app.include_router(health)
+    paths = frozenset(str(getattr(route, "path", "")) for route in (*api.routes, *health.routes))
+    app.add_middleware(CountRequests, metrics=metrics, paths=paths)
+    return app

@@ -1,0 +1,78 @@
+"""What the API answers when it cannot answer: a sentence, never a traceback, SQL or a password."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from data.errors import TwinError, error_body
+from monitoring.console.database import StoreAwayError
+
+_log = logging.getLogger(__name__)
+
+
+class ApiError(TwinError):
+    """A request that cannot be answered, and the HTTP status that says so."""
+
+    def __init__(self, status: int, sentence: str, *, field: str | None = None, value: object = None) -> None:
+        super().__init__(sentence, field=field, value=value)
+        self.status = status
+
+
+class ErrorAnswer(BaseModel):
+    """What is wrong, and where."""
+
+    error: str
+    field: str | None = None
+    value: Any = None
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Answer every error of `app` in the contract's form."""
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(StoreAwayError, _on_store_away)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(Exception, _on_failure)
+
+
+async def _on_api_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)  # noqa: S101 - Starlette hands over what it was registered for
+    return error_response(error.status, error)
+
+
+async def _on_store_away(_: Request, error: Exception) -> Response:
+    assert isinstance(error, StoreAwayError)  # noqa: S101
+    return error_response(503, error)
+
+
+async def _on_invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    first = error.errors()[0]
+    place = [str(part) for part in first["loc"] if part not in ("query", "path", "body")]
+    field = ".".join(place) or None
+    sentence = f"{field or 'the request'}: {str(first['msg']).lower()}"
+    return error_response(422, TwinError(sentence, field=field, value=first.get("input")))
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    sentence = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
+    return error_response(error.status_code, TwinError(sentence), dict(error.headers or {}))
+
+
+async def _on_failure(request: Request, error: Exception) -> Response:
+    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return error_response(500, TwinError("the console failed; its log says why"))
+
+
+def error_response(status: int, error: TwinError, headers: dict[str, str] | None = None) -> Response:
+    """`error` in the contract's form."""
+    return Response(orjson.dumps(error_body(error)), status, headers=headers, media_type="application/json")

@@ -1,0 +1,169 @@
+"""What the console asks of the telemetry store.  Every statement is a SELECT and is answered from an index.
+
+The cost of each is bounded whatever the store holds: a probe a battery, or one a point of a history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import cast
+
+from data.contract import BATTERY_FIELDS, READING_FIELDS, names
+from features.targets import TARGET_NAMES
+from monitoring.console.alerts.rules import RULES
+from monitoring.console.database import Database, StoreRow
+
+#: Newest rows of `battery_predictions` among which the newest of each target is looked for: a target may be withheld
+#: for a while, and a challenger writes as many as the champion.
+_NEWEST_PREDICTIONS = 32
+#: A forecast is held against a reading so far from its due time, as everywhere (contract: targets).
+_DUE_TOLERANCE = timedelta(seconds=30)
+
+_DATA_SHEET = ", ".join(f"b.{name}" for name in names(BATTERY_FIELDS) if name != "battery_id")
+
+
+def _newest_predictions(columns: Sequence[str]) -> str:
+    """A subquery with the champion's newest value (lower, upper, ...) of each target, one row for the battery of `l`.
+
+    `array_agg` takes the rows in the order in which the index gives them, which is the newest first.
+    """
+    values = ", ".join(
+        f"(array_agg({column}) FILTER (WHERE target = '{target}'))[1] AS {target}_{column}"
+        for target in TARGET_NAMES
+        for column in columns
+    )
+    return f"""(
+        SELECT {values}, max(predicted_at) AS predicted_at FROM (
+            SELECT * FROM battery_predictions n
+            WHERE n.battery_id = l.battery_id AND n.role = 'champion'
+            ORDER BY n.time DESC LIMIT {len(TARGET_NAMES)}
+        ) newest
+    )"""  # noqa: S608 - our own names
+
+
+# A reading is stored a moment before its predictions, so that its own columns are often still empty: what was predicted
+# last stands in, and the health follows from both.  Otherwise every alert would come and go with each reading.
+_RUL = "COALESCE(l.rul_prediction, p.rul_value)"
+_FAILURE = "COALESCE(l.failure_probability, p.failure_value)"
+_STATUS = f"CASE WHEN l.time IS NOT NULL THEN get_battery_health(l.soc, l.soh, l.temperature, {_FAILURE}) END"
+_READING = ", ".join(f"l.{name}" for name in names(READING_FIELDS))
+_SNAPSHOT = f"""
+    SELECT {_READING}, l.created_at, {_DATA_SHEET}, {_STATUS} AS status,
+           {_RUL} AS rul_prediction, p.rul_lower, p.rul_upper,
+           {_FAILURE} AS failure_probability, p.failure_lower, p.failure_upper,
+           p.soh_value AS soh_predicted, p.soh_lower, p.soh_upper,
+           p.temperature_value AS temperature_predicted, p.temperature_lower, p.temperature_upper, p.temperature_due,
+           COALESCE(l.prediction_timestamp, p.predicted_at) AS prediction_timestamp
+    FROM latest_battery_status l
+    JOIN batteries b ON b.battery_id = l.battery_id
+    LEFT JOIN LATERAL {_newest_predictions(("value", "lower", "upper", "due"))} p ON true
+"""  # noqa: S608
+_ATTENTION = f"""
+    SELECT * FROM (
+        SELECT l.battery_id, l.time, l.soc, l.soh, l.temperature, p.soh_value AS soh_predicted, {_STATUS} AS status,
+               {_RUL} AS rul_prediction, {_FAILURE} AS failure_probability
+        FROM latest_battery_status l LEFT JOIN LATERAL {_newest_predictions(("value",))} p ON true
+    ) s WHERE {
+    " OR ".join(
+        f"COALESCE({', '.join(rule.columns)}) {'>' if rule.is_high else '<'} {rule.warning}" for rule in RULES.values()
+    )
+}
+"""  # noqa: S608
+
+
+class Queries:
+    """The questions, each one short statement.
+
+    Every method raises `StoreAwayError` where the store cannot answer.  Times are aware and in UTC.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def ping(self) -> None:
+        """Return where the store answers and has our schema."""
+        self._database.fetch("SELECT FROM batteries LIMIT 1")
+
+    def battery_ids(self, limit: int | None = None) -> list[str]:
+        """Ids of the known batteries, in order."""
+        rows = self._database.fetch("SELECT battery_id FROM batteries ORDER BY battery_id LIMIT %(n)s", {"n": limit})
+        return [row["battery_id"] for row in rows]
+
+    def count_batteries(self) -> int:
+        """How many batteries are known."""
+        row = self._database.fetch_one("SELECT count(*) AS n FROM batteries")
+        return 0 if row is None else int(row["n"])
+
+    def is_known(self, battery_id: str) -> bool:
+        """Whether a battery of this id has ever been seen."""
+        return (
+            self._database.fetch_one("SELECT FROM batteries WHERE battery_id = %(id)s", {"id": battery_id}) is not None
+        )
+
+    def latest(self, battery_id: str) -> StoreRow | None:
+        """The row of `latest_battery_status`."""
+        return self._database.fetch_one(
+            "SELECT * FROM latest_battery_status WHERE battery_id = %(id)s", {"id": battery_id}
+        )
+
+    def snapshot(self, battery_id: str) -> StoreRow | None:
+        """Newest reading, newest predictions and data sheet of one battery."""
+        return self._database.fetch_one(f"{_SNAPSHOT} WHERE l.battery_id = %(id)s", {"id": battery_id})
+
+    def snapshots(self) -> list[StoreRow]:
+        """The same of every battery, in order of their ids."""
+        return self._database.fetch(f"{_SNAPSHOT} ORDER BY l.battery_id")
+
+    def attention(self) -> list[StoreRow]:
+        """What the rules of alerts go by, of every battery for which one may hold."""
+        return self._database.fetch(_ATTENTION)
+
+    def predictions(self, battery_id: str) -> list[StoreRow]:
+        """The newest prediction of each target and role."""
+        return self._database.fetch(
+            """SELECT DISTINCT ON (target, role) * FROM (
+                   SELECT * FROM battery_predictions WHERE battery_id = %(id)s ORDER BY time DESC LIMIT %(n)s
+               ) newest ORDER BY target, role, time DESC""",
+            {"id": battery_id, "n": _NEWEST_PREDICTIONS},
+        )
+
+    def forecast_for(self, battery_id: str, at: datetime, horizon: timedelta) -> StoreRow | None:
+        """The champion's temperature forecast for the moment `at`, made `horizon` before."""
+        return self._database.fetch_one(
+            """SELECT * FROM battery_predictions
+               WHERE battery_id = %(id)s AND time BETWEEN %(first)s AND %(last)s
+                 AND target = 'temperature' AND role = 'champion' AND due IS NOT NULL
+               ORDER BY abs(extract(epoch FROM due - %(at)s)) LIMIT 1""",
+            {"id": battery_id, "at": at, "first": at - horizon - _DUE_TOLERANCE, "last": at - horizon + _DUE_TOLERANCE},
+        )
+
+    def cycles(self, battery_id: str, limit: int) -> list[StoreRow]:
+        """The newest closed cycles, newest first."""
+        return self._database.fetch(
+            """SELECT cycle_index, kind, start_time, end_time, throughput_ah, capacity_ah, capacity_method, soh,
+                      resistance_ohm, cell_voltage_spread_v, temperature_mean_c, temperature_rise_c
+               FROM battery_cycles WHERE battery_id = %(id)s ORDER BY cycle_index DESC LIMIT %(n)s""",
+            {"id": battery_id, "n": limit},
+        )
+
+    def outcomes(self, battery_id: str) -> list[StoreRow]:
+        """The newest prediction of each target whose truth is known; none where nothing has been evaluated yet."""
+        if not self.has_outcomes():
+            return []
+        return self._database.fetch(
+            """SELECT DISTINCT ON (target) * FROM prediction_outcomes
+               WHERE battery_id = %(id)s AND role = 'champion' ORDER BY target, time DESC""",
+            {"id": battery_id},
+        )
+
+    def has_outcomes(self) -> bool:
+        """Whether the table of evaluated predictions is there."""
+        row = self._database.fetch_one("SELECT to_regclass('prediction_outcomes') IS NOT NULL AS found")
+        return row is not None and bool(row["found"])
+
+    def now(self) -> datetime:
+        """The store's clock."""
+        row = self._database.fetch_one("SELECT now() AS now")
+        assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+        return cast(datetime, row["now"])

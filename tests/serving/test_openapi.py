@@ -1,0 +1,12 @@
+"""The service's OpenAPI document holds, whatever is sent."""
+
+from __future__ import annotations
+
+import httpx
+
+from tests.openapi import check_against_document
+
+
+def test_no_5xx_and_no_undocumented_answer(service: httpx.Client) -> None:
+    checked = check_against_document(f"{service.base_url}/openapi.json", examples=15, says_all=False)
+    assert "POST /predict" in checked
