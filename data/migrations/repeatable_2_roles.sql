@@ -4,13 +4,14 @@ DO $$
 DECLARE
     role_name text;
 BEGIN
-    FOREACH role_name IN ARRAY ARRAY['twin_writer', 'twin_reader'] LOOP
+    FOREACH role_name IN ARRAY ARRAY['twin_writer', 'twin_reader', 'twin_console'] LOOP
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
             EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
         END IF;
         EXECUTE format('GRANT SELECT ON ev_telemetry, batteries, battery_cycles, battery_predictions, '
                        'latest_battery_status, ev_telemetry_hourly, prediction_outcomes, kept_predictions, '
-                       'battery_observations, evaluation_batteries, evaluation_roles, drift_status TO %I', role_name);
+                       'battery_observations, evaluation_batteries, evaluation_roles, drift_status, battery_alerts, '
+                       'alert_mutes TO %I', role_name);
     END LOOP;
     GRANT INSERT, UPDATE ON ev_telemetry, batteries, battery_cycles, battery_predictions TO twin_writer;
     -- What a predictor remembers is nobody else's business.
@@ -19,8 +20,10 @@ BEGIN
         TO twin_writer;
     -- A truth that turns out otherwise is taken back, and short horizons are retired.
     GRANT INSERT, UPDATE, DELETE ON prediction_outcomes TO twin_writer;
+    -- The console remembers alerts, and nothing else.
+    GRANT INSERT, UPDATE ON battery_alerts, alert_mutes TO twin_console;
     EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO twin_writer', current_database());
 EXCEPTION WHEN insufficient_privilege THEN
-    RAISE NOTICE 'roles twin_writer and twin_reader were not set up: % may not create roles', current_user;
+    RAISE NOTICE 'roles twin_writer, twin_reader and twin_console were not set up: % may not create roles', current_user;
 END
 $$;

@@ -148,19 +148,15 @@ class Queries:
         )
 
     def outcomes(self, battery_id: str) -> list[StoreRow]:
-        """The newest prediction of each target whose truth is known; none where nothing has been evaluated yet."""
-        if not self.has_outcomes():
-            return []
+        """The champion's newest prediction of each target whose truth is known."""
         return self._database.fetch(
-            """SELECT DISTINCT ON (target) * FROM prediction_outcomes
-               WHERE battery_id = %(id)s AND role = 'champion' ORDER BY target, time DESC""",
-            {"id": battery_id},
+            """SELECT o.* FROM unnest(%(targets)s) AS t(target), LATERAL (
+                   SELECT * FROM prediction_outcomes o
+                   WHERE o.battery_id = %(id)s AND o.target = t.target AND o.role = 'champion'
+                   ORDER BY o.time DESC LIMIT 1
+               ) o""",
+            {"id": battery_id, "targets": list(TARGET_NAMES)},
         )
-
-    def has_outcomes(self) -> bool:
-        """Whether the table of evaluated predictions is there."""
-        row = self._database.fetch_one("SELECT to_regclass('prediction_outcomes') IS NOT NULL AS found")
-        return row is not None and bool(row["found"])
 
     def now(self) -> datetime:
         """The store's clock."""
