@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     telemetry_dsn: SecretStr | None = Field(
         None, description="PostgreSQL or TimescaleDB; the embedded one where absent"
     )
+    spool_max_bytes: int = Field(2**30, description="disk that readings may take while a sink is away")
     mlflow_tracking_uri: str | None = Field(None, description="MLflow server; SQLite under `var` where absent")
     optuna_storage_url: str | None = Field(None, description="RDB for Optuna studies; SQLite under `var` where absent")
     domain: str = Field("battery", description="prefix of the registered models that are served")
@@ -63,6 +64,11 @@ class Settings(BaseSettings):
     def optuna_storage(self) -> str:
         """Where studies are kept so that they survive a kill and more workers can join."""
         return self.optuna_storage_url or f"sqlite:///{(self.var / 'optuna.db').resolve()}"
+
+    @property
+    def spool_path(self) -> Path:
+        """Where readings wait for the sinks."""
+        return self.var / "spool.db"
 
     @property
     def artifact_root(self) -> Path:
