@@ -12,7 +12,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,14 @@ from deploy.servers.versions import DEPLOY, versions
 
 License = Literal["timescale", "apache"]
 _OWNER_ONLY = 0o600
+
+
+@dataclass(frozen=True)
+class Databases:
+    """The databases of compose, each over loopback as its owner, who is no superuser."""
+
+    telemetry_dsn: str
+    mlflow_dsn: str
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,26 @@ class Postgres:
     server: Server
 
 
+def databases(server: Postgres) -> Databases:
+    """Make the databases `telemetry` and `mlflow` on a new server, as deploy/database.sh does in compose.
+
+    Raises:
+        TwinError: they could not be made.
+    """
+    connection = psycopg2.connect(server.dsn)
+    connection.autocommit = True
+    with closing(connection), connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE telemetry")
+    passwords = {"TWIN_DB_PASSWORD": secrets.token_hex(16), "TWIN_MLFLOW_DB_PASSWORD": secrets.token_hex(16)}
+    login = {"PGHOST": HOST, "PGPORT": str(server.port), "PGPASSWORD": server.password, "POSTGRES_USER": "postgres"}
+    run(["sh", str(DEPLOY / "database.sh")], environment=login | passwords)
+    place = f"{HOST}:{server.port}"
+    return Databases(
+        telemetry_dsn=f"postgresql://twin:{passwords['TWIN_DB_PASSWORD']}@{place}/telemetry",
+        mlflow_dsn=f"postgresql://mlflow:{passwords['TWIN_MLFLOW_DB_PASSWORD']}@{place}/mlflow",
+    )
+
+
 def binaries() -> Path:
     """The folder of Debian's server programs."""
     return Path("/usr/lib/postgresql") / versions().postgresql / "bin"
@@ -53,6 +81,8 @@ def binaries() -> Path:
 
 def missing_timescaledb() -> str | None:
     """Why the server cannot load TimescaleDB; None where it can."""
+    if reason := DEBIAN["postgresql-15"].missing():
+        return reason
     library = Path(run([str(binaries() / "pg_config"), "--pkglibdir"]).strip()) / "timescaledb.so"
     return None if library.exists() else "the server does not offer the extension timescaledb"
 
@@ -140,7 +170,5 @@ def _accepts(dsn: str) -> bool:
 
 
 def _set_password(dsn: str, password: str) -> None:
-    connection = psycopg2.connect(dsn)
-    with connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("ALTER ROLE postgres PASSWORD %s", (password,))
-    connection.close()

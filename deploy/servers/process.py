@@ -96,7 +96,8 @@ class Server:
     def stop(self) -> None:
         """Let the process finish; kill it if it does not."""
         if self._process is not None and self.pid is not None:
-            self._process.send_signal(self.command.stop_signal)
+            # Some pass it on to their workers and some do not.
+            os.killpg(self._process.pid, self.command.stop_signal)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_TIMEOUT_S)
         self.kill()
