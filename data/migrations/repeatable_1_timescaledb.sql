@@ -50,8 +50,9 @@ BEGIN
         GROUP BY 1, 2
         WITH NO DATA;
     END IF;
-    -- Refreshing only the last week keeps the hours whose readings have been retired.
-    PERFORM add_continuous_aggregate_policy('ev_telemetry_hourly', start_offset => INTERVAL '7 days',
+    -- Readings that come late are aggregated as long as they are kept; hours whose readings have been retired are not
+    -- refreshed, which would empty them.
+    PERFORM add_continuous_aggregate_policy('ev_telemetry_hourly', start_offset => INTERVAL '29 days',
                                             end_offset => INTERVAL '30 minutes',
                                             schedule_interval => INTERVAL '30 minutes', if_not_exists => true);
 END

@@ -8,7 +8,8 @@ BEGIN
         IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
             EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
         END IF;
-        EXECUTE format('GRANT SELECT ON ev_telemetry, batteries, battery_cycles, battery_predictions, '
+        EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), role_name);
+        EXECUTE format('GRANT SELECT ON schema_migrations, ev_telemetry, batteries, battery_cycles, battery_predictions, '
                        'latest_battery_status, ev_telemetry_hourly, prediction_outcomes, kept_predictions, '
                        'battery_observations, evaluation_batteries, evaluation_roles, drift_status, battery_alerts, '
                        'alert_mutes TO %I', role_name);

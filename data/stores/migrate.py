@@ -33,9 +33,10 @@ def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
     """Apply what is missing and return the names of the numbered files that were applied.
 
     Safe to call at every start and from several processes at once.  Each file is one transaction.
+    Who may not create tables, as a member of twin_writer, is told whether the schema is what it needs.
 
     Raises:
-        MigrationError: a file that was applied has changed or is gone since.
+        MigrationError: a file that was applied has changed or is gone since, or one is missing and may not be applied.
         psycopg2.Error: the database refused a statement; that file is rolled back whole.
     """
     connection = psycopg2.connect(dsn, connect_timeout=10, application_name="battery-twin-migrate")
@@ -44,6 +45,9 @@ def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
 
 
 def _migrate(connection: psycopg2.extensions.connection, folder: Path) -> list[str]:
+    if not _may_create(connection):
+        _require(connection, [file.name for file in _numbered(folder)])
+        return []
     _run(connection, "SELECT pg_advisory_lock(%s)", (_ADVISORY_LOCK,))
     _run(
         connection,
@@ -51,7 +55,7 @@ def _migrate(connection: psycopg2.extensions.connection, folder: Path) -> list[s
                name text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())""",
     )
     applied = _applied(connection)
-    files = sorted(folder.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+    files = _numbered(folder)
     if gone := sorted(set(applied) - {file.name for file in files}):
         raise MigrationError(
             f"The database was migrated by {gone[-1]}, which this version does not have; use a newer version.",
@@ -76,6 +80,31 @@ def _migrate(connection: psycopg2.extensions.connection, folder: Path) -> list[s
     for file in sorted(folder.glob("repeatable_*.sql")):
         _run(connection, file.read_text(encoding="utf-8"))
     return new
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+
+
+def _may_create(connection: psycopg2.extensions.connection) -> bool:
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT has_schema_privilege(current_schema(), 'CREATE')")
+        (allowed,) = cursor.fetchone() or (False,)
+        return bool(allowed)
+
+
+def _require(connection: psycopg2.extensions.connection, names: list[str]) -> None:
+    try:
+        missing = sorted(set(names) - set(_applied(connection)))
+    except (psycopg2.errors.UndefinedTable, psycopg2.errors.InsufficientPrivilege):
+        missing = names
+    if missing:
+        raise MigrationError(
+            f"The database lacks {missing[0]} and this login may not apply it; run `python -m data.stores.migrate` "
+            "as the owner of the database.",
+            field="schema_migrations",
+            value=missing,
+        )
 
 
 def _applied(connection: psycopg2.extensions.connection) -> dict[str, str]:

@@ -169,6 +169,8 @@ class PostgresStore:
             self._connection = psycopg2.connect(self._dsn, connect_timeout=5, application_name="battery-twin")
             with self._connection, self._connection.cursor() as cursor:
                 cursor.execute("SET TIME ZONE 'UTC'")
+                # A batch may update readings of any age; without TimescaleDB the setting means nothing.
+                cursor.execute("SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
                 for table in TABLES:
                     cursor.execute(table.staging_sql())
         return _Transaction(self._connection)

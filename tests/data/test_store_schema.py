@@ -221,14 +221,6 @@ def test_roles_can_do_their_work_and_no_more(dsn: str) -> None:
             as_role(role, sql)
 
 
-def test_timescaledb_gets_its_hypertables(dsn: str) -> None:
-    if not query(dsn, "SELECT FROM pg_available_extensions WHERE name = 'timescaledb'"):
-        (version,) = query(dsn, "SHOW server_version")[0]
-        pytest.skip(f"the extension timescaledb is not installed for PostgreSQL {version}")
-    hypertables = query(dsn, "SELECT hypertable_name FROM timescaledb_information.hypertables")
-    assert {"ev_telemetry", "battery_predictions"} <= {name for (name,) in hypertables}
-
-
 def test_the_embedded_server_is_shared_and_stopped_by_the_last_user(server_folders: Path) -> None:
     folder = server_folders / "shared"
     pid_file = folder / "data" / "postmaster.pid"
