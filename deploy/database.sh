@@ -9,6 +9,7 @@ SELECT 'CREATE EXTENSION IF NOT EXISTS timescaledb'
 CREATE ROLE twin LOGIN PASSWORD :'twin_password';
 CREATE ROLE twin_writer NOLOGIN;
 CREATE ROLE twin_reader NOLOGIN;
+CREATE ROLE twin_console NOLOGIN;
 ALTER DATABASE telemetry OWNER TO twin;
 REVOKE ALL ON DATABASE telemetry FROM PUBLIC;
 CREATE ROLE mlflow LOGIN PASSWORD :'mlflow_password';

@@ -1,30 +1,36 @@
 -- Least privilege: grant one of these groups to a login of your own (`GRANT twin_writer TO me`).  They cannot log
--- in and have no password.  An owner that may not create roles gets none, and is told so.
+-- in and have no password.  An owner that may not create roles goes without those that do not exist, and is told so.
 DO $$
 DECLARE
     role_name text;
 BEGIN
     FOREACH role_name IN ARRAY ARRAY['twin_writer', 'twin_reader', 'twin_console'] LOOP
-        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
-            EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
-        END IF;
+        BEGIN
+            IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role_name) THEN
+                EXECUTE format('CREATE ROLE %I NOLOGIN', role_name);
+            END IF;
+        EXCEPTION WHEN insufficient_privilege THEN
+            RAISE NOTICE 'role % was not set up: % may not create roles', role_name, current_user;
+            CONTINUE;
+        END;
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), role_name);
         EXECUTE format('GRANT SELECT ON schema_migrations, ev_telemetry, batteries, battery_cycles, battery_predictions, '
                        'latest_battery_status, ev_telemetry_hourly, prediction_outcomes, kept_predictions, '
                        'battery_observations, evaluation_batteries, evaluation_roles, drift_status, battery_alerts, '
                        'alert_mutes TO %I', role_name);
+        IF role_name = 'twin_writer' THEN
+            EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO twin_writer', current_database());
+            GRANT INSERT, UPDATE ON ev_telemetry, batteries, battery_cycles, battery_predictions TO twin_writer;
+            -- What a predictor remembers is nobody else's business.
+            GRANT SELECT, INSERT, UPDATE ON twin_consumers, twin_states TO twin_writer;
+            GRANT INSERT, UPDATE ON kept_predictions, battery_observations, evaluation_batteries, evaluation_roles,
+                drift_status TO twin_writer;
+            -- A truth that turns out otherwise is taken back, and short horizons are retired.
+            GRANT INSERT, UPDATE, DELETE ON prediction_outcomes TO twin_writer;
+        ELSIF role_name = 'twin_console' THEN
+            -- The console remembers alerts, and nothing else.
+            GRANT INSERT, UPDATE ON battery_alerts, alert_mutes TO twin_console;
+        END IF;
     END LOOP;
-    GRANT INSERT, UPDATE ON ev_telemetry, batteries, battery_cycles, battery_predictions TO twin_writer;
-    -- What a predictor remembers is nobody else's business.
-    GRANT SELECT, INSERT, UPDATE ON twin_consumers, twin_states TO twin_writer;
-    GRANT INSERT, UPDATE ON kept_predictions, battery_observations, evaluation_batteries, evaluation_roles, drift_status
-        TO twin_writer;
-    -- A truth that turns out otherwise is taken back, and short horizons are retired.
-    GRANT INSERT, UPDATE, DELETE ON prediction_outcomes TO twin_writer;
-    -- The console remembers alerts, and nothing else.
-    GRANT INSERT, UPDATE ON battery_alerts, alert_mutes TO twin_console;
-    EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO twin_writer', current_database());
-EXCEPTION WHEN insufficient_privilege THEN
-    RAISE NOTICE 'roles twin_writer, twin_reader and twin_console were not set up: % may not create roles', current_user;
 END
 $$;
