@@ -6,6 +6,7 @@ What changes a result is in `params.yaml` instead.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -47,6 +48,17 @@ class Settings(BaseSettings):
     mqtt_ca_file: Path | None = Field(
         None, description="certificate authority of the broker; the system's where absent"
     )
+    kafka_bootstrap_servers: str | None = Field(
+        None, description="host:port, several separated by commas; no Kafka where absent"
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_username: str | None = None
+    kafka_password: SecretStr | None = None
+    kafka_ca_file: Path | None = Field(
+        None, description="certificate authority of the brokers; the system's where absent"
+    )
+    kafka_partitions: int = Field(6, ge=1, description="of a topic that does not exist yet: most scorers that share it")
     telemetry_dsn: SecretStr | None = Field(
         None, description="PostgreSQL or TimescaleDB; the embedded one where absent"
     )

@@ -27,7 +27,7 @@ from data.embedded.parts import embedded_parts
 from data.embedded.ports import free_port
 from data.errors import TwinError
 from data.settings import Settings
-from data.sinks import SINKS
+from data.sinks import make_sinks
 from data.sinks.base import SinkError
 from data.stores.postgres import PostgresStore
 from simulator.client import PredictionClient, PredictionError
@@ -83,7 +83,8 @@ async def run_live(
         PredictionError: the service is not ready or refuses a history.
     """
     twins = [LiveTwin.of(battery) for battery in batteries]
-    outboxes = {name: Outbox(name, make(settings)) for name, make in SINKS.items()}
+    sinks, _ = make_sinks(settings)
+    outboxes = {name: Outbox(name, sink) for name, sink in sinks.items()}
     async with AsyncExitStack() as stack:
         for outbox in outboxes.values():
             stack.callback(outbox.sink.close)

@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from data.batch import Batch
+from data.errors import TwinError
+
+
+class SinkOffError(TwinError):
+    """The settings name no destination of this kind; the sentence names the setting."""
 
 
 class SinkError(RuntimeError):

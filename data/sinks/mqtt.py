@@ -10,22 +10,26 @@ import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
 from data.batch import Batch
-from data.errors import TwinError
 from data.settings import Settings
-from data.sinks.base import SinkUnavailableError
-from data.wire import reading_message
+from data.sinks.base import SinkOffError, SinkRefusedError, SinkUnavailableError
+from data.sinks.messages import reading_messages
 
 TOPIC = "ev/battery/telemetry"
 _QOS = 1
 #: paho's default of 20 unacknowledged messages would make a tick of 10 batteries wait for the broker twice.
 _IN_FLIGHT = 1000
+#: A flush ends after so many times the timeout, whatever the broker acknowledges meanwhile.
+_LONGEST_FLUSH = 12
 
 
 class MqttSink:
     """Publishes readings and counts what the broker has acknowledged.
 
-    Messages that wait in the client while the broker is away are sent after it is back, beside those that
-    the caller writes again: at least once.
+    After an error the connection is made anew: what waits in a client would be sent later, in between what the caller
+    writes again, and pile up while the broker is away.
+
+    Args:
+        timeout_s: longest wait for a connection, and for the broker's next acknowledgement.
     """
 
     def __init__(
@@ -52,7 +56,7 @@ class MqttSink:
     def from_settings(cls, settings: Settings) -> MqttSink:
         """The broker of TWIN_MQTT_HOST."""
         if settings.mqtt_host is None:
-            raise TwinError("TWIN_MQTT_HOST is not set: name the broker to publish to.", field="mqtt_host")
+            raise SinkOffError("TWIN_MQTT_HOST is not set: name the broker to publish to.", field="mqtt_host")
         password = settings.mqtt_password
         return cls(
             settings.mqtt_host,
@@ -65,63 +69,69 @@ class MqttSink:
 
     def setup(self) -> None:
         """Connect; the client's own thread keeps the connection from here on."""
-        client = self._opened()
-        deadline = time.monotonic() + self._timeout_s
-        while not client.is_connected():
-            if time.monotonic() > deadline:
-                host, port = self._address
-                raise SinkUnavailableError(f"The MQTT broker at {host}:{port} did not accept the connection.")
-            time.sleep(0.01)
+        self._connected()
 
     def write(self, batch: Batch) -> None:
         """Hand the readings to the client; tables other than readings have no topic."""
         if not batch.readings:
             return
-        client = self._opened()
-        for row in batch.readings:
-            message = reading_message(row)
-            for topic in (TOPIC, f"{TOPIC}/{row['battery_id']}"):
-                self._pending.append(client.publish(topic, message, qos=_QOS))
+        messages = reading_messages(batch.readings)
+        client = self._connected()
+        for battery_id, message in messages:
+            for topic in (TOPIC, f"{TOPIC}/{battery_id}"):
+                try:
+                    self._pending.append(client.publish(topic, message, qos=_QOS))
+                except ValueError as error:
+                    raise SinkRefusedError(f"MQTT takes no message to {topic[:100]!r}: {error}") from error
 
     def flush(self) -> None:
         """Wait until the broker has acknowledged every message written."""
-        deadline = time.monotonic() + self._timeout_s
         pending, self._pending = self._pending, []
-        missing = 0
-        for info in pending:
-            if _acknowledged(info, deadline):
-                self.acknowledged += 1
-            else:
-                missing += 1
-        if missing:
-            host, port = self._address
-            raise SinkUnavailableError(f"The MQTT broker at {host}:{port} did not acknowledge {missing} messages.")
+        last = time.monotonic() + _LONGEST_FLUSH * self._timeout_s
+        for place, info in enumerate(pending):
+            # Each acknowledgement earns the next one time: a slow broker is not a dead one.
+            if not _acknowledged(info, min(time.monotonic() + self._timeout_s, last)):
+                self.close()
+                raise SinkUnavailableError(f"{self._broker} did not acknowledge {len(pending) - place} messages.")
+            self.acknowledged += 1
 
     def close(self) -> None:
         """Disconnect."""
+        self._pending = []
         if self._client is not None:
             self._client.disconnect()
             self._client.loop_stop()
             self._client = None
 
-    def _opened(self) -> mqtt.Client:
-        """The client, with its thread running."""
+    @property
+    def _broker(self) -> str:
+        host, port = self._address
+        return f"The MQTT broker at {host}:{port}"
+
+    def _connected(self) -> mqtt.Client:
+        """The client, with its thread running and the broker's consent."""
+        if self._client is not None and not self._client.is_connected():
+            self.close()
         if self._client is None:
             client = self._new_client()
-            host, port = self._address
             try:
-                client.connect(host, port)
+                client.connect(*self._address)
             except (OSError, ValueError) as error:
-                raise SinkUnavailableError(f"The MQTT broker at {host}:{port} cannot be reached: {error}") from error
+                raise SinkUnavailableError(f"{self._broker} cannot be reached: {error}") from error
             client.loop_start()
             self._client = client
+            deadline = time.monotonic() + self._timeout_s
+            while not client.is_connected():
+                if time.monotonic() > deadline:
+                    self.close()
+                    raise SinkUnavailableError(f"{self._broker} did not accept the connection.")
+                time.sleep(0.005)
         return self._client
 
     def _new_client(self) -> mqtt.Client:
         client = mqtt.Client(CallbackAPIVersion.VERSION2)
         client.max_inflight_messages_set(_IN_FLIGHT)
         client.connect_timeout = self._timeout_s
-        client.reconnect_delay_set(min_delay=1, max_delay=10)
         username, password = self._login
         if username is not None:
             client.username_pw_set(username, password)

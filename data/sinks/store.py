@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import psycopg2
+import psycopg2.errors
 
 from data.batch import Batch
-from data.errors import TwinError
 from data.settings import Settings
-from data.sinks.base import SinkRefusedError, SinkUnavailableError
+from data.sinks.base import SinkOffError, SinkRefusedError, SinkUnavailableError
 from data.stores.migrate import migrate
 from data.stores.postgres import PostgresStore
+
+#: Errors of the rows.  All others (no connection, no right, no table, no space) are of the store and pass.
+_REFUSED = (
+    psycopg2.DataError,
+    psycopg2.IntegrityError,
+    psycopg2.errors.ProgramLimitExceeded,  # a text too long for its index
+    TypeError,
+    ValueError,
+)
 
 
 class StoreSink:
@@ -24,7 +33,7 @@ class StoreSink:
     def from_settings(cls, settings: Settings) -> StoreSink:
         """The store of TWIN_TELEMETRY_DSN."""
         if settings.telemetry_dsn is None:
-            raise TwinError("TWIN_TELEMETRY_DSN is not set: name the database to write to.", field="telemetry_dsn")
+            raise SinkOffError("TWIN_TELEMETRY_DSN is not set: name the database to write to.", field="telemetry_dsn")
         return cls(settings.telemetry_dsn.get_secret_value())
 
     def setup(self) -> None:
@@ -33,15 +42,17 @@ class StoreSink:
             migrate(self._dsn)
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             raise SinkUnavailableError(f"The telemetry store cannot be reached: {_first_line(error)}") from error
+        except psycopg2.Error as error:
+            raise SinkUnavailableError(f"The telemetry store cannot be migrated: {_first_line(error)}") from error
 
     def write(self, batch: Batch) -> None:
         """Commit `batch` whole."""
         try:
             self._store.write(batch)
-        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-            raise SinkUnavailableError(f"The telemetry store did not take the batch: {_first_line(error)}") from error
-        except psycopg2.Error as error:
+        except _REFUSED as error:
             raise SinkRefusedError(f"The telemetry store refused the batch: {_first_line(error)}") from error
+        except psycopg2.Error as error:
+            raise SinkUnavailableError(f"The telemetry store did not take the batch: {_first_line(error)}") from error
         self.acknowledged += len(batch)
 
     def flush(self) -> None:
