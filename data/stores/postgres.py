@@ -6,9 +6,7 @@ columns only, a missing value never erases a known one, and writing the same row
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,8 +14,9 @@ from datetime import datetime
 import psycopg2
 import psycopg2.extensions
 
-from data.batch import Batch, Row
+from data.batch import Batch
 from data.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field, names
+from data.stores.copy_text import COPY_OPTIONS, copy_text
 
 PREDICTION_FIELDS: tuple[Field, ...] = (
     Field("battery_id", kind="text", required=True),
@@ -62,8 +61,8 @@ class Table:
         )
 
     def copy_sql(self) -> str:
-        """Fill the staging table from CSV, an empty cell being NULL."""
-        return f"COPY {self.staging} (ordinal, {', '.join(self.columns)}) FROM STDIN WITH (FORMAT csv)"
+        """Fill the staging table from what `copy_text` writes."""
+        return f"COPY {self.staging} (ordinal, {', '.join(self.columns)}) FROM STDIN WITH {COPY_OPTIONS}"
 
     def upsert_sql(self) -> str:
         """Move the staged rows over; of rows with one key the last wins.
@@ -96,6 +95,9 @@ BATTERIES = Table("batteries", BATTERY_FIELDS, ("battery_id",))
 CYCLES = Table("battery_cycles", CYCLE_FIELDS, ("battery_id", "cycle_index", "kind", "end_time"))
 TABLES: tuple[Table, ...] = (BATTERIES, READINGS, PREDICTIONS, CYCLES)
 
+#: Sent to the server at once; psycopg2's own 8 kB are many small steps.
+_COPY_BUFFER_BYTES = 2**18
+
 #: The champion's two headline predictions, beside the reading they were made from.
 _HEADLINE_COLUMNS = ("rul_prediction", "failure_probability", "prediction_timestamp")
 _HEADLINE_SQL = (
@@ -119,8 +121,8 @@ _SESSION_LABELS_SQL = (
 class PostgresStore:
     """One connection to the telemetry store, opened when first needed and again after it was lost.
 
-    Not for use by two threads at once.  Errors are those of psycopg2; after any of them nothing of the
-    batch is stored.
+    Not for use by two threads at once.  Errors are those of psycopg2, and TypeError or ValueError for a row that
+    cannot be written; after any of them nothing of the batch is stored.
     """
 
     def __init__(self, dsn: str) -> None:
@@ -166,14 +168,34 @@ class PostgresStore:
 
     def _transaction(self) -> _Transaction:
         if self._connection is None or self._connection.closed:
-            self._connection = psycopg2.connect(self._dsn, connect_timeout=5, application_name="battery-twin")
-            with self._connection, self._connection.cursor() as cursor:
-                cursor.execute("SET TIME ZONE 'UTC'")
-                # A batch may update readings of any age; without TimescaleDB the setting means nothing.
-                cursor.execute("SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
-                for table in TABLES:
-                    cursor.execute(table.staging_sql())
+            self._connection = _connect(self._dsn)
         return _Transaction(self._connection)
+
+
+def _connect(dsn: str) -> psycopg2.extensions.connection:
+    """A connection with its staging tables, on which no call waits for ever."""
+    connection = psycopg2.connect(
+        dsn,
+        application_name="battery-twin",
+        connect_timeout=5,
+        # A server that is gone without a word is noticed within about 20 s.
+        keepalives_idle=10,
+        keepalives_interval=5,
+        keepalives_count=2,
+        tcp_user_timeout=20_000,
+    )
+    try:
+        connection.set_client_encoding("UTF8")
+        with connection, connection.cursor() as cursor:
+            cursor.execute("SET TIME ZONE 'UTC'; SET lock_timeout TO '30s'")
+            # A batch may update readings of any age; without TimescaleDB the setting means nothing.
+            cursor.execute("SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
+            for table in TABLES:
+                cursor.execute(table.staging_sql())
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 class StoreTransaction:
@@ -196,7 +218,7 @@ class StoreTransaction:
                 if table in self._staged:
                     self.cursor.execute(f"DELETE FROM {table.staging}")  # noqa: S608 - our own names
                 self._staged.add(table)
-                self.cursor.copy_expert(table.copy_sql(), _csv(table.fields, rows))
+                self.cursor.copy_expert(table.copy_sql(), copy_text(table.fields, rows), size=_COPY_BUFFER_BYTES)
                 if table is CYCLES:
                     self.cursor.execute(_SESSION_LABELS_SQL)
                 self.cursor.execute(table.upsert_sql())
@@ -222,22 +244,3 @@ class _Transaction:
             self._connection.close()
         else:
             self._connection.rollback()
-
-
-def _csv(fields: Sequence[Field], rows: Iterable[Row]) -> io.StringIO:
-    """`rows` as CSV for COPY, each led by its ordinal."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    readers = [(field.name, field.kind == "bool") for field in fields]
-    writer.writerows(
-        [ordinal, *(_cell(row.get(name), is_bool) for name, is_bool in readers)] for ordinal, row in enumerate(rows)
-    )
-    text.seek(0)
-    return text
-
-
-def _cell(value: object, is_bool: bool) -> object:
-    """A value as COPY reads it; None (an empty cell) for None, NaN and NaT, the values unequal to themselves."""
-    if value is None or value != value:
-        return None
-    return bool(value) if is_bool else value

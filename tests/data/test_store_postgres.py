@@ -126,6 +126,37 @@ def test_text_survives_whatever_it_holds(dsn: str, store: PostgresStore) -> None
     assert query(dsn, "SELECT model FROM batteries") == [(awkward,)]
 
 
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40))
+def test_any_text_comes_back(dsn: str, store: PostgresStore, text: str) -> None:
+    query(dsn, "TRUNCATE batteries")
+    store.write(Batch(batteries=[{"battery_id": "EV-1", "model": text, "chemistry": "null"}]))
+    assert query(dsn, "SELECT model, chemistry FROM batteries") == [(text, "null")]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"model": "\ud800"}, {"cells_in_series": {"a": 1, "b": 2}}, {"cells_in_series": "x"}]
+)
+def test_what_no_column_takes_is_an_error_of_the_row(dsn: str, store: PostgresStore, wrong: dict[str, object]) -> None:
+    with pytest.raises((TypeError, ValueError, psycopg2.DataError)):
+        store.write(Batch(readings=[READING], batteries=[{"battery_id": "EV-1", **wrong}]))
+    assert query(dsn, "SELECT count(*) FROM ev_telemetry") == [(0,)]
+
+
+def test_a_battery_is_known_once_whoever_writes_and_however_the_rows_are_mixed(dsn: str, store: PostgresStore) -> None:
+    rows = [{**READING, "battery_id": f"EV-{n % 3}", "time": NOW + timedelta(seconds=n)} for n in range(9)]
+    store.write(Batch(readings=rows))
+    assert query(dsn, "SELECT battery_id FROM batteries ORDER BY 1") == [("EV-0",), ("EV-1",), ("EV-2",)]
+    query(dsn, "DELETE FROM batteries")
+    values = "(battery_id, time, voltage, current, temperature) VALUES ('EV-9', now(), 1, 1, 1)"
+    query(
+        dsn,
+        f"BEGIN; SAVEPOINT s; INSERT INTO ev_telemetry {values}; ROLLBACK TO SAVEPOINT s; "
+        f"INSERT INTO ev_telemetry {values}; COMMIT",
+    )
+    assert query(dsn, "SELECT battery_id FROM batteries") == [("EV-9",)], "what was rolled back is forgotten"
+
+
 def test_a_batch_is_stored_whole_or_not_at_all(dsn: str, store: PostgresStore) -> None:
     incomplete = {"battery_id": "EV-2", "time": NOW, "voltage": 1.0}
     with pytest.raises(psycopg2.errors.CheckViolation):

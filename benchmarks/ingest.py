@@ -1,0 +1,138 @@
+"""Readings into the telemetry store: through the sink, against `\\copy` and against one INSERT a row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+
+from data.batch import Batch, Row
+from data.contract import READING_FIELDS, names
+from data.embedded.postgres import embedded_postgres, packaged_binaries
+from data.sinks.store import StoreSink
+
+ROWS = 5_000
+_BATTERIES = 100
+_ROUNDS = 9
+_INSERTS = 300
+_POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
+_START = datetime(2026, 1, 1, tzinfo=UTC)
+_COLUMNS = names(READING_FIELDS)
+
+
+def readings(first: int, count: int) -> list[Row]:
+    """`count` readings with every field known, of 100 batteries in turn; `first` says where in time they begin."""
+    chance = random.Random(first)  # noqa: S311 - made-up telemetry
+    numbers = [name for name in _COLUMNS if name not in ("battery_id", "time", "is_charging")]
+    return [
+        {
+            "battery_id": f"EV-{number % _BATTERIES:03}",
+            "time": _START + timedelta(seconds=0.5 * (number // _BATTERIES)),
+            "is_charging": chance.random() < 0.3,
+            **{name: chance.uniform(3.0, 100.0) for name in numbers},
+        }
+        for number in range(first, first + count)
+    ]
+
+
+def ingest() -> list[dict[str, Any]]:
+    """Rows a second into each PostgreSQL of this machine, peers in turn with the sink on the same table."""
+    figures = []
+    for label, binaries in (("PostgreSQL 15", _POSTGRES_15), ("embedded PostgreSQL 18", packaged_binaries())):
+        if binaries.is_dir():
+            with _server(binaries) as dsn:
+                figures += _figures(label, dsn)
+    return figures
+
+
+@contextmanager
+def _server(binaries: Path) -> Iterator[str]:
+    """A durable server with an empty store."""
+    with (
+        tempfile.TemporaryDirectory(prefix="twin-bench-") as folder,
+        embedded_postgres(Path(folder), binaries=binaries) as dsn,
+    ):
+        yield dsn
+
+
+def _figures(label: str, dsn: str) -> list[dict[str, Any]]:
+    sink = StoreSink(dsn)
+    sink.setup()
+    with closing(psycopg2.connect(dsn)) as connection:
+        ways: dict[str, tuple[int, Callable[[Sequence[Row]], Callable[[], None]]]] = {
+            "sink": (ROWS, lambda rows: partial(_through_sink, sink, rows)),
+            "copy": (ROWS, lambda rows: partial(_copy, connection, _csv(rows))),
+            "insert": (_INSERTS, lambda rows: partial(_insert, connection, rows, 1)),
+            "insert at once": (_INSERTS, lambda rows: partial(_insert, connection, rows, _INSERTS)),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        first = 0
+        for number in range(_ROUNDS + 1):
+            for name, (count, prepare) in ways.items():
+                rate = count / _seconds(prepare(readings(first, count)))
+                first += ROWS
+                if number > 0:  # the first round warms up
+                    rates[name].append(rate)
+    sink.close()
+    value = median(rates["sink"])
+    peers = (
+        ("ingest_vs_copy", f"\\copy of the same rows, {label}", "copy"),
+        ("ingest_vs_insert", f"one INSERT and commit a row, {label}", "insert"),
+        ("ingest_vs_insert_one_transaction", f"one INSERT a row, one commit for {_INSERTS}, {label}", "insert at once"),
+    )
+    return [
+        {
+            "name": name,
+            "value": value,
+            "unit": "rows/s",
+            "peer": peer,
+            "peer_value": median(rates[key]),
+            "ratio": value / median(rates[key]),
+        }
+        for name, peer, key in peers
+    ]
+
+
+def _seconds(write: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    write()
+    return time.perf_counter() - began
+
+
+def _through_sink(sink: StoreSink, rows: Sequence[Row]) -> None:
+    sink.write(Batch(readings=rows))
+    sink.flush()
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerows([row[name] for name in _COLUMNS] for row in rows)
+    return text.getvalue()
+
+
+def _copy(connection: psycopg2.extensions.connection, text: str) -> None:
+    """What `\\copy` does with a file."""
+    with connection, connection.cursor() as cursor:
+        cursor.copy_expert(f"COPY ev_telemetry ({', '.join(_COLUMNS)}) FROM STDIN WITH (FORMAT csv)", io.StringIO(text))
+
+
+def _insert(connection: psycopg2.extensions.connection, rows: Sequence[Row], rows_a_commit: int) -> None:
+    places = ", ".join(["%s"] * len(_COLUMNS))
+    statement = f"INSERT INTO ev_telemetry ({', '.join(_COLUMNS)}) VALUES ({places})"  # noqa: S608 - our own names
+    with connection.cursor() as cursor:
+        for number, row in enumerate(rows, 1):
+            cursor.execute(statement, [row[name] for name in _COLUMNS])
+            if number % rows_a_commit == 0:
+                connection.commit()
