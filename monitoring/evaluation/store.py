@@ -38,6 +38,11 @@ _KEEP_SPAN = "6 hours"
 #: A cursor over predictions in which no new cycle began is written this seldom.
 _KEEP_CURSOR_EVERY = "10 minutes"
 
+#: Age at a prediction: its own, else what the pack said with the reading, which the fold follows.
+_AGE = (
+    "COALESCE(p.cycle_index, (SELECT charge_cycles FROM ev_telemetry t "
+    "WHERE t.battery_id = p.battery_id AND t.time = p.time)) AS cycle_index"
+)
 _PREDICTION = (
     "{p}.battery_id, {p}.time, {p}.target, {p}.role, {p}.value, {p}.lower, {p}.upper, {due}, {p}.cycle_index, "
     "{p}.model_name, {p}.model_version"
@@ -208,7 +213,7 @@ class EvaluationStore:
                 FROM batteries b
                 LEFT JOIN evaluation_roles r ON r.battery_id = b.battery_id AND r.role = '{role}'
                 CROSS JOIN LATERAL (
-                    SELECT time, cycle_index FROM battery_predictions p
+                    SELECT time, {_AGE} FROM battery_predictions p
                     WHERE p.battery_id = b.battery_id AND p.role = '{role}'
                       AND p.time > COALESCE(r.kept_until, '-infinity')
                     ORDER BY p.time DESC LIMIT 1
@@ -246,7 +251,7 @@ class EvaluationStore:
     ) -> None:
         battery_ids, since, until = (list(column) for column in zip(*begun, strict=True))
         cursor.execute(
-            """
+            f"""
             WITH span AS (
                 SELECT * FROM unnest(%(ids)s::text[], %(since)s::timestamptz[], %(until)s::timestamptz[])
                 AS s (battery_id, since, until)
@@ -258,11 +263,14 @@ class EvaluationStore:
                        p.cycle_index, p.model_name, p.model_version
                 FROM span s
                 CROSS JOIN LATERAL (
-                    SELECT * FROM battery_predictions p
+                    SELECT p.target, p.role, p.time, p.value, p.lower, p.upper, p.model_name, p.model_version,
+                           p.battery_id, {_AGE}
+                    FROM battery_predictions p
                     WHERE p.battery_id = s.battery_id AND p.time BETWEEN s.since AND s.until
-                      AND p.role = %(role)s AND p.target = ANY(%(targets)s) AND p.cycle_index IS NOT NULL
+                      AND p.role = %(role)s AND p.target = ANY(%(targets)s)
                     OFFSET 0  -- or the planner hashes the whole table where batteries are many
                 ) p
+                WHERE p.cycle_index IS NOT NULL
                 ORDER BY p.battery_id, p.target, floor(p.cycle_index), p.time
                 ON CONFLICT (battery_id, target, role, cycle) DO NOTHING
                 RETURNING battery_id
@@ -274,12 +282,12 @@ class EvaluationStore:
             SELECT s.battery_id, %(role)s, s.until, floor(newest.cycle_index)
             FROM span s
             LEFT JOIN LATERAL (
-                SELECT cycle_index FROM battery_predictions p
+                SELECT {_AGE} FROM battery_predictions p
                 WHERE p.battery_id = s.battery_id AND p.time = s.until AND p.role = %(role)s LIMIT 1
             ) newest ON true
             ON CONFLICT (battery_id, role) DO UPDATE
             SET kept_until = EXCLUDED.kept_until, kept_cycle = COALESCE(EXCLUDED.kept_cycle, r.kept_cycle)
-            """,
+            """,  # noqa: S608 - our own words
             {"ids": battery_ids, "since": since, "until": until, "role": role, "targets": list(SLOW_TARGETS)},
         )
 

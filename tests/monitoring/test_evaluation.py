@@ -247,6 +247,14 @@ def test_a_pack_that_sends_no_age_is_as_old_as_its_predictions_say(dsn: str) -> 
     assert outcomes(dsn, "rul") == [("EV-1", 0.0, 300.0, 5.0)]
 
 
+def test_a_prediction_without_an_age_is_as_old_as_its_reading_says(dsn: str) -> None:
+    for cycle, soh in ((10.0, 81.0), (20.0, 79.0)):
+        predictions = [{**row, "cycle_index": None} for row in slow("EV-1", 60 * cycle, cycle)]
+        write(dsn, readings=[reading("EV-1", 60 * cycle, charge_cycles=cycle, soh=soh)], predictions=predictions)
+    evaluate(dsn)
+    assert outcomes(dsn, "rul") == [("EV-1", 600.0, 300.0, 10.0)]
+
+
 def test_predictions_of_a_model_wait_for_its_definitions(dsn: str) -> None:
     live(dsn, "EV-1", [10.0, 20.0], [81.0, 79.0])
     assert evaluate(dsn, definitions=None) == 0
