@@ -19,7 +19,7 @@ from simulator.battery import Battery
 from simulator.climate import SECONDS_PER_DAY
 from simulator.faults import KIND_NAMES
 from simulator.fleet import SimulateParams, batteries_table, history, logs_until, new_battery
-from simulator.life import NO_FAULT, condition_of
+from simulator.life import NO_FAULT, condition_of, health, pass_days
 from simulator.pack import cell_voltages_v
 
 #: A longer time between two readings is passed by average use; a shorter one is lived second by second.
@@ -28,18 +28,24 @@ LONGEST_STEP_S = 2.0 * 3600.0
 SET_OUT_S = 1.0
 #: Each try to be alive at the start of the live time begins this much younger than the last.
 REJUVENATION = 0.8
+#: Days of natural wear by which an accelerated one is reckoned.
+DAYS_AHEAD = 30.0
 
 
 class LivePack:
     """One living battery; make it with `LivePack.start`.
 
+    Args:
+        end_of_life: state of health (fraction) at which its life ends.
+
     Attributes:
         battery: the battery itself (its identity, design, true state and `cycles`, `soh`, `has_failed`).
     """
 
-    def __init__(self, battery: Battery, past: pd.DataFrame) -> None:
+    def __init__(self, battery: Battery, past: pd.DataFrame, end_of_life: float = 0.8) -> None:
         self.battery = battery
         self._past = past
+        self._end_of_life = end_of_life
 
     @classmethod
     def start(cls, params: SimulateParams, seed: int, index: int, *, at: datetime, life_share: float = 0.6) -> LivePack:
@@ -68,7 +74,7 @@ class LivePack:
             battery = new_battery(params, seed, index, at - timedelta(days=days))
             past = history(battery, params, at.timestamp())
             if not battery.has_failed and battery.soh >= params.retire_below_soh:
-                return cls(battery, past)
+                return cls(battery, past, params.retire_below_soh)
             life_share = REJUVENATION
 
     @property
@@ -133,11 +139,39 @@ class LivePack:
             raise TwinError(f"factor is {factor!r}: it must not be negative.", field="factor", value=factor)
         self._override(wear_speed=float(factor))
 
+    @property
+    def has_reached_end(self) -> bool:
+        """True once its health is below that at which its life ends."""
+        return self.battery.soh < self._end_of_life
+
+    def wear_speed_to_end(self, seconds: float) -> float:
+        """How many times faster than natural it has to wear to reach its end of life in `seconds` of average use.
+
+        By the wear of the next month; wear slows down as it goes on, so that it takes somewhat longer.
+        """
+        battery = self.battery
+        month = pass_days(battery.state, battery.design, battery.overrides._replace(wear_speed=1.0), DAYS_AHEAD)
+        natural = (battery.soh - float(health(month.wear, battery.design))) / (DAYS_AHEAD * SECONDS_PER_DAY)
+        return max(battery.soh - self._end_of_life, 0.0) / (natural * seconds)
+
+    def heat(self, core_c: float) -> None:
+        """Bring the pack to `core_c` at once, as a short or a fire nearby would."""
+        self._change_pack(core_c=core_c, shell_c=core_c)
+
+    def set_charge(self, soc: float) -> None:
+        """Set the true and the counted state of charge, a fraction."""
+        self._change_pack(soc=soc)
+        self.battery.state = self.battery.state._replace(bms_soc=soc)
+
     def cell_voltages(self) -> NDArray[np.float64]:
         """True voltage of each series group, V, at no current: float64[cells_in_series]."""
         battery = self.battery
         condition = condition_of(battery.state, battery.design, battery.overrides)
         return cell_voltages_v(battery.state.pack, battery.design.pack, condition, 0.0)
+
+    def _change_pack(self, **changes: float) -> None:
+        state = self.battery.state
+        self.battery.state = state._replace(pack=state.pack._replace(**changes))
 
     def _override(self, **changes: Any) -> None:
         self.battery.overrides = self.battery.overrides._replace(**changes)

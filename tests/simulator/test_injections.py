@@ -1,0 +1,111 @@
+"""What is injected happens to the battery that is named, when it is said, and ends."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+
+import pytest
+
+from data.errors import TwinError
+from simulator.fleet import SimulateParams
+from simulator.injections import KINDS, InjectedPack, Injection, injected
+from simulator.live_pack import LivePack
+
+PARAMS = SimulateParams(cycles_between_logs=60.0)
+AT = datetime(2026, 1, 1, 8, tzinfo=UTC)
+SPEED = 120.0
+
+
+@dataclass
+class Clock:
+    now: float = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@cache
+def _started(index: int) -> LivePack:
+    return LivePack.start(PARAMS, 7, index, at=AT)
+
+
+def start(index: int = 30) -> LivePack:
+    return copy.deepcopy(_started(index))
+
+
+def lived(text: str, seconds: int) -> list[dict[str, object]]:
+    """Readings of a battery with one injection, two a second at `SPEED`."""
+    clock = Clock()
+    pack = start()
+    battery = InjectedPack(pack, [Injection.parse(text)], speed=SPEED, clock=clock)
+    readings = []
+    for tick in range(2 * seconds):
+        readings.append(battery.read(AT + timedelta(seconds=(tick + 1) * 0.5 * SPEED)))
+        clock.now += 0.5
+    return readings
+
+
+def test_an_overheating_begins_and_ends_when_it_is_said() -> None:
+    readings = lived("overheating=EV-0031@3s+4s", 12)
+    hot = [n / 2 for n, reading in enumerate(readings) if float(str(reading["temperature"])) > 60.0]
+    assert hot == [3.0 + n / 2 for n in range(8)]
+    assert all(float(str(reading["temperature"])) < 45.0 for reading in readings[16:])
+
+
+def test_an_end_of_life_comes_within_the_duration_and_does_not_go_back() -> None:
+    readings = lived("end_of_life=EV-0031@1s+10s", 14)
+    health = [float(str(reading["soh"])) for reading in readings]
+    assert health[0] > 80.0
+    assert 75.0 < health[21] < 80.0
+    assert health == sorted(health, reverse=True)
+    assert health[-1] == pytest.approx(health[23], abs=0.05), "afterwards it wears as it did"
+
+
+def test_a_low_charge_and_a_fault_show_in_the_readings() -> None:
+    assert all(float(str(reading["soc"])) < 15.0 for reading in lived("low_charge=EV-0031@0s", 3)[1:])
+    levels = [reading["warning_level"] for reading in lived("internal_short=EV-0031@1s+1s", 3)]
+    assert levels[2:4] == [3.0, 3.0]
+    assert 3.0 not in levels[:2] + levels[4:]
+
+
+def test_the_one_that_is_named_gets_it() -> None:
+    packs = [start(index) for index in (30, 35)]
+    first, second = injected(packs, [Injection.parse("overheating=#2@0s")], speed=1.0)
+    time = max(packs[0].last_time, packs[1].last_time, AT) + timedelta(seconds=1)
+    for battery in (first, second):
+        battery.read(time)
+    time += timedelta(seconds=1)
+    assert float(str(first.read(time)["temperature"])) < 60.0 < float(str(second.read(time)["temperature"]))
+    assert (first.battery_id, second.battery_id) == ("EV-0031", "EV-0036")
+    assert first.batteries_row()["battery_id"].tolist() == ["EV-0031"]
+    assert len(first.history())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("overheating", "write it as"),
+        ("gremlins=#1@0s", "name one of overheating"),
+        ("overheating=#1@soon", "write it"),
+    ],
+)
+def test_mistakes_are_named(text: str, sentence: str) -> None:
+    with pytest.raises(TwinError, match=sentence):
+        Injection.parse(text)
+
+
+def test_a_battery_that_does_not_live_is_named() -> None:
+    with pytest.raises(TwinError, match="No battery EV-9 lives"):
+        injected([], [Injection("overheating", "EV-9", 0.0)], speed=1.0)
+
+
+def test_every_kind_can_be_begun_and_ended() -> None:
+    pack = start()
+    for kind in KINDS.values():
+        kind.begin(pack, 600.0)
+        kind.hold(pack)
+        kind.end(pack)
+        assert kind.description
