@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     service_max_body_bytes: int = Field(32 * 2**20, ge=1, description="size of one request")
     mlflow_port: int = 5000
     metrics_port: int = Field(9091, description="metrics of the twin, by `python -m monitoring`")
+    simulator_metrics_port: int = Field(9094, description="metrics of the live simulator itself")
     evaluation_interval_s: float = Field(5.0, gt=0, description="time between two looks for truths that are known now")
     console_port: int = 5002
     console_token: SecretStr | None = Field(

@@ -1,4 +1,4 @@
-"""Bring everything up: MLflow and the prediction service in the background, the live simulator in the terminal.
+"""Bring everything up: MLflow, prediction service and monitoring in the background, the live simulator in the terminal.
 
     python -m pipelines.up --for 60
 
@@ -28,6 +28,7 @@ from data.settings import NO_TELEMETRY, Settings
 
 READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 10.0
+_PORTS = ("mlflow_port", "service_port", "metrics_port", "simulator_metrics_port", "mqtt_port")
 _LOG_TAIL_LINES = 30
 
 
@@ -70,7 +71,7 @@ def with_free_ports(settings: Settings) -> tuple[Settings, list[str]]:
     """`settings` with ports that are free, and a sentence for each that had to be another than asked for."""
     ports: dict[str, int] = {}
     moved = []
-    for name in ("mlflow_port", "service_port", "metrics_port", "mqtt_port"):
+    for name in _PORTS:
         wanted: int = getattr(settings, name)
         if name == "mqtt_port" and settings.mqtt_host is not None:
             continue
@@ -82,10 +83,7 @@ def with_free_ports(settings: Settings) -> tuple[Settings, list[str]]:
 
 def environment_of(settings: Settings) -> dict[str, str]:
     """The environment of the children: this one, with the ports that were chosen."""
-    ports = {
-        f"TWIN_{name.upper()}": str(getattr(settings, name))
-        for name in ("mlflow_port", "service_port", "metrics_port", "mqtt_port")
-    }
+    ports = {f"TWIN_{name.upper()}": str(getattr(settings, name)) for name in _PORTS}
     return {**os.environ, **NO_TELEMETRY, **ports, "PYTHONUNBUFFERED": "1"}
 
 
@@ -99,8 +97,16 @@ def backgrounds(settings: Settings) -> list[Background]:
         settings.service_url,
         logs / "service.log",
     )
+    metrics_url = f"http://{settings.host}:{settings.metrics_port}/metrics"
+    monitoring = Background(
+        "metrics",
+        (sys.executable, "-m", "monitoring"),
+        metrics_url,
+        metrics_url,
+        logs / "monitoring.log",
+    )
     if settings.tracking_uri.startswith("http"):
-        return [service]
+        return [service, monitoring]
     mlflow_url = f"http://{settings.host}:{settings.mlflow_port}"
     mlflow = Background(
         "MLflow",
@@ -109,7 +115,7 @@ def backgrounds(settings: Settings) -> list[Background]:
         mlflow_url,
         logs / "mlflow.log",
     )
-    return [mlflow, service]
+    return [mlflow, service, monitoring]
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from data.stores.postgres import PostgresStore
 from simulator.client import PredictionClient, PredictionError
 from simulator.exporter import LiveCollector, metrics_server
 from simulator.fleet import SimulateParams
+from simulator.injections import KINDS, Injection, injected
 from simulator.live_battery import LiveBattery
 from simulator.live_loop import LiveLoop, LiveTwin, fold_histories
 from simulator.live_pack import LivePack
@@ -96,7 +97,7 @@ async def run_live(
         loop = LiveLoop(twins, client, outboxes, start, options.interval_s, options.speed)
         loop.on_tick = lambda: view.tick(twins, loop.tally)
         stack.enter_context(
-            metrics_server(settings.host, settings.metrics_port, LiveCollector(twins, loop.tally, outboxes))
+            metrics_server(settings.host, settings.simulator_metrics_port, LiveCollector(loop.tally, outboxes))
         )
         deliveries = [asyncio.create_task(outbox.run()) for outbox in outboxes.values()]
         stack.push_async_callback(_cancel, deliveries)
@@ -202,14 +203,15 @@ async def _main(arguments: argparse.Namespace, console: Console) -> int:
         loop.add_signal_handler(number, stop.set)
     options = LiveOptions(arguments.interval, arguments.speed, arguments.for_s)
     with embedded_parts(Settings()) as settings:
-        port = free_port(settings.host, settings.metrics_port)
-        settings = settings.model_copy(update={"metrics_port": port})
+        port = free_port(settings.host, settings.simulator_metrics_port)
+        settings = settings.model_copy(update={"simulator_metrics_port": port})
         console.print(
             f"MQTT {settings.mqtt_host}:{settings.mqtt_port} · metrics http://{settings.host}:{port}/metrics",
             highlight=False,
         )
         console.print(f"living the past of {arguments.batteries} batteries …", highlight=False)
-        batteries = await asyncio.to_thread(living_batteries, arguments.batteries, arguments.params, datetime.now(UTC))
+        packs = await asyncio.to_thread(living_batteries, arguments.batteries, arguments.params, datetime.now(UTC))
+        batteries = injected(packs, [Injection.parse(text) for text in arguments.inject], speed=arguments.speed)
         view = view_for(console)
         try:
             summary = await run_live(batteries, settings, options, view, stop)
@@ -229,6 +231,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--for", dest="for_s", type=float, metavar="SECONDS", help="stop by itself after so long")
     parser.add_argument("--speed", type=float, default=1.0, help="event time passes so much faster than the clock")
     parser.add_argument("--interval", type=float, default=0.5, help="seconds between two readings of a battery")
+    parser.add_argument(
+        "--inject",
+        action="append",
+        default=[],
+        metavar="KIND=BATTERY@START+DURATION",
+        help=f"{', '.join(KINDS)}; e.g. overheating=#1@20s+15s (the first battery, from the 20th second on)",
+    )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="where the fleet is described")
     arguments = parser.parse_args(argv)
     if arguments.batteries < 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,8 +19,6 @@ HISTORY_CHUNK = 2000
 _HISTORIES_AT_ONCE = 2
 #: Most readings that one call makes up for after an outage.
 _READINGS_A_CALL = 2000
-#: A forecast counts as 'for this moment' for as long as the contract matches readings with horizons.
-_FORECAST_TOLERANCE = timedelta(seconds=30)
 
 
 @dataclass
@@ -30,8 +27,6 @@ class LiveTwin:
 
     Attributes:
         pending: readings that no successful call has carried yet.
-        forecasts: temperatures that are still to be compared: due time and degC.
-        temperature_predicted: what was forecast for the moment of `reading`; None where nothing was.
     """
 
     battery: LiveBattery
@@ -39,9 +34,7 @@ class LiveTwin:
     state: str | None = None
     reading: Row | None = None
     answer: Answer | None = None
-    temperature_predicted: float | None = None
     pending: list[Row] = field(default_factory=list)
-    forecasts: deque[tuple[datetime, float]] = field(default_factory=deque)
     call: asyncio.Task[None] | None = None
 
     @classmethod
@@ -54,23 +47,15 @@ class LiveTwin:
         """True while a prediction call is under way."""
         return self.call is not None and not self.call.done()
 
-    def take(self, reading: Row, time: datetime) -> None:
-        """A new reading, and the forecast that was made for it."""
+    def take(self, reading: Row) -> None:
+        """A new reading."""
         self.reading = reading
         self.pending.append(reading)
-        self.temperature_predicted = None
-        while self.forecasts and self.forecasts[0][0] <= time:
-            due, forecast = self.forecasts.popleft()
-            if time - due <= _FORECAST_TOLERANCE:
-                self.temperature_predicted = forecast
 
     def learn(self, answer: Answer) -> None:
         """A new answer of the service."""
         self.state = answer.state
         self.answer = answer
-        temperature = answer.predictions.get("temperature")
-        if temperature is not None and temperature.value is not None and temperature.due is not None:
-            self.forecasts.append((temperature.due, temperature.value))
 
 
 async def fold_histories(
@@ -159,7 +144,7 @@ class LiveLoop:
         readings: list[Row] = []
         for twin in self.twins:
             reading = twin.battery.read(time)
-            twin.take(reading, time)
+            twin.take(reading)
             readings.append(reading)
         # Stored and published before any prediction: a reading waits for nobody.
         self._publish(Batch(readings=readings))
