@@ -19,6 +19,7 @@ from data.errors import TwinError
 SECRETS: dict[str, str] = {
     "TWIN_DB_ADMIN_PASSWORD": "superuser of the telemetry store, used by nobody while it runs",
     "TWIN_DB_PASSWORD": "owner of the database telemetry",
+    "TWIN_READER_DB_PASSWORD": "Grafana's login to the telemetry store, which may only read",
     "TWIN_MLFLOW_DB_PASSWORD": "owner of the database mlflow",
     "TWIN_MINIO_ROOT_PASSWORD": "administrator of MinIO",
     "TWIN_MLFLOW_S3_PASSWORD": "MinIO user of the bucket mlflow",

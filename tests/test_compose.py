@@ -22,10 +22,12 @@ CONTRACT_PORTS = {
     "kafka": {9092},
     "mosquitto": {1883, 8883},
     "prometheus": {9090},
+    "alertmanager": {9093},
     "grafana": {3000},
     "minio": {9000, 9001},
     "mlflow": {5000},
-    "service": {3100, 9091},  # 9091 is the live simulator's, which shares the service's address
+    "service": {3100},
+    "monitoring": {9091},
 }
 PUBLISHED = re.compile(r"127\.0\.0\.1:\$\{(?P<variable>TWIN_\w+_PORT):-(?P<default>\d+)\}:(?P<inside>\d+)")
 VARIABLE = re.compile(r"(?<!\$)\$\{(?P<name>\w+)(?P<rest>[^}]*)\}")
@@ -83,7 +85,7 @@ def test_every_variable_is_a_port_or_is_generated() -> None:
 
 def test_settings_in_the_file_exist(services: dict[str, dict[str, Any]]) -> None:
     known = {f"TWIN_{name.upper()}" for name in Settings.model_fields}
-    for name in ("service", "live"):
+    for name in ("service", "live", "monitoring"):
         assert {key for key in services[name]["environment"] if key.startswith("TWIN_")} <= known
 
 

@@ -64,7 +64,8 @@ def databases(server: Postgres) -> Databases:
     connection.autocommit = True
     with closing(connection), connection.cursor() as cursor:
         cursor.execute("CREATE DATABASE telemetry")
-    passwords = {"TWIN_DB_PASSWORD": secrets.token_hex(16), "TWIN_MLFLOW_DB_PASSWORD": secrets.token_hex(16)}
+    names = ("TWIN_DB_PASSWORD", "TWIN_READER_DB_PASSWORD", "TWIN_MLFLOW_DB_PASSWORD")
+    passwords = {name: secrets.token_hex(16) for name in names}
     login = {"PGHOST": HOST, "PGPORT": str(server.port), "PGPASSWORD": server.password, "POSTGRES_USER": "postgres"}
     run(["sh", str(DEPLOY / "database.sh")], environment=login | passwords)
     place = f"{HOST}:{server.port}"
