@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     service_max_batteries: int = Field(1_000, ge=1, description="batteries that one request may hold")
     service_max_rows: int = Field(100_000, ge=1, description="readings and cycles that one request may hold")
     service_max_body_bytes: int = Field(32 * 2**20, ge=1, description="size of one request")
+    registry_poll_s: float = Field(1.0, gt=0, description="time between two looks at the registry for a new champion")
+    shadow: bool = Field(False, description="let challengers predict beside the champion, for the record only")
     mlflow_port: int = 5000
     metrics_port: int = Field(9091, description="metrics of the twin, by `python -m monitoring`")
     simulator_metrics_port: int = Field(9094, description="metrics of the live simulator itself")

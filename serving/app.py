@@ -23,7 +23,7 @@ from serving.decode import Limits, decode_request
 from serving.errors import RequestError
 from serving.messages import ErrorAnswer, PredictAnswer, answer_entries
 from serving.metrics import Metrics
-from serving.predictor import Predictor
+from serving.scorer import Scorer
 
 #: A request larger than this is answered by a thread, so that small ones need not wait for it.
 _INLINE_BYTES = 64 * 1024
@@ -46,13 +46,13 @@ def create_app(champion: Champion, limits: Limits, metrics: Metrics) -> FastAPI:
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_failure)
 
-    def answer_body(body: bytes, predictor: Predictor) -> bytes:
+    def answer_body(body: bytes, scorer: Scorer) -> bytes:
         decoded = decode_request(body, limits)
         question, unknown = decoded.question, decoded.unknown_fields
         entries = []
-        for part in answer(question, predictor):
+        for part in answer(question, scorer):
             metrics.answered(part)
-            entries += answer_entries(question, part, predictor.label, predictor.horizons, unknown)
+            entries += answer_entries(question, part, scorer.champion, unknown)
         metrics.ignored(sum(unknown))
         return orjson.dumps({"predictions": entries})
 
@@ -62,14 +62,14 @@ def create_app(champion: Champion, limits: Limits, metrics: Metrics) -> FastAPI:
         """Fold what happened since the given states and predict the four targets of every battery."""
         started = perf_counter()
         try:
-            predictor = champion.predictor
-            if predictor is None:
+            scorer = champion.scorer
+            if scorer is None:
                 raise RequestError(503, champion.problem)
             body = await _read_body(request, limits.body_bytes)
             if len(body) <= _INLINE_BYTES:
-                content = answer_body(body, predictor)
+                content = answer_body(body, scorer)
             else:
-                content = await run_in_threadpool(answer_body, body, predictor)
+                content = await run_in_threadpool(answer_body, body, scorer)
         except RequestError as error:
             metrics.refused(error.status)
             raise

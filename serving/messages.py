@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -14,11 +13,12 @@ from data.contract import CYCLE_FIELDS
 from data.schemas.request import Cycle
 from data.wire import json_values
 from features.fold import closed_table
-from features.state import FloatArray, encode
+from features.state import encode
 from serving.answer import Answer, Question
 from serving.cycles import cycle_rows
 from serving.moments import Moments
-from serving.predictor import TargetValues
+from serving.predictor import Predictor, TargetValues
+from serving.surface import SURFACES, Surface, rfc3339, utc
 from training.release import RUL_UNIT
 
 _UNKNOWN_CAPACITY = "the nominal capacity is not known, so currents say little: send battery.nominal_capacity_ah"
@@ -92,45 +92,18 @@ class ErrorAnswer(_Answer):
     value: Any = None
 
 
-@dataclass(frozen=True)
-class Surface:
-    """How a target leaves the service: its field, its unit and what its value is multiplied by."""
-
-    field: str
-    unit: str | None = None
-    factor: float = 1.0
-    minimum: float | None = None
-
-    def outside(self, values: FloatArray) -> FloatArray:
-        """`values`, in the target's own unit, as they leave the service; NaN stays NaN."""
-        scaled = values * self.factor
-        return scaled if self.minimum is None else np.maximum(scaled, self.minimum)
-
-
-#: By target of `features.targets`.
-SURFACES: Mapping[str, Surface] = {
-    "soh": Surface("soh", "%", 100.0),
-    "temperature": Surface("temperature", "degC"),
-    "rul": Surface("rul", RUL_UNIT, minimum=0.0),
-    "failure": Surface("failure_probability"),
-}
-
-
 def answer_entries(
-    question: Question,
-    answer: Answer,
-    release: str,
-    horizons: Mapping[str, float],
-    unknown_fields: Sequence[int],
+    question: Question, answer: Answer, champion: Predictor, unknown_fields: Sequence[int]
 ) -> list[dict[str, Any]]:
     """The entries of `answer` in the form of `BatteryPrediction`, as plain values: they are made for every call.
 
     Args:
+        champion: who gave the answer.
         unknown_fields: how many were ignored, by battery of the question.
     """
-    ids = question.battery_ids
     rows = answer.battery_row.tolist()
-    entries = prediction_messages([ids[row] for row in rows], answer.moments, answer.predicted, release, horizons)
+    ids = [question.battery_ids[row] for row in rows]
+    entries = prediction_messages(ids, answer.moments, answer.scores.champion, champion.label, champion.horizons)
     for i in np.flatnonzero(answer.is_last).tolist():
         entries[i]["state"] = encode(question.states[rows[i]])
         if unknown_fields[rows[i]]:
@@ -142,7 +115,7 @@ def answer_entries(
     if question.closed_cycles:
         for entry in entries:
             entry["closed_cycles"] = []
-        sessions = cycle_rows(closed_table(answer.closed), ids)
+        sessions = cycle_rows(closed_table(answer.closed), question.battery_ids)
         for i, session in zip(answer.closed_at.tolist(), sessions, strict=True):
             entries[i]["closed_cycles"].append(json_values(session, CYCLE_FIELDS))
     return entries
@@ -182,16 +155,6 @@ def prediction_messages(
         }
         for i in range(len(moments))
     ]
-
-
-def utc(time_s: float) -> datetime:
-    """The time so many seconds after the epoch, to the microsecond as it was sent."""
-    return datetime.fromtimestamp(time_s, UTC)
-
-
-def rfc3339(time: datetime | None) -> str | None:
-    """`time` (UTC) as in the contract, e.g. 2026-01-01T00:00:00Z."""
-    return None if time is None else f"{time.replace(tzinfo=None).isoformat()}Z"
 
 
 def _column(given: TargetValues, surface: Surface) -> list[dict[str, Any]]:

@@ -7,16 +7,16 @@ request from it, so that an answer never mixes two releases.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 
 import numpy as np
 
 from data.errors import TwinError
 from features import fold
-from features.state import FOLD_VERSION, FloatArray
+from features.state import FOLD_VERSION, FloatArray, new_states
 from features.targets import TARGETS, Target
-from serving.moments import Moments
+from serving.moments import Moments, moments_of
 from training.onnx_runtime import ForestFile, OnnxForests
 from training.release import LoadedRelease, LocalModel
 
@@ -57,7 +57,12 @@ class TargetValues:
 
 
 class Predictor:
-    """The four forests of one release.
+    """The forests of one release.
+
+    Attributes:
+        name, version, label: of the release, e.g. `battery-twin`, 12 and `battery-twin/12`.
+        horizons: of the release, see `Release`.
+        versions: of each model, by target.
 
     Raises:
         TwinError: the release was made for another version of the fold, or one of its models asks for a
@@ -75,12 +80,26 @@ class Predictor:
                 value=release.fold_version,
             )
         self.label = loaded.label
+        self.name = loaded.name
+        self.version = loaded.version
         self.horizons = dict(release.horizons)
+        self.versions = {name: model.version for name, model in loaded.models.items()}
         self._models = {name: model.label for name, model in loaded.models.items()}
         self._forests = OnnxForests(
             {name: _forest_file(TARGETS[name], model) for name, model in loaded.models.items()},
             {cadence: len(names) for cadence, names in _FEATURE_NAMES.items()},
         )
+
+    @property
+    def labels(self) -> list[str]:
+        """Of each model, e.g. `battery-soh/9`."""
+        return list(self._models.values())
+
+    def try_out(self) -> None:
+        """Predict once, so that a model that cannot is noticed before somebody asks it."""
+        moments = moments_of(new_states(1))
+        enough = np.full(1, max(target.minimum_cycles for target in TARGETS.values()))
+        self.predict_moments(replace(moments, has_reading=np.ones(1, dtype=np.bool_), cycles_seen=enough))
 
     def predict_moments(self, moments: Moments) -> Mapping[str, TargetValues]:
         """Predict at each of n `moments`, with one call for all forests; by target, every one of `TARGETS`.

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from data.batch import Row
-from serving.messages import SURFACES, utc
 from serving.moments import Moments
 from serving.predictor import TargetValues
+from serving.surface import SURFACES, utc
 
 Role = Literal["champion", "challenger"]
 

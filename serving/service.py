@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import gc
-
 import bentoml
 from starlette.exceptions import HTTPException
 
 from data.settings import Settings
+from serving.answer import compile_fold
 from serving.app import create_app
 from serving.champion import Champion
+from serving.collector import quieten
 from serving.decode import Limits
 from serving.metrics import Metrics
 
 settings = Settings()
-champion = Champion()
+metrics = Metrics()
+champion = Champion(settings, metrics.release)
 
 
 @bentoml.service(
@@ -27,22 +28,17 @@ champion = Champion()
     # Spans that nothing collects cost more than the four predictions.
     tracing={"excluded_urls": "/predict"},
 )
-@bentoml.asgi_app(create_app(champion, Limits.of(settings), Metrics()))
+@bentoml.asgi_app(create_app(champion, Limits.of(settings), metrics))
 class BatteryTwin:
     """State of health, temperature ahead, remaining useful life and failure probability of EV batteries."""
 
     def __init__(self) -> None:
-        champion.load(settings)
-        _quieten_garbage_collector()
+        compile_fold()
+        champion.refresh()
+        quieten()
+        champion.follow()
 
     async def __is_ready__(self) -> bool:
-        if champion.predictor is None:
+        if champion.scorer is None:
             raise HTTPException(503, champion.problem)
         return True
-
-
-def _quieten_garbage_collector() -> None:
-    """Leave what was loaded out of every collection: scanning it took 300 ms of a request now and then."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 100)

@@ -25,6 +25,9 @@ CHALLENGER = "challenger"
 RELEASE_FILE = "release.json"
 RUL_UNIT = "equivalent full cycles"
 
+#: Tag of a model version: `content_sha256` of its files.
+CONTENT_TAG = "content_sha256"
+
 _MODEL_FILES = ("model.onnx", "fit.json")
 
 
@@ -127,6 +130,11 @@ class LoadedRelease:
         return f"{self.name}/{self.version}"
 
 
+def model_cache(settings: Settings) -> Path:
+    """Where fetched models are kept, each in a folder named by its content."""
+    return settings.var / "models"
+
+
 def content_sha256(folder: Path) -> str:
     """Hash by which a model is known: of `model.onnx` and `fit.json` in `folder`."""
     digest = hashlib.sha256()
@@ -137,15 +145,20 @@ def content_sha256(folder: Path) -> str:
 
 def release_version(client: MlflowClient, domain: str, alias: str = CHAMPION) -> int | None:
     """Version of the release that `alias` points at, None where there is none: one short call, made to be polled."""
+    return version_at(client, twin_name(domain), alias)
+
+
+def version_at(client: MlflowClient, name: str, alias: str) -> int | None:
+    """Version of a registered model that `alias` points at, None where there is none."""
     from mlflow.exceptions import MlflowException
 
     try:
-        found = client.get_registered_model(twin_name(domain)).aliases.get(alias)
+        return int(client.get_model_version_by_alias(name, alias).version)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        # The second is MLflow's word for an alias that does not exist.
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
-    return None if found is None else int(found)
 
 
 def load_release(
@@ -168,9 +181,19 @@ def load_release(
         )
     release = read_release(client, domain, version)
     models = {
-        target: _fetch(client, target, pinned, settings.var / "models") for target, pinned in release.models.items()
+        target: fetch_model(client, target, pinned, model_cache(settings)) for target, pinned in release.models.items()
     }
     return LoadedRelease(twin_name(domain), version, release, models)
+
+
+def horizons_of(fits: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """`Release.horizons` of models with these `fit.json`, by target."""
+    horizons = {}
+    if "temperature" in fits:
+        horizons["temperature_s"] = float(fits["temperature"]["definitions"]["temperature_horizon_s"])
+    if "failure" in fits:
+        horizons["failure_cycles"] = float(fits["failure"]["definitions"]["failure_horizon_cycles"])
+    return horizons
 
 
 def read_release(client: MlflowClient, domain: str, version: int) -> Release:
@@ -197,7 +220,12 @@ def fetch_file(client: MlflowClient, name: str, version: int, file: str, folder:
     return Path(found)
 
 
-def _fetch(client: MlflowClient, target: str, pinned: PinnedModel, cache: Path) -> LocalModel:
+def fetch_model(client: MlflowClient, target: str, pinned: PinnedModel, cache: Path) -> LocalModel:
+    """Bring a model into the folder `cache`, unless it is there.
+
+    Raises:
+        TwinError: it does not exist, or is not what was pinned.
+    """
     # By content: a registry that was made anew may give the same name and version to another model.
     folder = cache / pinned.content_sha256
     if not folder.is_dir():
@@ -214,6 +242,12 @@ def _fetch(client: MlflowClient, target: str, pinned: PinnedModel, cache: Path) 
                     value=pinned.version,
                 )
             _move_into_place(arriving, folder)
+    return cached_model(target, pinned, cache)
+
+
+def cached_model(target: str, pinned: PinnedModel, cache: Path) -> LocalModel:
+    """A model that `fetch_model` has brought into `cache`."""
+    folder = cache / pinned.content_sha256
     fit = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
     return LocalModel(target, pinned.name, pinned.version, folder / "model.onnx", fit)
 

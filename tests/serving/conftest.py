@@ -61,7 +61,8 @@ def predictor(release: LoadedRelease) -> Predictor:
 
 
 @contextmanager
-def _serve(settings: Settings, workers: int, ready: str) -> Iterator[httpx.Client]:
+def serve(settings: Settings, workers: int, ready: str) -> Iterator[httpx.Client]:
+    """A client of the service on the registry in `settings`, from when the path `ready` answers with 200."""
     port = free_port(HOST, 31700)
     environment = os.environ | {
         "TWIN_VAR": str(settings.var),
@@ -103,14 +104,7 @@ def _wait(client: httpx.Client, path: str, process: subprocess.Popen[bytes], log
 @pytest.fixture(scope="session")
 def service(registry: Settings) -> Iterator[httpx.Client]:
     """A client of the service with two workers on `registry`."""
-    with _serve(registry, workers=2, ready="/readyz") as client:
-        yield client
-
-
-@pytest.fixture
-def service_without_champion(tmp_path: Path) -> Iterator[httpx.Client]:
-    """A client of the service on an empty registry."""
-    with _serve(Settings(var=tmp_path), workers=1, ready="/livez") as client:
+    with serve(registry, workers=2, ready="/readyz") as client:
         yield client
 
 

@@ -24,6 +24,7 @@ from serving.messages import BatteryPrediction, answer_entries, prediction_messa
 from serving.moments import Moments, advance, fold_each, fold_each_closing, moments_of
 from serving.predictor import NOT_PROMOTED, Predictor
 from serving.records import prediction_rows
+from serving.scorer import Scorer
 from tests.features.conftest_features import drive
 from training.release import LoadedRelease
 
@@ -154,11 +155,11 @@ def test_predictions_are_the_same_in_any_company(predictor: Predictor, history: 
 def test_rows_say_what_the_answer_says(predictor: Predictor, battery: Battery) -> None:
     entries = [battery(f"B{i}", readings=range(i), cycles=range(1, 5 * i)) for i in range(5)]
     question = decode_request(orjson.dumps({"batteries": entries}), Limits(9, 999, 10**6)).question
-    (answered,) = answer(question, predictor)
-    ids, moments, predicted = question.battery_ids, answered.moments, answered.predicted
+    (answered,) = answer(question, Scorer(predictor))
+    ids, moments, predicted = question.battery_ids, answered.moments, answered.scores.champion
     now = datetime(2026, 2, 1, tzinfo=UTC)
     rows = prediction_rows(ids, moments, predicted, predictor.horizons, role="champion", predicted_at=now)
-    told = answer_entries(question, answered, predictor.label, predictor.horizons, [0] * len(ids))
+    told = answer_entries(question, answered, predictor, [0] * len(ids))
     fields = {"soh": "soh", "temperature": "temperature", "rul": "rul", "failure_probability": "failure"}
     expected = {
         (entry["battery_id"], entry["time"], target, entry[field]["value"], entry[field]["model"])

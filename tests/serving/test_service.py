@@ -22,6 +22,7 @@ from serving.answer import answer
 from serving.decode import Limits, decode_request
 from serving.messages import ErrorAnswer, PredictAnswer
 from serving.predictor import Predictor
+from serving.scorer import Scorer
 from tests.features.conftest_features import drive, empty_frame
 
 Battery = Callable[..., dict[str, Any]]
@@ -248,24 +249,12 @@ def test_openapi_describes_the_request_and_its_errors(service: httpx.Client) -> 
     assert "voltage" in schemas["Reading"]["properties"]
 
 
-def test_without_champion_it_is_alive_and_says_what_to_do(
-    service_without_champion: httpx.Client, battery: Battery
-) -> None:
-    ready = service_without_champion.get("/readyz")
-    assert ready.status_code == 503
-    assert "dvc repro" in ready.text
-    response = post(service_without_champion, battery())
-    assert response.status_code == 503
-    assert "dvc repro" in response.json()["error"]
-    assert service_without_champion.get("/livez").status_code == 200
-
-
 def test_answers_equal_the_cores(service: httpx.Client, predictor: Predictor, battery: Battery) -> None:
     body = json.dumps({"batteries": [battery(cycles=range(1, 15))]}).encode()
     question = decode_request(body, Limits(9, 99, 9)).question
-    (core,) = answer(question, predictor)
+    (core,) = answer(question, Scorer(predictor))
     (got,) = service.post("/predict", content=body).json()["predictions"]
-    assert got["rul"]["value"] == core.predicted["rul"].values[0]
+    assert got["rul"]["value"] == core.scores.champion["rul"].values[0]
     assert got["state"] == state.encode(question.states[0])
 
 
@@ -293,11 +282,12 @@ def test_sessions_that_ended_are_told_if_asked_for(service: httpx.Client) -> Non
         "battery": {"nominal_capacity_ah": 100, "cells_in_series": 96, "chemistry": "NMC"},
         "readings": [json_values(row, READING_FIELDS) for row in rows_of(frame)],
     }
-    asked = {"batteries": [entry, {"battery_id": "silent"}], "closed_cycles": True}
+    short = entry | {"battery_id": "short", "readings": entry["readings"][:3]}
+    asked = {"batteries": [short, {"battery_id": "silent"}, entry], "closed_cycles": True}
     response = service.post("/predict", json=asked)
     PredictAnswer.model_validate_json(response.content)
-    told, silent = response.json()["predictions"]
-    assert silent["closed_cycles"] == []
+    before, silent, told = response.json()["predictions"]
+    assert before["closed_cycles"] == silent["closed_cycles"] == []
     built = build(
         frame.assign(soh=np.nan, warning_level=np.nan), empty_frame(CYCLE_FIELDS), pd.DataFrame(pack), LabelParams()
     )

@@ -14,7 +14,16 @@ from training.gate import GateThresholds, Verdict
 from training.registry.events import Aliases, Event, Kind
 from training.registry.judging import Candidate, judge
 from training.registry.store import RegistryStore
-from training.release import CHAMPION, PinnedModel, Release, content_sha256, model_name, read_release, twin_name
+from training.release import (
+    CHAMPION,
+    PinnedModel,
+    Release,
+    content_sha256,
+    horizons_of,
+    model_name,
+    read_release,
+    twin_name,
+)
 
 OUTSIDE = "outside this command"
 
@@ -139,12 +148,7 @@ def compose(store: RegistryStore, champions: Mapping[str, int], promoted: Iterab
             value=fold_version,
         )
     kept = {target: model for target, model in pinned.items() if target not in others}
-    horizons = {}
-    if "temperature" in kept:
-        horizons["temperature_s"] = float(fits["temperature"]["definitions"]["temperature_horizon_s"])
-    if "failure" in kept:
-        horizons["failure_cycles"] = float(fits["failure"]["definitions"]["failure_horizon_cycles"])
-    return Release(store.domain, kept, fold_version, horizons)
+    return Release(store.domain, kept, fold_version, horizons_of({target: fits[target] for target in kept}))
 
 
 def rollback(store: RegistryStore, *, reason: str, by: str, to: int | None = None) -> Event:

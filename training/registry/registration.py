@@ -19,8 +19,8 @@ from training.onnx_export import MAX_DIFFERENCE, onnx_difference
 from training.registry.events import Event
 from training.registry.judging import FEATURE_PREFIX
 from training.registry.promotion import publish, record, synchronise, verdict_on
-from training.registry.store import CONTENT_TAG, RegistryStore
-from training.release import content_sha256
+from training.registry.store import RegistryStore
+from training.release import CONTENT_TAG, content_sha256
 from training.tracking import FinalRun, git_commit, log_final_run
 
 State = Literal["champion", "challenger", "not registered", "not available"]

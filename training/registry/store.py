@@ -14,14 +14,13 @@ from data.settings import Settings
 from features.targets import TARGET_NAMES
 from training.mlflow_client import connect, experiment_id
 from training.registry.events import Aliases, Event
-from training.release import CHALLENGER, CHAMPION, RELEASE_FILE, Release, fetch_file, model_name, twin_name
+from training.release import CHALLENGER, CHAMPION, CONTENT_TAG, RELEASE_FILE, Release, fetch_file, model_name, twin_name
 from training.tracking import EVALUATION_FOLDER, MODEL_FOLDER
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import RegisteredModel
 
-CONTENT_TAG = "content_sha256"
 REPLACES_TAG = "replaces"
 
 _EVENT_PREFIX = "event."

@@ -1,0 +1,55 @@
+"""The champion, and the challengers that predict beside it for the record: one pair for a whole request or batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from data.batch import Row
+from serving.moments import Moments
+from serving.predictor import Predictor, TargetValues
+from serving.records import prediction_rows
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was predicted at n moments, by target; no `challenger` where nobody shadows."""
+
+    champion: Mapping[str, TargetValues]
+    challenger: Mapping[str, TargetValues] | None = None
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Predicts with a champion and, where there are any, the challengers; never changed after it is made."""
+
+    champion: Predictor
+    challenger: Predictor | None = None
+
+    def score(self, moments: Moments) -> Scores:
+        """What both say of the same moments."""
+        return Scores(
+            self.champion.predict_moments(moments),
+            None if self.challenger is None else self.challenger.predict_moments(moments),
+        )
+
+    def rows(
+        self, battery_ids: Sequence[str], moments: Moments, scores: Scores, *, predicted_at: datetime
+    ) -> list[Row]:
+        """`scores` as rows of `battery_predictions`, see `prediction_rows`; those of the challenger come last."""
+        rows = prediction_rows(
+            battery_ids, moments, scores.champion, self.champion.horizons, role="champion", predicted_at=predicted_at
+        )
+        return rows + self.challenger_rows(battery_ids, moments, scores, predicted_at=predicted_at)
+
+    def challenger_rows(
+        self, battery_ids: Sequence[str], moments: Moments, scores: Scores, *, predicted_at: datetime
+    ) -> list[Row]:
+        """Only what the challenger said, for those whose champion's predictions are stored elsewhere."""
+        if self.challenger is None or scores.challenger is None:
+            return []
+        horizons = self.challenger.horizons
+        return prediction_rows(
+            battery_ids, moments, scores.challenger, horizons, role="challenger", predicted_at=predicted_at
+        )

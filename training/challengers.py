@@ -1,0 +1,63 @@
+"""Challengers, of which each target has its own, on this machine: what shadows the champion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from data.errors import TwinError
+from data.settings import Settings
+from features.targets import TARGET_NAMES
+from training.release import (
+    CHALLENGER,
+    CONTENT_TAG,
+    LoadedRelease,
+    PinnedModel,
+    Release,
+    fetch_model,
+    horizons_of,
+    model_cache,
+    model_name,
+    version_at,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def challenger_versions(client: MlflowClient, domain: str) -> dict[str, int]:
+    """By target, the version that `@challenger` points at; a short call for each target, made to be polled."""
+    found = {target: version_at(client, model_name(domain, target), CHALLENGER) for target in TARGET_NAMES}
+    return {target: version for target, version in found.items() if version is not None}
+
+
+def load_challengers(client: MlflowClient, settings: Settings, versions: Mapping[str, int]) -> LoadedRelease:
+    """Fetch challengers, `versions` by target, as if they were a release; it is in no registry and has version 0.
+
+    Raises:
+        TwinError: a model is not one of this project's, not what it was registered as, or of another fold than the
+            others.
+        MlflowException: a version does not exist.
+    """
+    domain = settings.domain
+    pinned = {target: _pin(client, model_name(domain, target), version) for target, version in versions.items()}
+    models = {target: fetch_model(client, target, model, model_cache(settings)) for target, model in pinned.items()}
+    fits = {target: model.fit for target, model in models.items()}
+    folds = {int(fit["fold_version"]) for fit in fits.values()}
+    if len(folds) != 1:
+        raise TwinError(
+            f"the challengers of {domain} are of folds {sorted(folds)}: register them anew with one",
+            field="fold_version",
+        )
+    return LoadedRelease(f"{domain}-{CHALLENGER}", 0, Release(domain, pinned, folds.pop(), horizons_of(fits)), models)
+
+
+def _pin(client: MlflowClient, name: str, version: int) -> PinnedModel:
+    content = client.get_model_version(name, str(version)).tags.get(CONTENT_TAG)
+    if content is None:
+        raise TwinError(
+            f"{name} version {version} has no tag {CONTENT_TAG}: only what `dvc repro` registered can be served",
+            field=name,
+            value=version,
+        )
+    return PinnedModel(name, version, content)
