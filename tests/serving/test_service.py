@@ -282,7 +282,10 @@ def test_sessions_that_ended_are_told_if_asked_for(service: httpx.Client) -> Non
         "battery": {"nominal_capacity_ah": 100, "cells_in_series": 96, "chemistry": "NMC"},
         "readings": [json_values(row, READING_FIELDS) for row in rows_of(frame)],
     }
-    short = entry | {"battery_id": "short", "readings": entry["readings"][:3]}
+    short = entry | {
+        "battery_id": "short",
+        "readings": [row | {"battery_id": "short"} for row in entry["readings"][:3]],
+    }
     asked = {"batteries": [short, {"battery_id": "silent"}, entry], "closed_cycles": True}
     response = service.post("/predict", json=asked)
     PredictAnswer.model_validate_json(response.content)
