@@ -331,6 +331,21 @@ def test_a_kill_at_any_transaction_loses_and_doubles_nothing(postgres_server: st
     assert everything(other) == expected
 
 
+def test_it_is_the_same_on_timescaledb(timescaledb_dsn: str, dsn: str, new_database: Any) -> None:
+    other = new_database(timescaledb_dsn)
+    migrate(other)
+    for store in (dsn, other):
+        lives(store, 0)
+        evaluate(store)
+    query(other, "SELECT drop_chunks('battery_predictions', now() + interval '1 day')")
+    query(dsn, "DELETE FROM battery_predictions")
+    for store in (dsn, other):
+        lives(store, 1)
+        evaluate(store)
+    assert len(everything(other)) > 8
+    assert everything(other) == everything(dsn)
+
+
 def test_only_one_evaluator_works_at_a_time(dsn: str) -> None:
     lives(dsn, 0)
     with evaluator_of(dsn) as first, evaluator_of(dsn) as second:
