@@ -66,6 +66,21 @@ class Settings(BaseSettings):
         None, description="PostgreSQL or TimescaleDB; the embedded one where absent"
     )
     spool_max_bytes: int = Field(2**30, description="disk that readings may take while a sink is away")
+    max_future_s: float = Field(
+        300.0, ge=0, description="how far ahead of this clock the time of a reading may be; `inf` lifts it"
+    )
+    database_predictor_name: str = Field(
+        "database", description="those of one name share the batteries; each name has states of its own"
+    )
+    database_predictor_poll_s: float = Field(0.5, gt=0, description="pause between two looks for new rows")
+    database_predictor_batch_rows: int = Field(5_000, ge=1, description="rows that are read and predicted at once")
+    database_predictor_field_map: Path | None = Field(
+        None, description="YAML of a table or query of the site's own; ev_telemetry where absent"
+    )
+    database_predictor_source_dsn: SecretStr | None = Field(
+        None, description="database of that table or query; the telemetry store where absent"
+    )
+    database_predictor_metrics_port: int = 9096
     mlflow_tracking_uri: str | None = Field(None, description="MLflow server; SQLite under `var` where absent")
     optuna_storage_url: str | None = Field(None, description="RDB for Optuna studies; SQLite under `var` where absent")
     domain: str = Field("battery", description="prefix of the registered models that are served")

@@ -35,6 +35,8 @@ def cycle_rows(
         battery_row: int64[n], of the readings that were folded.
         soh: float64[n], percent, reported with each of them; NaN where it was not.
     """
+    if closed.empty:
+        return []
     columns = rows_of(closed.drop(columns=["battery_row", "reading", "start_s", "end_s"]))
     labels = _last_inside(closed, battery_row, soh)
     return [

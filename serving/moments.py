@@ -6,7 +6,7 @@ same numbers, bit for bit, whether its readings come one by one or a thousand at
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numba import njit
@@ -44,6 +44,12 @@ class Moments:
 
     def __len__(self) -> int:
         return len(self.time_s)
+
+    def where(self, mask: BoolArray) -> Moments:
+        """Those of the n moments at which `mask`, bool[n], is true."""
+        if mask.all():
+            return self
+        return Moments(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
 
 
 def moments_of(states: FloatArray) -> Moments:

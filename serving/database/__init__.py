@@ -1,0 +1,1 @@
+"""The database predictor: live predictions for sites without Kafka, from the new rows of a table."""

@@ -1,0 +1,122 @@
+"""`python -m serving.database`: predict from the new rows of a table, and write back, until it is stopped.
+
+    python -m serving.database                                  # our table ev_telemetry
+    python -m serving.database --field-map site.yaml            # a table or query of your own
+
+For sites without Kafka.  Waits for the champion, the store and the site's database, and comes back by itself when one
+of them was away.  Any number of these may run on one store: they share the batteries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+
+import psycopg2
+
+from data.embedded.postgres import embedded_postgres
+from data.errors import TwinError
+from data.field_map import load_field_map
+from data.settings import Settings
+from data.stores.migrate import migrate
+from data.stores.postgres import PostgresStore
+from serving.answer import compile_fold
+from serving.champion import Champion
+from serving.collector import quieten
+from serving.database.feed import SiteFeed, StoreFeed
+from serving.database.metrics import DatabaseMetrics, metrics_server
+from serving.database.run import run
+from serving.database.work import Limits, Worker
+
+logger = logging.getLogger("serving.database")
+
+_RETRY_S = 2.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Predict; 0 when stopped, 2 with a sentence if it could not begin."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--field-map", type=Path, help="YAML that says where your readings are and what they mean")
+    parser.add_argument(
+        "--predict-past", action="store_true", help="at the first start predict from what is there already, too"
+    )
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        _serve(Settings(), arguments.field_map, arguments.predict_past, stop)
+    except TwinError as error:
+        print(error.sentence, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _serve(settings: Settings, field_map: Path | None, predict_past: bool, stop: threading.Event) -> None:
+    metrics = DatabaseMetrics()
+    with ExitStack() as stack:
+        if settings.telemetry_dsn is None:
+            dsn = stack.enter_context(embedded_postgres(settings.var / "postgres"))
+        else:
+            dsn = settings.telemetry_dsn.get_secret_value()
+        feed = _feed(settings, dsn, field_map)
+        stack.enter_context(metrics_server(settings.host, settings.database_predictor_metrics_port, metrics))
+        if not _until_possible(lambda: _prepare(dsn, feed), stop):
+            return
+        champion = Champion(settings, metrics.release)
+        compile_fold()
+        champion.refresh()
+        champion.follow()
+        stack.callback(champion.stop)
+        worker = Worker(
+            stack.enter_context(closing(PostgresStore(dsn))),
+            partial(psycopg2.connect, dsn, connect_timeout=5, application_name="battery-twin-replay"),
+            feed,
+            metrics,
+            consumer=settings.database_predictor_name,
+            limits=Limits(rows=settings.database_predictor_batch_rows),
+            predict_past=predict_past,
+        )
+        quieten()
+        run(worker, champion, metrics, settings.database_predictor_poll_s, stop)
+
+
+def _feed(settings: Settings, dsn: str, field_map: Path | None) -> StoreFeed | SiteFeed:
+    path = field_map or settings.database_predictor_field_map
+    if path is None:
+        return StoreFeed(settings.max_future_s)
+    source = settings.database_predictor_source_dsn
+    site_dsn = dsn if source is None else source.get_secret_value()
+    return SiteFeed(site_dsn, load_field_map(path), settings.max_future_s)
+
+
+def _prepare(dsn: str, feed: StoreFeed | SiteFeed) -> None:
+    """See that our tables are there, and theirs."""
+    migrate(dsn)
+    if isinstance(feed, SiteFeed):
+        feed.check()
+
+
+def _until_possible(prepare: Callable[[], None], stop: threading.Event) -> bool:
+    """Try until no database is away; False where `stop` was set first."""
+    while not stop.is_set():
+        try:
+            prepare()
+        except psycopg2.OperationalError as error:
+            logger.error("%s", str(error).strip().splitlines()[0])
+            stop.wait(_RETRY_S)
+        else:
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
