@@ -14,6 +14,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -36,6 +37,7 @@ OPEN_PATHS = frozenset({LOGIN_PATH, "/health"})
 _MOST_FAILURES = 10
 _FAILURE_WINDOW_S = 60.0
 _OWNER_ONLY = 0o600
+_MOST_NAME = 60
 
 
 def is_loopback(host: str) -> bool:
@@ -88,21 +90,31 @@ def _token_file(path: Path) -> str:
     return token
 
 
+@dataclass(frozen=True)
+class _Session:
+    ends_at: float
+    name: str
+
+
 class Access:
     """Checks tokens and keeps sessions, in memory: a restart logs everybody out."""
 
     def __init__(self, token: str, *, guards_reading: bool) -> None:
         self.guards_reading = guards_reading
         self._token = token
-        self._sessions: dict[str, float] = {}
+        self._sessions: dict[str, _Session] = {}
         self._failures: deque[float] = deque()
 
     def is_token(self, candidate: str) -> bool:
         """Whether `candidate` is the token; takes as long for a near miss as for a far one."""
         return hmac.compare_digest(candidate.encode(), self._token.encode())
 
-    def log_in(self, candidate: str) -> str | None:
-        """A new session's secret for the right token, None for a wrong one or after too many wrong ones."""
+    def log_in(self, candidate: str, name: str) -> str | None:
+        """A new session's secret for the right token, None for a wrong one or after too many wrong ones.
+
+        Args:
+            name: kept with what the session changes.
+        """
         now = time.monotonic()
         while self._failures and now - self._failures[0] > _FAILURE_WINDOW_S:
             self._failures.popleft()
@@ -111,9 +123,9 @@ class Access:
         if not self.is_token(candidate):
             self._failures.append(now)
             return None
-        self._sessions = {key: end for key, end in self._sessions.items() if end > now}
+        self._sessions = {key: other for key, other in self._sessions.items() if other.ends_at > now}
         session = secrets.token_urlsafe(32)
-        self._sessions[_digest(session)] = now + SESSION_S
+        self._sessions[_digest(session)] = _Session(now + SESSION_S, name.strip()[:_MOST_NAME] or "console")
         return session
 
     def log_out(self, session: str) -> None:
@@ -122,7 +134,12 @@ class Access:
 
     def is_session(self, session: str | None) -> bool:
         """Whether `session` is one that has begun and not ended."""
-        return session is not None and self._sessions.get(_digest(session), 0.0) > time.monotonic()
+        return self.name_of(session) is not None
+
+    def name_of(self, session: str | None) -> str | None:
+        """Who began `session`; None where it is none, or is over."""
+        found = None if session is None else self._sessions.get(_digest(session))
+        return None if found is None or found.ends_at <= time.monotonic() else found.name
 
     def knows(self, headers: Mapping[str, str]) -> bool:
         """Whether a request comes with a session or with the token."""

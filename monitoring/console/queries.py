@@ -72,6 +72,32 @@ _ATTENTION = f"""
 """  # noqa: S608
 
 
+_SHADOW_BATTERIES = 100
+_SHADOW_ROWS = 80
+_SHADOW = """
+    WITH challenged AS (
+        SELECT c.* FROM (SELECT battery_id FROM batteries ORDER BY battery_id LIMIT %(batteries)s) b, LATERAL (
+            SELECT * FROM battery_predictions p WHERE p.battery_id = b.battery_id AND p.role = 'challenger'
+            ORDER BY p.time DESC LIMIT %(n)s
+        ) c
+    ), compared AS (
+        SELECT c.target, count(*) AS n, max(p.model_version) AS champion, max(c.model_version) AS challenger,
+               avg(c.value - p.value) AS difference, avg(abs(c.value - p.value)) AS distance
+        FROM challenged c JOIN battery_predictions p
+          ON p.battery_id = c.battery_id AND p.time = c.time AND p.target = c.target AND p.role = 'champion'
+        GROUP BY c.target
+    )
+    SELECT d.*, e.champion_error, e.challenger_error FROM compared d LEFT JOIN LATERAL (
+        SELECT avg(abs(p.error)) AS champion_error, avg(abs(o.error)) AS challenger_error
+        FROM (
+            SELECT * FROM prediction_outcomes o WHERE o.target = d.target AND o.role = 'challenger'
+            ORDER BY o.matured_at DESC LIMIT 2000
+        ) o JOIN prediction_outcomes p
+          ON p.battery_id = o.battery_id AND p.time = o.time AND p.target = o.target AND p.role = 'champion'
+    ) e ON true ORDER BY d.target
+"""
+
+
 class Queries:
     """The questions, each one short statement.
 
@@ -157,6 +183,15 @@ class Queries:
                ) o""",
             {"id": battery_id, "targets": list(TARGET_NAMES)},
         )
+
+    def shadow(self) -> list[StoreRow]:
+        """Champion against challenger by target, over the newest predictions of up to a hundred batteries.
+
+        Columns: `target`, versions `champion` and `challenger`, `n` moments at which both predicted, mean `difference`
+        (challenger - champion) and mean `distance`; `champion_error` and `challenger_error` are mean absolute errors
+        of the newest outcomes that both have, None where there are none.
+        """
+        return self._database.fetch(_SHADOW, {"batteries": _SHADOW_BATTERIES, "n": _SHADOW_ROWS})
 
     def now(self) -> datetime:
         """The store's clock."""

@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, Response
+from nicegui import app as nicegui_app
+from nicegui import ui
 
 from data.errors import TwinError
 from data.settings import Settings
 from monitoring.console.access import Access, Guard, is_loopback, token_of
+from monitoring.console.alerts.store import AlertStore
 from monitoring.console.api.app import create_api
+from monitoring.console.api.errors import ApiError
 from monitoring.console.api.health import Metrics
 from monitoring.console.database import Database
+from monitoring.console.history import Histories
+from monitoring.console.live import Live, looking
+from monitoring.console.models import ModelDesk
+from monitoring.console.pages.alerts import alerts_page
+from monitoring.console.pages.battery import battery_page
+from monitoring.console.pages.context import Context, Visitor
+from monitoring.console.pages.data import REPORT_PATH, data_page
+from monitoring.console.pages.fleet import fleet_page
+from monitoring.console.pages.login import Login
+from monitoring.console.pages.models import models_page
+from monitoring.console.queries import Queries
+from monitoring.console.reports import Reports
+
+STATIC = Path(__file__).resolve().parent / "static"
+#: Messages that a page that lost its connection is sent again; a live page soon has newer ones.
+_MESSAGES_KEPT = 100
 
 
 @dataclass(frozen=True)
@@ -20,20 +43,88 @@ class Console:
     """A console that is ready to be served."""
 
     app: FastAPI
-    access: Access
-    database: Database
+    context: Context
 
     @classmethod
     def open(cls, settings: Settings, *, reports: Path, params: Path) -> Console:
-        """Build it; the store need not be there yet.
+        """Build it; the store need not be there yet.  Once a process: NiceGUI keeps its pages globally.
 
         Raises:
             TwinError: no store is named, or the token does not do.
         """
         if settings.telemetry_dsn is None:
             raise TwinError("TWIN_TELEMETRY_DSN is not set: name the store to look at.", field="telemetry_dsn")
+        dsn = settings.telemetry_dsn.get_secret_value()
         access = Access(token_of(settings), guards_reading=not is_loopback(settings.host))
-        database = Database(settings.telemetry_dsn.get_secret_value())
-        app = create_api(database, settings, reports, Metrics())
+        reading, writing = Database(dsn), Database(dsn, connections=2, read_only=False)
+        metrics, queries, alerts = Metrics(), Queries(reading), AlertStore(writing)
+        context = Context(
+            access=access,
+            live=Live(queries, alerts, metrics),
+            queries=queries,
+            histories=Histories(reading),
+            alerts=alerts,
+            models=ModelDesk(settings, params),
+            reports=Reports(reports),
+        )
+        app = create_api(reading, settings, reports, metrics)
+        app.include_router(Login(access).router())
+        app.router.lifespan_context = _lifespan(context, (reading, writing))
         app.add_middleware(Guard, access=access, host=settings.host)
-        return cls(app, access, database)
+        _add_pages(app, context)
+        return cls(app, context)
+
+
+def _lifespan(context: Context, databases: tuple[Database, ...]):  # type: ignore[no-untyped-def]
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with looking(context.live):
+            yield
+        context.models.close()
+        for database in databases:
+            database.close()
+
+    return lifespan
+
+
+def _add_pages(app: FastAPI, context: Context) -> None:
+    async def report() -> Response:
+        if not context.reports.page.exists():
+            raise ApiError(404, "nothing has been validated yet")
+        return FileResponse(context.reports.page)
+
+    app.add_api_route(REPORT_PATH, report, include_in_schema=False)
+
+    def visitor(request: Request) -> Visitor:
+        return Visitor.of(context.access, request.headers)
+
+    def fleet(request: Request) -> None:
+        fleet_page(context, visitor(request))
+
+    def battery(request: Request, battery_id: str) -> None:
+        battery_page(context, visitor(request), battery_id)
+
+    def alerts(request: Request) -> None:
+        alerts_page(context, visitor(request))
+
+    def models(request: Request) -> None:
+        models_page(context, visitor(request))
+
+    def data(request: Request) -> None:
+        data_page(context, visitor(request))
+
+    pages: dict[str, Callable[..., None]] = {
+        "/": fleet,
+        "/battery/{battery_id}": battery,
+        "/alerts": alerts,
+        "/models": models,
+        "/data": data,
+    }
+    for path, page in pages.items():
+        ui.page(path)(page)
+    nicegui_app.add_static_files("/console-static", STATIC)
+    # Tailwind's compiler is left out: the console has its own few styles.
+    ui.run_with(
+        app, title="Battery twin", dark=None, tailwind=False, message_history_length=_MESSAGES_KEPT,
+        show_welcome_message=False,
+    )  # fmt: skip

@@ -62,16 +62,16 @@ def test_beyond_loopback_a_token_has_to_be_set(tmp_path: Path) -> None:
 
 def test_sessions_begin_with_the_token_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     access = Access(TOKEN, guards_reading=True)
-    assert access.log_in("wrong") is None
-    session = access.log_in(TOKEN)
+    assert access.log_in("wrong", "eve") is None
+    session = access.log_in(TOKEN, "ada")
     assert session is not None
-    assert access.is_session(session)
+    assert access.name_of(session) == "ada"
     assert not access.is_session(session + "x")
     assert access.knows({"cookie": f"a=b; {SESSION_COOKIE}={session}"})
     assert not access.knows({"cookie": f"{SESSION_COOKIE}={TOKEN}"})
     access.log_out(session)
     assert not access.is_session(session)
-    old = access.log_in(TOKEN)
+    old = access.log_in(TOKEN, "ada")
     later = time.monotonic() + SESSION_S + 1
     monkeypatch.setattr("monitoring.console.access.time.monotonic", lambda: later)
     assert not access.is_session(old)
@@ -80,8 +80,8 @@ def test_sessions_begin_with_the_token_and_end(monkeypatch: pytest.MonkeyPatch) 
 def test_guessing_is_slowed_down() -> None:
     access = Access(TOKEN, guards_reading=True)
     for _ in range(10):
-        assert access.log_in("wrong") is None
-    assert access.log_in(TOKEN) is None  # for a minute
+        assert access.log_in("wrong", "eve") is None
+    assert access.log_in(TOKEN, "ada") is None  # for a minute
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The pages: `frame` is around all of them, one module a page."""

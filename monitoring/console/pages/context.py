@@ -1,0 +1,45 @@
+"""What a page is drawn from, and who looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from monitoring.console.access import Access, session_of
+from monitoring.console.alerts.store import AlertStore
+from monitoring.console.history import Histories
+from monitoring.console.live import Live
+from monitoring.console.models import ModelDesk
+from monitoring.console.queries import Queries
+from monitoring.console.reports import Reports
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything that pages ask."""
+
+    access: Access
+    live: Live
+    queries: Queries
+    histories: Histories
+    alerts: AlertStore
+    models: ModelDesk
+    reports: Reports
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Whoever opened a page, by the session that the browser sent along then."""
+
+    access: Access
+    session: str | None
+
+    @classmethod
+    def of(cls, access: Access, headers: Mapping[str, str]) -> Visitor:
+        """The visitor of a request."""
+        return cls(access, session_of(headers))
+
+    @property
+    def name(self) -> str | None:
+        """Who may change something; None who may not.  Asked anew each time: a session ends."""
+        return self.access.name_of(self.session)

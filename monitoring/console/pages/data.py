@@ -1,0 +1,100 @@
+"""The data: what the pipeline read, kept and set aside, and why."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from nicegui import ui
+
+from monitoring.console.pages.context import Context, Visitor
+from monitoring.console.pages.frame import frame
+from monitoring.console.pages.parts import age, div, empty, panel, table, text
+
+_REFRESH_S = 10.0
+REPORT_PATH = "/reports/validation.html"
+
+
+def data_page(context: Context, visitor: Visitor) -> None:
+    """Draw it."""
+    with frame(context, visitor, "Data", "/data"):
+        page = _Data(context)
+        ui.timer(0.05, page.load, once=True)
+        ui.timer(_REFRESH_S, page.load)
+
+
+class _Data:
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._seen: object = ()
+        with div("row-wrap"):
+            text("Data", "title", "h1")
+            self._sub = text("", "muted")
+        self._body = div("stack")
+
+    async def load(self) -> None:
+        """Read the reports and draw them where they are new."""
+        reports = self._context.reports
+        report = await asyncio.to_thread(reports.validation)
+        at = reports.validated_at()
+        if (report, at) == self._seen:
+            return
+        self._seen = (report, at)
+        self._sub.set_content("" if at is None else f"validated {age(at)} ago")
+        self._body.clear()
+        with self._body:
+            if report is None:
+                with div("panel"):
+                    empty("Nothing has been validated yet", "Run the pipeline: make repro.")
+            else:
+                _draw(report, has_page=reports.page.exists())
+
+
+def _draw(report: dict[str, Any], *, has_page: bool) -> None:
+    with div("tiles"):
+        for name, value in (
+            ("Source", str(report.get("source", "–"))),
+            ("Batteries", f"{report.get('batteries', 0):,}"),
+            ("Rows read", f"{report.get('rows_read', 0):,}"),
+            ("Kept", f"{report.get('rows_kept', 0):,}"),
+            ("Quarantined", f"{report.get('rows_quarantined', 0):,}"),
+        ):
+            with div("tile"):
+                text(name, "k")
+                text(value, "v")
+    rules = report.get("rules", [])
+    broken = sorted((rule for rule in rules if rule["failed"]), key=lambda rule: -rule["failed"])
+    with div("half"):
+        with panel("Quarantine by rule", "a row may break several"):
+            if broken:
+                table(
+                    ("Table", "Rule", "Failed", "Share"),
+                    [
+                        (rule["table"], rule["rule"], f"{rule['failed']:,}", _share(rule["failed"], rule["checked"]))
+                        for rule in broken
+                    ],
+                    numeric=(2, 3),
+                )
+            else:
+                empty("Nothing was set aside", f"All {len(rules)} rules held for every row.")
+        with panel("Tables"):
+            table(
+                ("Table", "Read", "Kept", "Quarantined"),
+                [
+                    (part["table"], f"{part['read']:,}", f"{part['kept']:,}", f"{part['quarantined']:,}")
+                    for part in report.get("tables", [])
+                ],
+                numeric=(1, 2, 3),
+            )
+            if has_page:
+                ui.link("The whole validation report", REPORT_PATH, new_tab=True)
+    with panel("Every rule", f"{len(rules)} of them"):
+        table(
+            ("Table", "Rule", "Checked", "Failed"),
+            [(rule["table"], rule["rule"], f"{rule['checked']:,}", f"{rule['failed']:,}") for rule in rules],
+            numeric=(2, 3),
+        )
+
+
+def _share(failed: int, checked: int) -> str:
+    return f"{100 * failed / checked:.2g} %" if checked else "–"

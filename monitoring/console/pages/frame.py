@@ -1,0 +1,92 @@
+"""What is around every page: navigation, how fresh the view is, theme, log in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import quote
+
+from nicegui import ui
+
+from monitoring.console.live import Snapshot
+from monitoring.console.pages.context import Context, Visitor
+from monitoring.console.pages.parts import age, button, div, set_text, text
+
+PAGES = (("/", "Fleet"), ("/alerts", "Alerts"), ("/models", "Models"), ("/data", "Data"), ("/docs", "API"))
+_STATIC = "/console-static"
+_HEAD = f"""
+<link rel="stylesheet" href="{_STATIC}/console.css">
+<script src="{_STATIC}/console.js"></script>
+"""
+
+
+@contextmanager
+def frame(context: Context, visitor: Visitor, title: str, path: str) -> Iterator[None]:
+    """Draw the frame; the page goes inside."""
+    ui.page_title(f"{title} · Battery twin")
+    ui.add_head_html(_HEAD)
+    _watch(context)
+    with ui.header().classes("bar"):
+        ui.link("Battery twin", "/").classes("brand")
+        count = _navigation(path)
+        div("grow")
+        pulse = text("", "pulse").props('role="status"')
+        button("Theme", None, classes="quiet").on("click", js_handler="() => twin.toggleTheme()").props(
+            'aria-label="light or dark"'
+        )
+        _account(visitor, path)
+    with ui.element("main").classes("twin"):
+        notice = div("notice bad").props('role="alert"')
+        with notice:
+            said = text("")
+        yield
+
+    def show(snapshot: Snapshot) -> None:
+        open_count = len(snapshot.open_alerts)
+        set_text(count, str(open_count))
+        count.set_visibility(open_count > 0)
+        notice.set_visibility(snapshot.problem is not None)
+        if snapshot.problem is None:
+            pulse.classes(remove="away")
+            set_text(pulse, "live" if snapshot.taken_at else "connecting")
+        else:
+            pulse.classes("away")
+            set_text(pulse, "store away")
+            since = f" What you see is {age(snapshot.taken_at)} old." if snapshot.taken_at else ""
+            set_text(said, f"{snapshot.problem}{since} The console looks again every few seconds.")
+
+    show(context.live.snapshot)
+    context.live.changed.subscribe(lambda snapshot, _: show(snapshot))
+
+
+def _navigation(path: str) -> ui.html:
+    with ui.element("nav").classes("tabs").props('aria-label="pages"'):
+        for address, name in PAGES:
+            link = ui.element("a").props(f'href="{address}"')
+            if address == path:
+                link.props('aria-current="page"')
+            with link:
+                text(name, tag="span")
+                if address == "/alerts":
+                    count = text("", "count", "span")
+    return count
+
+
+def _account(visitor: Visitor, path: str) -> None:
+    if visitor.name is None:
+        with ui.element("a").classes("quiet").props(f'href="/login?next={quote(path)}"'):
+            text("Log in", tag="span")
+        return
+    with ui.element("form").props('method="post" action="/logout"'), ui.element("button").classes("quiet"):
+        text(f"Log out {visitor.name}", tag="span")
+
+
+def _watch(context: Context) -> None:
+    """Count the page while it is open, so that the store is looked at often only for somebody."""
+    client = ui.context.client
+    context.live.watchers += 1
+
+    def leave() -> None:
+        context.live.watchers -= 1
+
+    client.on_delete(leave)

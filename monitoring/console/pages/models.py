@@ -1,0 +1,227 @@
+"""The models: who serves, who would like to, how both did, and the way from one to the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from nicegui import ui
+
+from data.errors import TwinError
+from features.targets import TARGET_NAMES, TARGETS
+from monitoring.console.database import StoreAwayError
+from monitoring.console.models import ModelsView, VersionView
+from monitoring.console.pages.context import Context, Visitor
+from monitoring.console.pages.frame import frame
+from monitoring.console.pages.parts import button, div, empty, facts, number, panel, table, text
+
+#: By target: the measures that are shown of an evaluation, and their decimals.
+_MEASURES = (("mae", "MAE"), ("rmse", "RMSE"), ("r2", "R²"), ("brier", "Brier"), ("auc", "AUC"), ("skill", "skill"))
+_REFRESH_S = 15.0
+
+
+def models_page(context: Context, visitor: Visitor) -> None:
+    """Draw it."""
+    with frame(context, visitor, "Models", "/models"):
+        _Models(context, visitor)
+
+
+class _Models:
+    def __init__(self, context: Context, visitor: Visitor) -> None:
+        self._context = context
+        self._visitor = visitor
+        self._seen: ModelsView | None = None
+        with div("row-wrap"):
+            text("Models", "title", "h1")
+            self._release = text("", "muted")
+            div("grow")
+            self._acts = div("row-wrap")
+        self._said = div()
+        self._body = div("stack")
+        with self._body:
+            text("Asking the registry; the first time takes a few seconds …", "muted").props('role="status"')
+        with panel("In the shadow", "what the challenger would have said, over the newest predictions of each battery"):
+            self._shadow = div()
+        ui.timer(0.05, self._load, once=True)
+        ui.timer(_REFRESH_S, self._load)
+
+    async def _load(self) -> None:
+        try:
+            view = await self._context.models.view()
+        except TwinError as error:
+            self._body.clear()
+            with self._body, div("panel"):
+                empty("The registry is away", error.sentence)
+            return
+        await self._load_shadow()
+        if view != self._seen:
+            self._seen = view
+            self._draw(view)
+
+    def _draw(self, view: ModelsView) -> None:
+        serving = "nothing serves yet" if view.release is None else f"{view.domain}-twin/{view.release} serves"
+        self._release.set_content(serving)
+        self._acts.clear()
+        with self._acts:
+            self._draw_acts(view)
+        self._body.clear()
+        with self._body:
+            if view.release is None and not view.challengers:
+                with div("panel"):
+                    empty("No model is registered yet", "Run the pipeline: make repro.")
+                return
+            with div("quad"):
+                for target in TARGET_NAMES:
+                    self._draw_target(target, view)
+            with panel("History", "newest first"):
+                table(
+                    ("When", "What", "Release", "Champions", "By", "Why"),
+                    [
+                        (
+                            event.time.replace("T", " ").removesuffix("Z"),
+                            event.kind,
+                            str(event.release or "–"),
+                            ", ".join(f"{target} {version}" for target, version in event.champions.items()) or "none",
+                            event.by,
+                            " · ".join((event.reason, *event.warnings)),
+                        )
+                        for event in view.events[:30]
+                    ],
+                )
+
+    def _draw_acts(self, view: ModelsView) -> None:
+        if self._visitor.name is None:
+            text("Log in to promote or roll back.", "muted small")
+            return
+        waiting = [name for name, one in view.challengers.items() if not _is_champion(view, one)]
+        if waiting:
+            button("Promote every challenger …", lambda: self._ask(None))
+        if view.release is not None:
+            button("Roll back …", self._ask_rollback)
+
+    def _draw_target(self, target: str, view: ModelsView) -> None:
+        champion, challenger = view.champions.get(target), view.challengers.get(target)
+        waits = challenger is not None and not _is_champion(view, challenger)
+        unit = TARGETS[target].unit
+        with panel(TARGETS[target].title, unit):
+            columns = [("champion", champion)] + ([("challenger", challenger)] if waits else [])
+            table(
+                ("", *(f"{role} {one.version if one else '–'}" for role, one in columns)),
+                _measures([one for _, one in columns]),
+                numeric=range(1, len(columns) + 1),
+            )
+            if champion is None:
+                text("Nothing serves this target.", "muted small")
+            if not waits:
+                text("No challenger waits.", "muted small")
+            elif self._visitor.name is not None:
+                button(f"Promote version {challenger.version if challenger else ''} …", lambda: self._ask(target))
+
+    async def _load_shadow(self) -> None:
+        try:
+            rows = await asyncio.to_thread(self._context.queries.shadow)
+        except StoreAwayError as error:
+            self._shadow.clear()
+            with self._shadow:
+                empty("The shadow is not known now", error.sentence)
+            return
+        self._shadow.clear()
+        with self._shadow:
+            if not rows:
+                empty(
+                    "No challenger is in the shadow",
+                    "Where one is registered and the scorers let it follow, its predictions are compared here.",
+                )
+                return
+            table(
+                ("Target", "Versions", "Predictions", "Difference", "Distance", "Error, champion", "challenger"),
+                [
+                    (
+                        row["target"], f"{row['champion'] or '–'} / {row['challenger'] or '–'}", f"{row['n']:,}",
+                        number(row["difference"], 3), number(row["distance"], 3),
+                        number(row["champion_error"], 3), number(row["challenger_error"], 3),
+                    )
+                    for row in rows
+                ],
+                numeric=(2, 3, 4, 5, 6),
+            )  # fmt: skip
+            facts([("errors", "of predictions whose truth is known, where both roles predicted")])
+
+    def _ask(self, target: str | None) -> None:
+        async def promote(reason: str) -> list[str]:
+            return await self._context.models.promote(target, reason=reason, by=self._visitor.name or "")
+
+        what = "every challenger" if target is None else f"the challenger of {TARGETS[target].title.lower()}"
+        self._confirm(f"Promote {what}", "The gate decides: who fails it stays challenger.", "Promote", promote)
+
+    def _ask_rollback(self) -> None:
+        async def rollback(reason: str) -> list[str]:
+            return await self._context.models.rollback(reason=reason, by=self._visitor.name or "")
+
+        self._confirm("Roll back", "All models of the release before serve again, together.", "Roll back", rollback)
+
+    def _confirm(self, title: str, what: str, label: str, change: Any) -> None:
+        with ui.dialog() as dialog, ui.card():
+            text(title, "h2")
+            text(what, "muted")
+            reason = ui.input("Reason, kept in the history").props("autofocus outlined dense maxlength=500")
+            reason.classes("w-full")
+            working = text("", "muted small").props('role="status"')
+
+            async def confirm() -> None:
+                if self._visitor.name is None:
+                    ui.notify("Your session is over: log in again.", type="warning")
+                    return
+                working.set_content("Working; the gate may take a few seconds …")
+                try:
+                    sentences = await change(reason.value or "")
+                except TwinError as error:
+                    working.set_content("")
+                    ui.notify(error.sentence, type="warning")
+                    return
+                dialog.close()
+                self._tell(sentences)
+                await self._load()
+
+            with div("acts row-wrap"):
+                button(label, confirm)
+                button("Cancel", dialog.close)
+        dialog.open()
+
+    def _tell(self, sentences: list[str]) -> None:
+        self._said.clear()
+        with self._said, div("notice").props('role="status"'):
+            for sentence in sentences:
+                text(sentence)
+
+
+def _is_champion(view: ModelsView, version: VersionView) -> bool:
+    champion = view.champions.get(version.target)
+    return champion is not None and champion.version == version.version
+
+
+def _measures(versions: list[VersionView | None]) -> list[tuple[str, ...]]:
+    """Rows of measures: out of fold and on the gate, as far as anyone has them; the best baseline last."""
+    rows: list[tuple[str, ...]] = []
+    for part, name in (("targets", "out of fold"), ("gate", "gate")):
+        entries: list[Mapping[str, Any]] = [{} if one is None else one.evaluation.get(part, {}) for one in versions]
+        for key, title in _MEASURES:
+            if any(entry.get(key) is not None for entry in entries):
+                rows.append((f"{title}, {name}", *(_short(entry.get(key)) for entry in entries)))
+        if any(entry.get("baselines") for entry in entries):
+            rows.append((f"best baseline, {name}", *(_baseline(entry) for entry in entries)))
+    return rows or [("no evaluation was kept", *("" for _ in versions))]
+
+
+def _baseline(entry: Mapping[str, Any]) -> str:
+    key = "brier" if "brier" in entry else "mae"
+    known = [(values[key], name) for name, values in entry.get("baselines", {}).items() if values.get(key) is not None]
+    if not known:
+        return "–"
+    error, name = min(known)
+    return f"{_short(error)} ({name.replace('_', ' ')})"
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"

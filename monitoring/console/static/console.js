@@ -1,0 +1,98 @@
+// What has to happen in the browser: the theme, lines that grow, and what the pointer is over in the pack.
+(() => {
+  const KEY = "twin-theme";
+  const twin = (window.twin = {});
+
+  twin.isDark = () => {
+    const chosen = localStorage.getItem(KEY);
+    return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  };
+  const wear = () => {
+    document.body.classList.toggle("body--dark", twin.isDark());
+    document.body.classList.toggle("body--light", !twin.isDark());
+    window.Quasar?.Dark?.set(twin.isDark());
+    document.getElementById("nicegui-color-scheme")?.setAttribute("content", twin.isDark() ? "dark" : "light");
+    paintAll();
+  };
+  twin.toggleTheme = () => {
+    localStorage.setItem(KEY, twin.isDark() ? "light" : "dark");
+    wear();
+  };
+  addEventListener("load", () => setTimeout(wear, 0));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", wear);
+
+  // Charts are drawn on canvas, which knows no CSS: colours are handed over by name.
+  const colour = (name) => getComputedStyle(document.body).getPropertyValue(`--${name}`).trim();
+  const painted = new Map(); // element id -> {series id: {line: name, area: name}}
+  const paint = (id) => {
+    const chart = getElement(id)?.chart;
+    if (!chart) return false;
+    const series = Object.entries(painted.get(id)).map(([key, names]) => ({
+      id: key,
+      ...(names.line && { lineStyle: { color: colour(names.line) }, itemStyle: { color: colour(names.line) } }),
+      ...(names.area && { areaStyle: { color: colour(names.area) } }),
+    }));
+    const axis = {
+      axisLine: { lineStyle: { color: colour("line") } },
+      axisLabel: { color: colour("muted") },
+      nameTextStyle: { color: colour("muted") },
+      splitLine: { lineStyle: { color: colour("line") } },
+    };
+    const option = chart.getOption();
+    chart.setOption({
+      series,
+      xAxis: option.xAxis.map(() => axis),
+      yAxis: option.yAxis.map(() => axis),
+      tooltip: { backgroundColor: colour("panel"), borderColor: colour("line"), textStyle: { color: colour("ink") } },
+    });
+    return true;
+  };
+  const paintAll = () => [...painted.keys()].forEach(paint);
+  twin.paint = (id, names, tries = 40) => {
+    painted.set(id, names);
+    if (!paint(id) && tries) setTimeout(() => twin.paint(id, names, tries - 1), 100);
+  };
+
+  // Points to put behind the lines of a chart: {series id: [[ms, value], ...]}; what left the window is dropped.
+  twin.append = (id, points, windowMs) => {
+    const chart = getElement(id)?.chart;
+    if (!chart) return;
+    const series = [];
+    for (const one of chart.getOption().series) {
+      const added = points[one.id];
+      if (!added?.length) continue;
+      const data = one.data;
+      for (const point of added) if (!data.length || point[0] > data[data.length - 1][0]) data.push(point);
+      const oldest = data[data.length - 1][0] - windowMs;
+      series.push({ id: one.id, data: data.filter((point) => point[0] >= oldest) });
+    }
+    if (series.length) chart.setOption({ series });
+  };
+
+  // The name of the cell under the pointer, beside it.
+  twin.hover = async (sceneId, tipId, tries = 60) => {
+    const scene = getElement(sceneId);
+    if (!scene?.renderer || !scene?.camera) {
+      if (tries) setTimeout(() => twin.hover(sceneId, tipId, tries - 1), 200);
+      return;
+    }
+    scene.renderer.setClearColor(0x000000, 0); // what is behind it belongs to the theme
+    const { THREE } = await import("nicegui-scene");
+    const tip = document.getElementById(tipId);
+    const caster = new THREE.Raycaster();
+    const canvas = scene.renderer.domElement;
+    const show = (event) => {
+      const box = canvas.getBoundingClientRect();
+      const at = { x: ((event.clientX - box.left) / box.width) * 2 - 1, y: 1 - ((event.clientY - box.top) / box.height) * 2 };
+      caster.setFromCamera(at, scene.camera);
+      const hit = caster.intersectObjects(scene.scene.children, true).find((one) => one.object.name);
+      tip.style.display = hit ? "block" : "none";
+      if (!hit) return;
+      tip.textContent = hit.object.name;
+      tip.style.left = `${Math.min(event.clientX - box.left + 14, box.width - tip.offsetWidth - 4)}px`;
+      tip.style.top = `${event.clientY - box.top + 14}px`;
+    };
+    canvas.addEventListener("pointermove", show);
+    canvas.addEventListener("pointerleave", () => (tip.style.display = "none"));
+  };
+})();
