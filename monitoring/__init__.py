@@ -1,1 +1,1 @@
-"""What watches the running twin: Prometheus and Grafana provisioning now; drift, alert rules and the console later."""
+"""What watches the running twin: what came true, metrics, alert rules, dashboards, the console."""

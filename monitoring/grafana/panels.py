@@ -215,12 +215,12 @@ FLEET = DashboardSpec(
                     (
                         Query('sum(rate(predictions_total{job="twin"}[1m]))', "stored"),
                         Query(
-                            'sum(rate(predictions_total{job="prediction-service"}[1m]))',
-                            "answered by the service",
-                            empty_until="the service predicts",
+                            'sum by (job) (rate(predictions_total{job!="twin"}[1m]))',
+                            "{{job}}",
+                            empty_until="a predictor is scraped",
                         ),
                     ),
-                    "Of all targets. Both differ where predictions come from the stream or the database.",
+                    "Of all targets: as stored for the champion, and as each predictor counts them.",
                     "ops",
                 ),
                 PanelSpec(

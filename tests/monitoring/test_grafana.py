@@ -114,7 +114,7 @@ def live(dsn: str) -> None:
 
 
 #: What this store has nothing of: the service and the simulator are not running.
-ELSEWHERE = ("prediction-service", "spool_", "prediction_request_duration", "model_registry_events")
+ELSEWHERE = ('job!="twin"', "spool_", "prediction_request_duration", "model_registry_events")
 
 
 def test_every_query_finds_data(postgres_server: str, new_database: Callable[[str], str], tmp_path: Path) -> None:
