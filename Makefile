@@ -19,7 +19,7 @@ export GX_ANALYTICS_ENABLED := false
 export BENTOML_DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup run repro test test-slow servers-install servers watch-check lint format bench lock clean-env
+.PHONY: help setup run repro test test-slow servers-install servers watch-check lint format screenshots bench lock clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -68,6 +68,9 @@ lint: setup ## ruff, mypy, import directions
 format: setup ## let ruff format
 	ruff check --fix-only .
 	ruff format .
+
+screenshots: setup ## the pictures of the console in docs/images, taken by its browser test
+	TWIN_SCREENSHOTS=docs/images python -m pytest tests/monitoring/console/test_browser.py $(ARGS)
 
 bench: setup ## speed, each figure as a ratio to a peer in the same run
 	python -m benchmarks

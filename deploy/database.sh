@@ -3,7 +3,7 @@
 set -eu
 psql --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname telemetry \
      --set twin_password="$TWIN_DB_PASSWORD" --set reader_password="$TWIN_READER_DB_PASSWORD" \
-     --set mlflow_password="$TWIN_MLFLOW_DB_PASSWORD" <<'SQL'
+     --set mlflow_password="$TWIN_MLFLOW_DB_PASSWORD" --set console_password="$TWIN_CONSOLE_DB_PASSWORD" <<'SQL'
 -- Where the server has loaded TimescaleDB; on plain PostgreSQL the migrations keep the names of the contract.
 SELECT 'CREATE EXTENSION IF NOT EXISTS timescaledb'
  WHERE current_setting('timescaledb.disable_load', true) IS NOT NULL \gexec
@@ -12,6 +12,7 @@ CREATE ROLE twin_writer NOLOGIN;
 CREATE ROLE twin_reader NOLOGIN;
 CREATE ROLE grafana LOGIN PASSWORD :'reader_password' IN ROLE twin_reader;
 CREATE ROLE twin_console NOLOGIN;
+CREATE ROLE console LOGIN PASSWORD :'console_password' IN ROLE twin_console;
 ALTER DATABASE telemetry OWNER TO twin;
 REVOKE ALL ON DATABASE telemetry FROM PUBLIC;
 CREATE ROLE mlflow LOGIN PASSWORD :'mlflow_password';

@@ -20,6 +20,8 @@ SECRETS: dict[str, str] = {
     "TWIN_DB_ADMIN_PASSWORD": "superuser of the telemetry store, used by nobody while it runs",
     "TWIN_DB_PASSWORD": "owner of the database telemetry",
     "TWIN_READER_DB_PASSWORD": "Grafana's login to the telemetry store, which may only read",
+    "TWIN_CONSOLE_DB_PASSWORD": "the console's login to the telemetry store, which may only read, and remember alerts",
+    "TWIN_CONSOLE_TOKEN": "who opens the console, or changes something in it",
     "TWIN_MLFLOW_DB_PASSWORD": "owner of the database mlflow",
     "TWIN_MINIO_ROOT_PASSWORD": "administrator of MinIO",
     "TWIN_MLFLOW_S3_PASSWORD": "MinIO user of the bucket mlflow",

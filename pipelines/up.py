@@ -1,4 +1,4 @@
-"""Bring everything up: MLflow, prediction service and monitoring in the background, the live simulator in the terminal.
+"""Bring everything up: MLflow, service, monitoring and console in the background, the live simulator in the terminal.
 
     python -m pipelines.up --for 60
 
@@ -28,7 +28,7 @@ from data.settings import NO_TELEMETRY, Settings
 
 READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 10.0
-_PORTS = ("mlflow_port", "service_port", "metrics_port", "simulator_metrics_port", "mqtt_port")
+_PORTS = ("mlflow_port", "service_port", "metrics_port", "console_port", "simulator_metrics_port", "mqtt_port")
 _LOG_TAIL_LINES = 30
 
 
@@ -105,8 +105,16 @@ def backgrounds(settings: Settings) -> list[Background]:
         metrics_url,
         logs / "monitoring.log",
     )
+    console_url = f"http://{settings.host}:{settings.console_port}"
+    console = Background(
+        "console",
+        (sys.executable, "-m", "monitoring.console"),
+        f"{console_url}/api/health",
+        console_url,
+        logs / "console.log",
+    )
     if settings.tracking_uri.startswith("http"):
-        return [service, monitoring]
+        return [service, monitoring, console]
     mlflow_url = f"http://{settings.host}:{settings.mlflow_port}"
     mlflow = Background(
         "MLflow",
@@ -115,7 +123,7 @@ def backgrounds(settings: Settings) -> list[Background]:
         mlflow_url,
         logs / "mlflow.log",
     )
-    return [mlflow, service, monitoring]
+    return [mlflow, service, monitoring, console]
 
 
 @contextlib.contextmanager

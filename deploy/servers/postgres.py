@@ -64,7 +64,7 @@ def databases(server: Postgres) -> Databases:
     connection.autocommit = True
     with closing(connection), connection.cursor() as cursor:
         cursor.execute("CREATE DATABASE telemetry")
-    names = ("TWIN_DB_PASSWORD", "TWIN_READER_DB_PASSWORD", "TWIN_MLFLOW_DB_PASSWORD")
+    names = ("TWIN_DB_PASSWORD", "TWIN_READER_DB_PASSWORD", "TWIN_CONSOLE_DB_PASSWORD", "TWIN_MLFLOW_DB_PASSWORD")
     passwords = {name: secrets.token_hex(16) for name in names}
     login = {"PGHOST": HOST, "PGPORT": str(server.port), "PGPASSWORD": server.password, "POSTGRES_USER": "postgres"}
     run(["sh", str(DEPLOY / "database.sh")], environment=login | passwords)

@@ -98,8 +98,8 @@ def test_a_taken_port_is_left_to_its_owner() -> None:
 def test_a_foreign_mlflow_is_not_started() -> None:
     own = [part.name for part in backgrounds(Settings())]
     foreign = [part.name for part in backgrounds(Settings(mlflow_tracking_uri="http://mlflow:5000"))]
-    assert own == ["MLflow", "prediction service", "metrics"]
-    assert foreign == ["prediction service", "metrics"]
+    assert own == ["MLflow", "prediction service", "metrics", "console"]
+    assert foreign == ["prediction service", "metrics", "console"]
 
 
 def test_the_procfile_names_the_same_programs() -> None:

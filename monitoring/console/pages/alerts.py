@@ -36,7 +36,7 @@ def alerts_page(context: Context, visitor: Visitor) -> None:
         text("Alerts", "title", "h1")
         if visitor.name is None:
             text("Log in to acknowledge or mute.", "muted small")
-        with div("half"):
+        with div("split"):
             for title, sub, categories in _GROUPS:
                 with panel(title, sub):
                     AlertList(context, visitor, categories=categories)

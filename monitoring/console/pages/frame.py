@@ -35,7 +35,7 @@ def frame(context: Context, visitor: Visitor, title: str, path: str) -> Iterator
             'aria-label="light or dark"'
         )
         _account(visitor, path)
-    with ui.element("main").classes("twin"):
+    with div("twin"):
         notice = div("notice bad").props('role="alert"')
         with notice:
             said = text("")

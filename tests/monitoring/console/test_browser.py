@@ -1,0 +1,399 @@
+"""The pages in Debian's Chromium, on a real store and a real registry, while somebody writes.
+
+Takes the pictures of the README too: TWIN_SCREENSHOTS names their folder (`make screenshots`).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from data.batch import Batch
+from data.embedded.ports import free_port
+from data.settings import Settings
+from data.stores.migrate import migrate
+from data.stores.postgres import PostgresStore
+from features.state import FOLD_VERSION
+from features.targets import TARGET_NAMES
+from tests.training.small_models import GATE, ModelFiles
+from training.registry.registration import Provenance, register_all
+from training.registry.store import RegistryStore
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is absent")
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is absent: apt-get install chromium")
+
+ROOT = Path(__file__).resolve().parents[3]
+TOKEN = "a token of the browser tests"
+ARGUMENTS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--use-angle=swiftshader",
+    "--enable-unsafe-swiftshader",
+]  # fmt: skip
+BATTERIES = 12
+#: Chromium on a processor says so of its own screenshots.
+HARMLESS = ("GPU stall due to ReadPixels",)
+SHOTS = os.environ.get("TWIN_SCREENSHOTS")
+
+
+@dataclass
+class Site:
+    """A running console, and what its browser pages said."""
+
+    url: str
+    shots: Path
+    complaints: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+
+
+def moment(time: datetime, k: int) -> Batch:
+    """One reading and one set of predictions of each battery: number 3 is hot, number 7 worn, number 9 nearly empty."""
+    readings, predictions = [], []
+    for index in range(BATTERIES):
+        phase = time.timestamp() / 90 * (0.6 + 0.05 * index) + index
+        current = 60 * math.sin(phase) + 18 * math.sin(3.1 * phase) + 12
+        voltage = 358 + 9 * math.sin(phase / 7 + index) - 0.12 * current
+        temperature = 21 + 0.9 * index + 4 * math.sin(phase / 5) + (28 if index == 3 else 0)
+        soh = 97 - 0.8 * index - (14 if index == 7 else 0)
+        battery_id = f"EV-{index:04d}"
+        readings.append(
+            {
+                "battery_id": battery_id, "time": time, "voltage": voltage, "current": current, "soh": soh,
+                "temperature": temperature, "temperature_min": temperature - 3 - 0.2 * index,
+                "ambient_temperature": 14.0,
+                "soc": 12.0 if index == 9 else 55 + 18 * math.sin(phase / 11), "charge_cycles": 240.0 + 60 * index,
+                "power_consumption": voltage * current, "is_charging": current < 0, "speed_kmh": max(current, 0.0),
+                "cell_voltage_min": voltage / 96 - 0.021, "cell_voltage_max": voltage / 96 + 0.013,
+                "cell_voltage_median": voltage / 96, "odometer_km": 52_000.0 + k,
+            }
+        )  # fmt: skip
+        ahead = 21 + 0.9 * index + 4 * math.sin((phase + 2) / 5) + (28 if index == 3 else 0)
+        values = {
+            "soh": soh + 0.3 * math.sin(phase),
+            "temperature": ahead,
+            "rul": 900.0 - 60 * index,
+            "failure": 0.01 * (1 + index),
+        }
+        for target, value in values.items():
+            for role in ("champion", "challenger"):
+                shown = value * (1.0 if role == "champion" else 1.01)
+                predictions.append(
+                    {
+                        "battery_id": battery_id, "time": time, "target": target, "value": shown,
+                        # Half of the models give no interval.
+                        "lower": shown * 0.98 if index % 2 else None, "upper": shown * 1.02 if index % 2 else None,
+                        "due": time + timedelta(seconds=300) if target == "temperature" else None,
+                        "model_name": f"battery-{target}", "model_version": "1" if role == "champion" else "2",
+                        "role": role, "predicted_at": time,
+                    }
+                )  # fmt: skip
+    return Batch(readings=readings, predictions=predictions)
+
+
+def past(now: datetime) -> Batch:
+    """Data sheets and sessions."""
+    batteries = [
+        {"battery_id": f"EV-{i:04d}", "nominal_capacity_ah": 150.0, "chemistry": "NMC", "cells_in_series": 96.0,
+         "cells_in_parallel": 2.0, "model": "hatchback-52", "fleet": ("private", "delivery", "taxi")[i % 3],
+         "in_service_since": now - timedelta(days=900)} for i in range(BATTERIES)
+    ]  # fmt: skip
+    cycles = [
+        {"battery_id": f"EV-{i:04d}", "cycle_index": 200.0 + 2 * j, "kind": "charge" if j % 2 else "discharge",
+         "start_time": now - timedelta(days=30 - j, hours=2), "end_time": now - timedelta(days=30 - j),
+         "throughput_ah": 70 + 25 * math.sin(j), "resistance_ohm": 6e-4 + 2e-6 * j, "temperature_rise_c": 3.0}
+        for i in range(BATTERIES) for j in range(24)
+    ]  # fmt: skip
+    return Batch(batteries=batteries, cycles=cycles)
+
+
+@contextmanager
+def writing(dsn: str) -> Iterator[None]:
+    """Live readings, two a second, after an hour of the past."""
+    store, stop, now = PostgresStore(dsn), threading.Event(), datetime.now(UTC)
+    store.write(past(now))
+    for seconds in range(3600, 0, -20):
+        store.write(moment(now - timedelta(seconds=seconds), 0))
+
+    def write() -> None:
+        count = 0
+        while not stop.wait(0.5):
+            count += 1
+            store.write(moment(datetime.now(UTC), count))
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(10)
+        store.close()
+
+
+def registry_with_a_challenger(var: Path, folder: Path) -> None:
+    """A champion release, and a better challenger for the state of health that nobody has promoted yet."""
+    settings = Settings(var=var)
+    store = RegistryStore.open(settings, settings.domain)
+    models = ModelFiles(folder)
+    provenance = Provenance(source="made_up", data_sha256=dict.fromkeys(TARGET_NAMES, "ab" * 32))
+    for target in TARGET_NAMES:
+        models.train(target, fold_version=FOLD_VERSION, noise=0.4)
+    register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests")
+    models.train("soh", fold_version=FOLD_VERSION, noise=0.05)
+    register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests")
+
+
+@pytest.fixture(scope="module")
+def site(
+    postgres_server: str, new_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("browser")
+    dsn, port = new_database(postgres_server), free_port("127.0.0.1", 15300)
+    migrate(dsn)
+    registry_with_a_challenger(folder / "var", folder / "models")
+    environment = os.environ | {
+        "TWIN_VAR": str(folder / "var"),
+        "TWIN_TELEMETRY_DSN": dsn,
+        "TWIN_CONSOLE_PORT": str(port),
+        "TWIN_CONSOLE_TOKEN": TOKEN,
+    }
+    shots = ROOT / SHOTS if SHOTS else folder
+    shots.mkdir(parents=True, exist_ok=True)
+    log = folder / "console.log"
+    command = [sys.executable, "-m", "monitoring.console"]
+    with writing(dsn), log.open("wb") as output:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            _wait(f"http://127.0.0.1:{port}/api/health", process, log)
+            yield Site(f"http://127.0.0.1:{port}", shots)
+        finally:
+            process.terminate()
+            process.wait(20)
+    assert "Traceback" not in log.read_text(), log.read_text()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert process.poll() is None, log.read_text()
+        try:
+            if httpx.get(url).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass  # not listening yet
+        time.sleep(0.2)
+    raise AssertionError(log.read_text())
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(site: Site, browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a path of the console in a browser of its own; complaints and foreign requests fail the test."""
+    contexts = []
+
+    def open_page(path: str, *, dark: bool = False, phone: bool = False, log_in: bool = False) -> Any:
+        size = {"width": 390, "height": 844} if phone else {"width": 1440, "height": 960}
+        context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: m.type in ("error", "warning") and site.complaints.append(m.text))
+        page.on("pageerror", lambda error: site.complaints.append(str(error)))
+        page.on("request", lambda request: _is_ours(request.url, site) or site.elsewhere.append(request.url))
+        if log_in:
+            page.goto(f"{site.url}/login?next={path}")
+            page.fill("input[name=name]", "ada")
+            page.fill("input[name=token]", TOKEN)
+            page.click("button")
+        else:
+            page.goto(site.url + path)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [text for text in site.complaints if not any(known in text for known in HARMLESS)] == []
+    assert site.elsewhere == []
+
+
+def _is_ours(url: str, site: Site) -> bool:
+    return url.startswith((site.url, site.url.replace("http", "ws"), "data:", "blob:"))
+
+
+def colours(page: Any, selector: str, site: Site) -> int:
+    """How many different colours the picture of an element has, coarsely: what was not drawn has one."""
+    path = site.shots / "part.png"
+    page.locator(selector).first.screenshot(path=path)
+    with Image.open(path) as image:
+        found = image.convert("RGB").quantize(64).convert("RGB").getcolors(1 << 20) or []
+    path.unlink()
+    return sum(count > 20 for count, _ in found)
+
+
+def changes(read: Callable[[], str], within_s: float = 6.0) -> bool:
+    """Whether what `read` gives becomes another by itself."""
+    first, deadline = read(), time.monotonic() + within_s
+    while time.monotonic() < deadline:
+        if read() != first:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def test_the_fleet_lives(visit: Callable[..., Any], site: Site) -> None:
+    page = visit("/")
+    page.wait_for_selector(".ag-row")
+    assert page.locator(".ag-center-cols-container .ag-row").count() == BATTERIES
+    assert changes(lambda: page.locator(".ag-center-cols-container").inner_text())
+    page.wait_for_timeout(3500)
+    assert colours(page, ".map canvas", site) >= 3
+    page.screenshot(path=site.shots / "console-fleet.png")
+    page.locator('button[data-status="CRITICAL"]').click()
+    page.wait_for_function(
+        "n => document.querySelectorAll('.ag-center-cols-container .ag-row').length < n", arg=BATTERIES
+    )
+    page.locator(".ag-pinned-left-cols-container .ag-row .ag-cell").first.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/battery/EV-*")
+
+
+def test_the_page_is_at_most_two_seconds_behind(visit: Callable[..., Any]) -> None:
+    page = visit("/battery/EV-0001")
+    page.wait_for_selector("text=every")
+    behind = []
+    for _ in range(8):
+        shown = page.evaluate(
+            """() => Math.max(...[...document.querySelectorAll('.chart')].slice(0, 1).map(e => {
+                 const chart = getElement(parseInt(e.id.slice(1))).chart;
+                 const data = chart.getOption().series.find(s => s.id === 'actual').data;
+                 return Date.now() - data[data.length - 1][0]; }))"""
+        )
+        behind.append(shown / 1000)
+        page.wait_for_timeout(400)
+    assert sorted(behind)[len(behind) // 2] <= 2.0, behind
+
+
+def test_a_battery_with_its_pack(visit: Callable[..., Any], site: Site) -> None:
+    page = visit("/battery/EV-0001")
+    page.wait_for_selector("text=every")
+    page.wait_for_timeout(1500)
+    assert changes(lambda: page.locator(".tiles").inner_text())
+    assert "this model gives no interval" not in page.locator(".quad").inner_text()
+    for chart in range(4):
+        assert colours(page, f".quad section:nth-child({chart + 1}) .chart canvas", site) >= 2
+    assert colours(page, ".scene-box canvas", site) >= 8
+    assert "interpolated" in page.locator(".twin").inner_text()
+    box = page.locator(".scene-box canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_function("() => document.querySelector('.scene-tip').textContent.startsWith('group ')")
+    before = page.locator(".scene-box").screenshot()
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2 + 120, box["y"] + box["height"] / 2 - 40, steps=6)
+    page.mouse.up()
+    page.wait_for_timeout(400)
+    assert page.locator(".scene-box").screenshot() != before  # it turned
+    page.get_by_role("button", name="Voltage").click()
+    page.wait_for_function("() => document.querySelector('.scale').textContent.includes('V')")
+    page.get_by_role("button", name="Temperature").click()
+    page.get_by_role("button", name="Tilt").click()
+    page.wait_for_timeout(800)
+    page.screenshot(path=site.shots / "console-battery.png", full_page=True)
+
+
+def test_where_a_model_gives_no_interval_it_is_said(visit: Callable[..., Any]) -> None:
+    page = visit("/battery/EV-0002")
+    page.wait_for_selector("text=this model gives no interval")
+
+
+def test_an_alert_is_acknowledged_and_muted(visit: Callable[..., Any], site: Site) -> None:
+    page = visit("/alerts")
+    page.wait_for_selector(".alert")
+    assert page.get_by_role("button", name="Acknowledge").count() == 0  # nobody has logged in
+    page = visit("/alerts", log_in=True)
+    page.wait_for_selector(".alert")
+    charge = page.locator('section[aria-label="Low charge"]')
+    assert "EV-0009" in charge.inner_text()
+    assert "charge 12.0 %" in charge.inner_text()
+    assert "State of charge" not in page.locator('section[aria-label="Safety and health"]').inner_text()
+    charge.get_by_role("button", name="Acknowledge").click()
+    page.get_by_label("Note: what is being done").fill("is on its way to a charger")
+    page.locator(".q-dialog").get_by_role("button", name="Acknowledge").click()
+    page.wait_for_selector("text=ada knows since")
+    page.screenshot(path=site.shots / "console-alerts.png")
+    charge.get_by_role("button", name="Mute").click()
+    page.get_by_label("Reason").fill("at the charger")
+    page.locator(".q-dialog").get_by_role("button", name="Mute").click()
+    page.wait_for_selector("text=Muted (1)")
+
+
+def test_a_challenger_is_promoted_and_rolled_back(visit: Callable[..., Any], site: Site) -> None:
+    page = visit("/models", log_in=True)
+    page.wait_for_selector("text=battery-twin/", timeout=60_000)
+    page.wait_for_selector("section[aria-label='In the shadow'] td")
+    serving = page.locator("text=/battery-twin.\\d+ serves/").inner_text()
+    page.screenshot(path=site.shots / "console-models.png", full_page=True)
+    if page.get_by_role("button", name="Promote version").count():
+        page.get_by_role("button", name="Promote version").first.click()
+        page.get_by_label("Reason, kept in the history").fill("better on the gate")
+        page.locator(".q-dialog").get_by_role("button", name="Promote", exact=True).click()
+        page.wait_for_selector("text=is champion.", timeout=60_000)
+        page.wait_for_selector("text=better on the gate", timeout=30_000)
+        serving = page.locator("text=/battery-twin.\\d+ serves/").inner_text()
+    page.get_by_role("button", name="Roll back").click()
+    page.locator(".q-dialog").get_by_role("button", name="Roll back").click()
+    page.wait_for_selector("text=A reason is needed")
+    page.get_by_label("Reason, kept in the history").fill("alarms at night")
+    page.locator(".q-dialog").get_by_role("button", name="Roll back").click()
+    page.wait_for_selector("text=is champion again", timeout=60_000)
+    page.wait_for_selector("text=alarms at night", timeout=30_000)
+    assert page.locator("text=/battery-twin.\\d+ serves/").inner_text() != serving
+
+
+def test_data_and_documentation(visit: Callable[..., Any], site: Site) -> None:
+    page = visit("/data")
+    page.wait_for_selector("text=Every rule")
+    page.screenshot(path=site.shots / "console-data.png")
+    page = visit("/docs")
+    page.wait_for_selector('[data-path="/api/battery/history"]')
+
+
+@pytest.mark.parametrize("path", ["/", "/battery/EV-0003"])
+def test_dark_and_on_a_phone(path: str, visit: Callable[..., Any], site: Site) -> None:
+    name = "battery" if "battery" in path else "fleet"
+    page = visit(path, dark=True)
+    page.wait_for_selector(".tile .v")
+    page.wait_for_timeout(4500)
+    assert page.evaluate("() => document.body.classList.contains('body--dark')")
+    page.screenshot(path=site.shots / f"console-{name}-dark.png")
+    page.get_by_role("button", name="Theme").or_(page.get_by_label("light or dark")).first.click()
+    assert not page.evaluate("() => document.body.classList.contains('body--dark')")
+    page = visit(path, phone=True)
+    page.wait_for_selector(".tile .v")
+    page.wait_for_timeout(2500)
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
+    page.screenshot(path=site.shots / f"console-{name}-phone.png")
+
+
+def test_a_battery_that_does_not_exist(visit: Callable[..., Any]) -> None:
+    page = visit("/battery/nobody")
+    page.wait_for_selector("text=No battery is called nobody")
