@@ -18,16 +18,18 @@ class Batch:
 
     `readings`, `batteries` and `cycles` have the columns of `data.contract`; `predictions` those of the
     table `battery_predictions`: battery_id, time, target, value, lower, upper, due,
-    cycle_index, model_name, model_version, role, predicted_at.
+    cycle_index, model_name, model_version, role, predicted_at.  `late` are readings that came after a newer one of
+    their battery had been folded: stored as readings, and flagged unless the twin has a prediction from them.
     """
 
     readings: Sequence[Row] = ()
     predictions: Sequence[Row] = ()
     batteries: Sequence[Row] = ()
     cycles: Sequence[Row] = ()
+    late: Sequence[Row] = ()
 
     def __len__(self) -> int:
-        return len(self.readings) + len(self.predictions) + len(self.batteries) + len(self.cycles)
+        return len(self.readings) + len(self.predictions) + len(self.batteries) + len(self.cycles) + len(self.late)
 
 
 def rows_of(frame: pd.DataFrame) -> list[Row]:
@@ -43,4 +45,5 @@ def merge(batches: Iterable[Batch]) -> Batch:
         predictions=[row for part in parts for row in part.predictions],
         batteries=[row for part in parts for row in part.batteries],
         cycles=[row for part in parts for row in part.cycles],
+        late=[row for part in parts for row in part.late],
     )

@@ -107,6 +107,10 @@ _HEADLINE_SQL = (
     f"FROM {PREDICTIONS.staging} WHERE role = 'champion' GROUP BY battery_id, time ORDER BY battery_id, time "
     + on_conflict("ev_telemetry", ("battery_id", "time"), _HEADLINE_COLUMNS)
 )
+_LATE_SQL = (
+    "UPDATE ev_telemetry SET late = true WHERE prediction_timestamp IS NULL AND late IS NOT TRUE "
+    "AND (battery_id, time) IN (SELECT * FROM unnest(%s::text[], %s::timestamptz[]))"
+)
 
 #: A session whose writer did not know the labels gets them from its readings, as far as they are here already.
 _ITS_READINGS = "FROM ev_telemetry e WHERE e.battery_id = s.battery_id AND e.time BETWEEN s.start_time AND s.end_time"
@@ -209,7 +213,7 @@ class StoreTransaction:
         """Add `batch`; of rows with one key, in one batch or several, the last wins."""
         rows_of = {
             BATTERIES: batch.batteries,
-            READINGS: batch.readings,
+            READINGS: [*batch.readings, *batch.late],
             PREDICTIONS: batch.predictions,
             CYCLES: [{"kind": "cycle", **row} for row in batch.cycles],
         }
@@ -224,6 +228,10 @@ class StoreTransaction:
                 self.cursor.execute(table.upsert_sql())
         if batch.predictions:
             self.cursor.execute(_HEADLINE_SQL)
+        if batch.late:
+            self.cursor.execute(
+                _LATE_SQL, ([row["battery_id"] for row in batch.late], [row["time"] for row in batch.late])
+            )
 
 
 class _Transaction:

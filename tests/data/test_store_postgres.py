@@ -250,3 +250,15 @@ def test_numbers_come_back_bit_for_bit(dsn: str, store: PostgresStore, values: d
     (row,) = query(dsn, f"SELECT {', '.join(OPTIONAL)} FROM ev_telemetry")
     expected = [values.get(name) for name in OPTIONAL]
     assert list(row) == [None if value is None or math.isnan(value) else value for value in expected]
+
+
+def test_a_late_reading_is_stored_and_flagged_unless_it_was_predicted_from(dsn: str, store: PostgresStore) -> None:
+    late = {**READING, "time": NOW - timedelta(seconds=10)}
+    store.write(Batch(predictions=FORECAST, late=[late, READING]))
+    before = everything(dsn)
+    store.write(Batch(late=[late, READING]))
+    assert everything(dsn) == before
+    assert query(dsn, "SELECT time, voltage, late FROM ev_telemetry ORDER BY time") == [
+        (late["time"], 360.0, True),
+        (NOW, 360.0, None),
+    ]

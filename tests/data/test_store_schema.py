@@ -97,7 +97,7 @@ def test_columns_are_those_of_the_contract(dsn: str, table: str, fields: tuple[F
     )
     assert {field.name: SQL_TYPES[field.kind] for field in fields}.items() <= stored.items()
     added = set(stored) - {field.name for field in fields}
-    headline = {"status", "rul_prediction", "failure_probability", "prediction_timestamp", "created_at"}
+    headline = {"status", "rul_prediction", "failure_probability", "prediction_timestamp", "created_at", "late"}
     assert added == (headline if table == "ev_telemetry" else set())
 
 

@@ -49,6 +49,7 @@ LatestRow = create_model(
     battery_id=(str, ...),
     time=(datetime | None, Field(None, description="UTC; null where no reading is kept any more")),
     created_at=(datetime | None, Field(None, description="when it was stored")),
+    late=(bool | None, Field(None, description="came after a newer one, so that nothing was predicted from it")),
     **_fields(_READINGS),
 )
 
