@@ -184,12 +184,12 @@ def set_battery(
 
 _HEADER = struct.Struct("<4sHI")
 _MAGIC = b"EVTW"
+_PLAIN_BYTES = STATE_SIZE * 8
 
 
 def encode(state: FloatArray) -> str:
     """The opaque text of one state (base64 of version, checksum and compressed content)."""
-    content = zlib.compress(state.astype("<f8").tobytes(), 1)
-    return base64.b64encode(_HEADER.pack(_MAGIC, FOLD_VERSION, zlib.crc32(content)) + content).decode("ascii")
+    return base64.b64encode(_seal(zlib.compress(_plain(state), 1))).decode("ascii")
 
 
 def decode(text: str) -> FloatArray:
@@ -201,26 +201,61 @@ def decode(text: str) -> FloatArray:
     replay = "leave `state` out and send the battery's history instead"
     try:
         raw = base64.b64decode(text, validate=True)
-        magic, version, checksum = _HEADER.unpack_from(raw)
-    except (binascii.Error, struct.error, ValueError) as error:
+    except (binascii.Error, ValueError) as error:
         raise StateError(f"this is not a state that the service gave: {replay}", field="state") from error
+    content = _unseal(raw, replay)
+    inflater = zlib.decompressobj()
+    try:
+        plain = inflater.decompress(content, _PLAIN_BYTES + 1)
+    except zlib.error as error:
+        raise StateError(f"the state is damaged: {replay}", field="state") from error
+    return _from_plain(plain, replay)
+
+
+def to_bytes(state: FloatArray) -> bytes:
+    """One state as bytes of always the same length, for keepers that compress by themselves; see `encode`."""
+    return _seal(_plain(state))
+
+
+def from_bytes(raw: bytes) -> FloatArray:
+    """The state behind `raw`, bit for bit.
+
+    Raises:
+        StateError: if the bytes are damaged or were written by another version of the fold.
+    """
+    replay = "replay the battery's history"
+    return _from_plain(_unseal(raw, replay), replay)
+
+
+def _plain(state: FloatArray) -> bytes:
+    return state.astype("<f8").tobytes()
+
+
+def _seal(content: bytes) -> bytes:
+    return _HEADER.pack(_MAGIC, FOLD_VERSION, zlib.crc32(content)) + content
+
+
+def _unseal(raw: bytes, remedy: str) -> bytes:
+    """The content of a sealed state, after a look at its checksum and version."""
+    try:
+        magic, version, checksum = _HEADER.unpack_from(raw)
+    except struct.error as error:
+        raise StateError(f"this is not a state that the service gave: {remedy}", field="state") from error
     content = raw[_HEADER.size :]
     if magic != _MAGIC or zlib.crc32(content) != checksum:
-        raise StateError(f"the state is damaged (its checksum differs): {replay}", field="state")
+        raise StateError(f"the state is damaged (its checksum differs): {remedy}", field="state")
     if version != FOLD_VERSION:
         raise StateError(
-            f"the state was written by version {version} of the fold and this is version {FOLD_VERSION}: {replay}",
+            f"the state was written by version {version} of the fold and this is version {FOLD_VERSION}: {remedy}",
             field="state",
             value=version,
         )
-    limit = STATE_SIZE * 8
-    inflater = zlib.decompressobj()
-    try:
-        plain = inflater.decompress(content, limit + 1)
-    except zlib.error as error:
-        raise StateError(f"the state is damaged: {replay}", field="state") from error
-    if len(plain) != limit:
-        raise StateError(f"the state holds {len(plain)} bytes instead of {limit}: {replay}", field="state")
+    return content
+
+
+def _from_plain(plain: bytes, remedy: str) -> FloatArray:
+    if len(plain) != _PLAIN_BYTES:
+        raise StateError(f"the state holds {len(plain)} bytes instead of {_PLAIN_BYTES}: {remedy}", field="state")
     return np.frombuffer(plain, dtype="<f8").copy()
 
 

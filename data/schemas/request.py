@@ -164,7 +164,7 @@ def parse(model: type[M], content: object) -> M:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise _first_fault(error) from error
+        raise first_fault(error) from error
 
 
 def parse_request(content: object) -> PredictRequest:
@@ -191,7 +191,8 @@ def _others(row: Mapping[str, object], model: type[BaseModel]) -> list[str]:
     return [str(key) for key in row if key not in model.model_fields]
 
 
-def _first_fault(error: ValidationError) -> TwinError:
+def first_fault(error: ValidationError) -> TwinError:
+    """What is wrong first, with its JSON path and the value that was sent."""
     fault = error.errors(include_url=False)[0]
     path = (
         "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
