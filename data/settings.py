@@ -81,6 +81,19 @@ class Settings(BaseSettings):
         None, description="database of that table or query; the telemetry store where absent"
     )
     database_predictor_metrics_port: int = 9096
+    scorer_group: str = Field("battery-twin-scorer", description="consumer group of the stream scorers that share")
+    scorer_metrics_port: int = 9095
+    scorer_checkpoint_s: float = Field(0.25, gt=0, description="time between two checkpoints of the stream scorer")
+    scorer_checkpoint_messages: int = Field(
+        5_000, ge=1, description="messages after which a checkpoint is made at once"
+    )
+    scorer_message_bytes: int = Field(64 * 2**10, ge=1, description="a longer message is no reading: dead letter")
+    scorer_stores_readings: bool = Field(
+        False, description="the stream scorer also stores the readings, for feeds that write to Kafka only"
+    )
+    scorer_session_s: float = Field(
+        10.0, ge=1, description="silence after which a scorer counts as dead and another takes over its batteries"
+    )
     mlflow_tracking_uri: str | None = Field(None, description="MLflow server; SQLite under `var` where absent")
     optuna_storage_url: str | None = Field(None, description="RDB for Optuna studies; SQLite under `var` where absent")
     domain: str = Field("battery", description="prefix of the registered models that are served")

@@ -1,0 +1,91 @@
+"""From the readings of a checkpoint to what is stored and sent: one fold, one call for each forest; no I/O."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+import numpy as np
+import orjson
+
+from data.batch import Batch, Row
+from features.fold import BoolArray, closed_table
+from features.state import FloatArray
+from serving.cycles import cycle_rows
+from serving.messages import prediction_messages
+from serving.moments import Moments, fold_each_closing
+from serving.predictor import TargetValues
+from serving.records import Role
+from serving.scorer import Scorer
+from serving.stream.inbox import Readings
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What one checkpoint says.
+
+    Attributes:
+        batch: for the store: predictions, and the readings that it has to take over.
+        messages: for the topic of predictions: battery id and content.
+        predictions: how many were given, by role and target.
+        late: readings older than their battery's state, not folded.
+        duplicates: readings of the time at which their battery's state stands, not folded.
+    """
+
+    batch: Batch
+    messages: Sequence[tuple[str, bytes]]
+    predictions: Counter[tuple[Role, str]]
+    late: int
+    duplicates: int
+
+
+def score(readings: Readings, states: FloatArray, scorer: Scorer, *, now: datetime, stores_readings: bool) -> Scored:
+    """Fold `readings` into `states` (float64[batteries, STATE_SIZE], in place) and predict after each that was folded.
+
+    A reading that is not newer than its battery's state gets no prediction.  It is stored and flagged if it is
+    late; one for the very time of the state is the newest reading again and says nothing.
+
+    Args:
+        scorer: what its challenger says is stored beside the champion's predictions and sent nowhere.
+        now: wall clock, with its zone.
+        stores_readings: whether the readings themselves are stored, too.
+    """
+    moments, folded, closed = fold_each_closing(states, readings.battery_row, readings.matrix)
+    late = ~folded & (readings.matrix[:, 0] < moments.time_s)
+    given = _where(moments, folded)
+    battery_ids = [readings.battery_ids[row] for row in readings.battery_row[folded]]
+    scores = scorer.score(given)
+    champion = scorer.champion
+    entries = prediction_messages(battery_ids, given, scores.champion, champion.label, champion.horizons)
+    return Scored(
+        batch=Batch(
+            readings=[vars(reading) for reading in readings.where(folded)] if stores_readings else [],
+            predictions=scorer.rows(battery_ids, given, scores, predicted_at=now),
+            cycles=_sessions(readings, closed),
+            late=[vars(reading) for reading in readings.where(late)],
+        ),
+        messages=[(entry["battery_id"], orjson.dumps(entry)) for entry in entries],
+        predictions=_count("champion", scores.champion) + _count("challenger", scores.challenger or {}),
+        late=int(late.sum()),
+        duplicates=int((~folded).sum() - late.sum()),
+    )
+
+
+def _sessions(readings: Readings, closed: FloatArray) -> list[Row]:
+    """The charges and drives that ended, as rows of `battery_cycles`."""
+    if not len(closed):
+        return []
+    soh = np.array([vars(reading)["soh"] for reading in readings.rows], dtype=np.float64)
+    return cycle_rows(closed_table(closed), readings.battery_ids, battery_row=readings.battery_row, soh=soh)
+
+
+def _where(moments: Moments, mask: BoolArray) -> Moments:
+    if mask.all():
+        return moments
+    return Moments(**{field.name: getattr(moments, field.name)[mask] for field in fields(Moments)})
+
+
+def _count(role: Role, predicted: Mapping[str, TargetValues]) -> Counter[tuple[Role, str]]:
+    return Counter({(role, target): int((~np.isnan(given.values)).sum()) for target, given in predicted.items()})

@@ -1,0 +1,498 @@
+"""The stream scorer on a real broker and a real store: every reading predicted once, by the bits of an offline fold."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import psycopg2
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from prometheus_client import generate_latest
+from pydantic import SecretStr
+
+from data.batch import Batch, Row, rows_of
+from data.kafka import DEAD_LETTER_TOPIC, PREDICTIONS_TOPIC, TELEMETRY_TOPIC
+from data.settings import Settings
+from data.stores.migrate import migrate
+from data.stores.postgres import PostgresStore
+from data.wire import reading_message
+from deploy.servers.process import unused_port
+from features import fold
+from features import state as s
+from serving.moments import fold_each
+from serving.predictor import Predictor
+from serving.records import prediction_rows
+from serving.scorer import Scorer
+from serving.stream.__main__ import main
+from serving.stream.app import run_stream
+from serving.stream.metrics import StreamMetrics
+from serving.stream.topics import changelog, connection, ensure_topics
+from serving.surface import utc
+from tests.features.conftest_features import drive, laboratory
+from training.release import LoadedRelease
+
+ROOT = Path(__file__).resolve().parents[2]
+PACK = {"nominal_capacity_ah": 100.0, "cells_in_series": 96.0, "chemistry": "NMC"}
+WAIT_S = 90.0
+#: A drive, a gap that ends it, and another.
+TIMES_S = np.concatenate([np.arange(0, 1000, 10.0), np.arange(5000, 6000, 10.0)])
+
+
+@dataclass
+class Releases:
+    """Who predicts now, changed by the test."""
+
+    scorer: Scorer | None
+
+
+@dataclass
+class Fleet:
+    """Some batteries, what they will say, and what an offline fold predicts from it."""
+
+    readings: dict[str, pd.DataFrame]
+    cycles: dict[str, pd.DataFrame]
+
+    @classmethod
+    def of(cls, prefix: str, batteries: int, times_s: np.ndarray) -> Fleet:
+        """`batteries` that have published 20 cycles each, so that all four targets are given."""
+        ids = [f"{prefix}-{number}" for number in range(batteries)]
+        return cls(
+            {key: drive(times_s, seed).assign(battery_id=key) for seed, key in enumerate(ids)},
+            {key: laboratory(key, 20, 0.001, seed) for seed, key in enumerate(ids)},
+        )
+
+    @property
+    def ids(self) -> list[str]:
+        """Of the batteries."""
+        return list(self.readings)
+
+    def past(self) -> Batch:
+        """What the store knows before the first reading."""
+        cycles = [row for frame in self.cycles.values() for row in rows_of(frame.dropna(axis=1, how="all"))]
+        return Batch(batteries=[{"battery_id": key, **PACK} for key in self.ids], cycles=cycles)
+
+    def rows(self, part: slice = slice(None)) -> list[Row]:
+        """Readings in the order of time, batteries in turn."""
+        every = pd.concat([frame.iloc[part] for frame in self.readings.values()])
+        return rows_of(every.sort_values("time", kind="stable"))
+
+    def predicted(self, predictor: Predictor, role: str = "champion") -> dict[tuple[str, datetime, str, str], float]:
+        """battery, time, target and role -> value, from everything that the batteries have said."""
+        values: dict[tuple[str, datetime, str, str], float] = {}
+        for key, frame in self.readings.items():
+            states = s.new_states(1)
+            s.set_battery(states[0], **PACK)  # type: ignore[arg-type]
+            cycles = fold.cycles_matrix(self.cycles[key])
+            fold.fold_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
+            moments, _ = fold_each(states, np.zeros(len(frame), dtype=np.int64), fold.readings_matrix(frame))
+            given = prediction_rows(
+                [key] * len(frame),
+                moments,
+                predictor.predict_moments(moments),
+                predictor.horizons,
+                role=role,  # type: ignore[arg-type]
+                predicted_at=datetime.now(UTC),
+            )
+            values |= {(key, row["time"], row["target"], role): row["value"] for row in given}  # type: ignore[misc]
+        return values
+
+    def sessions(self) -> list[tuple[str, str, datetime]]:
+        """Battery, kind and end of every drive and charge that has ended."""
+        every: list[tuple[str, str, datetime]] = []
+        for key, frame in self.readings.items():
+            states = s.new_states(1)
+            s.set_battery(states[0], **PACK)  # type: ignore[arg-type]
+            rows = np.zeros(len(frame), dtype=np.int64)
+            closed = fold.fold_readings(states, rows, fold.readings_matrix(frame)).closed_table()
+            every += [(key, kind, utc(end)) for kind, end in zip(closed["kind"], closed["end_s"], strict=True)]
+        assert every
+        return sorted(every)
+
+
+class Store:
+    """The telemetry store, as a test looks at it."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+
+    def write(self, batch: Batch) -> None:
+        """Write as a sink does."""
+        store = PostgresStore(self.dsn)
+        store.write(batch)
+        store.close()
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Rows of `sql`."""
+        connection = psycopg2.connect(self.dsn)
+        try:
+            with connection, connection.cursor() as cursor:
+                cursor.execute("SET TIME ZONE 'UTC'")
+                cursor.execute(sql, values)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+    def predicted(self, fleet: Fleet) -> dict[tuple[str, datetime, str, str], float]:
+        """As `Fleet.predicted`; the table's key allows no second row."""
+        rows = self.query(
+            "SELECT battery_id, time, target, role, value FROM battery_predictions WHERE battery_id = ANY(%s)",
+            fleet.ids,
+        )
+        return {(*row[:4],): row[4] for row in rows}
+
+    def execute(self, sql: str) -> None:
+        """Run what does not go into a transaction."""
+        connection = psycopg2.connect(self.dsn)
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(sql)
+        connection.close()
+
+    def wait_for(self, fleet: Fleet, predictions: int) -> None:
+        """Until so many predictions are there."""
+        until(lambda: len(self.predicted(fleet)) >= predictions)
+
+
+@pytest.fixture(scope="module")
+def store(postgres_server: str, new_database: Callable[[str], str]) -> Store:
+    dsn = new_database(postgres_server)
+    migrate(dsn)
+    return Store(dsn)
+
+
+@pytest.fixture
+def settings(registry: Settings, kafka_bootstrap: str, store: Store, request: pytest.FixtureRequest) -> Settings:
+    """A consumer group of the test's own."""
+    made = registry.model_copy(
+        update={
+            "kafka_bootstrap_servers": kafka_bootstrap,
+            "kafka_partitions": 4,
+            "scorer_group": request.node.name,
+            "scorer_checkpoint_s": 0.2,
+            "scorer_session_s": 6.0,
+            "telemetry_dsn": SecretStr(store.dsn),
+        }
+    )
+    ensure_topics(connection(made), made.scorer_group, made.kafka_partitions)
+    return made
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.1)
+
+
+def feed(settings: Settings, rows: Sequence[Row], raw: Sequence[tuple[bytes | None, bytes]] = ()) -> None:
+    """Send `rows` as readings, then `raw` messages (key and content), and wait for the broker."""
+    config = {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "partitioner": "murmur2",
+        "message.max.bytes": 20_000_000,
+        "enable.idempotence": True,  # in order, also if something is sent again
+    }
+    producer = Producer(config)
+    for row in rows:
+        producer.produce(TELEMETRY_TOPIC, reading_message(row), str(row["battery_id"]))
+    for key, content in raw:
+        producer.produce(TELEMETRY_TOPIC, content, key)
+    assert producer.flush(30) == 0
+
+
+def received(settings: Settings, topic: str) -> list[tuple[bytes | None, dict[str, Any]]]:
+    """Everything in `topic`: key and content."""
+    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap_servers, "group.id": "the tests"})
+    partitions = [TopicPartition(topic, number, 0) for number in consumer.list_topics(topic).topics[topic].partitions]
+    left = sum(consumer.get_watermark_offsets(partition)[1] for partition in partitions)
+    consumer.assign(partitions)
+    messages = []
+    while left:
+        message = consumer.poll(10)
+        assert message is not None
+        assert message.error() is None
+        messages.append((message.key(), json.loads(message.value())))
+        left -= 1
+    consumer.close()
+    return messages
+
+
+def scored_while(settings: Settings, releases: Releases, play: Callable[[StreamMetrics], None]) -> dict[str, float]:
+    """Run the scorer in this process while `play` runs beside it; what Prometheus would have read at the end."""
+    metrics, ended, errors = StreamMetrics(), threading.Event(), []
+
+    def scenario() -> None:
+        try:
+            play(metrics)
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            errors.append(error)
+        while not ended.wait(0.5):  # it may not have been up yet
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: None), signal.getsignal(signal.SIGINT)
+    player = threading.Thread(target=scenario)
+    player.start()
+    try:
+        run_stream(settings, releases, metrics)
+    finally:
+        ended.set()
+        player.join()
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+    if errors:
+        raise errors[0]
+    return scraped(metrics)
+
+
+def scraped(metrics: StreamMetrics) -> dict[str, float]:
+    return parse(generate_latest(metrics.registry).decode())
+
+
+def parse(exposition: str) -> dict[str, float]:
+    lines = [line.rpartition(" ") for line in exposition.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def of_version(release: LoadedRelease, version: int) -> Predictor:
+    """The same forests under another version."""
+    models = {target: replace(model, version=version) for target, model in release.models.items()}
+    return Predictor(replace(release, version=version, models=models))
+
+
+def dirty(battery_id: str = "D-1", **wrong: object) -> bytes:
+    """A reading, but for what is `wrong`."""
+    row = {
+        "battery_id": battery_id,
+        "timestamp": "2026-01-01T00:00:00Z",
+        "voltage": 360,
+        "current": 1,
+        "temperature": 2,
+    }
+    return json.dumps(row | wrong).encode()
+
+
+#: Key, content, and what the dead letter says of it.
+DIRTY: list[tuple[bytes | None, bytes, str]] = [
+    (b"D-1", b"\xff not json", "not JSON"),
+    (b"D-1", dirty(current="high"), "current is 'high'"),
+    (b"D-1", dirty(voltage=float("nan")), "voltage is missing"),
+    (b"D-1", dirty(timestamp="2999-01-01T00:00:00Z"), "TWIN_MAX_FUTURE_S"),
+    (b"D 1", dirty("D 1"), "battery_id is 'D 1'"),
+    (b"D-2", dirty(), "make them the same"),
+    (None, b"{}", "battery_id is missing"),
+    (b"D-1", b"x" * 10_000_000, "10000000 bytes"),
+]
+
+
+def test_a_day_of_a_scorer(settings: Settings, store: Store, release: LoadedRelease) -> None:
+    """Parity, dirty input, late and repeated readings, a swap, a challenger, and a store that is away."""
+    fleet = Fleet.of("DAY", 3, TIMES_S)
+    first, second = of_version(release, 1), of_version(release, 2)
+    releases = Releases(Scorer(first))
+    store.write(fleet.past())
+    allow_large_messages(settings)
+    newest = fleet.readings["DAY-0"].iloc[79:80]
+    late = newest.assign(time=newest["time"] - pd.Timedelta("5s"))
+    n_targets = 4 * len(fleet.ids)
+
+    def play(metrics: StreamMetrics) -> None:
+        feed(settings, fleet.rows(slice(0, 80)), [(key, content) for key, content, _ in DIRTY])
+        store.wait_for(fleet, 80 * n_targets)
+        feed(settings, rows_of(pd.concat([newest, late])))
+        until(lambda: scraped(metrics)['scorer_stale_readings_total{kind="late"}'] == 1)
+        releases.scorer = Scorer(second, challenger=first)
+        feed(settings, fleet.rows(slice(80, 120)))
+        store.wait_for(fleet, 120 * n_targets + 40 * n_targets)
+        with store_away(store):
+            feed(settings, fleet.rows(slice(120, 200)))
+            until(lambda: scraped(metrics)['scorer_checkpoint_failures_total{part="store"}'] >= 2)
+        store.wait_for(fleet, 200 * n_targets + 120 * n_targets)
+
+    counted = scored_while(settings, releases, play)
+
+    challenged = {
+        key: value for key, value in fleet.predicted(first, "challenger").items() if key[1] >= swap_time(fleet)
+    }
+    assert store.predicted(fleet) == fleet.predicted(first) | challenged
+    versions = "SELECT DISTINCT model_version, time >= %s FROM battery_predictions WHERE battery_id = %s AND role = %s"
+    assert set(store.query(versions, swap_time(fleet), "DAY-0", "champion")) == {("1", False), ("2", True)}
+    assert set(store.query(versions, swap_time(fleet), "DAY-0", "challenger")) == {("1", True)}
+
+    sent = [content for _, content in received(settings, PREDICTIONS_TOPIC) if content["battery_id"] in fleet.ids]
+    assert {(content["battery_id"], content["time"]) for content in sent} == {
+        (row["battery_id"], f"{row['time']:%Y-%m-%dT%H:%M:%SZ}") for row in fleet.rows()
+    }
+    for content in sent:
+        version = content["release"].rpartition("/")[2]
+        fields = ("soh", "temperature", "rul", "failure_probability")
+        assert {content[field]["model"].rpartition("/")[2] for field in fields} == {version}
+        assert "state" not in content
+
+    counts = "SELECT count(*), count(prediction_timestamp), count(voltage), count(late) FROM ev_telemetry"
+    assert store.query(f"{counts} WHERE battery_id = %s", "DAY-0") == [(201, 200, 1, 1)], (
+        "of the readings it stores the late one only"
+    )
+
+    sessions = "SELECT battery_id, kind, end_time FROM battery_cycles WHERE kind <> 'cycle' AND battery_id = ANY(%s)"
+    assert sorted(store.query(sessions, fleet.ids)) == fleet.sessions()
+
+    letters = [
+        content for key, content in received(settings, DEAD_LETTER_TOPIC) if key in {b"D-1", b"D-2", b"D 1", b"", None}
+    ]
+    for _, raw, says in DIRTY:
+        (letter,) = [one for one in letters if says in one["reason"]]
+        assert raw.decode(errors="replace").startswith(letter["raw"])
+        assert letter.get("size_bytes", len(letter["raw"])) in (len(raw), len(letter["raw"]))
+    assert counted['scorer_dead_letters_total{reason="too_large"}'] >= 1
+    assert counted['scorer_stale_readings_total{kind="duplicate"}'] == 1
+    assert counted['predictions_total{role="challenger",target="rul"}'] == 360
+    assert counted["scorer_lag_seconds_count"] >= 600
+
+
+def swap_time(fleet: Fleet) -> datetime:
+    """Of the first reading that the second release predicts from."""
+    time_: datetime = fleet.readings["DAY-0"]["time"].iloc[80].to_pydatetime()
+    return time_
+
+
+def allow_large_messages(settings: Settings) -> None:
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    limit = ConfigEntry("max.message.bytes", "20000000", incremental_operation=AlterConfigOpType.SET)
+    for done in admin.incremental_alter_configs(
+        [ConfigResource(ResourceType.TOPIC, TELEMETRY_TOPIC, incremental_configs=[limit])]
+    ).values():
+        done.result(30)
+
+
+@contextmanager
+def store_away(store: Store) -> Iterator[None]:
+    """The database ends every connection and takes no new one."""
+    name = store.query("SELECT current_database()")[0][0]
+    server = Store(store.dsn.replace(f"/{name}?", "/postgres?"))
+    server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+    server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+    try:
+        yield
+    finally:
+        server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+@dataclass
+class Process:
+    """A scorer in a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    metrics_url: str
+
+    def counted(self) -> dict[str, float]:
+        """Its metrics; none while it does not answer."""
+        try:
+            return parse(httpx.get(self.metrics_url, timeout=5).text)
+        except httpx.HTTPError:
+            return {}
+
+    def partitions(self) -> list[str]:
+        """The partitions that it reads, as its metrics name them."""
+        return [name for name in self.counted() if name.startswith("scorer_consumer_lag{")]
+
+
+@contextmanager
+def scorer(settings: Settings, folder: Path) -> Iterator[Process]:
+    """Start one, with `folder` for its files; its models are those of the registry."""
+    port = unused_port()
+    folder.mkdir()
+    assert settings.telemetry_dsn is not None
+    environment = os.environ | {
+        "TWIN_VAR": str(folder),
+        "TWIN_MLFLOW_TRACKING_URI": settings.tracking_uri,
+        "TWIN_KAFKA_BOOTSTRAP_SERVERS": str(settings.kafka_bootstrap_servers),
+        "TWIN_TELEMETRY_DSN": settings.telemetry_dsn.get_secret_value(),
+        "TWIN_SCORER_GROUP": settings.scorer_group,
+        "TWIN_SCORER_SESSION_S": str(settings.scorer_session_s),
+        "TWIN_SCORER_CHECKPOINT_S": str(settings.scorer_checkpoint_s),
+        "TWIN_SCORER_STORES_READINGS": str(settings.scorer_stores_readings),
+        "TWIN_SCORER_METRICS_PORT": str(port),
+    }
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "serving.stream"], cwd=ROOT, env=environment, stdout=log, stderr=log
+        ) as process,
+    ):
+        try:
+            yield Process(process, f"http://{settings.host}:{port}/metrics")
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def test_another_takes_over_and_a_changed_fold_is_replayed(
+    settings: Settings, store: Store, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two scorers share the batteries, one is killed, the other goes on with its states; then the fold changes."""
+    settings = settings.model_copy(update={"scorer_stores_readings": True})
+    fleet = Fleet.of("OVER", 8, TIMES_S[:180])
+    n_targets = 4 * len(fleet.ids)
+    store.write(fleet.past())
+
+    def one_is_killed(metrics: StreamMetrics) -> None:
+        with scorer(settings, tmp_path / "one") as one:
+            feed(settings, fleet.rows(slice(0, 20)))
+            until(lambda: bool(one.partitions()))
+            feed(settings, fleet.rows(slice(20, 60)))
+            store.wait_for(fleet, 60 * n_targets)
+            until(lambda: one.counted()["scorer_messages_total"] > 0)
+            feed(settings, fleet.rows(slice(60, 100)))
+            one.process.kill()
+            feed(settings, fleet.rows(slice(100, 140)))
+            store.wait_for(fleet, 140 * n_targets)
+
+    def the_fold_has_changed(metrics: StreamMetrics) -> None:
+        feed(settings, fleet.rows(slice(140, 180)))
+        store.wait_for(fleet, 180 * n_targets)
+
+    counted = scored_while(settings, Releases(Scorer(predictor)), one_is_killed)
+    assert counted["scorer_messages_total"] > 0
+    assert counted['scorer_states_rebuilt_total{cause="unusable"}'] == 0
+    monkeypatch.setattr(s, "FOLD_VERSION", s.FOLD_VERSION + 1)
+    counted = scored_while(settings, Releases(Scorer(predictor)), the_fold_has_changed)
+    assert counted['scorer_states_rebuilt_total{cause="unusable"}'] == len(fleet.ids)
+    assert store.predicted(fleet) == fleet.predicted(predictor)
+    readings = "SELECT count(*), count(voltage) FROM ev_telemetry WHERE battery_id = ANY(%s)"
+    assert store.query(readings, fleet.ids) == [(180 * 8, 180 * 8)]
+
+
+def test_states_are_kept_in_small_segments(settings: Settings) -> None:
+    """Compaction leaves the open segment alone, and whoever takes over has to read all of it."""
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    topic = changelog(settings.scorer_group)
+    (configuration,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)]).values()
+    assert int(configuration.result(30)["segment.bytes"].value) <= 2**26
+    assert configuration.result(30)["cleanup.policy"].value == "compact"
+    assert len(admin.list_topics(topic).topics[topic].partitions) == len(
+        admin.list_topics(TELEMETRY_TOPIC).topics[TELEMETRY_TOPIC].partitions
+    )
+
+
+def test_without_brokers_it_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TWIN_KAFKA_BOOTSTRAP_SERVERS", raising=False)
+    assert main() == 2
+    assert "TWIN_KAFKA_BOOTSTRAP_SERVERS" in capsys.readouterr().err
