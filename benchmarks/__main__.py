@@ -7,11 +7,12 @@ from rich.table import Table
 
 from benchmarks.inference import inference_one_row, inference_rows
 from benchmarks.ingest import ingest
+from benchmarks.stream import stream
 from pipelines.params import MODELS, REPORTS, write_json
 
 
 def main() -> None:
-    figures = [inference_one_row(MODELS), *inference_rows(MODELS), *ingest()]
+    figures = [inference_one_row(MODELS), *inference_rows(MODELS), *ingest(), *stream()]
     write_json(REPORTS / "bench.json", figures)
     table = Table("name", "value", "unit", "peer", "peer's value", "ratio")
     for figure in figures:
