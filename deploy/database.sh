@@ -8,10 +8,10 @@ psql --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname telemetr
 SELECT 'CREATE EXTENSION IF NOT EXISTS timescaledb'
  WHERE current_setting('timescaledb.disable_load', true) IS NOT NULL \gexec
 CREATE ROLE twin LOGIN PASSWORD :'twin_password';
-CREATE ROLE twin_writer NOLOGIN;
-CREATE ROLE twin_reader NOLOGIN;
+-- The owner may not create roles, so these have to be there when it migrates.
+SELECT format('CREATE ROLE %I NOLOGIN', name) FROM unnest(ARRAY['twin_writer', 'twin_reader', 'twin_console']) AS name
+ WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
 CREATE ROLE grafana LOGIN PASSWORD :'reader_password' IN ROLE twin_reader;
-CREATE ROLE twin_console NOLOGIN;
 CREATE ROLE console LOGIN PASSWORD :'console_password' IN ROLE twin_console;
 ALTER DATABASE telemetry OWNER TO twin;
 REVOKE ALL ON DATABASE telemetry FROM PUBLIC;

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from features import step
 from features.fold import BoolArray, IntArray, fold_cycles
 from features.state import READING_INPUTS, FloatArray, new_states
 from serving.moments import Moments, advance, fold_each, fold_each_closing, moments_of
-from serving.scorer import Scorer, Scores
+from serving.predictor import Predictor, TargetValues
 
 #: Moments that are held at a time: their features take 2 kB each.
 _MOMENTS = 4096
@@ -49,7 +49,7 @@ class Answer:
     Attributes:
         battery_row: int64[n], the battery of each, as a row of the question.
         is_last: bool[n], whether it is the battery's last moment, so that its state is final.
-        moments, scores: at each.
+        moments, predicted: at each; `predicted` by target.
         stale_readings, stale_cycles: int64[n], how many were not newer than the state and so were not folded.
         closed: float64[m, CLOSED_SIZE], the sessions that ended; see `features.fold.closed_table`.
         closed_at: int64[m], the moment by which each had ended.
@@ -58,14 +58,14 @@ class Answer:
     battery_row: IntArray
     is_last: BoolArray
     moments: Moments
-    scores: Scores
+    predicted: Mapping[str, TargetValues]
     stale_readings: IntArray
     stale_cycles: IntArray
     closed: FloatArray
     closed_at: IntArray
 
 
-def answer(question: Question, scorer: Scorer) -> Iterator[Answer]:
+def answer(question: Question, predictor: Predictor) -> Iterator[Answer]:
     """Fold everything in `question` into its states and predict, in parts of bounded size."""
     states = question.states
     stale_cycles = np.zeros(len(states), dtype=np.int64)
@@ -73,7 +73,7 @@ def answer(question: Question, scorer: Scorer) -> Iterator[Answer]:
         folded = fold_cycles(states, question.cycles_of, question.cycles).folded
         stale_cycles += np.bincount(question.cycles_of[~folded], minlength=len(states))
     if question.every_reading:
-        yield from _after_each_reading(question, scorer, stale_cycles)
+        yield from _after_each_reading(question, predictor, stale_cycles)
         return
     folded, closed = advance(states, question.readings_of, question.readings)
     stale_readings = np.bincount(question.readings_of[~folded], minlength=len(states))
@@ -83,7 +83,7 @@ def answer(question: Question, scorer: Scorer) -> Iterator[Answer]:
         everyone,
         np.ones(len(states), dtype=np.bool_),
         moments,
-        scorer.score(moments),
+        predictor.predict_moments(moments),
         stale_readings,
         stale_cycles,
         closed,
@@ -91,7 +91,7 @@ def answer(question: Question, scorer: Scorer) -> Iterator[Answer]:
     )
 
 
-def _after_each_reading(question: Question, scorer: Scorer, stale_cycles: IntArray) -> Iterator[Answer]:
+def _after_each_reading(question: Question, predictor: Predictor, stale_cycles: IntArray) -> Iterator[Answer]:
     rows, readings = _with_silent_batteries(question)
     ends = np.append(rows[1:] != rows[:-1], True)
     for start in range(0, len(rows), _MOMENTS):
@@ -102,7 +102,7 @@ def _after_each_reading(question: Question, scorer: Scorer, stale_cycles: IntArr
             rows[part],
             ends[part],
             moments,
-            scorer.score(moments),
+            predictor.predict_moments(moments),
             stale.astype(np.int64),
             np.where(ends[part], stale_cycles[rows[part]], 0),
             closed,

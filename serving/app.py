@@ -24,6 +24,7 @@ from serving.errors import RequestError
 from serving.messages import ErrorAnswer, PredictAnswer, answer_entries
 from serving.metrics import Metrics
 from serving.scorer import Scorer
+from serving.shadow import ShadowRecorder
 
 #: A request larger than this is answered by a thread, so that small ones need not wait for it.
 _INLINE_BYTES = 64 * 1024
@@ -39,7 +40,7 @@ _NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False}
 _SCHEMA_REFERENCE = "#/components/schemas/{model}"
 
 
-def create_app(champion: Champion, limits: Limits, metrics: Metrics) -> FastAPI:
+def create_app(champion: Champion, limits: Limits, metrics: Metrics, shadow: ShadowRecorder) -> FastAPI:
     """The ASGI application; it answers from what `champion` holds at the moment of a request."""
     app = FastAPI(title="EV battery twin", version="1", docs_url=None, redoc_url=None, telemetry=_NO_TELEMETRY)
     app.add_exception_handler(RequestError, _on_request_error)
@@ -50,9 +51,11 @@ def create_app(champion: Champion, limits: Limits, metrics: Metrics) -> FastAPI:
         decoded = decode_request(body, limits)
         question, unknown = decoded.question, decoded.unknown_fields
         entries = []
-        for part in answer(question, scorer):
+        for part in answer(question, scorer.champion):
             metrics.answered(part)
             entries += answer_entries(question, part, scorer.champion, unknown)
+            if scorer.challenger is not None:
+                shadow.offer([question.battery_ids[row] for row in part.battery_row], part.moments, scorer.challenger)
         metrics.ignored(sum(unknown))
         return orjson.dumps({"predictions": entries})
 

@@ -69,11 +69,11 @@ class Champion:
         """Refresh every `registry_poll_s` in a thread of its own, until `stop`."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """Stop following; returns when the thread has ended."""
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Stop following; a registry that does not answer is waited for no longer than `timeout_s`."""
         self._stopping.set()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(timeout_s)
 
     def _follow(self) -> None:
         while not self._stopping.wait(self._settings.registry_poll_s):

@@ -103,7 +103,7 @@ def answer_entries(
     """
     rows = answer.battery_row.tolist()
     ids = [question.battery_ids[row] for row in rows]
-    entries = prediction_messages(ids, answer.moments, answer.scores.champion, champion.label, champion.horizons)
+    entries = prediction_messages(ids, answer.moments, answer.predicted, champion.label, champion.horizons)
     for i in np.flatnonzero(answer.is_last).tolist():
         entries[i]["state"] = encode(question.states[rows[i]])
         if unknown_fields[rows[i]]:

@@ -23,6 +23,8 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0,
 
 #: What may fail when the champion is followed.
 Reason = Literal["registry", "release", "challenger"]
+#: Why a challenger's prediction is not kept: too many wait, the store refused it, the challenger failed, the end came.
+Loss = Literal["full", "refused", "failed", "stopped"]
 
 
 class ReleaseMetrics:
@@ -82,12 +84,29 @@ class ReleaseMetrics:
             self._failing.labels(reason).set(0)
 
 
+class ShadowMetrics:
+    """What became of the predictions of challengers."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._recorded = Counter("shadow_predictions", "Predictions of challengers stored", registry=registry)
+        self._lost = Counter("shadow_predictions_lost", "Predictions not stored", ["reason"], registry=registry)
+
+    def recorded(self, predictions: int) -> None:
+        """Count predictions that are in the store."""
+        self._recorded.inc(predictions)
+
+    def lost(self, predictions: int, reason: Loss) -> None:
+        """Count predictions that never will be."""
+        self._lost.labels(reason).inc(predictions)
+
+
 class Metrics:
     """Counters and histograms of one process."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         self.release = ReleaseMetrics(self._registry)
+        self.shadow = ShadowMetrics(self._registry)
         self.duration = Histogram(
             "prediction_request_duration_seconds",
             "From the first byte of POST /predict to its answer",
@@ -109,7 +128,7 @@ class Metrics:
 
     def answered(self, answer: Answer) -> None:
         """Count what somebody got."""
-        for target, values in answer.scores.champion.items():
+        for target, values in answer.predicted.items():
             given = values.reasons.count(None)
             if given:
                 self._predictions[target].inc(given)

@@ -6,6 +6,7 @@ same numbers, bit for bit, whether its readings come one by one or a thousand at
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -50,6 +51,11 @@ class Moments:
         if mask.all():
             return self
         return Moments(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
+
+
+def concatenate(parts: Sequence[Moments]) -> Moments:
+    """The moments of all `parts`, at least one, in order."""
+    return Moments(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Moments)))
 
 
 def moments_of(states: FloatArray) -> Moments:

@@ -41,15 +41,9 @@ class Scorer:
         rows = prediction_rows(
             battery_ids, moments, scores.champion, self.champion.horizons, role="champion", predicted_at=predicted_at
         )
-        return rows + self.challenger_rows(battery_ids, moments, scores, predicted_at=predicted_at)
-
-    def challenger_rows(
-        self, battery_ids: Sequence[str], moments: Moments, scores: Scores, *, predicted_at: datetime
-    ) -> list[Row]:
-        """Only what the challenger said, for those whose champion's predictions are stored elsewhere."""
-        if self.challenger is None or scores.challenger is None:
-            return []
-        horizons = self.challenger.horizons
-        return prediction_rows(
-            battery_ids, moments, scores.challenger, horizons, role="challenger", predicted_at=predicted_at
-        )
+        if self.challenger is not None and scores.challenger is not None:
+            horizons = self.challenger.horizons
+            rows += prediction_rows(
+                battery_ids, moments, scores.challenger, horizons, role="challenger", predicted_at=predicted_at
+            )
+        return rows

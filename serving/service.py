@@ -12,10 +12,12 @@ from serving.champion import Champion
 from serving.collector import quieten
 from serving.decode import Limits
 from serving.metrics import Metrics
+from serving.shadow import ShadowRecorder
 
 settings = Settings()
 metrics = Metrics()
 champion = Champion(settings, metrics.release)
+shadow = ShadowRecorder(settings, metrics.shadow)
 
 
 @bentoml.service(
@@ -28,7 +30,7 @@ champion = Champion(settings, metrics.release)
     # Spans that nothing collects cost more than the four predictions.
     tracing={"excluded_urls": "/predict"},
 )
-@bentoml.asgi_app(create_app(champion, Limits.of(settings), metrics))
+@bentoml.asgi_app(create_app(champion, Limits.of(settings), metrics, shadow))
 class BatteryTwin:
     """State of health, temperature ahead, remaining useful life and failure probability of EV batteries."""
 
@@ -37,6 +39,14 @@ class BatteryTwin:
         champion.refresh()
         quieten()
         champion.follow()
+        if settings.shadow:
+            shadow.start()
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    def stop(self) -> None:
+        """Let go of what runs beside the requests."""
+        champion.stop()
+        shadow.stop()
 
     async def __is_ready__(self) -> bool:
         if champion.scorer is None:

@@ -22,9 +22,10 @@ from deploy.servers.install import DEBIAN, KAFKA, MINIO
 from deploy.servers.kafka import Kafka, kafka
 from deploy.servers.minio import Minio
 from deploy.servers.minio import minio as running_minio
+from deploy.servers.mlflow import mlflow as running_mlflow
 from deploy.servers.mosquitto import Mosquitto
 from deploy.servers.mosquitto import mosquitto as running_mosquitto
-from deploy.servers.postgres import Postgres, missing_timescaledb, postgres
+from deploy.servers.postgres import Postgres, databases, missing_timescaledb, postgres
 from tests.needs import need
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,6 +139,13 @@ def minio(server_folders: Path) -> Iterator[Minio]:
     need(MINIO)
     with running_minio(server_folders / "minio") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(server_folders: Path, postgres15: Postgres, minio: Minio) -> Iterator[str]:
+    """Address of an empty MLflow server with its records on PostgreSQL and its artifacts on MinIO."""
+    with running_mlflow(server_folders / "mlflow", databases(postgres15).mlflow_dsn, minio) as running:
+        yield running.url
 
 
 @pytest.fixture(scope="session")

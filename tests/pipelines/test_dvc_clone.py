@@ -1,4 +1,7 @@
-"""The whole pipeline, by DVC, in a clone of this repository: small, but every stage is the real one."""
+"""The whole pipeline, by DVC, in a clone of this repository: small, but every stage is the real one.
+
+On the embedded stack, and with registry and cache on servers: MLflow on PostgreSQL and MinIO, a DVC remote on MinIO.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +12,39 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
+from data.settings import NO_TELEMETRY
+from deploy.servers.minio import REGION, Minio
+from deploy.servers.process import HOST, Command, Server, answers, unused_port
 from pipelines.params import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def run(clone: Path, *command: str) -> str:
+def environment_of(clone: Path) -> dict[str, str]:
     environment = {
         **os.environ,
+        **NO_TELEMETRY,
         "PYTHONPATH": str(clone),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }
-    environment.pop("TWIN_VAR", None)
+    for name in ("TWIN_VAR", "TWIN_MLFLOW_TRACKING_URI"):
+        environment.pop(name, None)
+    return environment
+
+
+def run(clone: Path, *command: str, **settings: str) -> str:
+    environment = environment_of(clone) | settings
     done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with the work tree's files and a pipeline of seven batteries and one trial."""
-    folder = tmp_path_factory.mktemp("clone") / "twin"
+def new_clone(folder: Path) -> Path:
+    """A clone with the work tree's files and the parameters of a pipeline of seven batteries and one trial."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -48,12 +60,29 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     params["tune"] |= {"trials": 1, "max_rows": 500, "n_estimators": [10], "max_depth": [8], "max_features": [0.2]}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     (folder / "dvc.lock").unlink(missing_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the pipeline has run, on the embedded stack."""
+    folder = new_clone(tmp_path_factory.mktemp("clone") / "twin")
     run(folder, "dvc", "repro", "--quiet")
     return folder
 
 
+@pytest.fixture(scope="module")
+def server_clone(tmp_path_factory: pytest.TempPathFactory, mlflow_server: str) -> Path:
+    """A clone in which the pipeline has run, with its runs and models on the MLflow server."""
+    folder = new_clone(tmp_path_factory.mktemp("server-clone") / "twin")
+    run(folder, "dvc", "repro", "--quiet", TWIN_MLFLOW_TRACKING_URI=mlflow_server)
+    return folder
+
+
 @pytest.mark.timeout(600)
-def test_every_stage_ran_and_is_up_to_date(clone: Path) -> None:
+@pytest.mark.parametrize("stack", ["clone", pytest.param("server_clone", marks=pytest.mark.slow)])
+def test_every_stage_ran_and_is_up_to_date(request: pytest.FixtureRequest, stack: str) -> None:
+    clone: Path = request.getfixturevalue(stack)
     metrics = read_json(clone / "reports" / "metrics.json")
     assert metrics["source"] == "fleet"
     assert set(metrics["targets"]) | set(metrics["not_available"]) == {"soh", "temperature", "rul", "failure"}
@@ -73,6 +102,69 @@ def test_the_same_again_and_an_empty_registry_is_filled(clone: Path) -> None:
     said = run(clone, sys.executable, "-m", "training.registry", "list", "--json")
     assert json.loads(said)["release"] == 1
     assert (clone / "dvc.lock").read_text() == lock
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.slow
+def test_on_servers_it_is_the_same(clone: Path, server_clone: Path) -> None:
+    for name in ("dvc.lock", "reports/metrics.json"):
+        assert (server_clone / name).read_text() == (clone / name).read_text(), name
+    assert not (server_clone / "var" / "mlflow.db").exists()
+
+
+def remote(clone: Path, minio: Minio) -> dict[str, str]:
+    """Name the remote, as docs/real-servers.md says, and give the environment that leads to it.
+
+    What belongs to one machine goes to a file that is not committed; the password to no file.
+    """
+    bucket = minio.buckets["dvc"]
+    run(clone, "dvc", "remote", "add", "--local", "--default", "minio", f"s3://{bucket.name}")
+    return {
+        "AWS_ENDPOINT_URL": minio.endpoint,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ACCESS_KEY_ID": bucket.access_key,
+        "AWS_SECRET_ACCESS_KEY": bucket.secret_key,
+    }
+
+
+@pytest.mark.timeout(600)
+def test_a_pulled_cache_and_an_empty_registry_end_in_a_served_champion(
+    clone: Path, mlflow_server: str, minio: Minio, tmp_path: Path
+) -> None:
+    run(clone, "dvc", "push", "--quiet", **remote(clone, minio))
+    run(clone, "git", "add", "--all")
+    run(clone, "git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org", "commit", "--quiet", "-m", "trained")
+    pulled = tmp_path / "pulled"
+    run(clone, "git", "clone", "--quiet", str(clone), str(pulled))
+    assert not (pulled / ".dvc" / "config.local").exists()
+    run(pulled, "dvc", "pull", "--quiet", **remote(pulled, minio))
+    said = run(pulled, "dvc", "repro", TWIN_MLFLOW_TRACKING_URI=mlflow_server)
+    assert "Running stage" in said
+    assert not [line for line in said.splitlines() if "Running stage" in line and "register" not in line]
+    assert (pulled / "dvc.lock").read_text() == (clone / "dvc.lock").read_text()
+
+    port = unused_port()
+    url = f"http://{HOST}:{port}"
+    service = Command(
+        "prediction service",
+        (sys.executable, "-m", "serving"),
+        ready=lambda: answers(f"{url}/readyz"),
+        log=tmp_path / "service.log",
+        folder=pulled,
+        environment=environment_of(pulled)
+        | {
+            "TWIN_MLFLOW_TRACKING_URI": mlflow_server,
+            "TWIN_SERVICE_PORT": str(port),
+            "TWIN_VAR": str(tmp_path / "served"),
+        },
+        start_timeout_s=120.0,
+    )
+    with Server(service):
+        reading = {"time": "2026-01-01T00:00:00Z", "voltage": 361.2, "current": 42.0, "temperature": 27.5}
+        battery = {"battery_id": "EV-7", "battery": {"nominal_capacity_ah": 150}, "readings": [reading]}
+        answer = httpx.post(f"{url}/predict", json={"batteries": [battery]}, trust_env=False, timeout=30.0)
+    assert answer.status_code == httpx.codes.OK, answer.text
+    assert answer.json()["predictions"][0]["release"] == "battery-twin/1"
 
 
 @pytest.mark.timeout(600)

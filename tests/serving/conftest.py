@@ -71,7 +71,10 @@ def serve(settings: Settings, workers: int, ready: str) -> Iterator[httpx.Client
         "TWIN_SERVICE_MAX_BATTERIES": "50",
         "TWIN_SERVICE_MAX_ROWS": "2000",
         "TWIN_SERVICE_MAX_BODY_BYTES": "1000000",
+        "TWIN_SHADOW": str(settings.shadow),
     }
+    if settings.telemetry_dsn is not None:
+        environment["TWIN_TELEMETRY_DSN"] = settings.telemetry_dsn.get_secret_value()
     log = settings.var / f"service-{port}.log"
     with (
         log.open("w") as output,

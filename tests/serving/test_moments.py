@@ -21,10 +21,9 @@ from features import state as s
 from serving.answer import answer
 from serving.decode import Limits, decode_request
 from serving.messages import BatteryPrediction, answer_entries, prediction_messages
-from serving.moments import Moments, advance, fold_each, fold_each_closing, moments_of
+from serving.moments import Moments, advance, concatenate, fold_each, fold_each_closing, moments_of
 from serving.predictor import NOT_PROMOTED, Predictor
 from serving.records import prediction_rows
-from serving.scorer import Scorer
 from tests.features.conftest_features import drive
 from training.release import LoadedRelease
 
@@ -61,10 +60,6 @@ def interleaved(history: list[np.ndarray], seed: int) -> tuple[np.ndarray, np.nd
     return np.insert(turns, again, turns[again // 2]), np.insert(rows, again, rows[again // 2], axis=0)
 
 
-def stacked(parts: list[Moments]) -> Moments:
-    return Moments(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in dataclasses.fields(Moments)})
-
-
 def assert_same(left: Moments, right: Moments) -> None:
     for field in dataclasses.fields(Moments):
         a, b = getattr(left, field.name), getattr(right, field.name)
@@ -83,7 +78,7 @@ def test_all_at_once_is_one_by_one(history: list[np.ndarray], seed: int, cuts: l
         moments.append(moments_of(one_by_one[battery[i : i + 1]]))
     states = fresh()
     parts = [fold_each(states, battery[part], rows[part]) for part in np.split(np.arange(len(rows)), sorted(cuts))]
-    assert_same(stacked([part for part, _ in parts]), stacked(moments))
+    assert_same(concatenate([part for part, _ in parts]), concatenate(moments))
     np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), np.concatenate(folded))
     np.testing.assert_array_equal(states, one_by_one)
     assert sum(not part.all() for _, part in parts) > 0
@@ -155,8 +150,8 @@ def test_predictions_are_the_same_in_any_company(predictor: Predictor, history: 
 def test_rows_say_what_the_answer_says(predictor: Predictor, battery: Battery) -> None:
     entries = [battery(f"B{i}", readings=range(i), cycles=range(1, 5 * i)) for i in range(5)]
     question = decode_request(orjson.dumps({"batteries": entries}), Limits(9, 999, 10**6)).question
-    (answered,) = answer(question, Scorer(predictor))
-    ids, moments, predicted = question.battery_ids, answered.moments, answered.scores.champion
+    (answered,) = answer(question, predictor)
+    ids, moments, predicted = question.battery_ids, answered.moments, answered.predicted
     now = datetime(2026, 2, 1, tzinfo=UTC)
     rows = prediction_rows(ids, moments, predicted, predictor.horizons, role="champion", predicted_at=now)
     told = answer_entries(question, answered, predictor, [0] * len(ids))

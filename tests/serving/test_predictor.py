@@ -21,7 +21,6 @@ from serving.answer import Question, answer
 from serving.decode import Limits, decode_request
 from serving.messages import BatteryPrediction, answer_entries
 from serving.predictor import NOT_PROMOTED, Prediction, Predictor
-from serving.scorer import Scorer
 from serving.surface import SURFACES
 from training.onnx_runtime import OnnxForest
 from training.release import LoadedRelease
@@ -48,11 +47,11 @@ def got(predictor: Predictor, question: Question) -> list[Got]:
     return [
         Got(
             question.states[part.battery_row[i]].copy() if part.is_last[i] else None,
-            {target: values.at(i) for target, values in part.scores.champion.items()},
+            {target: values.at(i) for target, values in part.predicted.items()},
             part.stale_readings[i],
             part.stale_cycles[i],
         )
-        for part in answer(question, Scorer(predictor))
+        for part in answer(question, predictor)
         for i in range(len(part.moments))
     ]
 
@@ -65,9 +64,7 @@ def entries(predictor: Predictor, *batteries: dict[str, Any], **fields: object) 
     question = decoded(*batteries, **fields)
     unknown = [1] * len(batteries)
     return [
-        entry
-        for part in answer(question, Scorer(predictor))
-        for entry in answer_entries(question, part, predictor, unknown)
+        entry for part in answer(question, predictor) for entry in answer_entries(question, part, predictor, unknown)
     ]
 
 

@@ -22,7 +22,6 @@ from serving.answer import answer
 from serving.decode import Limits, decode_request
 from serving.messages import ErrorAnswer, PredictAnswer
 from serving.predictor import Predictor
-from serving.scorer import Scorer
 from tests.features.conftest_features import drive, empty_frame
 
 Battery = Callable[..., dict[str, Any]]
@@ -252,9 +251,9 @@ def test_openapi_describes_the_request_and_its_errors(service: httpx.Client) -> 
 def test_answers_equal_the_cores(service: httpx.Client, predictor: Predictor, battery: Battery) -> None:
     body = json.dumps({"batteries": [battery(cycles=range(1, 15))]}).encode()
     question = decode_request(body, Limits(9, 99, 9)).question
-    (core,) = answer(question, Scorer(predictor))
+    (core,) = answer(question, predictor)
     (got,) = service.post("/predict", content=body).json()["predictions"]
-    assert got["rul"]["value"] == core.scores.champion["rul"].values[0]
+    assert got["rul"]["value"] == core.predicted["rul"].values[0]
     assert got["state"] == state.encode(question.states[0])
 
 

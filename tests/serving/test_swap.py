@@ -1,4 +1,4 @@
-"""The real service follows the registry: two workers, real HTTP, promotions and rollbacks under load."""
+"""The real service follows the registry: two workers, real HTTP, promotions and rollbacks under load, challengers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import psycopg2
 import pytest
+from pydantic import SecretStr
 
 from data.settings import Settings
 from features.state import FOLD_VERSION
@@ -38,6 +40,7 @@ class Twin:
 
     http: httpx.Client
     store: RegistryStore
+    dsn: str
     first_answers: dict[str, httpx.Response] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
@@ -58,15 +61,18 @@ class Twin:
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twin]:
-    """A service that was started on an empty registry, which then got two versions of each model."""
+def twin(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> Iterator[Twin]:
+    """A service that was started on an empty registry, which then got two versions of each model; it shadows."""
     folder = tmp_path_factory.mktemp("swap")
-    settings = Settings(var=folder / "var")
+    with psycopg2.connect(postgres_server) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE SCHEMA swap")
+    dsn = f"{postgres_server}&options=-c%20search_path%3Dswap"
+    settings = Settings(var=folder / "var", shadow=True, telemetry_dsn=SecretStr(dsn))
     settings.var.mkdir()
     store = RegistryStore.open(settings, settings.domain)
     assert store.events() == []
     with serve(settings, workers=2, ready="/livez") as client:
-        twin = Twin(client, store)
+        twin = Twin(client, store, dsn)
         twin.first_answers = {
             "ready": client.get("/readyz"),
             "predict": client.post("/predict", content=b'{"batteries": [{"battery_id": "A"}]}'),
@@ -184,6 +190,60 @@ def test_a_damaged_release_leaves_the_old_one_serving_and_raises_a_metric(
     after = twin.metrics()
     name = 'release_load_failures_total{reason="release"}'
     assert 2 <= after[name] - before.get(name, 0) < 12  # each worker at least once, and with growing pauses
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_challengers_are_recorded_for_every_battery_and_never_answer(twin: Twin, battery: Battery) -> None:
+    for target in TARGET_NAMES:
+        twin.store.set_challenger(target, 2 if target in ("soh", "rul") else 1)
+    shadows = {"soh": 2.0, "rul": 2.0, "temperature": 0.0, "failure": 0.0}
+
+    def both_workers_shadow() -> bool:
+        told = [(name, value) for name, value in twin.metrics().items() if name.startswith("challenger_version{")]
+        targets = [(str(re.findall(r'target="(\w+)"', name)[0]), value) for name, value in told]
+        return sorted(targets) == sorted([*shadows.items()] * 2)
+
+    until(both_workers_shadow)
+    body = {
+        "batteries": [battery(f"shadowed-{i}", readings=range(0, 30 * i, 30), cycles=range(1, 15)) for i in range(1, 9)]
+    }
+    answered = [
+        twin.http.post("/predict", content=json.dumps(body | {"every_reading": every_reading})).json()["predictions"]
+        for every_reading in (False, True)
+    ]
+    expected = {(entry["battery_id"], entry["time"]): entry for entries in answered for entry in entries}
+    assert len(expected) == sum(range(1, 9))
+    for entry in expected.values():
+        labels = [entry[surface.field]["model"] for surface in SURFACES.values()]
+        assert labels == [f"battery-{target}/1" for target in SURFACES]
+
+    with psycopg2.connect(twin.dsn) as connection, connection.cursor() as cursor:
+
+        def stored() -> list[tuple[Any, ...]]:
+            cursor.execute(
+                "SELECT battery_id, time, target, value, model_name, model_version, role FROM battery_predictions "
+                "WHERE battery_id LIKE 'shadowed-%'"
+            )
+            connection.commit()
+            return cursor.fetchall()
+
+        until(lambda: len(stored()) >= 2 * len(expected))
+        rows = stored()
+    kept = {(battery_id, f"{time:%Y-%m-%dT%H:%M:%S}Z", target): value for battery_id, time, target, value, *_ in rows}
+    assert kept.keys() == {(*moment, target) for moment in expected for target in ("soh", "rul")}
+    assert {row[2:] for row in ((*row[:2], row[4], row[5], row[6]) for row in rows)} == {
+        ("battery-soh", "2", "challenger"),
+        ("battery-rul", "2", "challenger"),
+    }
+    for (battery_id, when, target), value in kept.items():
+        assert value != expected[battery_id, when][SURFACES[target].field]["value"]
+    assert twin.metrics()["shadow_predictions_total"] >= len(kept)
 
 
 @pytest.mark.slow
