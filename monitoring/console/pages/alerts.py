@@ -60,6 +60,7 @@ class AlertList:
         self._categories = categories
         self._cleared = cleared
         self._seen: object = None
+        self._dialogs = div()  # apart, because the list is drawn anew while one is open
         self._box = div()
         with self._box:
             text("Looking …", "muted small")
@@ -142,7 +143,7 @@ class AlertList:
             button("Unmute", lambda: self._do(lambda: self._context.alerts.unmute(alert["battery_id"], alert["rule"])))
 
     def _acknowledge(self, alert: StoreRow) -> None:
-        with ui.dialog() as dialog, ui.card():
+        with self._dialogs, ui.dialog() as dialog, ui.card():
             text(f"{alert['battery_id']}: {alert['reason']}", "h2")
             note = (
                 ui.input("Note (what is being done)").props("autofocus outlined dense maxlength=500").classes("w-full")
@@ -161,7 +162,7 @@ class AlertList:
         dialog.open()
 
     def _mute(self, alert: StoreRow) -> None:
-        with ui.dialog() as dialog, ui.card():
+        with self._dialogs, ui.dialog() as dialog, ui.card():
             text(f"Mute {RULES[alert['rule']].title.lower()} of {alert['battery_id']}", "h2")
             hours = ui.select(_MUTE_HOURS, value=8, label="For").props("outlined dense").classes("w-full")
             reason = ui.input("Reason").props("outlined dense maxlength=500").classes("w-full")

@@ -14,7 +14,7 @@ from monitoring.console.database import StoreAwayError
 from monitoring.console.models import ModelsView, VersionView
 from monitoring.console.pages.context import Context, Visitor
 from monitoring.console.pages.frame import frame
-from monitoring.console.pages.parts import button, div, empty, facts, number, panel, table, text
+from monitoring.console.pages.parts import button, div, empty, number, panel, table, text
 
 #: By target: the measures that are shown of an evaluation, and their decimals.
 _MEASURES = (("mae", "MAE"), ("rmse", "RMSE"), ("r2", "R²"), ("brier", "Brier"), ("auc", "AUC"), ("skill", "skill"))
@@ -37,6 +37,7 @@ class _Models:
             self._release = text("", "muted")
             div("grow")
             self._acts = div("row-wrap")
+        self._dialogs = div()  # apart, because the rest is drawn anew while one is open
         self._said = div()
         self._body = div("stack")
         with self._body:
@@ -135,7 +136,7 @@ class _Models:
                 )
                 return
             table(
-                ("Target", "Versions", "Predictions", "Difference", "Distance", "Error, champion", "challenger"),
+                ("Target", "Versions", "Predictions", "Difference", "Distance", "Error", "Error of challenger"),
                 [
                     (
                         row["target"], f"{row['champion'] or '–'} / {row['challenger'] or '–'}", f"{row['n']:,}",
@@ -146,7 +147,7 @@ class _Models:
                 ],
                 numeric=(2, 3, 4, 5, 6),
             )  # fmt: skip
-            facts([("errors", "of predictions whose truth is known, where both roles predicted")])
+            text("Errors are those of predictions whose truth is known, where both predicted.", "muted small")
 
     def _ask(self, target: str | None) -> None:
         async def promote(reason: str) -> list[str]:
@@ -162,7 +163,7 @@ class _Models:
         self._confirm("Roll back", "All models of the release before serve again, together.", "Roll back", rollback)
 
     def _confirm(self, title: str, what: str, label: str, change: Any) -> None:
-        with ui.dialog() as dialog, ui.card():
+        with self._dialogs, ui.dialog() as dialog, ui.card():
             text(title, "h2")
             text(what, "muted")
             reason = ui.input("Reason, kept in the history").props("autofocus outlined dense maxlength=500")

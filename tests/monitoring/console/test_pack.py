@@ -1,0 +1,76 @@
+"""The pack: what was sent is shown exactly, what was not lies between, and the page says which is which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monitoring.console.pack import CIVIDIS, cells_of, colour_of, count_of, places
+
+TEMPERATURES = st.floats(-40.0, 120.0)
+VOLTAGES = st.floats(1.0, 5.0)
+#: From three on one is nearer the middle than another.
+COUNTS = st.integers(3, 200)
+
+
+def battery(count: int = 96, **values: Any) -> dict[str, Any]:
+    return {"battery_id": "EV-1", "cells_in_series": float(count), **values}
+
+
+@given(COUNTS, TEMPERATURES, TEMPERATURES)
+def test_hottest_and_coldest_are_those_that_were_sent(count: int, one: float, other: float) -> None:
+    coldest, hottest = sorted((one, other))
+    cells = cells_of(battery(count, temperature=hottest, temperature_min=coldest), "temperature")
+    assert len(cells.values) == count
+    assert max(cells.values) == pytest.approx(hottest)
+    assert min(cells.values) == pytest.approx(coldest)
+    assert cells.lowest <= coldest + 1e-9
+    assert cells.highest >= hottest - 1e-9
+    assert "interpolated" in cells.note
+
+
+@given(COUNTS, st.lists(VOLTAGES, min_size=3, max_size=3))
+def test_lowest_median_and_highest_cell_are_those_that_were_sent(count: int, voltages: list[float]) -> None:
+    lowest, median, highest = sorted(voltages)
+    row = battery(count, cell_voltage_min=lowest, cell_voltage_max=highest, cell_voltage_median=median)
+    cells = cells_of(row, "voltage")
+    assert (min(cells.values), max(cells.values)) == pytest.approx((lowest, highest))
+    if count % 2:
+        assert sorted(cells.values)[count // 2] == pytest.approx(median)
+    assert cells_of(row, "voltage") == cells  # the same each time
+    assert "interpolated" in cells.note
+
+
+def test_what_was_not_sent_is_not_made_up() -> None:
+    alone = cells_of(battery(temperature=30.0), "temperature")
+    assert set(alone.values) == {30.0}
+    assert "hottest probe only" in alone.note
+    shared = cells_of(battery(96, voltage=384.0), "voltage")
+    assert set(shared.values) == {4.0}
+    assert "no cell voltages" in shared.note
+    assert cells_of(battery(), "temperature").values == []
+    assert cells_of(battery(), "voltage").values == []
+
+
+def test_noise_does_not_look_like_trouble() -> None:
+    cells = cells_of(battery(temperature=25.1, temperature_min=25.0), "temperature")
+    assert cells.highest - cells.lowest == pytest.approx(4.0)
+    assert len({cells.colour(index) for index in range(96)}) < 12
+
+
+def test_the_scale_goes_from_end_to_end() -> None:
+    assert (colour_of(0.0), colour_of(1.0)) == (CIVIDIS[0], CIVIDIS[-1])
+    assert (colour_of(-5.0), colour_of(7.0)) == (CIVIDIS[0], CIVIDIS[-1])
+
+
+@given(st.integers(1, 400))
+def test_every_group_has_a_place_of_its_own(count: int) -> None:
+    assert len(set(places(count))) == count
+
+
+def test_a_pack_of_unknown_size_is_drawn_as_a_usual_one() -> None:
+    assert count_of({"cells_in_series": None}) == 96
+    assert count_of({"cells_in_series": 1e6}) == 400
