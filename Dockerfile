@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# One file, a target for each image that is ours: app, mlflow, minio (see docker-compose.yml).
+# One file, a target for each image that is ours: app, minio, mosquitto, prometheus (see docker-compose.yml).
 
 # MinIO publishes sources only, so server and client come from their Go modules.
 FROM golang:1.24-bookworm AS minio-build
@@ -15,16 +15,20 @@ ENV HOME=/tmp
 EXPOSE 9000 9001
 CMD ["minio", "server", "/data", "--address", ":9000", "--console-address", ":9001"]
 
-# Apart from the application: botocore and DVC want different versions of python-dateutil.
-FROM python:3.11-slim-bookworm AS mlflow
-COPY deploy/mlflow.lock /tmp/mlflow.lock
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /tmp/mlflow.lock \
-    && useradd --system --uid 10001 mlflow
-USER mlflow
-WORKDIR /tmp
-ENV HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=1
-EXPOSE 5000
-CMD ["mlflow", "server", "--host", "0.0.0.0", "--port", "5000", "--workers", "1"]
+# Debian's, as the tests run them (deploy/versions.toml).
+FROM debian:bookworm-slim AS mosquitto
+RUN apt-get update && apt-get install -y --no-install-recommends mosquitto mosquitto-clients \
+    && rm -rf /var/lib/apt/lists/* && install -d -o 1883 -g 1883 /mosquitto/data
+USER 1883:1883
+EXPOSE 1883 8883
+CMD ["mosquitto", "-c", "/mosquitto/config/mosquitto.conf"]
+
+FROM debian:bookworm-slim AS prometheus
+RUN apt-get update && apt-get install -y --no-install-recommends prometheus prometheus-alertmanager \
+    && rm -rf /var/lib/apt/lists/* && install -d -o prometheus -g prometheus /prometheus /alertmanager
+USER prometheus
+EXPOSE 9090 9093
+CMD ["prometheus", "--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
 
 FROM python:3.11-slim-bookworm AS app
 # For the broker's certificate; see `certificate` in docker-compose.yml.

@@ -18,7 +18,8 @@ from data.errors import TwinError
 #: Names as docker-compose.yml uses them -> whose password it is.
 SECRETS: dict[str, str] = {
     "TWIN_DB_ADMIN_PASSWORD": "superuser of the telemetry store, used by nobody while it runs",
-    "TWIN_DB_PASSWORD": "owner of the database telemetry",
+    "TWIN_DB_PASSWORD": "owner of the database telemetry, who migrates it",
+    "TWIN_WRITER_DB_PASSWORD": "login of what writes readings, predictions and outcomes",
     "TWIN_READER_DB_PASSWORD": "Grafana's login to the telemetry store, which may only read",
     "TWIN_CONSOLE_DB_PASSWORD": "the console's login to the telemetry store, which may only read, and remember alerts",
     "TWIN_CONSOLE_TOKEN": "who opens the console, or changes something in it",

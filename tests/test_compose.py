@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,11 @@ import yaml
 
 from data.errors import TwinError
 from data.settings import Settings
+from deploy.servers.install import DEBIAN
+from deploy.servers.postgres import PASSWORDS
+from deploy.servers.versions import versions
 from pipelines.secrets import SECRETS, main, write_secrets
+from tests.needs import need
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -86,7 +91,7 @@ def test_every_variable_is_a_port_or_is_generated() -> None:
 
 def test_settings_in_the_file_exist(services: dict[str, dict[str, Any]]) -> None:
     known = {f"TWIN_{name.upper()}" for name in Settings.model_fields}
-    for name in ("service", "live", "monitoring", "console"):
+    for name in ("service", "live", "scorer", "predictor", "monitoring", "console"):
         assert {key for key in services[name]["environment"] if key.startswith("TWIN_")} <= known
 
 
@@ -137,3 +142,70 @@ def test_secrets_are_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["--path", str(path)]) == 1
     assert "left as it is" in capsys.readouterr().err
     assert path.read_text(encoding="utf-8") == "mine"
+
+
+def test_compose_accepts_the_file(tmp_path: Path) -> None:
+    """As `docker compose config` would, by Debian's docker-compose, which needs no engine for it."""
+    need(DEBIAN["docker-compose"])
+    secrets = tmp_path / "secrets"
+    write_secrets(secrets)
+
+    def check(file: Path, environment: Path) -> subprocess.CompletedProcess[str]:
+        options = ("--file", str(file), "--project-directory", str(ROOT), "--env-file", str(environment))
+        command = [str(DEBIAN["docker-compose"].program("docker-compose")), *options, "config", "--quiet"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    done = check(COMPOSE, secrets)
+    assert done.returncode == 0, done.stderr
+    nothing = tmp_path / "nothing"
+    nothing.touch()
+    assert "run python -m pipelines.secrets" in check(COMPOSE, nothing).stderr
+    broken = tmp_path / "docker-compose.yml"
+    broken.write_text(COMPOSE.read_text(encoding="utf-8").replace("depends_on:", "depends_upon:"))
+    assert check(broken, secrets).returncode != 0
+
+
+def test_compose_runs_the_versions_that_are_tested(services: dict[str, dict[str, Any]]) -> None:
+    tested = versions()
+    assert services["kafka"]["image"] == f"apache/kafka:{tested.kafka}"
+    assert services["timescaledb"]["image"] == f"timescale/timescaledb:{tested.timescaledb}-pg{tested.postgresql}"
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert f"github.com/minio/minio@{tested.minio}\n" in dockerfile
+    assert f"github.com/minio/mc@{tested.minio_client}\n" in dockerfile
+    bases = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
+    assert bases
+    assert all(tested.debian in base for base in bases), "the packages of one release of Debian's"
+    for name, packages in (("mosquitto", "mosquitto"), ("prometheus", "prometheus prometheus-alertmanager")):
+        stage = dockerfile.partition(f" AS {name}\n")[2].partition("FROM ")[0]
+        assert f"--no-install-recommends {packages}" in stage
+        assert services[name]["build"]["target"] == name
+
+
+def test_compose_and_the_tests_share_their_settings_files(services: dict[str, dict[str, Any]]) -> None:
+    mounted = {
+        ("kafka", "./deploy/kafka:/mnt/shared/config:ro"),
+        ("mosquitto", "./deploy/mosquitto:/mosquitto/config:ro"),
+        ("timescaledb", "./deploy/postgres/postgresql.conf:/etc/postgresql/postgresql.conf:ro"),
+        ("timescaledb", "./deploy/database.sh:/docker-entrypoint-initdb.d/100_database.sh:ro"),
+        ("buckets", "./deploy/buckets.sh:/buckets.sh:ro"),
+        ("prometheus", "./monitoring/prometheus:/etc/prometheus:ro"),
+        ("alertmanager", "./monitoring/alertmanager:/etc/alertmanager:ro"),
+    }
+    found = {(name, volume) for name, service in services.items() for volume in service.get("volumes", [])}
+    assert mounted <= found
+    # Listeners are what a container and one machine have different; all else is in the file.
+    assert set(services["kafka"]["environment"]) == {
+        "KAFKA_CONTROLLER_QUORUM_VOTERS", "KAFKA_LISTENERS", "KAFKA_ADVERTISED_LISTENERS", "KAFKA_LOG_DIRS",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("script", "service"), [("database.sh", "timescaledb"), ("buckets.sh", "buckets")])
+def test_a_script_gets_every_variable_that_it_reads(
+    services: dict[str, dict[str, Any]], script: str, service: str
+) -> None:
+    text = (ROOT / "deploy" / script).read_text(encoding="utf-8")
+    needed = {name for name in re.findall(r"\$\{?([A-Z][A-Z0-9_]+)", text) if name != "PATH"}
+    assert needed
+    assert needed <= set(services[service]["environment"])
+    if script == "database.sh":
+        assert needed == {*PASSWORDS, "POSTGRES_USER"}

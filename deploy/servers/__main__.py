@@ -78,7 +78,7 @@ class Stack:
         if database is None:
             return
         owners = databases(database)
-        self.settings["TWIN_TELEMETRY_DSN"] = owners.telemetry_dsn
+        self.settings["TWIN_TELEMETRY_DSN"] = owners.owner_dsn
         if objects is not None:
             tracking = self._entered("MLflow", mlflow(self._folder / "mlflow", owners.mlflow_dsn, objects))
             if tracking is not None:

@@ -27,13 +27,27 @@ from deploy.servers.versions import DEPLOY, versions
 
 License = Literal["timescale", "apache"]
 _OWNER_ONLY = 0o600
+#: What deploy/database.sh asks for.
+PASSWORDS = (
+    "TWIN_DB_PASSWORD",
+    "TWIN_WRITER_DB_PASSWORD",
+    "TWIN_READER_DB_PASSWORD",
+    "TWIN_CONSOLE_DB_PASSWORD",
+    "TWIN_MLFLOW_DB_PASSWORD",
+)
 
 
 @dataclass(frozen=True)
 class Databases:
-    """The databases of compose, each over loopback as its owner, who is no superuser."""
+    """The databases of compose over loopback; none of these logins is a superuser.
 
-    telemetry_dsn: str
+    Attributes:
+        owner_dsn: the telemetry store for who migrates it.
+        writer_dsn: the telemetry store for who writes readings and predictions.
+    """
+
+    owner_dsn: str
+    writer_dsn: str
     mlflow_dsn: str
 
 
@@ -64,14 +78,17 @@ def databases(server: Postgres) -> Databases:
     connection.autocommit = True
     with closing(connection), connection.cursor() as cursor:
         cursor.execute("CREATE DATABASE telemetry")
-    names = ("TWIN_DB_PASSWORD", "TWIN_READER_DB_PASSWORD", "TWIN_CONSOLE_DB_PASSWORD", "TWIN_MLFLOW_DB_PASSWORD")
-    passwords = {name: secrets.token_hex(16) for name in names}
+    passwords = {name: secrets.token_hex(16) for name in PASSWORDS}
     login = {"PGHOST": HOST, "PGPORT": str(server.port), "PGPASSWORD": server.password, "POSTGRES_USER": "postgres"}
     run(["sh", str(DEPLOY / "database.sh")], environment=login | passwords)
-    place = f"{HOST}:{server.port}"
+
+    def dsn(login: str, password: str, database: str) -> str:
+        return f"postgresql://{login}:{passwords[password]}@{HOST}:{server.port}/{database}"
+
     return Databases(
-        telemetry_dsn=f"postgresql://twin:{passwords['TWIN_DB_PASSWORD']}@{place}/telemetry",
-        mlflow_dsn=f"postgresql://mlflow:{passwords['TWIN_MLFLOW_DB_PASSWORD']}@{place}/mlflow",
+        owner_dsn=dsn("twin", "TWIN_DB_PASSWORD", "telemetry"),
+        writer_dsn=dsn("writer", "TWIN_WRITER_DB_PASSWORD", "telemetry"),
+        mlflow_dsn=dsn("mlflow", "TWIN_MLFLOW_DB_PASSWORD", "mlflow"),
     )
 
 
