@@ -36,7 +36,7 @@ def alerts_page(context: Context, visitor: Visitor) -> None:
         text("Alerts", "title", "h1")
         if visitor.name is None:
             text("Log in to acknowledge or mute.", "muted small")
-        with div("split"):
+        with div("half"):
             for title, sub, categories in _GROUPS:
                 with panel(title, sub):
                     AlertList(context, visitor, categories=categories)
@@ -146,7 +146,7 @@ class AlertList:
         with self._dialogs, ui.dialog() as dialog, ui.card():
             text(f"{alert['battery_id']}: {alert['reason']}", "h2")
             note = (
-                ui.input("Note (what is being done)").props("autofocus outlined dense maxlength=500").classes("w-full")
+                ui.input("Note: what is being done").props("autofocus outlined dense maxlength=500").classes("w-full")
             )
             with div("acts row-wrap"):
                 button(
