@@ -17,8 +17,9 @@ from kafka import KafkaConsumer, KafkaProducer
 from paho.mqtt.enums import CallbackAPIVersion
 
 from data.errors import TwinError
+from data.settings import Settings
 from deploy.servers.files import with_lines, with_properties
-from deploy.servers.install import DEBIAN, Package, require
+from deploy.servers.install import DEBIAN, KAFKA, MINIO, Package, require
 from deploy.servers.kafka import Kafka
 from deploy.servers.mosquitto import Mosquitto
 from deploy.servers.postgres import Postgres, postgres
@@ -217,3 +218,33 @@ def _address(hexadecimal: str) -> str:
     if raw[:12] == bytes(10) + b"\xff\xff":
         return "::ffff:" + ".".join(map(str, raw[12:]))
     return raw.hex()
+
+
+@pytest.mark.slow
+def test_all_start_and_all_stop() -> None:
+    """What `make servers` runs: the addresses are settings, and after Ctrl-C nothing is left."""
+    need(DEBIAN["mosquitto"], DEBIAN["openssl"], DEBIAN["postgresql-15"], KAFKA, MINIO)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deploy.servers"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.strip())
+        if "Ctrl-C" in line:
+            break
+    started = servers_of(process.pid)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130, lines
+    process.stdout.close()
+    exported = {line.removeprefix("export ").partition("=")[0] for line in lines if line.startswith("export ")}
+    settings = {name for name in exported if name.startswith("TWIN_")}
+    assert settings <= {f"TWIN_{name.upper()}" for name in Settings.model_fields}
+    assert {"TWIN_TELEMETRY_DSN", "TWIN_KAFKA_BOOTSTRAP_SERVERS", "TWIN_MLFLOW_TRACKING_URI"} <= settings
+    assert {"AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= exported
+    assert len(started) == 5
+    assert not [pid for pid in started if alive(pid)]
+
+
+def servers_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
