@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from data.errors import TwinError
 from data.settings import Settings
 from monitoring.console.access import SESSION_COOKIE, SESSION_S, Access, Guard, is_loopback, token_of
+from monitoring.console.pages.login import Login
 from tests.monitoring.console.conftest import served
 
 TOKEN = "a token of the tests"
@@ -131,3 +132,20 @@ def test_beyond_loopback_nothing_is_shown_without_the_token(guarded: Callable[[b
     page = client.get("/battery/EV-1", headers={"accept": "text/html"})
     assert page.status_code == 303
     assert page.headers["location"] == "/login?next=/battery/EV-1"
+
+
+def test_logging_in_stays_on_this_site() -> None:
+    app, access = FastAPI(), Access(TOKEN, guards_reading=False)
+    app.include_router(Login(access).router())
+    with served(app) as client:
+        assert "not the token" in client.post("/login", data={"token": "wrong", "name": "eve"}).text
+        for after, where in (("/alerts", "/alerts"), ("//evil.example", "/"), ("https://evil.example", "/")):
+            answer = client.post("/login", data={"token": TOKEN, "name": "ada", "next": after})
+            assert (answer.status_code, answer.headers["location"]) == (303, where)
+            cookie = answer.headers["set-cookie"].lower()
+            assert "httponly" in cookie
+            assert "samesite=strict" in cookie
+            assert access.knows({"cookie": answer.headers["set-cookie"].split(";")[0]})
+        assert "<script>" not in client.get("/login", params={"next": '/"><script>'}).text
+        assert client.post("/logout").status_code == 303
+    assert not access.knows({"cookie": answer.headers["set-cookie"].split(";")[0]})

@@ -165,24 +165,32 @@ def site(
     postgres_server: str, new_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("browser")
-    dsn, port = new_database(postgres_server), free_port("127.0.0.1", 15300)
+    dsn = new_database(postgres_server)
     migrate(dsn)
     registry_with_a_challenger(folder / "var", folder / "models")
+    shots = ROOT / SHOTS if SHOTS else folder
+    shots.mkdir(parents=True, exist_ok=True)
+    with writing(dsn), console(dsn, folder, "/api/health") as url:
+        yield Site(url, shots)
+
+
+@contextmanager
+def console(dsn: str, folder: Path, ready: str) -> Iterator[str]:
+    """The address of a console on `dsn`, once `ready` answers 200; it must not have failed in the end."""
+    port = free_port("127.0.0.1", 15300)
     environment = os.environ | {
         "TWIN_VAR": str(folder / "var"),
         "TWIN_TELEMETRY_DSN": dsn,
         "TWIN_CONSOLE_PORT": str(port),
         "TWIN_CONSOLE_TOKEN": TOKEN,
     }
-    shots = ROOT / SHOTS if SHOTS else folder
-    shots.mkdir(parents=True, exist_ok=True)
     log = folder / "console.log"
     command = [sys.executable, "-m", "monitoring.console"]
-    with writing(dsn), log.open("wb") as output:
+    with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
-            _wait(f"http://127.0.0.1:{port}/api/health", process, log)
-            yield Site(f"http://127.0.0.1:{port}", shots)
+            _wait(f"http://127.0.0.1:{port}{ready}", process, log)
+            yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
             process.wait(20)
@@ -222,14 +230,14 @@ def visit(site: Site, browser: Any) -> Iterator[Callable[..., Any]]:
         page = context.new_page()
         page.on("console", lambda m: m.type in ("error", "warning") and site.complaints.append(m.text))
         page.on("pageerror", lambda error: site.complaints.append(str(error)))
-        page.on("request", lambda request: _is_ours(request.url, site) or site.elsewhere.append(request.url))
+        page.on("request", lambda request: _is_ours(request.url) or site.elsewhere.append(request.url))
         if log_in:
             page.goto(f"{site.url}/login?next={path}")
             page.fill("input[name=name]", "ada")
             page.fill("input[name=token]", TOKEN)
             page.click("button")
         else:
-            page.goto(site.url + path)
+            page.goto(path if "://" in path else site.url + path)
         return page
 
     yield open_page
@@ -239,8 +247,8 @@ def visit(site: Site, browser: Any) -> Iterator[Callable[..., Any]]:
     assert site.elsewhere == []
 
 
-def _is_ours(url: str, site: Site) -> bool:
-    return url.startswith((site.url, site.url.replace("http", "ws"), "data:", "blob:"))
+def _is_ours(url: str) -> bool:
+    return url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:"))
 
 
 def colours(page: Any, selector: str, site: Site) -> int:
@@ -400,3 +408,17 @@ def test_dark_and_on_a_phone(path: str, visit: Callable[..., Any], site: Site) -
 def test_a_battery_that_does_not_exist(visit: Callable[..., Any]) -> None:
     page = visit("/battery/nobody")
     page.wait_for_selector("text=No battery is called nobody")
+
+
+@pytest.mark.parametrize("path", ["/", "/alerts", "/battery/EV-0001"])
+def test_while_the_store_is_away_it_is_said(path: str, visit: Callable[..., Any], away: str) -> None:
+    page = visit(away + path)
+    page.wait_for_selector("text=The telemetry store cannot be reached.")
+    assert "store away" in page.locator(".pulse").inner_text()
+
+
+@pytest.fixture(scope="module")
+def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("away")
+    with console(f"postgresql://me:hunter2@/telemetry?host={folder}", folder, "/health") as url:
+        yield url
