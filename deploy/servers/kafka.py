@@ -53,7 +53,8 @@ def kafka(folder: Path) -> Iterator[Kafka]:
     )
     java = ("java", _HEAP, "-Dlog4j2.level=INFO", "-cp", str(KAFKA.folder / "*"))
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    format_options = ("--cluster-id", cluster_id, "--config", str(properties), "--ignore-formatted")
+    # In one word with its option: the id may begin with a dash.
+    format_options = (f"--cluster-id={cluster_id}", "--config", str(properties), "--ignore-formatted")
     run([*java, "kafka.tools.StorageTool", "format", *format_options])
     server = Server(
         Command(

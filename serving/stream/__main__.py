@@ -49,26 +49,35 @@ def main() -> int:
 
 def _run(settings: Settings, metrics: StreamMetrics) -> None:
     releases = Champion(settings, ReleaseMetrics(metrics.registry))
-    releases.refresh()
-    while releases.scorer is None:
-        logger.warning("%s", releases.problem)
-        time.sleep(settings.registry_poll_s)
-        releases.refresh()
+    _wait_for_one(releases, settings.registry_poll_s)
     releases.follow()
     retry_s = _FIRST_RETRY_S
     while True:
         began = time.monotonic()
         try:
             return run_stream(settings, releases, metrics)
-        except (QuixException, KafkaException) as error:
-            logger.error("the stream ended and is built anew in %g s: %s", retry_s, error)
+        except (QuixException, KafkaException, RuntimeError) as error:  # of Quix Streams, librdkafka and its recovery
+            if time.monotonic() - began > _CALM_S:
+                retry_s = _FIRST_RETRY_S
+            logger.error("the stream ended and is built anew in %g s: %r", retry_s, error)
         finally:
             # Quix Streams leaves handlers behind that only stop what has ended.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
         metrics.restarts.inc()
         time.sleep(retry_s)
-        retry_s = _FIRST_RETRY_S if time.monotonic() - began > _CALM_S else min(retry_s * 2, _LONGEST_RETRY_S)
+        retry_s = min(retry_s * 2, _LONGEST_RETRY_S)
+
+
+def _wait_for_one(releases: Champion, pause_s: float) -> None:
+    told = None
+    releases.refresh()
+    while releases.scorer is None:
+        if releases.problem != told:
+            told = releases.problem
+            logger.warning("waiting: %s", told)
+        time.sleep(pause_s)
+        releases.refresh()
 
 
 if __name__ == "__main__":
