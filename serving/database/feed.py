@@ -348,7 +348,7 @@ class SiteFeed:
             connection = psycopg2.connect(self._dsn, connect_timeout=5, application_name="battery-twin-reader")
             connection.set_session(readonly=True)
             with connection, connection.cursor() as cursor:
-                cursor.execute("SET TIME ZONE 'UTC'; SET statement_timeout TO '60s'")
+                cursor.execute("SET TIME ZONE 'UTC'; SET datestyle TO ISO; SET statement_timeout TO '60s'")
             self._site = connection, find_relation(connection, self._field_map)
         connection, relation = self._site
         try:

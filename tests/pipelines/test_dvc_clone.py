@@ -10,13 +10,19 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pandas as pd
 import pytest
 import yaml
 
+from data.batch import Batch, rows_of
+from data.contract import CYCLE_FIELDS, names
 from data.settings import NO_TELEMETRY
+from data.stores.migrate import migrate
+from data.stores.postgres import PostgresStore
 from deploy.servers.minio import REGION, Minio
 from deploy.servers.process import HOST, Command, Server, answers, unused_port
 from pipelines.params import read_json
@@ -174,3 +180,36 @@ def test_rebuilt_without_a_cache_it_is_the_same(clone: Path) -> None:
         shutil.rmtree(clone / folder)
     run(clone, "dvc", "repro", "--quiet", "--force", "features", "tune@temperature", "train@temperature", "-s")
     assert (clone / "dvc.lock").read_text() == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_what_was_lived_is_learned_from_again(
+    clone: Path, postgres_server: str, new_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn = new_database(postgres_server)
+    migrate(dsn)
+    readings, batteries = (
+        pd.read_parquet(clone / f"data/validated/{name}.parquet") for name in ("readings", "batteries")
+    )
+    sessions = pd.read_parquet(clone / "data/features/cycles.parquet")
+    newest = readings.groupby("battery_id")["time"].transform("max")
+    store = PostgresStore(dsn)
+    # Of the readings, the store has the last days; of the sessions, all.
+    store.write(Batch(readings=rows_of(readings[readings["time"] > newest - pd.Timedelta(days=60)])))
+    store.write(Batch(batteries=rows_of(batteries), cycles=rows_of(sessions.reindex(columns=names(CYCLE_FIELDS)))))
+    store.close()
+    monkeypatch.setenv("TWIN_TELEMETRY_DSN", dsn)
+    before = read_json(clone / "reports" / "metrics.json")
+    run(clone, sys.executable, "-m", "pipelines.repro", "--source", "timescale", "--domain", "lived")
+    metrics = read_json(clone / "reports" / "metrics.json")
+    assert (metrics["source"], metrics["domain"]) == ("timescale", "lived")
+    assert "temperature" in metrics["targets"]
+    assert metrics["targets"]["soh"]["n_rows"] == before["targets"]["soh"]["n_rows"], (
+        "each session is learned from once"
+    )
+    assert metrics["targets"]["soh"]["mae"] == pytest.approx(before["targets"]["soh"]["mae"], rel=0.3)
+    assert any("sessions in readings were left aside" in note for note in metrics["notes"])
+    assert "postgresql://" not in (clone / "params.yaml").read_text() + (clone / "dvc.lock").read_text()
+    listed = json.loads(run(clone, sys.executable, "-m", "training.registry", "list", "--domain", "lived", "--json"))
+    assert listed["domain"] == "lived"

@@ -205,6 +205,23 @@ def test_sessions_that_ended_are_stored_with_their_health(embedded: Site, predic
     assert embedded.counted("database_cycles_total") == len(stored)
 
 
+def test_a_login_needs_no_more_than_the_group_of_writers(
+    postgres_server: str, new_database: Callable[[str], str], predictor: Predictor
+) -> None:
+    owner = Site(new_database(postgres_server))
+    migrate(owner.dsn)
+    owner.store.write(Batch(readings=rows_of(history(0)), batteries=packs()))
+    writer = Site(f"{owner.dsn}&options=-c%20role%3Dtwin_writer")
+    assert migrate(writer.dsn) == []
+    drain(writer.worker(), Scorer(predictor))
+    assert owner.predictions() == offline(predictor, history(0))
+    owner.query("UPDATE twin_states SET state = '\\x00'")
+    owner.store.write(Batch(readings=rows_of(history(0).tail(1).assign(time=pd.Timestamp("2026-02-01", tz="UTC")))))
+    drain(writer.worker(), Scorer(predictor))
+    assert writer.counted("database_replays_total") == 1
+    owner.store.close()
+
+
 def test_a_past_is_folded_and_not_predicted_and_what_follows_is(embedded: Site, predictor: Predictor) -> None:
     readings = everything()
     past, live = readings.iloc[:600], readings.iloc[600:]
