@@ -8,11 +8,12 @@ from rich.table import Table
 from benchmarks.inference import inference_one_row, inference_rows
 from benchmarks.ingest import ingest
 from benchmarks.stream import stream
-from pipelines.params import MODELS, REPORTS, write_json
+from benchmarks.training import training
+from pipelines.params import FEATURES, MODELS, REPORTS, write_json
 
 
 def main() -> None:
-    figures = [inference_one_row(MODELS), *inference_rows(MODELS), *ingest(), *stream()]
+    figures = [inference_one_row(MODELS), *inference_rows(MODELS), *ingest(), *stream(), *training(FEATURES)]
     write_json(REPORTS / "bench.json", figures)
     table = Table("name", "value", "unit", "peer", "peer's value", "ratio")
     for figure in figures:

@@ -12,6 +12,7 @@ from data.settings import Settings
 from features.targets import TARGET_NAMES, TARGETS
 from pipelines.params import FEATURES, TUNED, file_hash, load_params, read_json, start_logging, typed, write_json
 from training import tracking
+from training.forest_library import forests
 from training.splits import split
 from training.tuning import TuneParams, study_name, tune_forest
 
@@ -35,7 +36,8 @@ def main() -> None:
     tune = typed(TuneParams, params["tune"], "tune")
     name = study_name(params["domain"], target, file_hash(source), tune, params["seed"])
     settings.var.mkdir(parents=True, exist_ok=True)
-    with tracking.tuning_run(settings, params["domain"], target.name, name) as run:
+    library = forests(tune.library).tag
+    with tracking.tuning_run(settings, params["domain"], target.name, name, library) as run:
 
         def on_trial(number: int, chosen: dict[str, object], error: float) -> None:
             log.info("%s: trial %d of %d, error %.5g with %s", target.name, number + 1, tune.trials, error, chosen)

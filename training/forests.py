@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 
 from features.state import FloatArray
 from features.targets import Target
+from training.forest_library import Library, forests
 from training.sentinel import SENTINEL
 
 N_CALIBRATION_FOLDS = 3
@@ -51,7 +52,9 @@ def inputs(table: pd.DataFrame, target: Target) -> FloatArray:
     return table[list(target.feature_names)].to_numpy(dtype=np.float32).astype(np.float64)
 
 
-def fit(table: pd.DataFrame, target: Target, params: ForestParams, seed: int) -> Pipeline:
+def fit(
+    table: pd.DataFrame, target: Target, params: ForestParams, seed: int, library: Library = "scikit-learn"
+) -> Pipeline:
     """Fit the forest of `target` on all rows of `table` (features, label, `battery_id`).
 
     A target with an `offset` is fitted on the change from it.  A classifier is calibrated by Platt's
@@ -60,10 +63,12 @@ def fit(table: pd.DataFrame, target: Target, params: ForestParams, seed: int) ->
     x = inputs(table, target)
     y = table[target.label].to_numpy(dtype=float)
     if target.kind == "classification":
-        return _fit_classifier(x, y.astype(np.int64), table["battery_id"].to_numpy(dtype=str), params, seed)
+        chosen = _SteadyForestClassifier if library == "scikit-learn" else forests(library).classifier
+        forest = chosen(**params.as_dict(), random_state=seed, n_jobs=-1)
+        return _fit_classifier(x, y.astype(np.int64), table["battery_id"].to_numpy(dtype=str), forest)
     if target.offset is not None:
         y = y - table[target.offset].to_numpy(dtype=float)
-    forest = RandomForestRegressor(**params.as_dict(), random_state=seed, n_jobs=-1)
+    forest = forests(library).regressor(**params.as_dict(), random_state=seed, n_jobs=-1)
     model = make_pipeline(_sentinel(), forest).fit(x, y)
     forest.n_jobs = 1  # parallel prediction adds up trees in any order and differs in the last bits
     return model
@@ -73,15 +78,15 @@ def _sentinel() -> SimpleImputer:
     return SimpleImputer(strategy="constant", fill_value=SENTINEL, keep_empty_features=True)
 
 
-def _fit_classifier(x: FloatArray, y: FloatArray, groups: FloatArray, params: ForestParams, seed: int) -> Pipeline:
-    forest = _SteadyForestClassifier(**params.as_dict(), random_state=seed, n_jobs=-1)
+def _fit_classifier(x: FloatArray, y: FloatArray, groups: FloatArray, forest: Any) -> Pipeline:
     splits = _calibration_splits(x, y, groups)
     calibrated = CalibratedClassifierCV(forest, method="sigmoid", cv=splits, ensemble=False)
     model = make_pipeline(_sentinel(), calibrated).fit(x, y)
     calibrated.cv = len(splits)  # the row numbers have served; they would go into every saved copy
-    calibrated.estimator = forest.plain()
-    (fitted,) = calibrated.calibrated_classifiers_
-    fitted.estimator = fitted.estimator.plain()
+    if isinstance(forest, _SteadyForestClassifier):
+        calibrated.estimator = forest.plain()
+        (fitted,) = calibrated.calibrated_classifiers_
+        fitted.estimator = fitted.estimator.plain()
     return model
 
 

@@ -65,8 +65,12 @@ class TuningRun:
 
 
 @contextmanager
-def tuning_run(settings: Settings, domain: str, target: str, study: str) -> Iterator[TuningRun]:
-    """The parent run of `study`: a new one, or the old one where the study is resumed."""
+def tuning_run(settings: Settings, domain: str, target: str, study: str, library: str) -> Iterator[TuningRun]:
+    """The parent run of `study`: a new one, or the old one where the study is resumed.
+
+    Args:
+        library: who grows the forests, with its version; a tag of the run.
+    """
     client = connect(settings)
     experiment = experiment_id(client, settings, domain)
     earlier = client.search_runs([experiment], f"tags.study = '{study}'", max_results=1)
@@ -74,7 +78,7 @@ def tuning_run(settings: Settings, domain: str, target: str, study: str) -> Iter
         run_id = earlier[0].info.run_id
         client.update_run(run_id, status="RUNNING")
     else:
-        tags = {"study": study, "target": target, "kind": "tuning", **_commit_tag()}
+        tags = {"study": study, "target": target, "kind": "tuning", "forest_library": library, **_commit_tag()}
         run_id = client.create_run(experiment, run_name=f"tune {target}", tags=tags).info.run_id
     status = "KILLED"
     try:

@@ -13,6 +13,7 @@ import optuna
 import pandas as pd
 
 from features.targets import Target
+from training.forest_library import Library
 from training.forests import ForestParams, fit, predict
 from training.measures import error_measure, measures
 from training.splits import Split
@@ -28,11 +29,13 @@ class TuneParams:
     Attributes:
         trials: finished trials in all, those of a study that was interrupted included.
         max_rows: rows that a trial sees at most; every k-th row of each battery.
+        library: who grows the forests of the trials; the final forest is always scikit-learn's.
         n_estimators, max_depth, max_features, min_samples_leaf, max_samples: the choices.
     """
 
     trials: int
     max_rows: int
+    library: Library
     n_estimators: tuple[int, ...]
     max_depth: tuple[int | None, ...]
     max_features: tuple[float, ...]
@@ -83,7 +86,7 @@ def tune_forest(
             study.enqueue_trial(_published(tune), skip_if_exists=True)
         trial = study.ask()
         params = _suggest(trial, tune)
-        error = _error(candidates, inner, target, params, seed)
+        error = _error(candidates, inner, target, params, seed, tune.library)
         study.tell(trial, error)
         if on_trial is not None:
             on_trial(finished, params.as_dict(), error)
@@ -133,10 +136,11 @@ def _error(
     target: Target,
     params: ForestParams,
     seed: int,
+    library: Library,
 ) -> float:
     actual, predicted = [], []
     for train, judged in folds:
-        model = fit(table.iloc[train], target, params, seed)
+        model = fit(table.iloc[train], target, params, seed, library)
         rows = table.iloc[judged]
         actual.append(rows[target.label].to_numpy(dtype=float))
         predicted.append(predict(model, rows, target))

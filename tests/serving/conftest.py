@@ -19,12 +19,8 @@ import pytest
 from data.contract import SIGNALS
 from data.embedded.ports import free_port
 from data.settings import Settings
-from features.state import FOLD_VERSION
-from features.targets import TARGET_NAMES
 from serving.predictor import Predictor
-from tests.training.small_models import GATE, ModelFiles
-from training.registry.registration import Provenance, register_all
-from training.registry.store import RegistryStore
+from tests.training.small_models import release_small_models
 from training.release import LoadedRelease, load_release
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,13 +34,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = tmp_path_factory.mktemp("serving")
     settings = Settings(var=folder / "var")
     settings.var.mkdir()
-    models = ModelFiles(folder / "models")
-    for target in TARGET_NAMES:
-        models.train(target, fold_version=FOLD_VERSION)
-    provenance = Provenance(source="made_up", data_sha256=dict.fromkeys(TARGET_NAMES, "ab" * 32))
-    store = RegistryStore.open(settings, settings.domain)
-    report = register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests")
-    assert report.release == 1
+    release_small_models(settings, folder / "models")
     return settings
 
 

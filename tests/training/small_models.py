@@ -15,10 +15,14 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from data.settings import Settings
+from features.state import FOLD_VERSION
 from features.targets import TARGET_NAMES, TARGETS, Target
 from training.gate import GateThresholds
 from training.model_files import save_canonical_skops
 from training.onnx_export import onnx_difference, to_onnx
+from training.registry.registration import Provenance, register_all
+from training.registry.store import RegistryStore
 from training.sentinel import SENTINEL
 
 N_TREES = 10
@@ -153,3 +157,15 @@ def _table(rng: np.random.Generator, target: Target, batteries: tuple[str, ...],
     return table.assign(
         battery_id=np.repeat(batteries, 60), cycle_index=np.tile(np.arange(60.0), len(batteries)), actual=actual
     )
+
+
+def release_small_models(settings: Settings, folder: Path) -> ModelFiles:
+    """Register a small forest for each target in the registry of `settings`: its first champion release."""
+    models = ModelFiles(folder)
+    for target in TARGET_NAMES:
+        models.train(target, fold_version=FOLD_VERSION)
+    provenance = Provenance(source="made_up", data_sha256=dict.fromkeys(TARGET_NAMES, "ab" * 32))
+    store = RegistryStore.open(settings, settings.domain)
+    report = register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests")
+    assert report.release == 1
+    return models

@@ -18,7 +18,7 @@ from training.tracking import FinalRun, git_commit, log_final_run, tuning_run
 
 
 def test_trials_are_children_of_one_study(settings: Settings) -> None:
-    with tuning_run(settings, "battery", "soh", "study-1") as run:
+    with tuning_run(settings, "battery", "soh", "study-1", "scikit-learn 1") as run:
         for number in range(3):
             run.log_trial(number, {"n_estimators": 50, "max_depth": None}, 0.1 / (number + 1))
     experiment = run.client.get_experiment_by_name("battery")
@@ -31,18 +31,18 @@ def test_trials_are_children_of_one_study(settings: Settings) -> None:
 
 
 def test_a_resumed_study_goes_on_in_its_run(settings: Settings) -> None:
-    with pytest.raises(KeyboardInterrupt), tuning_run(settings, "battery", "soh", "study-1") as first:
+    with pytest.raises(KeyboardInterrupt), tuning_run(settings, "battery", "soh", "study-1", "scikit-learn 1") as first:
         raise KeyboardInterrupt
     assert first.client.get_run(first.run_id).info.status == "KILLED"
-    with tuning_run(settings, "battery", "soh", "study-1") as second:
+    with tuning_run(settings, "battery", "soh", "study-1", "scikit-learn 1") as second:
         assert second.run_id == first.run_id
     assert first.client.get_run(first.run_id).info.status == "FINISHED"
-    with tuning_run(settings, "battery", "soh", "study-2") as other:
+    with tuning_run(settings, "battery", "soh", "study-2", "scikit-learn 1") as other:
         assert other.run_id != first.run_id
 
 
 def test_a_failed_study_is_said_to_have_failed(settings: Settings) -> None:
-    with pytest.raises(ZeroDivisionError), tuning_run(settings, "battery", "soh", "study-1") as run:
+    with pytest.raises(ZeroDivisionError), tuning_run(settings, "battery", "soh", "study-1", "scikit-learn 1") as run:
         raise ZeroDivisionError
     assert run.client.get_run(run.run_id).info.status == "FAILED"
 

@@ -1,0 +1,54 @@
+"""Who grows the forests: scikit-learn, or Intel's extension of it, which is faster on x86 and not bit-repeatable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module, metadata
+from typing import Any, Literal
+
+from sklearn import ensemble
+
+from data.errors import TwinError
+
+Library = Literal["scikit-learn", "scikit-learn-intelex"]
+
+
+@dataclass(frozen=True)
+class Forests:
+    """The classes of one library.
+
+    Attributes:
+        tag: the library with its version, as it is recorded.
+    """
+
+    regressor: Any
+    classifier: Any
+    tag: str
+
+
+def forests(library: Library) -> Forests:
+    """The classes of `library`.
+
+    Raises:
+        TwinError: it is not known, or not installed.
+    """
+    module: Any = ensemble
+    if library == "scikit-learn-intelex":
+        try:
+            module = import_module("sklearnex.ensemble")
+        except ImportError as error:
+            raise TwinError(
+                "tune.library is 'scikit-learn-intelex', which is not installed: install the extra `intel` (x86 only), "
+                "or set tune.library to 'scikit-learn'",
+                field="tune.library",
+                value=library,
+            ) from error
+    elif library != "scikit-learn":
+        raise TwinError(
+            f"tune.library is {library!r}: give 'scikit-learn' or 'scikit-learn-intelex'",
+            field="tune.library",
+            value=library,
+        )
+    return Forests(
+        module.RandomForestRegressor, module.RandomForestClassifier, f"{library} {metadata.version(library)}"
+    )
