@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, Literal, cast
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: One row: column name -> value.  None, NaN and an absent column all mean 'missing'.
 Row = Mapping[str, object]
+#: What a row is about.
+Kind = Literal["battery", "reading", "late", "prediction", "cycle"]
 
 
 @dataclass(frozen=True)

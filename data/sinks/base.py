@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from data.batch import Batch
+from data.batch import Batch, Kind
 from data.errors import TwinError
 
 
@@ -32,9 +32,11 @@ class Sink(Protocol):
     Calls block for a bounded time and are made from one thread at a time.
 
     Attributes:
+        kinds: the rows that it has a place for; it is given no others.
         acknowledged: rows or messages that the destination has acknowledged so far, repeated ones included.
     """
 
+    kinds: tuple[Kind, ...]
     acknowledged: int
 
     def setup(self) -> None:

@@ -22,7 +22,7 @@ from kafka.errors import (
 )
 from kafka.net import KafkaNetClient
 
-from data.batch import Batch
+from data.batch import Batch, Kind
 from data.errors import TwinError
 from data.kafka import TELEMETRY_TOPIC, client_options
 from data.settings import Settings
@@ -54,6 +54,8 @@ class KafkaSink:
         partitions: of the topic, where it does not exist yet.
         timeout_s: longest that a call waits for the brokers.
     """
+
+    kinds: tuple[Kind, ...] = ("reading",)
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from pathlib import Path
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from data.batch import Batch
+from data.batch import Batch, Kind
 from data.settings import Settings
 from data.sinks.base import SinkOffError, SinkRefusedError, SinkUnavailableError
 from data.sinks.messages import reading_messages
@@ -31,6 +31,8 @@ class MqttSink:
     Args:
         timeout_s: longest wait for a connection, and for the broker's next acknowledgement.
     """
+
+    kinds: tuple[Kind, ...] = ("reading",)
 
     def __init__(
         self,

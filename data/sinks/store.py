@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg2
 import psycopg2.errors
 
-from data.batch import Batch
+from data.batch import Batch, Kind
 from data.settings import Settings
 from data.sinks.base import SinkOffError, SinkRefusedError, SinkUnavailableError
 from data.stores.migrate import migrate
@@ -23,6 +23,8 @@ _REFUSED = (
 
 class StoreSink:
     """Each write is one committed transaction, so `flush` has nothing left to wait for."""
+
+    kinds: tuple[Kind, ...] = ("battery", "reading", "late", "cycle", "prediction")
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
 
 import orjson
 
-from data.batch import Batch, Row
+from data.batch import Batch, Kind, Row
 from data.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field
 from data.stores.postgres import PREDICTION_FIELDS
 from data.wire import json_values
-
-Kind = Literal["battery", "reading", "prediction", "cycle"]
 
 #: In the order in which the rows of one batch are kept: what a battery is comes before what it says.
 KINDS: Mapping[Kind, tuple[str, tuple[Field, ...]]] = {
     "battery": ("batteries", BATTERY_FIELDS),
     "reading": ("readings", READING_FIELDS),
+    "late": ("late", READING_FIELDS),
     "cycle": ("cycles", CYCLE_FIELDS),
     "prediction": ("predictions", PREDICTION_FIELDS),
 }

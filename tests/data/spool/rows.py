@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from data.batch import Row
-from data.spool.entries import Kind
+from data.batch import Kind, Row
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CONSUMERS: dict[str, tuple[Kind, ...]] = {"store": ("reading", "prediction"), "mqtt": ("reading",)}

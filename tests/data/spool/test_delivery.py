@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from data.batch import Batch
+from data.batch import Batch, Kind
 from data.sinks.base import SinkRefusedError, SinkUnavailableError
-from data.spool.delivery import Delivery
+from data.spool.delivery import Delivery, SinkWorker
 from data.spool.spool import MIN_BYTES, Spool
 from tests.data.spool.rows import reading
 
@@ -20,6 +20,7 @@ class ListSink:
 
     def __init__(self, refused: frozenset[int] = frozenset()) -> None:
         self.taken: list[int] = []
+        self.kinds: tuple[Kind, ...] = ("reading",)
         self.acknowledged = 0
         self.is_away = False
         self.dies_before_flush = 0
@@ -69,7 +70,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
 def test_a_dead_sink_holds_up_nobody_and_gets_everything_when_it_is_back(spool: Spool) -> None:
     alive, dead = ListSink(), ListSink()
     dead.is_away = True
-    deliveries = [Delivery(spool, "a", alive), Delivery(spool, "b", dead)]
+    deliveries = [Delivery(spool, "a", SinkWorker(alive)), Delivery(spool, "b", SinkWorker(dead))]
     for delivery in deliveries:
         delivery.start()
     for number in range(20):
@@ -88,7 +89,7 @@ def test_what_was_written_but_not_acknowledged_is_written_again(spool: Spool) ->
     sink = ListSink()
     sink.dies_before_flush = 2
     spool.append(Batch(readings=[reading(number) for number in range(5)]))
-    delivery = Delivery(spool, "a", sink)
+    delivery = Delivery(spool, "a", SinkWorker(sink))
     delivery.start()
     wait_until(lambda: delivery.is_drained)
     assert sink.taken == [0, 1, 2, 3, 4]
@@ -99,7 +100,7 @@ def test_what_was_written_but_not_acknowledged_is_written_again(spool: Spool) ->
 def test_refused_rows_are_set_aside_alone(spool: Spool) -> None:
     sink = ListSink(refused=frozenset({3, 11}))
     spool.append(Batch(readings=[reading(number) for number in range(16)]))
-    delivery = Delivery(spool, "a", sink)
+    delivery = Delivery(spool, "a", SinkWorker(sink))
     delivery.start()
     wait_until(lambda: delivery.is_drained)
     assert sink.taken == [number for number in range(16) if number not in (3, 11)]
@@ -121,7 +122,7 @@ def test_a_failure_that_nobody_foresaw_ends_no_delivery(spool: Spool, monkeypatc
 
     sink.write = fails_once  # type: ignore[method-assign]
     spool.append(Batch(readings=[reading(0)]))
-    delivery = Delivery(spool, "a", sink)
+    delivery = Delivery(spool, "a", SinkWorker(sink))
     delivery.start()
     wait_until(lambda: sink.taken == [0])
     delivery.stop(5.0)

@@ -10,6 +10,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +20,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from data.batch import Batch
+from data.batch import Batch, Kind
 from data.errors import TwinError
-from data.spool.entries import Kind
-from data.spool.spool import MIN_BYTES, Spool, SpoolFullError, set_aside_in
+from data.spool.spool import MAX_BATCH_BYTES, MIN_BYTES, Spool, SpoolFullError, set_aside_in
 from tests.data.spool.rows import CONSUMERS, prediction, reading
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -131,14 +132,14 @@ def test_when_full_a_reading_is_refused_and_nothing_is_evicted(spool: Spool) -> 
     assert (waiting[0], waiting[-1], len(waiting)) == (2000, accepted, accepted - 1999)
 
 
-def fill(spool: Spool) -> int:
+def fill(spool: Spool, rows: int = 2000) -> int:
     accepted = 0
     while True:
         try:
-            spool.append(Batch(readings=[reading(accepted + n) for n in range(2000)]))
+            spool.append(Batch(readings=[reading(accepted + n) for n in range(rows)]))
         except SpoolFullError:
             return accepted
-        accepted += 2000
+        accepted += rows
 
 
 def test_a_full_disk_refuses_the_reading(spool: Spool) -> None:
@@ -149,11 +150,118 @@ def test_a_full_disk_refuses_the_reading(spool: Spool) -> None:
     assert numbers(spool, "store") == [0]
 
 
+@pytest.fixture
+def small_disk() -> Iterator[Path]:
+    """A file system of 24 MiB; not in pytest's own folder, which pytest would try to empty."""
+    with tempfile.TemporaryDirectory() as folder:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], capture_output=True, text=True, check=False
+        )
+        if mounted.returncode != 0:
+            pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_disk_without_room_refuses_keeps_what_it_took_and_lets_consumers_make_room(small_disk: Path) -> None:
+    path = small_disk / "spool.db"
+    spool = Spool(path, CONSUMERS, max_bytes=4 * MIN_BYTES)
+    kept = fill(spool)
+    assert kept > 10_000
+    with pytest.raises(SpoolFullError, match="make room on its disk"):
+        spool.append(Batch(readings=[reading(kept + n) for n in range(2000)]))
+    assert numbers(spool, "store", 10**6) == list(range(kept))
+    spool.close()
+    assert shutil.disk_usage(small_disk).free < 2**20
+    # The same for who comes after: in the room that is kept for them consumers go on, and by it producers.
+    again = Spool(path, CONSUMERS, max_bytes=4 * MIN_BYTES)
+    assert numbers(again, "store", 10**6) == list(range(kept))
+    for consumer in CONSUMERS:
+        while entries := again.read(consumer, 2000):
+            again.advance(consumer, entries[-1].position)
+    again.append(Batch(readings=[reading(kept)]))
+    assert numbers(again, "mqtt") == [kept]
+    again.close()
+
+
 def limit_pages(spool: Spool) -> None:
     """As a disk that has no room left: SQLite reports both with the same error."""
-    connection = spool._connection()
+    connection = spool._opened()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages}")
+
+
+def test_a_batch_that_is_too_large_for_one_step_is_a_sentence(spool: Spool) -> None:
+    with pytest.raises(TwinError, match="append it in parts"):
+        spool.append(Batch(readings=[reading(n) for n in range(MAX_BATCH_BYTES // 100)]))
+    assert numbers(spool, "store") == []
+
+
+def test_what_a_producer_has_to_know_goes_with_its_batch(spool: Spool) -> None:
+    spool.append(Batch(readings=[reading(0)]), producer="car", states={"time": b"now"})
+    assert spool.states("car") == {"time": b"now"}
+    limit_pages(spool)
+    with pytest.raises(SpoolFullError):
+        spool.append(Batch(readings=[reading(n) for n in range(10_000)]), producer="car", states={"time": b"later"})
+    assert spool.states("car") == {"time": b"now"}
+
+
+def test_a_damaged_file_is_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "spool.db"
+    path.write_bytes(b"not a database " * 1000)
+    with pytest.raises(TwinError, match="move it away"):
+        Spool(path, CONSUMERS, max_bytes=MIN_BYTES)
+
+
+def test_any_thread_may_ask_and_leaves_nothing_open(spool: Spool) -> None:
+    """Each scrape of the metrics is a thread of its own."""
+    open_files = len(list(Path("/proc/self/fd").iterdir()))
+    spool.append(Batch(readings=[reading(0)]))
+    for _ in range(20):
+        thread = threading.Thread(target=spool.depth, args=("store",))
+        thread.start()
+        thread.join()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= open_files + 2
+    depth = spool.depth("store")
+    assert (depth.entries, depth.readings) == (1, 1)
+    assert 50 < depth.bytes < 300
+    assert 0 <= depth.oldest_s < 60
+
+
+def test_producers_and_consumers_in_many_threads(spool: Spool) -> None:
+    """Every row once and in order, the files never larger than they may be."""
+    taken: dict[str, list[int]] = {consumer: [] for consumer in CONSUMERS}
+    largest = 0
+
+    def consume(consumer: str) -> None:
+        while len(taken[consumer]) < 4 * 300 * 5:
+            appends = spool.appends
+            if entries := spool.read(consumer, 500):
+                taken[consumer] += [int(str(entry.row["current"]).split(".")[0]) for entry in entries]
+                spool.advance(consumer, entries[-1].position)
+            else:
+                spool.wait(appends, 1.0)
+
+    def produce(first: int) -> None:
+        for number in range(300):
+            spool.append(Batch(readings=[reading(first + 5 * number + n) for n in range(5)]))
+
+    threads = [threading.Thread(target=consume, args=(consumer,)) for consumer in CONSUMERS]
+    threads += [threading.Thread(target=produce, args=(10_000 * number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            thread.join(0.01)
+            largest = max(largest, sum(file.stat().st_size for file in spool.path.parent.glob("spool.db*")))
+    assert largest <= MIN_BYTES
+    for numbers_taken in taken.values():
+        for first in range(0, 40_000, 10_000):
+            own = [number for number in numbers_taken if first <= number < first + 10_000]
+            assert own == list(range(first, first + 1500))
+    assert all(spool.is_drained(consumer) for consumer in CONSUMERS)
 
 
 class Cursors(RuleBasedStateMachine):
@@ -163,6 +271,7 @@ class Cursors(RuleBasedStateMachine):
         super().__init__()
         self.log: list[tuple[Kind, int]] = []
         self.place = dict.fromkeys(CONSUMERS, 0)
+        self.remembered: dict[str, bytes] = {}
         self.folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"spool-{os.getpid()}-{random.random()}"  # noqa: S108
         self.spool: Spool | None = None
 
@@ -191,6 +300,18 @@ class Cursors(RuleBasedStateMachine):
             self.spool.advance(consumer, entries[-1].position)
             self.place[consumer] = entries[-1].position
 
+    @rule(limit=st.integers(1, 5))
+    def make(self, limit: int) -> None:
+        """As the prediction client: what was made, what is remembered and the place go together."""
+        assert self.spool is not None
+        if entries := self.spool.read("mqtt", limit):
+            first = len(self.log)
+            made = Batch(predictions=[prediction(first + n) for n in range(len(entries))])
+            self.log += [("prediction", first + n) for n in range(len(entries))]
+            self.place["mqtt"] = entries[-1].position
+            self.remembered["newest"] = str(first).encode()
+            self.spool.advance("mqtt", entries[-1].position, append=made, states=self.remembered)
+
     @rule()
     def restart(self) -> None:
         assert self.spool is not None
@@ -201,7 +322,11 @@ class Cursors(RuleBasedStateMachine):
     def nothing_is_lost_or_doubled(self) -> None:
         if self.spool is not None:
             for consumer in CONSUMERS:
-                assert numbers(self.spool, consumer) == self.waiting(consumer)
+                waiting = self.waiting(consumer)
+                assert numbers(self.spool, consumer) == waiting
+                assert self.spool.depth(consumer).entries == len(waiting)
+                assert self.spool.is_drained(consumer) == (not waiting)
+            assert self.spool.states("mqtt") == self.remembered
 
     def waiting(self, consumer: str) -> list[int]:
         kinds = CONSUMERS[consumer]
@@ -221,7 +346,7 @@ PRODUCER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from data.batch import Batch
+from data.batch import Batch, Kind
 from data.spool.spool import MIN_BYTES, Spool
 from tests.data.spool.rows import CONSUMERS, prediction, reading
 
@@ -286,6 +411,44 @@ def test_a_torn_log_ends_at_the_last_whole_transaction(tmp_path: Path) -> None:
     garbled = bytearray(whole)
     garbled[sizes[2] + 500] ^= 0xFF
     assert kept_in(frozen, bytes(garbled), tmp_path / "torn") == [0, 1, 2]
+
+
+def test_a_log_torn_or_garbled_at_any_byte_of_its_last_transaction(tmp_path: Path) -> None:
+    """By SQLite alone, in memory: four thousand bytes, each missing, zero or wrong, leave the transaction before."""
+    spool = Spool(tmp_path / "spool.db", CONSUMERS, max_bytes=MIN_BYTES)
+    log = tmp_path / "spool.db-wal"
+    spool.append(Batch(readings=[reading(0)]))
+    before = log.stat().st_size
+    spool.append(Batch(readings=[reading(1)]))
+    database, whole = (tmp_path / "spool.db").read_bytes(), log.read_bytes()
+    spool.close()
+    memory = Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path  # noqa: S108 - nothing secret
+    with tempfile.TemporaryDirectory(dir=memory) as folder:
+        torn = Path(folder) / "torn.db"
+        assert positions(torn, database, whole) == [1, 2]
+        last_frame = len(whole) - (4096 + 24)
+        for cut in range(last_frame, len(whole)):
+            kind = cut % 3
+            tail = whole[:cut] if kind == 0 else whole[:cut] + bytes(len(whole) - cut)
+            if kind == 2:
+                tail = whole[:cut] + bytes([whole[cut] ^ 0xFF]) + whole[cut + 1 :]
+            # Where the rest was zero already, zeroes change nothing.
+            expected = [1, 2] if tail == whole else [1]
+            assert positions(torn, database, tail) == expected, cut
+        assert before < last_frame
+
+
+def positions(path: Path, database: bytes, log: bytes) -> list[int]:
+    path.write_bytes(database)
+    path.with_name(f"{path.name}-wal").write_bytes(log)
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # needs no shared memory, which would cost the most
+        return [position for (position,) in connection.execute("SELECT position FROM entries ORDER BY position")]
+    finally:
+        connection.close()
+        for part in ("-wal", "-shm"):
+            path.with_name(f"{path.name}{part}").unlink(missing_ok=True)
 
 
 def kept_in(frozen: Path, log: bytes, folder: Path) -> list[int]:
