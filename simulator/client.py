@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+import re
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +15,7 @@ import httpx
 import orjson
 
 from data.batch import Row
-from data.contract import BATTERY_FIELDS, READING_FIELDS
+from data.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, names
 from data.wire import json_values
 
 #: Field of the service's answer -> target, as `battery_predictions` names it.
@@ -26,11 +28,44 @@ ANSWER_FIELDS: dict[str, str] = {
 #: A real car does not send its state of health, so the service does not get it either.
 _POSTED_FIELDS = tuple(field for field in READING_FIELDS if field.name not in ("battery_id", "soh"))
 _POSTED_BATTERY_FIELDS = tuple(field for field in BATTERY_FIELDS if field.name != "battery_id")
+_CYCLE_TIMES = tuple(names(field for field in CYCLE_FIELDS if field.kind == "time"))
 _JSON = {"content-type": "application/json"}
+#: Answers to a request that will never be another: it breaks the contract, or is too large.
+_REFUSALS = (httpx.codes.BAD_REQUEST, httpx.codes.REQUEST_ENTITY_TOO_LARGE, httpx.codes.UNPROCESSABLE_ENTITY)
+_STATE_FIELD = re.compile(r"batteries\[(\d+)\]\.state")
+_POLL_S = 0.25
 
 
 class PredictionError(RuntimeError):
     """The service gave no prediction; the readings were not folded into the state that the caller holds."""
+
+
+class PredictionRefusedError(PredictionError):
+    """The service will never answer this request as it is."""
+
+
+class StateRefusedError(PredictionError):
+    """The state of `battery_id` cannot be continued, e.g. because another version of the fold made it."""
+
+    def __init__(self, battery_id: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.battery_id = battery_id
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about one battery.
+
+    Attributes:
+        readings: in time order, to be folded on top of `state`.
+        state: of the last answer; None where there was none.
+        battery: its row of the batteries table, where it is known.
+    """
+
+    battery_id: str
+    readings: Sequence[Row]
+    state: str | None = None
+    battery: Row | None = None
 
 
 @dataclass(frozen=True)
@@ -47,17 +82,19 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the service says of one battery after its last reading.
+    """What the service says of one battery after one of its readings.
 
     Attributes:
-        state: opaque, to be sent with the next readings.
+        state: opaque, to be sent with the next readings; of the last reading only.
         predictions: by target (soh in percent, temperature in degC, rul in cycles, failure as a probability).
+        closed_cycles: charge and discharge sessions that had ended by then, rows of `battery_cycles`.
     """
 
     time: datetime
-    state: str
+    state: str | None
     release: str
     predictions: Mapping[str, Prediction]
+    closed_cycles: Sequence[Row] = ()
 
     def value(self, target: str) -> float | None:
         """The predicted value; None where it was withheld or is not offered."""
@@ -66,76 +103,67 @@ class Answer:
 
 
 class PredictionClient:
-    """Asynchronous calls to one service; use it as a context manager."""
+    """Calls to one service, from any thread; use it as a context manager."""
 
-    def __init__(self, base_url: str, *, connections: int, timeout_s: float = 10.0) -> None:
-        self._http = httpx.AsyncClient(
-            base_url=base_url,
-            timeout=timeout_s,
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            trust_env=False,
-        )
+    def __init__(self, base_url: str, *, timeout_s: float = 10.0) -> None:
+        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False)
 
-    async def __aenter__(self) -> PredictionClient:
+    def __enter__(self) -> PredictionClient:
         return self
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._http.aclose()
+        self._http.close()
 
-    async def wait_until_ready(self, timeout_s: float) -> None:
-        """Return when the service says that it can answer.
+    def wait_until_ready(self, timeout_s: float, stop: threading.Event) -> None:
+        """Return when the service says that it can answer, or `stop` is set.
 
         Raises:
             PredictionError: it did not within `timeout_s`.
         """
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while True:
-            reason = await self._not_ready()
-            if reason is None:
-                return
-            if asyncio.get_running_loop().time() > deadline:
+        deadline = time.monotonic() + timeout_s
+        while (reason := self._not_ready()) is not None and not stop.is_set():
+            if time.monotonic() > deadline:
                 raise PredictionError(
                     f"The prediction service at {self._http.base_url} is not ready after {timeout_s:g} s: {reason}"
                 )
-            await asyncio.sleep(0.25)
+            stop.wait(_POLL_S)
 
-    async def predict(self, battery: Row, readings: Sequence[Row], state: str | None) -> Answer:
-        """Post `readings` of `battery` (a row of the batteries table), folded on top of `state`.
+    def predict(self, questions: Sequence[Question], *, every_reading: bool) -> list[list[Answer]]:
+        """Ask about several batteries, each once; the answers of each, in the order of the questions.
+
+        Args:
+            every_reading: an answer for each reading, and the sessions that ended by then; else one a battery.
 
         Raises:
             PredictionError: no answer, an error, or an answer that is not of the contract.
         """
-        entry: dict[str, object] = {
-            "battery_id": battery["battery_id"],
-            "battery": json_values(battery, _POSTED_BATTERY_FIELDS),
-            "readings": [json_values(reading, _POSTED_FIELDS) for reading in readings],
-        }
-        if state is not None:
-            entry["state"] = state
-        body = orjson.dumps({"batteries": [entry]})
+        body: dict[str, object] = {"batteries": [_entry(question) for question in questions]}
+        if every_reading:
+            body |= {"every_reading": True, "closed_cycles": True}
         try:
-            response = await self._http.post("/predict", content=body, headers=_JSON)
+            response = self._http.post("/predict", content=orjson.dumps(body), headers=_JSON)
         except httpx.HTTPError as error:
             raise PredictionError(f"no answer from the service: {error or type(error).__name__}") from error
         if response.status_code != httpx.codes.OK:
-            raise PredictionError(f"the service answered {response.status_code}: {response.text[:300]}")
+            raise _error(response, questions)
         try:
-            return _answer(orjson.loads(response.content)["predictions"][0])
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+            answers = iter([_answer(entry) for entry in orjson.loads(response.content)["predictions"]])
+            return [[next(answers) for _ in (question.readings if every_reading else "1")] for question in questions]
+        except (ValueError, KeyError, IndexError, TypeError, StopIteration) as error:
             raise PredictionError(f"the service's answer is not of the contract: {error!r}") from error
 
-    async def _not_ready(self) -> str | None:
+    def _not_ready(self) -> str | None:
         try:
-            response = await self._http.get("/readyz")
+            response = self._http.get("/readyz")
         except httpx.HTTPError as error:
             return str(error) or type(error).__name__
         return None if response.status_code == httpx.codes.OK else f"it answers {response.status_code}"
 
 
-def prediction_rows(battery_id: str, answer: Answer, predicted_at: datetime) -> list[Row]:
-    """`answer` as rows of `battery_predictions`; a withheld prediction has none."""
+def prediction_rows(battery_id: str, reading: Row, answer: Answer, predicted_at: datetime) -> list[Row]:
+    """`answer` to `reading` as rows of `battery_predictions`; a withheld prediction has none."""
     return [
         {
             "battery_id": battery_id,
@@ -145,6 +173,7 @@ def prediction_rows(battery_id: str, answer: Answer, predicted_at: datetime) -> 
             "lower": prediction.lower,
             "upper": prediction.upper,
             "due": prediction.due,
+            "cycle_index": reading.get("charge_cycles"),
             "model_name": prediction.model_name,
             "model_version": prediction.model_version,
             "role": "champion",
@@ -155,17 +184,44 @@ def prediction_rows(battery_id: str, answer: Answer, predicted_at: datetime) -> 
     ]
 
 
+def _entry(question: Question) -> dict[str, object]:
+    entry: dict[str, object] = {
+        "battery_id": question.battery_id,
+        "readings": [json_values(reading, _POSTED_FIELDS) for reading in question.readings],
+    }
+    if question.battery is not None:
+        entry["battery"] = json_values(question.battery, _POSTED_BATTERY_FIELDS)
+    if question.state is not None:
+        entry["state"] = question.state
+    return entry
+
+
+def _error(response: httpx.Response, questions: Sequence[Question]) -> PredictionError:
+    sentence = f"the service answered {response.status_code}: {response.text[:300]}"
+    if response.status_code in _REFUSALS:
+        return PredictionRefusedError(sentence)
+    if response.status_code == httpx.codes.CONFLICT and (found := _STATE_FIELD.search(response.text)):
+        return StateRefusedError(questions[int(found[1])].battery_id, sentence)
+    return PredictionError(sentence)
+
+
 def _answer(entry: Mapping[str, Any]) -> Answer:
     return Answer(
         time=datetime.fromisoformat(entry["time"]),
-        state=entry["state"],
+        state=entry.get("state"),
         release=str(entry.get("release", "")),
         predictions={
             target: _prediction(entry[name])
             for name, target in ANSWER_FIELDS.items()
             if isinstance(entry.get(name), Mapping)
         },
+        closed_cycles=[_cycle(row) for row in entry.get("closed_cycles") or ()],
     )
+
+
+def _cycle(row: Mapping[str, Any]) -> Row:
+    times = {name: datetime.fromisoformat(row[name]) for name in _CYCLE_TIMES if row.get(name) is not None}
+    return {**row, **times}
 
 
 def _prediction(entry: Mapping[str, Any]) -> Prediction:

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from simulator.outbox import Outbox
+from data.spool.delivery import Delivery
+from data.spool.metrics import spool_metrics
+from data.spool.spool import Spool
 from simulator.tally import Tally
 
 
 class LiveCollector(Collector):
     """Reads the counts when Prometheus asks, so that a tick pays nothing for it."""
 
-    def __init__(self, tally: Tally, outboxes: Mapping[str, Outbox]) -> None:
+    def __init__(self, tally: Tally, spool: Spool, deliveries: Sequence[Delivery]) -> None:
         self._tally = tally
-        self._outboxes = outboxes
+        self._spool = spool
+        self._deliveries = deliveries
 
     def collect(self) -> Iterator[Metric]:
         """Every metric, now."""
-        yield CounterMetricFamily(
-            "live_predictions", "answers of the service, one battery each", self._tally.predictions
-        )
-        yield CounterMetricFamily("live_readings", "readings produced", self._tally.produced)
-        yield CounterMetricFamily("live_prediction_errors", "calls without an answer", self._tally.errors)
-        yield CounterMetricFamily("live_missed_ticks", "ticks that were not made in time", self._tally.missed_ticks)
-        waiting = GaugeMetricFamily("live_waiting_readings", "not acknowledged by the sink yet", labels=["sink"])
-        for name, outbox in self._outboxes.items():
-            waiting.add_metric([name], outbox.waiting_readings)
-        yield waiting
+        tally = self._tally
+        yield CounterMetricFamily("live_predictions", "answers of the service, one reading each", tally.predictions)
+        yield CounterMetricFamily("live_readings", "readings produced and kept", tally.produced)
+        yield CounterMetricFamily("live_refused_readings", "readings that the spool had no room for", tally.refused)
+        yield CounterMetricFamily("live_prediction_errors", "calls without an answer", tally.errors)
+        yield CounterMetricFamily("live_missed_ticks", "ticks that were not made in time", tally.missed_ticks)
+        yield from spool_metrics(self._spool, self._deliveries)
 
 
 @contextmanager

@@ -2,22 +2,23 @@
 
     python -m simulator.live --batteries 10 --for 60 --speed 1 --interval 0.5
 
-Needs the prediction service; brings a PostgreSQL and an MQTT broker of its own unless the settings name others.
-Ends with a summary; the exit code is 0 only if nothing was lost.
+Every reading is in the spool, on the disk, before it counts; from there it goes to the store, MQTT and Kafka (where the
+settings name one) and to the prediction service, each at its own pace.  Brings a PostgreSQL and an MQTT broker of its
+own unless the settings name others.  Ends with a summary; the exit code is 0 only if nothing was lost or waits.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import logging
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from threading import Event
 
 import psycopg2
 import yaml
@@ -28,21 +29,26 @@ from data.embedded.ports import free_port
 from data.errors import TwinError
 from data.settings import Settings
 from data.sinks import make_sinks
-from data.sinks.base import SinkError
+from data.sinks.base import Sink, SinkError, SinkUnavailableError
+from data.spool.delivery import Delivery, SinkWorker
+from data.spool.spool import Spool
 from data.stores.postgres import PostgresStore
 from simulator.client import PredictionClient, PredictionError
 from simulator.exporter import LiveCollector, metrics_server
 from simulator.fleet import SimulateParams
 from simulator.injections import KINDS, Injection, injected
 from simulator.live_battery import LiveBattery
-from simulator.live_loop import LiveLoop, LiveTwin, fold_histories
+from simulator.live_loop import NEWEST_TIME, PRODUCER, LiveLoop
 from simulator.live_pack import LivePack
-from simulator.outbox import Outbox
-from simulator.tally import Summary
+from simulator.live_twin import LiveTwin
+from simulator.predictions import CONSUMER, READINGS_A_CALL, PredictionWorker, fold_pasts
+from simulator.tally import Summary, Tally
 from simulator.terminal import View, print_summary, view_for
 
 READY_TIMEOUT_S = 120.0
 FINISH_TIMEOUT_S = 30.0
+#: Longer than any sink waits for its destination.
+_STOP_TIMEOUT_S = 60.0
 #: Shares of their lives at which the first and the last battery start.
 LIFE_SHARES = (0.3, 0.85)
 
@@ -55,11 +61,13 @@ class LiveOptions:
         interval_s: time between two readings of a battery, on the wall clock.
         speed: how much faster event time passes than the wall clock.
         for_s: end after so many seconds; None: when told to.
+        predicts: ask the prediction service; False where a stream scorer or a database predictor does it.
     """
 
     interval_s: float = 0.5
     speed: float = 1.0
     for_s: float | None = None
+    predicts: bool = True
 
     def __post_init__(self) -> None:
         for name, value in (("interval_s", self.interval_s), ("speed", self.speed), ("for_s", self.for_s)):
@@ -67,92 +75,115 @@ class LiveOptions:
                 raise TwinError(f"{name} is {value!r}: it must be greater than 0.", field=name, value=value)
 
 
-async def run_live(
+def run_live(
     batteries: Sequence[LiveBattery],
     settings: Settings,
     options: LiveOptions,
     view: View,
-    stop: asyncio.Event,
+    stop: Event,
 ) -> Summary | None:
     """Run until `options.for_s` has passed or `stop` is set; None where it was set before the first tick.
 
+    What waited in the spool from an earlier run is delivered and predicted first.  A sink that cannot be reached is
+    said, and its rows wait in the spool.
+
     Args:
-        settings: with a telemetry store and an MQTT broker named (`embedded_parts` sees to it).
+        settings: with a telemetry store named (`embedded_parts` sees to it).
 
     Raises:
-        SinkError: a sink cannot be reached at the start.
-        PredictionError: the service is not ready or refuses a history.
+        TwinError: a setting is wrong, or another process has the spool.
+        SinkError: the store cannot say how far these batteries have come, and neither can the spool.
+        PredictionError: the service is not ready, or refuses a history.
     """
     twins = [LiveTwin.of(battery) for battery in batteries]
-    sinks, _ = make_sinks(settings)
-    outboxes = {name: Outbox(name, sink) for name, sink in sinks.items()}
-    async with AsyncExitStack() as stack:
-        for outbox in outboxes.values():
-            stack.callback(outbox.sink.close)
-            await asyncio.to_thread(outbox.sink.setup)
-        client = await stack.enter_async_context(PredictionClient(settings.service_url, connections=len(twins)))
-        if not await _unless(stop, _prepare(twins, client, view)):
+    sinks, off = make_sinks(settings)
+    for name, reason in off.items():
+        view.say(f"{name} is off: {reason}")
+    tally = Tally(predicts=options.predicts)
+    consumers = {name: sink.kinds for name, sink in sinks.items()}
+    if options.predicts:
+        consumers[CONSUMER] = ("reading",)
+    with ExitStack() as stack:
+        spool = Spool(settings.spool_path, consumers, max_bytes=settings.spool_max_bytes)
+        stack.callback(spool.close)
+        for name, rows in spool.forgotten.items():
+            if rows:
+                view.say(f"{name} is not in the settings any more: {rows} rows that waited for it are let go.")
+        client = stack.enter_context(PredictionClient(settings.service_url))
+        _set_up(sinks, view)
+        deliveries = [Delivery(spool, name, SinkWorker(sink)) for name, sink in sinks.items()]
+        stack.callback(_stop, deliveries)
+        for delivery in deliveries:
+            delivery.start()
+        if options.predicts:
+            known = spool.states(CONSUMER)
+            if unknown := [twin for twin in twins if twin.battery.battery_id not in known]:
+                client.wait_until_ready(READY_TIMEOUT_S, stop)
+                fold_pasts(unknown, client, spool, view.history, stop)
+            by_id = {twin.battery.battery_id: twin for twin in twins}
+            worker = PredictionWorker(client, spool, by_id, tally)
+            deliveries.append(Delivery(spool, CONSUMER, worker, batch_rows=READINGS_A_CALL))
+            deliveries[-1].start()
+        if stop.is_set():
             return None
-        start = await asyncio.to_thread(_bring_to_present, settings, batteries, options)
-        loop = LiveLoop(twins, client, outboxes, start, options.interval_s, options.speed)
-        loop.on_tick = lambda: view.tick(twins, loop.tally)
-        stack.enter_context(
-            metrics_server(settings.host, settings.simulator_metrics_port, LiveCollector(loop.tally, outboxes))
-        )
-        deliveries = [asyncio.create_task(outbox.run()) for outbox in outboxes.values()]
-        stack.push_async_callback(_cancel, deliveries)
-        await loop.run(stop, options.for_s)
-        await loop.finish(FINISH_TIMEOUT_S)
-        return await asyncio.to_thread(_summary, settings, loop)
+        start = _bring_to_present(settings, spool, batteries, options)
+        loop = LiveLoop(twins, spool, deliveries, start, options.interval_s, options.speed, tally)
+        loop.on_tick = lambda: view.tick(twins, tally)
+        collector = LiveCollector(tally, spool, deliveries)
+        stack.enter_context(metrics_server(settings.host, settings.simulator_metrics_port, collector))
+        loop.run(stop, options.for_s)
+        loop.finish(FINISH_TIMEOUT_S)
+        return _summary(settings, loop, sinks)
 
 
-async def _prepare(twins: Sequence[LiveTwin], client: PredictionClient, view: View) -> None:
-    await client.wait_until_ready(READY_TIMEOUT_S)
-    await fold_histories(twins, client, view.history)
+def _set_up(sinks: Mapping[str, Sink], view: View) -> None:
+    """Make the sinks ready once, so that a wrong setting ends the run before it begins and an absence is said."""
+    for name, sink in sinks.items():
+        try:
+            sink.setup()
+        except SinkUnavailableError as error:
+            view.say(f"{name} is away, what is for it waits in the spool: {error}")
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
-    """Do `work` unless `stop` is set before it is done; True if it was done."""
-    task = asyncio.create_task(work)
-    stopped = asyncio.create_task(stop.wait())
-    await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if not task.done():
-        await _cancel([task])
-        return False
-    task.result()
-    return True
+def _stop(deliveries: Sequence[Delivery]) -> None:
+    for delivery in deliveries:
+        delivery.stop_soon()
+    for delivery in deliveries:
+        delivery.stop(_STOP_TIMEOUT_S)
 
 
-async def _cancel(tasks: Sequence[asyncio.Future[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    results = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
-
-
-def _bring_to_present(settings: Settings, batteries: Sequence[LiveBattery], options: LiveOptions) -> datetime:
+def _bring_to_present(
+    settings: Settings, spool: Spool, batteries: Sequence[LiveBattery], options: LiveOptions
+) -> datetime:
     """Live from the end of the histories to just before the first tick, and give the time of that tick.
 
-    It is now, but after everything that these batteries have lived or stored: readings never go back in time.
+    It is now, but after everything that these batteries have lived, spooled or stored: readings never go back in time.
     The days between take a moment to live through, which the first tick does not have.
     """
     step = timedelta(seconds=options.interval_s * options.speed)
+    newest = max(battery.last_time for battery in batteries) + step
+    spooled = spool.states(PRODUCER).get(NEWEST_TIME)
+    if spooled is not None:
+        newest = max(newest, datetime.fromisoformat(spooled.decode()))
     store = _store(settings)
     try:
         stored = store.newest_time([battery.battery_id for battery in batteries])
+    except psycopg2.Error as error:
+        if spooled is None:
+            reason = str(error).strip().partition("\n")[0]
+            raise SinkUnavailableError(
+                f"The telemetry store cannot be asked for its newest reading: {reason}"
+            ) from error
+        stored = None
     finally:
         store.close()
-    lived = max(battery.last_time for battery in batteries)
-    start = max([datetime.now(UTC), lived + 2 * step, *([] if stored is None else [stored + step])])
+    start = max([datetime.now(UTC), newest + step, *([] if stored is None else [stored + step])])
     for battery in batteries:
         battery.read(start - step)
     return start
 
 
-def _summary(settings: Settings, loop: LiveLoop) -> Summary:
+def _summary(settings: Settings, loop: LiveLoop, sinks: Mapping[str, Sink]) -> Summary:
     tally = loop.tally
     stored: int | None = 0
     if tally.first_time is not None and tally.last_time is not None:
@@ -164,12 +195,15 @@ def _summary(settings: Settings, loop: LiveLoop) -> Summary:
             stored = None
         finally:
             store.close()
+    waiting = {delivery.consumer: loop.spool.depth(delivery.consumer).readings for delivery in loop.deliveries}
+    set_aside = {delivery.consumer: delivery.refused_readings for delivery in loop.deliveries}
     return Summary(
         tally=tally,
         stored=stored,
-        unpredicted=sum(len(twin.pending) for twin in loop.twins),
-        acknowledged={name: outbox.sink.acknowledged for name, outbox in loop.outboxes.items()},
-        undelivered={name: outbox.waiting_readings + outbox.refused_readings for name, outbox in loop.outboxes.items()},
+        waiting=waiting,
+        set_aside={delivery.consumer: delivery.refused for delivery in loop.deliveries},
+        unstored=waiting.get("store", 0) + set_aside.get("store", 0),
+        acknowledged={name: sink.acknowledged for name, sink in sinks.items()},
     )
 
 
@@ -196,12 +230,12 @@ def living_batteries(count: int, params_file: Path, at: datetime) -> list[LivePa
     ]
 
 
-async def _main(arguments: argparse.Namespace, console: Console) -> int:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    options = LiveOptions(arguments.interval, arguments.speed, arguments.for_s)
+def _main(arguments: argparse.Namespace, console: Console) -> int:
+    stop = Event()
+    _stop_on_signals(stop)
+    # What troubles them comes to us as a sentence of the sink.
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)
+    options = LiveOptions(arguments.interval, arguments.speed, arguments.for_s, predicts=arguments.predictions)
     with embedded_parts(Settings()) as settings:
         port = free_port(settings.host, settings.simulator_metrics_port)
         settings = settings.model_copy(update={"simulator_metrics_port": port})
@@ -210,22 +244,27 @@ async def _main(arguments: argparse.Namespace, console: Console) -> int:
             highlight=False,
         )
         console.print(f"living the past of {arguments.batteries} batteries …", highlight=False)
-        packs = await asyncio.to_thread(living_batteries, arguments.batteries, arguments.params, datetime.now(UTC))
+        packs = living_batteries(arguments.batteries, arguments.params, datetime.now(UTC))
         batteries = injected(packs, [Injection.parse(text) for text in arguments.inject], speed=arguments.speed)
         view = view_for(console)
         try:
-            summary = await run_live(batteries, settings, options, view, stop)
+            summary = run_live(batteries, settings, options, view, stop)
         finally:
             view.close()
     if summary is None:
         console.print("stopped before the first reading")
         return 1
     print_summary(console, summary)
-    return 1 if summary.lost else 0
+    return 1 if summary.lost or summary.unfinished else 0
+
+
+def _stop_on_signals(stop: Event) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the live simulator; 0 if nothing was lost, 1 if something was, 2 if it could not begin."""
+    """Run the live simulator; 0 if nothing was lost and nothing waits, 1 otherwise, 2 if it could not begin."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batteries", type=int, default=10, help="how many (default 10)")
     parser.add_argument("--for", dest="for_s", type=float, metavar="SECONDS", help="stop by itself after so long")
@@ -238,13 +277,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="KIND=BATTERY@START+DURATION",
         help=f"{', '.join(KINDS)}; e.g. overheating=#1@20s+15s (the first battery, from the 20th second on)",
     )
+    parser.add_argument(
+        "--predictions",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="ask the prediction service; not where a stream scorer or a database predictor does it",
+    )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="where the fleet is described")
     arguments = parser.parse_args(argv)
     if arguments.batteries < 1:
         parser.error("--batteries must be at least 1")
     console = Console()
     try:
-        return asyncio.run(_main(arguments, console))
+        return _main(arguments, console)
     except (TwinError, SinkError, PredictionError) as error:
         console.print(f"[red]{error}[/red]", highlight=False, soft_wrap=True)
         return 2

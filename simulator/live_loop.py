@@ -1,193 +1,91 @@
-"""The live loop: at every tick one reading of each battery, one prediction call, one row, one message."""
+"""The live loop: at every tick one reading of each battery, on the disk before it counts."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from time import perf_counter
+from datetime import datetime, timedelta
+from threading import Event
 
-from data.batch import Batch, Row, rows_of
-from simulator.client import Answer, PredictionClient, PredictionError, prediction_rows
-from simulator.live_battery import LiveBattery
-from simulator.outbox import Outbox
+from data.batch import Batch, Row
+from data.spool.delivery import Delivery
+from data.spool.spool import Spool, SpoolFullError
+from simulator.live_twin import LiveTwin
 from simulator.tally import Tally
 
-HISTORY_CHUNK = 2000
-#: Histories folded at once: more than the service has workers, so that it is never idle.
-_HISTORIES_AT_ONCE = 2
-#: Most readings that one call makes up for after an outage.
-_READINGS_A_CALL = 2000
-
-
-@dataclass
-class LiveTwin:
-    """One battery and what the service has said of it.
-
-    Attributes:
-        pending: readings that no successful call has carried yet.
-    """
-
-    battery: LiveBattery
-    identity: Row
-    state: str | None = None
-    reading: Row | None = None
-    answer: Answer | None = None
-    pending: list[Row] = field(default_factory=list)
-    call: asyncio.Task[None] | None = None
-
-    @classmethod
-    def of(cls, battery: LiveBattery) -> LiveTwin:
-        """The twin of `battery`, before any history."""
-        return cls(battery, rows_of(battery.batteries_row())[0])
-
-    @property
-    def is_calling(self) -> bool:
-        """True while a prediction call is under way."""
-        return self.call is not None and not self.call.done()
-
-    def take(self, reading: Row) -> None:
-        """A new reading."""
-        self.reading = reading
-        self.pending.append(reading)
-
-    def learn(self, answer: Answer) -> None:
-        """A new answer of the service."""
-        self.state = answer.state
-        self.answer = answer
-
-
-async def fold_histories(
-    twins: Sequence[LiveTwin], client: PredictionClient, progress: Callable[[str, int, int], None]
-) -> None:
-    """Post every battery's past, so that it starts with the state that its life has given it.
-
-    Args:
-        progress: called with battery id, readings posted and readings in all.
-
-    Raises:
-        PredictionError: the service did not take a history.
-    """
-    places = asyncio.Semaphore(_HISTORIES_AT_ONCE)
-
-    async def fold(twin: LiveTwin) -> None:
-        async with places:
-            readings = rows_of(twin.battery.history())
-            for begin in range(0, len(readings), HISTORY_CHUNK):
-                chunk = readings[begin : begin + HISTORY_CHUNK]
-                twin.learn(await client.predict(twin.identity, chunk, twin.state))
-                progress(twin.battery.battery_id, begin + len(chunk), len(readings))
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for twin in twins:
-                group.create_task(fold(twin))
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None  # the first ended the others
+#: The name under which the spool keeps how far event time has come.
+PRODUCER = "simulator"
+NEWEST_TIME = "newest_time"
+#: Readings of one tick that are kept at once; a larger fleet needs several steps.
+_READINGS_AT_ONCE = 5000
+_POLL_S = 0.02
 
 
 @dataclass
 class LiveLoop:
-    """Ticks at a fixed cadence of the monotonic clock; event time advances by `interval_s` x `speed` a tick.
-
-    A tick that cannot start before the next one is due is counted as missed, and event time moves on without it.
-    The calls of a tick run beside each other and beside the next ticks: a battery whose call is still under way,
-    or has failed, posts all its waiting readings with the next one.
+    """Reads the batteries on a schedule and hands the readings to the spool, from where others take them.
 
     Attributes:
-        on_tick: called after every tick; it must be quick.
+        deliveries: what takes them, the predictions among it.
+        start: event time of the first tick.
+        interval_s: between two ticks on the wall clock.
+        speed: how much faster event time passes.
+        on_tick: called after every tick.
     """
 
     twins: Sequence[LiveTwin]
-    client: PredictionClient
-    outboxes: Mapping[str, Outbox]
+    spool: Spool
+    deliveries: Sequence[Delivery]
     start: datetime
     interval_s: float
     speed: float
     tally: Tally = field(default_factory=Tally)
     on_tick: Callable[[], None] = lambda: None
+    _are_known: bool = False
 
-    async def run(self, stop: asyncio.Event, for_s: float | None = None) -> None:
+    def run(self, stop: Event, for_s: float | None = None) -> None:
         """Tick until `stop` is set or `for_s` seconds have passed."""
-        self._publish(Batch(batteries=[twin.identity for twin in self.twins]))
-        clock = asyncio.get_running_loop().time
-        began, tick = clock(), 0
+        began, tick = time.monotonic(), 0
         while for_s is None or tick * self.interval_s < for_s:
             due = began + tick * self.interval_s
-            if await _set_within(stop, due - clock()):
+            if stop.wait(max(due - time.monotonic(), 0.0)):
                 return
-            missed = max(int((clock() - due) / self.interval_s), 0)
+            missed = max(int((time.monotonic() - due) / self.interval_s), 0)
             self.tally.missed_ticks += missed
             tick += missed
             self._tick(self.start + timedelta(seconds=tick * self.interval_s * self.speed))
             self.on_tick()
             tick += 1
 
-    async def finish(self, timeout_s: float) -> None:
-        """Wait for the calls under way and make up for what failed, then for the sinks."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while (late := [twin for twin in self.twins if twin.pending]) and asyncio.get_running_loop().time() < deadline:
-            calls = [self._call(twin) for twin in late]
-            failed_before = self.tally.errors
-            await asyncio.wait(calls, timeout=deadline - asyncio.get_running_loop().time())
-            if self.tally.errors > failed_before:
-                await asyncio.sleep(0.2)
-        for twin in self.twins:
-            if twin.call is not None:
-                twin.call.cancel()
-        await asyncio.gather(
-            *(outbox.drain(max(deadline - asyncio.get_running_loop().time(), 1.0)) for outbox in self.outboxes.values())
-        )
+    def finish(self, timeout_s: float) -> None:
+        """Wait until nothing waits in the spool any more: predictions first, which are delivered in their turn."""
+        deadline = time.monotonic() + timeout_s
+        while not all(delivery.is_drained for delivery in self.deliveries) and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
 
-    def _tick(self, time: datetime) -> None:
+    def _tick(self, event_time: datetime) -> None:
         readings: list[Row] = []
         for twin in self.twins:
-            reading = twin.battery.read(time)
-            twin.take(reading)
-            readings.append(reading)
-        # Stored and published before any prediction: a reading waits for nobody.
-        self._publish(Batch(readings=readings))
-        for twin in self.twins:
-            if twin.is_calling:
-                self.tally.overdue += 1
-            else:
-                self._call(twin)
-        self.tally.ticks += 1
-        self.tally.produced += len(readings)
-        self.tally.first_time = self.tally.first_time or time
-        self.tally.last_time = time
+            twin.reading = twin.battery.read(event_time)
+            readings.append(twin.reading)
+        self.tally.ticked(
+            {delivery.consumer: delivery.last_error for delivery in self.deliveries if delivery.last_error}
+        )
+        for begin in range(0, len(readings), _READINGS_AT_ONCE):
+            self._keep(readings[begin : begin + _READINGS_AT_ONCE], event_time)
 
-    def _call(self, twin: LiveTwin) -> asyncio.Task[None]:
-        if twin.call is None or twin.call.done():
-            twin.call = asyncio.create_task(self._predict(twin))
-        return twin.call
-
-    async def _predict(self, twin: LiveTwin) -> None:
-        readings = twin.pending[:_READINGS_A_CALL]
-        began = perf_counter()
+    def _keep(self, readings: Sequence[Row], event_time: datetime) -> None:
+        # Whose readings these are goes with the first of them that are kept.
+        identities = [] if self._are_known else [twin.identity for twin in self.twins]
         try:
-            answer = await self.client.predict(twin.identity, readings, twin.state)
-        except PredictionError as error:
-            self.tally.failed(str(error))
+            position = self.spool.append(
+                Batch(readings=readings, batteries=identities),
+                producer=PRODUCER,
+                states={NEWEST_TIME: event_time.isoformat().encode()},
+            )
+        except SpoolFullError as error:
+            self.tally.refused_by_spool(len(readings), str(error))
             return
-        self.tally.predicted(perf_counter() - began)
-        del twin.pending[: len(readings)]
-        twin.learn(answer)
-        self._publish(Batch(predictions=prediction_rows(twin.battery.battery_id, answer, datetime.now(UTC))))
-
-    def _publish(self, batch: Batch) -> None:
-        for outbox in self.outboxes.values():
-            outbox.put(batch)
-
-
-async def _set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Sleep for `seconds`, less where `event` is set meanwhile; True if it is."""
-    if seconds > 0:
-        try:
-            await asyncio.wait_for(event.wait(), seconds)
-        except TimeoutError:
-            return False
-    else:
-        await asyncio.sleep(0)
-    return event.is_set()
+        self._are_known = True
+        self.tally.kept(position, len(readings), event_time)

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from data.health import battery_health
 from simulator.client import ANSWER_FIELDS
-from simulator.live_loop import LiveTwin
+from simulator.live_twin import LiveTwin
 from simulator.tally import Summary, Tally
 
 _STATUS_STYLE = {"NORMAL": "green", "WARNING": "yellow", "CRITICAL": "bold red"}
@@ -43,6 +43,10 @@ class View(Protocol):
 
     def tick(self, twins: Sequence[LiveTwin], tally: Tally) -> None:
         """All batteries have a new reading."""
+        ...
+
+    def say(self, sentence: str) -> None:
+        """Something that a person should know."""
         ...
 
     def close(self) -> None:
@@ -88,6 +92,10 @@ class TableView:
             self._live.start()
         self._live.update(Group(_table(twins), _footer(tally)))
 
+    def say(self, sentence: str) -> None:
+        """Above the table."""
+        self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
+
     def close(self) -> None:
         """Leave the last table standing."""
         self._stop_progress()
@@ -120,11 +128,15 @@ class LineView:
             self._next_line = now + _LINE_EVERY_S
             self._print(_footer(tally).plain)
 
+    def say(self, sentence: str) -> None:
+        """A line."""
+        self._print(sentence)
+
     def close(self) -> None:
         """Nothing to give back."""
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_summary(console: Console, summary: Summary) -> None:
@@ -135,9 +147,13 @@ def print_summary(console: Console, summary: Summary) -> None:
     for label, value in summary.lines():
         table.add_row(label, value)
     console.print(table)
-    lost = summary.lost
-    verdict = Text(f"LOST: {'; '.join(lost)}", "bold red") if lost else Text("nothing was lost", "green")
-    console.print(verdict)
+    for heading, sentences in (("LOST", summary.lost), ("NOT FINISHED", summary.unfinished)):
+        if sentences:
+            console.print(Text(f"{heading}: {'; '.join(sentences)}", "bold red"))
+    if any(summary.waiting.values()):
+        console.print("What waits is in the spool: the next run delivers it.")
+    if not summary.lost:
+        console.print(Text("nothing was lost", "green"))
 
 
 def _table(twins: Sequence[LiveTwin]) -> Table:
@@ -172,12 +188,18 @@ def _table(twins: Sequence[LiveTwin]) -> Table:
 
 def _footer(tally: Tally) -> Text:
     event_time = _NONE if tally.last_time is None else f"{tally.last_time:%Y-%m-%d %H:%M:%S} UTC"
-    text = Text(f"{event_time} · {tally.produced:,} readings · {tally.predictions:,} predictions · {tally.latency} · ")
+    text = Text(f"{event_time} · {tally.produced:,} readings · ")
+    if tally.predicts:
+        text.append(f"{tally.predictions:,} predictions · {tally.latency} · ")
     text.append(f"{tally.missed_ticks} missed ticks", "red" if tally.missed_ticks else "")
     text.append(" · ")
     text.append(f"{tally.errors} errors", "red" if tally.errors else "")
     if tally.last_error:
         text.append(f" (last: {tally.last_error})", "red")
+    if tally.refused:
+        text.append(f" · {tally.refused:,} READINGS REFUSED", "bold red")
+    for name, trouble in tally.troubles.items():
+        text.append(f" · {name}: {trouble}", "red")
     return text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,11 +14,10 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import psycopg2
 import pytest
 import uvicorn
@@ -25,68 +25,41 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 
-from data.batch import Batch
+from data.batch import Batch, Kind
 from data.embedded.ports import free_port
 from data.errors import TwinError
 from data.settings import Settings
 from data.sinks import SINKS
 from data.sinks.base import SinkRefusedError, SinkUnavailableError
+from data.spool.spool import MIN_BYTES, Spool, SpoolFullError
 from simulator.client import PredictionClient, PredictionError
 from simulator.live import LiveOptions, main, run_live
-from simulator.outbox import Outbox
+from simulator.predictions import CONSUMER
 from simulator.tally import Summary, Tally
+from tests.simulator.counting_battery import Battery
 
 ROOT = Path(__file__).resolve().parents[2]
-HISTORY_END = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class Battery:
-    """A battery without physics: it counts its readings in `voltage`."""
-
-    def __init__(self, number: int, past: int = 5) -> None:
-        self._id = f"EV-{number}"
-        self._past = past
-        self.last_time = HISTORY_END
-        self.read_delay_s = 0.0
-
-    @property
-    def battery_id(self) -> str:
-        return self._id
-
-    def history(self) -> pd.DataFrame:
-        times = [HISTORY_END - timedelta(seconds=30 * step) for step in reversed(range(self._past))]
-        rows = [self._reading(moment) | {"soh": 90.0, "soc": float("nan")} for moment in times]
-        return pd.DataFrame(rows)
-
-    def batteries_row(self) -> pd.DataFrame:
-        return pd.DataFrame([{"battery_id": self._id, "nominal_capacity_ah": 150.0, "chemistry": "NMC"}])
-
-    def read(self, time_of_reading: datetime) -> dict[str, object]:
-        assert time_of_reading > self.last_time
-        self.last_time = time_of_reading
-        time.sleep(self.read_delay_s)
-        return self._reading(time_of_reading)
-
-    def _reading(self, moment: datetime) -> dict[str, object]:
-        return {
-            "battery_id": self._id,
-            "time": moment,
-            "voltage": 350.0,
-            "current": 10.0,
-            "temperature": 25.0,
-            "soc": 70.0,
-            "soh": 91.0,
-        }
 
 
 @dataclass
 class Service:
-    """A stand-in that answers as the contract says; its state is the number of readings that it was sent."""
+    """A stand-in that answers as the contract says; its state is the number of readings that it was sent.
+
+    Attributes:
+        requests: every battery that it was asked about, in order.
+        calls: how many calls that were.
+        fail: whether a call, by its number, is answered by 503.
+        refuses: whether a reading is against the contract.
+        version: of the states; those of another are not continued.
+    """
 
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
+    calls: int = 0
     fail: Callable[[int], bool] = lambda number: False
+    refuses: Callable[[dict[str, Any]], bool] = lambda reading: False
     delay_s: float = 0.0
+    version: int = 1
 
     def app(self) -> FastAPI:
         app = FastAPI()
@@ -98,32 +71,45 @@ class Service:
         @app.post("/predict")
         async def predict(request: Request) -> JSONResponse:
             body = await request.json()
-            (entry,) = body["batteries"]
-            self.requests.append(entry)
+            self.calls += 1
             await asyncio.sleep(self.delay_s)
-            if self.fail(len(self.requests)):
+            if self.fail(self.calls):
                 return JSONResponse({"error": "out of order"}, 503)
-            moment = datetime.fromisoformat(entry["readings"][-1]["time"])
-            seen = int(entry.get("state", "0")) + len(entry["readings"])
-            answer = {
-                "battery_id": entry["battery_id"],
-                "time": moment.isoformat(),
-                "release": "battery-twin/1",
-                "state": str(seen),
-                "soh": {
-                    "value": 93.0,
-                    "unit": "%",
-                    "model": "battery-soh/9",
-                    "interval": [92.0, 94.0],
-                    "coverage": 0.9,
-                },
-                "temperature": {"value": 28.0, "due": (moment + timedelta(seconds=1)).isoformat(), "model": "t/2"},
-                "rul": {"value": None, "withheld": "fewer than 10 cycles seen", "model": "battery-rul/1"},
-                "failure_probability": {"value": 0.4, "horizon_cycles": 100, "model": "battery-failure/4"},
-            }
-            return JSONResponse({"predictions": [answer]})
+            answers = []
+            for number, battery in enumerate(body["batteries"]):
+                version, seen = (int(part) for part in battery.get("state", f"{self.version}:0").split(":"))
+                if version != self.version:
+                    return JSONResponse({"error": "another version", "field": f"batteries[{number}].state"}, 409)
+                if any(self.refuses(reading) for reading in battery["readings"]):
+                    return JSONResponse({"error": "not of the contract"}, 422)
+                every = bool(body.get("every_reading"))
+                for place, reading in enumerate(battery["readings"], 1):
+                    is_last = place == len(battery["readings"])
+                    if every or is_last:
+                        answers.append(self.answer(battery["battery_id"], reading["time"], seen + place, is_last))
+                        if body.get("closed_cycles"):
+                            answers[-1]["closed_cycles"] = [session(battery["battery_id"], reading["time"])]
+            self.requests += body["batteries"]
+            return JSONResponse({"predictions": answers})
 
         return app
+
+    def answer(self, battery_id: str, time_sent: str, seen: int, is_last: bool) -> dict[str, Any]:
+        moment = datetime.fromisoformat(time_sent)
+        return {
+            "battery_id": battery_id,
+            "time": moment.isoformat(),
+            "release": "battery-twin/1",
+            **({"state": f"{self.version}:{seen}"} if is_last else {}),
+            "soh": {"value": float(seen), "unit": "%", "model": "battery-soh/9", "interval": [92.0, 94.0]},
+            "temperature": {"value": 28.0, "due": (moment + timedelta(seconds=1)).isoformat(), "model": "t/2"},
+            "rul": {"value": None, "withheld": "fewer than 10 cycles seen", "model": "battery-rul/1"},
+            "failure_probability": {"value": 0.4, "horizon_cycles": 100, "model": "battery-failure/4"},
+        }
+
+
+def session(battery_id: str, end: str) -> dict[str, Any]:
+    return {"battery_id": battery_id, "cycle_index": 3.0, "kind": "charge", "end_time": end, "throughput_ah": 1.0}
 
 
 class Quiet:
@@ -132,12 +118,16 @@ class Quiet:
     def __init__(self) -> None:
         self.folded: dict[str, int] = {}
         self.ticks = 0
+        self.said: list[str] = []
 
     def history(self, battery_id: str, posted: int, total: int) -> None:
         self.folded[battery_id] = posted
 
     def tick(self, twins: object, tally: Tally) -> None:
         self.ticks += 1
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
 
     def close(self) -> None:
         pass
@@ -158,24 +148,27 @@ def service() -> Iterator[Service]:
 
 
 @pytest.fixture
-def settings(service: Service, postgres_dsn: str, mqtt_broker: tuple[str, int]) -> Settings:
+def settings(service: Service, postgres_dsn: str, mqtt_broker: tuple[str, int], tmp_path: Path) -> Settings:
     host, port = mqtt_broker
     return Settings(
+        var=tmp_path,
         service_port=int(service.url.rpartition(":")[2]),
         telemetry_dsn=SecretStr(postgres_dsn),
         mqtt_host=host,
         mqtt_port=port,
-        simulator_metrics_port=free_port("127.0.0.1", 19091),
+        simulator_metrics_port=free_port("127.0.0.1", 19_100 + os.getpid() % 800),
+        spool_max_bytes=MIN_BYTES,
     )
 
 
-def live(settings: Settings, batteries: list[Battery], options: LiveOptions) -> Summary:
-    async def run() -> Summary | None:
-        return await run_live(batteries, settings, options, Quiet(), asyncio.Event())
-
-    summary = asyncio.run(run())
+def live(settings: Settings, batteries: list[Battery], options: LiveOptions, view: Quiet | None = None) -> Summary:
+    summary = run_live(batteries, settings, options, view or Quiet(), threading.Event())
     assert summary is not None
     return summary
+
+
+def verdict(summary: Summary) -> list[str]:
+    return [*summary.lost, *summary.unfinished]
 
 
 def query(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
@@ -193,24 +186,27 @@ def test_five_seconds_lose_nothing_and_miss_no_tick(settings: Settings, service:
     batteries = [Battery(number) for number in range(10)]
     summary = live(settings, batteries, LiveOptions(interval_s=0.5, speed=2.0, for_s=5.0))
     tally = summary.tally
-    assert summary.lost == []
-    assert (tally.ticks, tally.missed_ticks, tally.errors) == (10, 0, 0)
-    assert tally.produced == summary.stored == 100
+    assert verdict(summary) == []
+    assert (tally.ticks, tally.missed_ticks, tally.errors, tally.refused) == (10, 0, 0, 0)
+    assert tally.produced == summary.stored == tally.predictions == 100
     assert summary.acknowledged["mqtt"] == 200
-    assert tally.predictions + tally.overdue == 100
     assert 0 < tally.latency_ms(50) <= tally.latency_ms(99) < 500
+    # Each battery's past, then all batteries of a tick in one call.
+    assert service.calls <= 10 + 10
 
     assert query(settings, "SELECT count(*), count(DISTINCT (battery_id, time)) FROM ev_telemetry") == [(100, 100)]
     assert query(settings, "SELECT DISTINCT failure_probability, status FROM ev_telemetry") == [(0.4, "WARNING")]
     targets = query(
-        settings, "SELECT target, model_name, model_version, lower FROM battery_predictions GROUP BY 1,2,3,4"
+        settings,
+        "SELECT target, model_name, model_version, lower, count(*) FROM battery_predictions GROUP BY 1,2,3,4",
     )
     assert sorted(targets) == [
-        ("failure", "battery-failure", "4", None),
-        ("soh", "battery-soh", "9", 92.0),
-        ("temperature", "t", "2", None),
+        ("failure", "battery-failure", "4", None, 100),
+        ("soh", "battery-soh", "9", 92.0, 100),
+        ("temperature", "t", "2", None, 100),
     ], "a withheld prediction has no row"
     assert query(settings, "SELECT nominal_capacity_ah, chemistry FROM batteries LIMIT 1") == [(150.0, "NMC")]
+    assert query(settings, "SELECT count(*), min(throughput_ah) FROM battery_cycles") == [(100, 1.0)]
     steps = query(
         settings,
         "SELECT DISTINCT time - lag(time) OVER (PARTITION BY battery_id ORDER BY time) FROM ev_telemetry ORDER BY 1",
@@ -220,42 +216,61 @@ def test_five_seconds_lose_nothing_and_miss_no_tick(settings: Settings, service:
 
 def test_history_first_in_chunks_and_every_reading_once_in_order(settings: Settings, service: Service) -> None:
     summary = live(settings, [Battery(1, past=4100)], LiveOptions(interval_s=0.05, for_s=0.5))
-    lengths = [len(request["readings"]) for request in service.requests]
-    assert lengths[:3] == [2000, 2000, 100]
-    assert sum(lengths) == 4100 + summary.tally.produced
-    assert "state" not in service.requests[0]
-    states = [int(request["state"]) for request in service.requests[1:]]
-    assert states == [sum(lengths[: index + 1]) for index in range(len(states))], "each call brings the newest state"
-    times = [reading["time"] for request in service.requests for reading in request["readings"]]
-    assert [datetime.fromisoformat(t) for t in times] == sorted(datetime.fromisoformat(t) for t in times)
+    assert_every_reading_went_once_in_order(service, past=4100, lived=summary.tally.produced)
+    assert [len(request["readings"]) for request in service.requests][:3] == [2000, 2000, 100]
     sent = service.requests[0]["readings"][0]
     assert "soh" not in sent, "a measured state of health is the answer, not a question"
     assert "soc" not in sent, "NaN is left out"
 
 
+def assert_every_reading_went_once_in_order(service: Service, past: int, lived: int) -> None:
+    lengths = [len(request["readings"]) for request in service.requests]
+    assert sum(lengths) == past + lived
+    assert "state" not in service.requests[0]
+    states = [int(request["state"].split(":")[1]) for request in service.requests[1:]]
+    assert states == [sum(lengths[: index + 1]) for index in range(len(states))], "each call brings the newest state"
+    times = [reading["time"] for request in service.requests for reading in request["readings"]]
+    assert [datetime.fromisoformat(t) for t in times] == sorted(datetime.fromisoformat(t) for t in times)
+
+
 def test_failed_predictions_are_made_up_for(settings: Settings, service: Service) -> None:
     service.fail = lambda number: number > 1 and number % 3 == 0
     summary = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=1.0))
-    assert summary.tally.errors > 3
+    assert summary.tally.errors > 0
     assert summary.tally.last_error is not None
     assert "503" in summary.tally.last_error
-    assert summary.lost == []
-    assert summary.stored == summary.tally.produced > 10
+    assert verdict(summary) == []
+    assert summary.stored == summary.tally.produced == summary.tally.predictions > 10
+    assert_every_reading_went_once_in_order(service, past=5, lived=summary.tally.produced)
 
 
-def test_without_any_prediction_the_run_fails(settings: Settings, service: Service, monkeypatch: Any) -> None:
+def test_without_any_prediction_the_readings_wait_and_the_next_run_predicts_them(
+    settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("simulator.live.FINISH_TIMEOUT_S", 0.5)
     service.fail = lambda number: number > 1
-    summary = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=0.3))
-    assert summary.stored == summary.tally.produced > 0
-    assert summary.lost == [f"{summary.stored} readings were never predicted from", "no prediction came"]
+    first = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=0.3))
+    assert first.stored == first.tally.produced > 0
+    assert first.lost == []
+    assert first.unfinished == [f"{first.stored} readings wait for {CONSUMER}", "no prediction came"]
+
+    monkeypatch.undo()
+    service.fail = lambda number: False
+    view = Quiet()
+    second = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=0.3), view)
+    assert verdict(second) == []
+    assert view.folded == {}, "the state is known, so the past is not folded again"
+    lived = first.tally.produced + second.tally.produced
+    assert second.tally.predictions == lived
+    assert_every_reading_went_once_in_order(service, past=5, lived=lived)
+    assert query(settings, "SELECT count(*) FROM ev_telemetry WHERE prediction_timestamp IS NULL") == [(0,)]
 
 
 def test_a_slow_service_is_overdue_and_a_slow_battery_misses_ticks(settings: Settings, service: Service) -> None:
     service.delay_s = 0.12
     summary = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=1.0))
     assert summary.tally.overdue > 5
-    assert summary.lost == []
+    assert verdict(summary) == []
 
     service.delay_s = 0.0
     slow = Battery(2)
@@ -275,119 +290,168 @@ def test_a_second_run_goes_on_after_the_first(settings: Settings) -> None:
     assert query(settings, "SELECT count(*) FROM ev_telemetry") == [(first.tally.produced + second.tally.produced,)]
 
 
-def test_stop_ends_the_run_with_everything_delivered(settings: Settings) -> None:
-    async def run() -> Summary | None:
-        stop = asyncio.Event()
-        asyncio.get_running_loop().call_later(0.5, stop.set)
-        return await run_live([Battery(1)], settings, LiveOptions(interval_s=0.05), Quiet(), stop)
+def test_a_state_of_another_fold_is_made_anew(settings: Settings, service: Service) -> None:
+    live(settings, [Battery(1), Battery(2)], LiveOptions(interval_s=0.05, for_s=0.3))
+    service.version = 2
+    summary = live(settings, [Battery(1), Battery(2)], LiveOptions(interval_s=0.05, for_s=0.3))
+    assert verdict(summary) == []
+    assert summary.tally.predictions == summary.tally.produced
 
-    summary = asyncio.run(run())
+
+def test_a_reading_that_the_service_refuses_is_set_aside_and_the_rest_goes_on(
+    settings: Settings, service: Service
+) -> None:
+    class Odd(Battery):
+        def read(self, time_of_reading: datetime) -> dict[str, object]:
+            self.lived = getattr(self, "lived", 0) + 1
+            return super().read(time_of_reading) | ({"voltage": 999.0} if self.lived == 4 else {})
+
+    service.refuses = lambda reading: reading["voltage"] == 999.0
+    summary = live(settings, [Odd(1), Battery(2)], LiveOptions(interval_s=0.05, for_s=0.5))
+    assert summary.lost == [f"1 rows were refused by {CONSUMER}"]
+    assert summary.tally.predictions == summary.tally.produced - 1
+    assert summary.stored == summary.tally.produced
+
+
+def test_without_predictions_nobody_is_asked(settings: Settings, service: Service) -> None:
+    summary = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=0.3, predicts=False))
+    assert verdict(summary) == []
+    assert summary.stored == summary.tally.produced > 0
+    assert service.calls == 0
+    assert "predictions made" not in dict(summary.lines())
+
+
+def test_stop_ends_the_run_with_everything_delivered(settings: Settings) -> None:
+    stop = threading.Event()
+    threading.Timer(0.7, stop.set).start()
+    summary = run_live([Battery(1)], settings, LiveOptions(interval_s=0.05), Quiet(), stop)
     assert summary is not None
-    assert summary.lost == []
-    assert 0 < summary.tally.ticks < 15
+    assert verdict(summary) == []
+    assert 0 < summary.tally.ticks < 20
 
 
 def test_stop_before_the_first_tick(settings: Settings) -> None:
-    async def run() -> Summary | None:
-        stop = asyncio.Event()
-        stop.set()
-        return await run_live([Battery(1)], settings, LiveOptions(), Quiet(), stop)
-
-    assert asyncio.run(run()) is None
+    stop = threading.Event()
+    stop.set()
+    assert run_live([Battery(1)], settings, LiveOptions(), Quiet(), stop) is None
 
 
 def test_the_simulator_counts_what_it_does(settings: Settings) -> None:
     pages: list[str] = []
 
-    async def run() -> None:
-        async def scrape() -> None:
-            await asyncio.sleep(1.5)
-            url = f"http://127.0.0.1:{settings.simulator_metrics_port}/metrics"
-            pages.append(await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode()))
+    def scrape() -> None:
+        url = f"http://127.0.0.1:{settings.simulator_metrics_port}/metrics"
+        pages.append(urllib.request.urlopen(url).read().decode())
 
-        await asyncio.gather(
-            run_live([Battery(1)], settings, LiveOptions(interval_s=0.1, for_s=2.0), Quiet(), asyncio.Event()), scrape()
-        )
-
-    asyncio.run(run())
+    timer = threading.Timer(1.5, scrape)
+    timer.start()
+    live(settings, [Battery(1)], LiveOptions(interval_s=0.1, for_s=2.0))
+    timer.join()
     samples = dict(line.rsplit(" ", 1) for line in pages[0].splitlines() if not line.startswith("#"))
     assert float(samples["live_readings_total"]) > 5
     assert float(samples["live_predictions_total"]) > 5
     assert float(samples["live_missed_ticks_total"]) >= 0
-    assert float(samples['live_waiting_readings{sink="store"}']) >= 0
+    assert float(samples["live_refused_readings_total"]) == 0
+    for consumer in ("store", "mqtt", CONSUMER):
+        assert float(samples[f'live_waiting_readings{{sink="{consumer}"}}']) >= 0
+        assert float(samples[f'spool_depth{{consumer="{consumer}"}}']) >= 0
+        assert float(samples[f'spool_oldest_age_seconds{{consumer="{consumer}"}}']) >= 0
+        assert float(samples[f'spool_delivered_total{{consumer="{consumer}"}}']) > 5
+    assert 0 < float(samples["spool_used_bytes"]) < float(samples["spool_max_bytes"])
     assert not [name for name in samples if name.startswith("battery_")], "those are of python -m monitoring"
 
 
 class FlakySink:
-    """Refuses or fails as told, and remembers what it took."""
+    """A sink of readings that is away, or refuses, as told."""
 
-    def __init__(self, *answers: type[Exception] | None) -> None:
-        self._answers = list(answers)
+    kinds: tuple[Kind, ...] = ("reading",)
+
+    def __init__(self, answer: Exception | None = None) -> None:
+        self.answer = answer
         self.acknowledged = 0
-        self.taken: list[str] = []
+        self.taken: list[datetime] = []
 
     def setup(self) -> None: ...
 
     def write(self, batch: Batch) -> None:
-        answer = self._answers.pop(0) if self._answers else None
-        if answer is not None:
-            raise answer("told so")
-        if any(row["battery_id"] == "bad" for row in batch.readings):
-            raise SinkRefusedError("bad row")
-        self.taken += [str(row["battery_id"]) for row in batch.readings]
+        if self.answer is not None:
+            raise self.answer
+        self.taken += [row["time"] for row in batch.readings]  # type: ignore[misc]
 
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
 
 
-def deliver(sink: FlakySink, ids: list[str]) -> Outbox:
-    async def run() -> Outbox:
-        outbox = Outbox("flaky", sink, retry_s=0.01)
-        for battery_id in ids:
-            outbox.put(Batch(readings=[{"battery_id": battery_id}]))
-        task = asyncio.create_task(outbox.run())
-        assert await outbox.drain(5)
-        task.cancel()
-        return outbox
-
-    return asyncio.run(run())
-
-
-def test_an_outbox_repeats_until_the_sink_is_back() -> None:
-    sink = FlakySink(SinkUnavailableError, SinkUnavailableError)
-    outbox = deliver(sink, ["a", "b", "c"])
-    assert sink.taken == ["a", "b", "c"]
-    assert outbox.failures == 2
-    assert outbox.refused_readings == outbox.waiting_readings == 0
-
-
-def test_an_outbox_loses_only_what_is_refused_and_counts_it() -> None:
-    sink = FlakySink()
-    outbox = deliver(sink, ["a", "bad", "c"])
-    assert sink.taken == ["a", "c"]
-    assert outbox.refused_readings == 1
-
-
-def test_a_dead_sink_is_reported_as_loss(settings: Settings, service: Service, monkeypatch: Any) -> None:
-    class Dead(FlakySink):
-        def write(self, batch: Batch) -> None:
-            raise SinkUnavailableError("gone")
-
-    monkeypatch.setitem(SINKS, "mqtt", lambda _settings: Dead())
+def test_a_dead_sink_holds_up_nobody_and_gets_everything_from_the_next_run(
+    settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = FlakySink(SinkUnavailableError("gone"))
+    monkeypatch.setitem(SINKS, "mqtt", lambda _settings: dead)
     monkeypatch.setattr("simulator.live.FINISH_TIMEOUT_S", 0.5)
+    first = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=0.5))
+    assert first.stored == first.tally.produced == first.tally.predictions > 0
+    assert first.lost == []
+    assert first.unfinished == [f"{first.stored} readings wait for mqtt"]
+    dead.answer = None
+    second = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=0.3))
+    assert verdict(second) == []
+    assert dead.taken == sorted(set(dead.taken))
+    assert len(dead.taken) == first.tally.produced + second.tally.produced
+
+
+def test_what_a_sink_refuses_is_a_loss_and_kept(
+    settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SINKS, "mqtt", lambda _settings: FlakySink(SinkRefusedError("never")))
     summary = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=0.3))
-    assert summary.stored == summary.tally.produced > 0, "the other sink is not held up"
-    assert summary.lost == [f"{summary.stored} readings did not reach mqtt"]
+    assert summary.lost == [f"{summary.tally.produced} rows were refused by mqtt"]
+
+
+def test_a_store_that_is_away_at_a_restart_is_waited_for(
+    settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The spool knows how far event time has come; a first run has nobody to ask."""
+    away = settings.model_copy(
+        update={"telemetry_dsn": SecretStr(f"postgresql://twin@127.0.0.1:{free_port('127.0.0.1', 19300)}/twin")}
+    )
+    monkeypatch.setattr("simulator.live.FINISH_TIMEOUT_S", 0.5)
+    with pytest.raises(SinkUnavailableError, match="newest reading"):
+        live(away, [Battery(1)], LiveOptions(interval_s=0.05, speed=100.0, for_s=0.3))
+    first = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, speed=100.0, for_s=0.3))
+    view = Quiet()
+    second = live(away, [Battery(1)], LiveOptions(interval_s=0.05, speed=100.0, for_s=0.3), view)
+    assert "store is away" in view.said[1]
+    assert second.stored is None
+    assert f"{second.tally.produced} readings wait for store" in second.unfinished
+    third = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, speed=100.0, for_s=0.3))
+    assert verdict(third) == []
+    lived = sum(run.tally.produced for run in (first, second, third))
+    assert query(settings, "SELECT count(*), count(prediction_timestamp) FROM ev_telemetry") == [(lived, lived)]
+
+
+def test_a_full_spool_refuses_readings_and_says_so(
+    settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = Spool.append
+    calls = iter(range(1000))
+
+    def full_for_a_while(spool: Spool, batch: Batch, **more: Any) -> int:
+        if next(calls) in (3, 4):
+            raise SpoolFullError("the spool is full")
+        return append(spool, batch, **more)
+
+    monkeypatch.setattr(Spool, "append", full_for_a_while)
+    summary = live(settings, [Battery(1), Battery(2)], LiveOptions(interval_s=0.05, for_s=0.5))
+    assert (summary.tally.refused, summary.tally.produced) == (4, 16)
+    assert summary.lost == ["4 readings were refused: the spool had no room"]
+    assert summary.stored == summary.tally.predictions == 16
 
 
 def test_an_absent_service_is_a_sentence() -> None:
-    async def run() -> None:
-        async with PredictionClient(f"http://127.0.0.1:{free_port('127.0.0.1', 19200)}", connections=1) as client:
-            with pytest.raises(PredictionError, match="not ready after"):
-                await client.wait_until_ready(0.3)
-
-    asyncio.run(run())
+    url = f"http://127.0.0.1:{free_port('127.0.0.1', 19200)}"
+    with PredictionClient(url) as client, pytest.raises(PredictionError, match="not ready after"):
+        client.wait_until_ready(0.3, threading.Event())
 
 
 @pytest.mark.parametrize("option", ["interval_s", "speed", "for_s"])
@@ -396,19 +460,28 @@ def test_options_must_be_positive(option: str) -> None:
         LiveOptions(**{option: 0.0})
 
 
-def test_the_program_runs_real_batteries_and_ends_on_ctrl_c(settings: Settings, service: Service) -> None:
+def environment_of(settings: Settings) -> dict[str, str]:
     assert settings.telemetry_dsn is not None
-    environment = {
+    return {
         **os.environ,
+        "TWIN_VAR": str(settings.var),
         "TWIN_SERVICE_PORT": str(settings.service_port),
-        "TWIN_METRICS_PORT": str(settings.metrics_port),
+        "TWIN_SIMULATOR_METRICS_PORT": str(settings.simulator_metrics_port),
         "TWIN_TELEMETRY_DSN": settings.telemetry_dsn.get_secret_value(),
         "TWIN_MQTT_HOST": str(settings.mqtt_host),
         "TWIN_MQTT_PORT": str(settings.mqtt_port),
     }
+
+
+def test_the_program_runs_real_batteries_and_ends_on_ctrl_c(settings: Settings, service: Service) -> None:
     command = [sys.executable, "-m", "simulator.live", "--batteries", "2", "--interval", "0.2"]
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=ROOT,
+        env=environment_of(settings),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     deadline = time.monotonic() + 60
     while not service.requests or len(service.requests[-1]["readings"]) > 1:  # still posting the past
@@ -419,6 +492,7 @@ def test_the_program_runs_real_batteries_and_ends_on_ctrl_c(settings: Settings, 
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 0, output
+    assert "kafka is off" in output
     assert "nothing was lost" in output
     ((stored, predicted, ids),) = query(
         settings, "SELECT count(*), count(prediction_timestamp), count(DISTINCT battery_id) FROM ev_telemetry"
@@ -426,6 +500,50 @@ def test_the_program_runs_real_batteries_and_ends_on_ctrl_c(settings: Settings, 
     assert stored == predicted >= 10
     assert ids == 2
     assert {entry["battery"]["chemistry"] for entry in service.requests} <= {"NMC", "NCA", "LFP"}
+
+
+KILLED = """
+import threading
+from data.settings import Settings
+from simulator.live import LiveOptions, run_live
+from simulator.terminal import LineView
+from rich.console import Console
+from tests.simulator.counting_battery import Battery
+
+run_live(
+    [Battery(number) for number in range(3)], Settings(), LiveOptions(interval_s=0.05), LineView(Console()),
+    threading.Event(),
+)
+"""
+
+
+def test_kill_9_loses_and_doubles_nothing(settings: Settings, service: Service) -> None:
+    """The service's answer carries how many readings the state has seen, so a reading folded twice would show."""
+    rng = random.Random(5)
+    for _ in range(4):
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILLED], cwd=ROOT, env=environment_of(settings), stdout=subprocess.DEVNULL
+        )
+        seen, deadline = service.calls, time.monotonic() + 60
+        while service.calls < seen + rng.randrange(5, 30):
+            assert time.monotonic() < deadline
+            assert child.poll() is None
+            time.sleep(0.005)
+        child.kill()
+        child.wait()
+    summary = live(settings, [Battery(number) for number in range(3)], LiveOptions(interval_s=0.05, for_s=0.3))
+    assert verdict(summary) == []
+    ((stored, distinct, predicted),) = query(
+        settings, "SELECT count(*), count(DISTINCT (battery_id, time)), count(prediction_timestamp) FROM ev_telemetry"
+    )
+    assert stored == distinct == predicted > 50
+    folded = query(
+        settings,
+        "SELECT battery_id, array_agg(value ORDER BY time) FROM battery_predictions WHERE target = 'soh' GROUP BY 1",
+    )
+    for _, counts in folded:
+        assert counts == [6.0 + number for number in range(len(counts))], "one more reading after another"
+    assert sum(len(counts) for _, counts in folded) == stored
 
 
 def test_the_program_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:

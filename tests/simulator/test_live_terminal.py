@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from simulator.client import Answer, Prediction
-from simulator.live_loop import LiveTwin
+from simulator.live_twin import LiveTwin
 from simulator.tally import Summary, Tally
 from simulator.terminal import LineView, TableView, print_summary, view_for
 
@@ -46,8 +46,9 @@ def twin() -> LiveTwin:
 
 def tally() -> Tally:
     counted = Tally(ticks=10, produced=10, last_time=NOW, first_time=NOW)
-    for _ in range(10):
-        counted.predicted(0.005)
+    for position in range(10):
+        counted.kept(position, 0, NOW)
+        counted.predicted(position, 1)
     return counted
 
 
@@ -69,7 +70,7 @@ def test_a_terminal_gets_a_table() -> None:
     view.close()
     view.close()
     shown = text(screen)
-    for part in ("EV-1", "12.0", "351.2", "-40.0", "93.4", "0.021", "CRITICAL", "10 predictions", "p50 5.0 ms"):
+    for part in ("EV-1", "12.0", "351.2", "-40.0", "93.4", "0.021", "CRITICAL", "10 predictions", "p50 0.0 ms"):
         assert part in shown, part
 
 
@@ -85,21 +86,52 @@ def test_elsewhere_a_line_now_and_then() -> None:
     assert len(text(screen).splitlines()) == 2
 
 
+WHOLE = {"stored": 10, "waiting": {"mqtt": 0}, "set_aside": {"mqtt": 0}, "unstored": 0, "acknowledged": {"mqtt": 20}}
+
+
 @pytest.mark.parametrize(
     ("changes", "loss"),
     [
         ({}, None),
-        ({"stored": 9}, "1 readings are not in the store"),
-        ({"stored": None}, "the store could not be asked what it holds"),
-        ({"unpredicted": 2}, "2 readings were never predicted from"),
-        ({"undelivered": {"mqtt": 3}}, "3 readings did not reach mqtt"),
-        ({"tally": Tally(produced=10)}, "no prediction came"),
+        ({"stored": 9}, "1 readings are neither in the store nor in the spool"),
+        ({"stored": 9, "unstored": 1}, None),
+        ({"set_aside": {"mqtt": 3}}, "3 rows were refused by mqtt"),
+        ({"tally": Tally(produced=10, predictions=1, refused=4)}, "4 readings were refused: the spool had no room"),
     ],
 )
 def test_the_summary_names_every_loss(changes: dict[str, object], loss: str | None) -> None:
-    whole = {"tally": tally(), "stored": 10, "unpredicted": 0, "acknowledged": {"mqtt": 20}, "undelivered": {"mqtt": 0}}
-    summary = Summary(**(whole | changes))  # type: ignore[arg-type]
+    summary = Summary(**({"tally": tally()} | WHOLE | changes))  # type: ignore[arg-type]
     assert summary.lost == ([] if loss is None else [loss])
     screen = console(terminal=False)
     print_summary(screen, summary)
     assert ("nothing was lost" if loss is None else f"LOST: {loss}") in text(screen)
+
+
+@pytest.mark.parametrize(
+    ("changes", "waits"),
+    [
+        ({}, None),
+        ({"waiting": {"mqtt": 3}}, "3 readings wait for mqtt"),
+        ({"stored": None}, "the store could not be asked what it holds"),
+        ({"tally": Tally(produced=10)}, "no prediction came"),
+        ({"tally": Tally(produced=10, predicts=False)}, None),
+    ],
+)
+def test_the_summary_names_what_has_not_arrived(changes: dict[str, object], waits: str | None) -> None:
+    summary = Summary(**({"tally": tally()} | WHOLE | changes))  # type: ignore[arg-type]
+    assert summary.lost == []
+    assert summary.unfinished == ([] if waits is None else [waits])
+    screen = console(terminal=False)
+    print_summary(screen, summary)
+    assert ("NOT FINISHED" in text(screen)) == (waits is not None)
+    assert waits is None or waits in text(screen)
+
+
+def test_what_goes_wrong_stands_in_the_line() -> None:
+    screen = console(terminal=False)
+    counted = tally()
+    counted.ticked({"mqtt": "the broker is gone"})
+    counted.refused_by_spool(3, "the spool is full")
+    LineView(screen).tick([twin()], counted)
+    for part in ("mqtt: the broker is gone", "3 READINGS REFUSED", "1 errors"):
+        assert part in text(screen), part

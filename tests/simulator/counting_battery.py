@@ -1,0 +1,49 @@
+"""A battery without physics, light enough for a child process that is killed."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import pandas as pd
+
+HISTORY_END = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Battery:
+    """A battery without physics: always the same reading."""
+
+    def __init__(self, number: int, past: int = 5) -> None:
+        self._id = f"EV-{number}"
+        self._past = past
+        self.last_time = HISTORY_END
+        self.read_delay_s = 0.0
+
+    @property
+    def battery_id(self) -> str:
+        return self._id
+
+    def history(self) -> pd.DataFrame:
+        times = [HISTORY_END - timedelta(seconds=30 * step) for step in reversed(range(self._past))]
+        rows = [self._reading(moment) | {"soh": 90.0, "soc": float("nan")} for moment in times]
+        return pd.DataFrame(rows)
+
+    def batteries_row(self) -> pd.DataFrame:
+        return pd.DataFrame([{"battery_id": self._id, "nominal_capacity_ah": 150.0, "chemistry": "NMC"}])
+
+    def read(self, time_of_reading: datetime) -> dict[str, object]:
+        assert time_of_reading > self.last_time
+        self.last_time = time_of_reading
+        time.sleep(self.read_delay_s)
+        return self._reading(time_of_reading)
+
+    def _reading(self, moment: datetime) -> dict[str, object]:
+        return {
+            "battery_id": self._id,
+            "time": moment,
+            "voltage": 350.0,
+            "current": 10.0,
+            "temperature": 25.0,
+            "soc": 70.0,
+            "soh": 91.0,
+        }
