@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.http_predict import http_predict
 from benchmarks.inference import inference_one_row, inference_rows
 from benchmarks.ingest import ingest
 from benchmarks.stream import stream
@@ -13,7 +14,8 @@ from pipelines.params import FEATURES, MODELS, REPORTS, write_json
 
 
 def main() -> None:
-    figures = [inference_one_row(MODELS), *inference_rows(MODELS), *ingest(), *stream(), *training(FEATURES)]
+    figures = [inference_one_row(MODELS), *inference_rows(MODELS), *http_predict(MODELS)]
+    figures += [*ingest(), *stream(), *training(FEATURES)]
     write_json(REPORTS / "bench.json", figures)
     table = Table("name", "value", "unit", "peer", "peer's value", "ratio")
     for figure in figures:

@@ -15,7 +15,7 @@ from data.errors import TwinError
 from data.schemas.request import BatteryRequest, PredictRequest, Row, parse_request, unknown_fields
 from data.settings import Settings
 from features.fold import IntArray
-from features.state import READING_INPUTS, FloatArray, StateError, decode, new_states, set_battery
+from features.state import READING_INPUTS, STATE_SIZE, FloatArray, StateError, decode, new_states, set_battery
 from serving.answer import Question
 from serving.errors import RequestError
 
@@ -107,14 +107,13 @@ def _check_size(request: PredictRequest, limits: Limits) -> None:
 
 def _states(batteries: Sequence[BatteryRequest]) -> FloatArray:
     """Where each twin stood, told what its battery is made of."""
-    states = new_states(len(batteries))
+    states = np.empty((len(batteries), STATE_SIZE))
     for i, battery in enumerate(batteries):
-        if battery.state is not None:
-            try:
-                states[i] = decode(battery.state)
-            except StateError as error:
-                path = f"batteries[{i}].state"
-                raise RequestError(409, f"{path}: {error.sentence}", field=path, value=battery.state) from error
+        try:
+            states[i] = new_states(1)[0] if battery.state is None else decode(battery.state)
+        except StateError as error:
+            path = f"batteries[{i}].state"
+            raise RequestError(409, f"{path}: {error.sentence}", field=path, value=battery.state) from error
         info: Any = battery.battery
         if info is not None:
             _set_battery(states[i], info, f"batteries[{i}].battery")

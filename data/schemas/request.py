@@ -7,7 +7,7 @@ is not in the contract is ignored; `unknown_fields` counts them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from datetime import datetime
 from math import isfinite
 from typing import Annotated, Any, TypeVar
@@ -187,8 +187,13 @@ def unknown_fields(content: object) -> Counter[str]:
     return unknown
 
 
-def _others(row: Mapping[str, object], model: type[BaseModel]) -> list[str]:
-    return [str(key) for key in row if key not in model.model_fields]
+_KNOWN = {
+    model: frozenset(model.model_fields) for model in (PredictRequest, BatteryRequest, Battery, Reading, Cycle)
+}
+
+
+def _others(row: Mapping[str, object], model: type[BaseModel]) -> Set[str]:
+    return row.keys() - _KNOWN[model]
 
 
 def first_fault(error: ValidationError) -> TwinError:
