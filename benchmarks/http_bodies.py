@@ -50,7 +50,7 @@ def histories(batteries: int) -> list[dict[str, Any]]:
             "battery_id": f"EV-{battery:04}",
             "battery": _BATTERY,
             "cycles": [
-                {"cycle_index": float(index), **dict(zip(SIGNALS, rng.uniform(1.0, 4.0, len(SIGNALS)).tolist(), strict=True))}
+                {"cycle_index": float(index), **{signal: float(rng.uniform(1.0, 4.0)) for signal in SIGNALS}}
                 for index in range(1, _CYCLES + 1)
             ],
             "readings": [reading(battery, tick) for tick in range(_READINGS)],

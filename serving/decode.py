@@ -121,7 +121,7 @@ def _states(batteries: Sequence[BatteryRequest]) -> FloatArray:
 
 
 def _rows_of(rows: Sequence[Sequence[Row]]) -> IntArray:
-    return np.repeat(np.arange(len(rows)), [len(own) for own in rows])
+    return np.array([i for i, own in enumerate(rows) for _ in own], dtype=np.int64)
 
 
 def _set_battery(state: FloatArray, info: Any, path: str) -> None:

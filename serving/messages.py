@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from data.contract import CYCLE_FIELDS
@@ -104,14 +104,15 @@ def answer_entries(
     rows = answer.battery_row.tolist()
     ids = [question.battery_ids[row] for row in rows]
     entries = prediction_messages(ids, answer.moments, answer.predicted, champion.label, champion.horizons)
-    for i in np.flatnonzero(answer.is_last).tolist():
+    for i in itertools.compress(range(len(rows)), answer.is_last.tolist()):
         entries[i]["state"] = encode(question.states[rows[i]])
         if unknown_fields[rows[i]]:
             entries[i]["notes"].append(f"{_count(unknown_fields[rows[i]], 'field')} not in the contract ignored")
     for stale, noun in ((answer.stale_readings, "reading"), (answer.stale_cycles, "cycle")):
-        for i in np.flatnonzero(stale).tolist():
-            were = "was" if stale[i] == 1 else "were"
-            entries[i]["notes"].append(f"{_count(stale[i], noun)} older than the state {were} not folded")
+        for entry, count in zip(entries, stale.tolist(), strict=True):
+            if count:
+                were = "was" if count == 1 else "were"
+                entry["notes"].append(f"{_count(count, noun)} older than the state {were} not folded")
     if question.closed_cycles:
         for entry in entries:
             entry["closed_cycles"] = []

@@ -134,7 +134,7 @@ class Metrics:
                 self._predictions[target].inc(given)
             if given < len(values.reasons):
                 self._withheld[target].inc(len(values.reasons) - given)
-        stale = int(answer.stale_readings.sum() + answer.stale_cycles.sum())
+        stale = sum(answer.stale_readings.tolist()) + sum(answer.stale_cycles.tolist())
         if stale:
             self._stale.inc(stale)
 

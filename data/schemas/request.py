@@ -187,7 +187,7 @@ def unknown_fields(content: object) -> Counter[str]:
     return unknown
 
 
-_KNOWN = {
+_KNOWN: dict[type[BaseModel], frozenset[str]] = {
     model: frozenset(model.model_fields) for model in (PredictRequest, BatteryRequest, Battery, Reading, Cycle)
 }
 
