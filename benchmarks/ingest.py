@@ -8,7 +8,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,15 @@ import psycopg2.extensions
 
 from data.batch import Batch, Row
 from data.contract import READING_FIELDS, names
-from data.embedded.postgres import embedded_postgres, packaged_binaries
+from data.embedded.postgres import embedded_postgres
 from data.sinks.store import StoreSink
+from deploy.servers.install import DEBIAN
+from deploy.servers.postgres import License, missing_timescaledb, postgres
 
 ROWS = 5_000
 _BATTERIES = 100
 _ROUNDS = 9
 _INSERTS = 300
-_POSTGRES_15 = Path("/usr/lib/postgresql/15/bin")
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _COLUMNS = names(READING_FIELDS)
 
@@ -48,23 +49,29 @@ def readings(first: int, count: int) -> list[Row]:
 
 
 def ingest() -> list[dict[str, Any]]:
-    """Rows a second into each PostgreSQL of this machine, peers in turn with the sink on the same table."""
+    """Rows a second into each store of this machine, peers in turn with the sink on the same table."""
     figures = []
-    for label, binaries in (("PostgreSQL 15", _POSTGRES_15), ("embedded PostgreSQL 18", packaged_binaries())):
-        if binaries.is_dir():
-            with _server(binaries) as dsn:
+    for label, missing, server in _servers():
+        if missing is None:
+            with tempfile.TemporaryDirectory(prefix="twin-bench-") as folder, server(Path(folder)) as dsn:
                 figures += _figures(label, dsn)
     return figures
 
 
+def _servers() -> list[tuple[str, str | None, Callable[[Path], AbstractContextManager[str]]]]:
+    """What it is, what is missing for it, and how it is started; all of them wait for the disk."""
+    debian = DEBIAN["postgresql-15"].missing()
+    return [
+        ("PostgreSQL 15", debian, lambda folder: _debian(folder, None)),
+        ("TimescaleDB", debian or missing_timescaledb(), lambda folder: _debian(folder, "timescale")),
+        ("embedded PostgreSQL 18", None, embedded_postgres),
+    ]
+
+
 @contextmanager
-def _server(binaries: Path) -> Iterator[str]:
-    """A durable server with an empty store."""
-    with (
-        tempfile.TemporaryDirectory(prefix="twin-bench-") as folder,
-        embedded_postgres(Path(folder), binaries=binaries) as dsn,
-    ):
-        yield dsn
+def _debian(folder: Path, timescaledb: License | None) -> Iterator[str]:
+    with postgres(folder, timescaledb=timescaledb) as running:
+        yield running.dsn
 
 
 def _figures(label: str, dsn: str) -> list[dict[str, Any]]:

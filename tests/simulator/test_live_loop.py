@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -28,14 +29,17 @@ from pydantic import SecretStr
 from data.batch import Batch, Kind
 from data.embedded.ports import free_port
 from data.errors import TwinError
+from data.kafka import client_options
 from data.settings import Settings
 from data.sinks import SINKS
 from data.sinks.base import SinkRefusedError, SinkUnavailableError
+from data.sinks.kafka import KafkaSink
 from data.spool.spool import MIN_BYTES, Spool, SpoolFullError
 from simulator.client import PredictionClient, PredictionError
 from simulator.live import LiveOptions, main, run_live
 from simulator.predictions import CONSUMER
 from simulator.tally import Summary, Tally
+from tests.data.destinations import consumed
 from tests.simulator.counting_battery import Battery
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -212,6 +216,21 @@ def test_five_seconds_lose_nothing_and_miss_no_tick(settings: Settings, service:
         "SELECT DISTINCT time - lag(time) OVER (PARTITION BY battery_id ORDER BY time) FROM ev_telemetry ORDER BY 1",
     )
     assert steps == [(timedelta(seconds=1),), (None,)], "event time passes at `speed`"
+
+
+def test_all_sinks_at_once(
+    settings: Settings, service: Service, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = settings.model_copy(update={"kafka_bootstrap_servers": kafka_bootstrap})
+    topic = f"live_{uuid.uuid4().hex}"
+    monkeypatch.setitem(SINKS, "kafka", lambda found: KafkaSink(client_options(found), topic=topic, partitions=2))
+    view = Quiet()
+    summary = live(named, [Battery(number) for number in range(3)], LiveOptions(interval_s=0.1, for_s=1.0), view)
+    assert view.said == []
+    assert verdict(summary) == []
+    assert summary.acknowledged["kafka"] == summary.stored == 30
+    messages = consumed(named, topic)
+    assert len({(key, message["timestamp"]) for key, message in messages}) == len(messages) == 30
 
 
 def test_history_first_in_chunks_and_every_reading_once_in_order(settings: Settings, service: Service) -> None:
@@ -508,6 +527,7 @@ from data.settings import Settings
 from simulator.live import LiveOptions, run_live
 from simulator.terminal import LineView
 from rich.console import Console
+from tests.data.destinations import consumed
 from tests.simulator.counting_battery import Battery
 
 run_live(
