@@ -80,10 +80,10 @@ def single_bodies(entries: Sequence[dict[str, Any]]) -> list[bytes]:
     ]
 
 
-def history_body(entry: dict[str, Any], readings: int) -> bytes:
-    """The next `readings` of one battery in one request, each of which is to get its prediction."""
+def history_body(entry: dict[str, Any], readings: int, *, every_reading: bool) -> bytes:
+    """The next `readings` of one battery in one request, with a prediction after the last or after each of them."""
     rows = [reading(0, _READINGS + tick) for tick in range(readings)]
-    return orjson.dumps({"batteries": [entry | {"readings": rows}], "every_reading": True})
+    return orjson.dumps({"batteries": [entry | {"readings": rows}], "every_reading": every_reading})
 
 
 def fleet_body(entries: Sequence[dict[str, Any]]) -> bytes:

@@ -75,10 +75,12 @@ def http_predict(models: Path, seconds: int = 10, long_seconds: int = 60) -> lis
             ours, peer = sorted(rounds, key=lambda both: both[0].requests_per_s / both[1].requests_per_s)[1]
             long = load(service, fleets[10], folder, long_seconds)
             grown = {size: load(service, bodies, folder, seconds) for size, bodies in fleets.items()}
-            batches = {
-                "http_predict_batch": load(service, [history_body(entries[0], _BATCH)], folder, seconds),
-                "http_predict_fleet": load(service, [fleet_body(entries[:_BATCH])], folder, seconds),
+            bodies_of = {
+                "http_predict_batch": history_body(entries[0], _BATCH, every_reading=False),
+                "http_predict_batch_every_reading": history_body(entries[0], _BATCH, every_reading=True),
+                "http_predict_batch_of_batteries": fleet_body(entries[:_BATCH]),
             }
+            batches = {name: load(service, [body], folder, seconds) for name, body in bodies_of.items()}
     bare_name = "bare FastAPI, the same ONNX call"
     figures = [
         _figure("http_predict", ours.requests_per_s, "requests/s", bare_name, peer.requests_per_s),

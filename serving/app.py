@@ -7,8 +7,8 @@ from time import perf_counter
 from typing import Any
 
 import orjson
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -50,6 +50,8 @@ class _Predict:
         self._limits = limits
         self._metrics = metrics
         self._shadow = shadow
+        # Two large ones at once would only take the interpreter, and the caches, from each other.
+        self._one_at_a_time = CapacityLimiter(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
@@ -61,7 +63,7 @@ class _Predict:
             if len(body) <= _INLINE_BYTES:
                 content = self._answer(body, scorer)
             else:
-                content = await run_in_threadpool(self._answer, body, scorer)
+                content = await to_thread.run_sync(self._answer, body, scorer, limiter=self._one_at_a_time)
         except RequestError as error:
             self._metrics.refused(error.status)
             raise

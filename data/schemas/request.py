@@ -193,7 +193,8 @@ _KNOWN: dict[type[BaseModel], frozenset[str]] = {
 
 
 def _others(row: Mapping[str, object], model: type[BaseModel]) -> Set[str]:
-    return row.keys() - _KNOWN[model]
+    known = _KNOWN[model]
+    return frozenset() if row.keys() <= known else row.keys() - known
 
 
 def first_fault(error: ValidationError) -> TwinError:
