@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -47,11 +48,15 @@ class LiveLoop:
     def run(self, stop: Event, for_s: float | None = None) -> None:
         """Tick until `stop` is set or `for_s` seconds have passed."""
         began, tick = time.monotonic(), 0
-        while for_s is None or tick * self.interval_s < for_s:
+        end = math.inf if for_s is None else math.ceil(for_s / self.interval_s)
+        while tick < end:
             due = began + tick * self.interval_s
             if stop.wait(max(due - time.monotonic(), 0.0)):
                 return
             missed = max(int((time.monotonic() - due) / self.interval_s), 0)
+            if tick + missed >= end:  # the rest of the schedule has passed
+                self.tally.missed_ticks += int(end) - tick
+                return
             self.tally.missed_ticks += missed
             tick += missed
             self._tick(self.start + timedelta(seconds=tick * self.interval_s * self.speed))
