@@ -214,7 +214,7 @@ def test_the_silence_of_a_pack_that_reports_nothing_says_nothing(dsn: str) -> No
 def test_the_truth_still_finds_a_prediction_that_was_retired(dsn: str) -> None:
     live(dsn, "EV-1", [10.0, 20.0], [85.0, 84.0])
     evaluate(dsn)
-    deleted = retire(dsn, datetime.now(UTC).replace(year=2100))
+    deleted = retire(dsn, datetime(2100, 1, 1, tzinfo=UTC))
     assert deleted["battery_predictions"] == 6
     live(dsn, "EV-1", [400.0], [79.0])
     evaluate(dsn)
