@@ -8,7 +8,7 @@ from monitoring.console.database import StoreRow
 from monitoring.console.pack import Cells, Quantity, cells_of, count_of, places
 from monitoring.console.pages.parts import button, div, press, set_text, text
 
-_VIEWS = {"Tilt": (2.6, -6.2, 5.2), "Top": (0.0, -0.01, 8.2), "Side": (0.0, -8.0, 1.2)}
+_VIEWS = {"Tilt": (2.6, -6.9, 6.0), "Top": (0.0, -0.01, 8.2), "Side": (0.0, -8.0, 1.2)}
 
 
 class PackView:

@@ -256,9 +256,25 @@ def colours(page: Any, selector: str, site: Site) -> int:
     path = site.shots / "part.png"
     page.locator(selector).first.screenshot(path=path)
     with Image.open(path) as image:
-        found = image.convert("RGB").quantize(64).convert("RGB").getcolors(1 << 20) or []
+        count = colours_of(image)
     path.unlink()
+    return count
+
+
+def colours_of(image: Image.Image) -> int:
+    """How many different colours it has, coarsely."""
+    found = image.convert("RGB").quantize(64).convert("RGB").getcolors(1 << 20) or []
     return sum(count > 20 for count, _ in found)
+
+
+def shoot_whole(page: Any, path: Path) -> None:
+    """A picture of the whole page in a window as high as it is.
+
+    Chromium's own pictures of a whole page lose what WebGL has drawn.
+    """
+    page.set_viewport_size({"width": 1440, "height": page.evaluate("() => document.documentElement.scrollHeight")})
+    page.wait_for_timeout(1500)
+    page.screenshot(path=path)
 
 
 def changes(read: Callable[[], str], within_s: float = 6.0) -> bool:
@@ -329,7 +345,11 @@ def test_a_battery_with_its_pack(visit: Callable[..., Any], site: Site) -> None:
     page.get_by_role("button", name="Tilt").click()
     page.wait_for_timeout(800)
     page.evaluate("() => scrollTo(0, 0)")
-    page.screenshot(path=site.shots / "console-battery.png", full_page=True)
+    shoot_whole(page, site.shots / "console-battery.png")
+    box = page.locator(".scene-box canvas").bounding_box()
+    with Image.open(site.shots / "console-battery.png") as image:
+        pack = image.crop((box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]))
+    assert colours_of(pack) >= 8  # in the picture of the README, too
 
 
 def test_where_a_model_gives_no_interval_it_is_said(visit: Callable[..., Any]) -> None:
@@ -363,7 +383,7 @@ def test_a_challenger_is_promoted_and_rolled_back(visit: Callable[..., Any], sit
     page.wait_for_selector("text=battery-twin/", timeout=60_000)
     page.wait_for_selector("section[aria-label='In the shadow'] td")
     page.wait_for_selector("text=battery-twin/1 serves")
-    page.screenshot(path=site.shots / "console-models.png", full_page=True)
+    shoot_whole(page, site.shots / "console-models.png")
     page.get_by_role("button", name="Promote version").click()
     page.get_by_label("Reason, kept in the history").fill("better on the gate")
     page.locator(".q-dialog").get_by_role("button", name="Promote", exact=True).click()
