@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
 import math
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 
-from data.errors import TwinError
+from data.params import typed as typed  # the stages take it from here
 
 INTERIM = Path("data/interim")
 VALIDATED = Path("data/validated")
@@ -22,34 +21,12 @@ TUNED = Path("reports/tuning")
 MODELS = Path("models")
 REPORTS = Path("reports")
 
-T = TypeVar("T")
-
 
 def load_params(path: str | Path = "params.yaml") -> dict[str, Any]:
     """The parameters as nested dictionaries."""
     with open(path, encoding="utf-8") as file:
         loaded: dict[str, Any] = yaml.safe_load(file)
     return loaded
-
-
-def typed(cls: type[T], section: dict[str, Any], name: str) -> T:
-    """`section` of params.yaml as the dataclass `cls`; lists become tuples.
-
-    Raises:
-        TwinError: for a parameter that `cls` does not know or that is missing.
-    """
-    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in section:
-        if key not in known:
-            raise TwinError(
-                f"params.yaml: {name}.{key} is not a parameter; known are {', '.join(sorted(known))}",
-                field=f"{name}.{key}",
-                value=section[key],
-            )
-    try:
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in section.items()})
-    except TypeError as error:
-        raise TwinError(f"params.yaml: section {name} is incomplete: {error}", field=name) from error
 
 
 def file_hash(*paths: Path) -> str:

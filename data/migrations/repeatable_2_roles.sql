@@ -16,17 +16,17 @@ BEGIN
         EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), role_name);
         EXECUTE format('GRANT SELECT ON schema_migrations, ev_telemetry, batteries, battery_cycles, battery_predictions, '
                        'latest_battery_status, ev_telemetry_hourly, prediction_outcomes, kept_predictions, '
-                       'battery_observations, evaluation_batteries, evaluation_roles, drift_status, battery_alerts, '
-                       'alert_mutes TO %I', role_name);
+                       'battery_observations, evaluation_batteries, evaluation_roles, drift_status, drift_models, '
+                       'drift_windows, battery_alerts, alert_mutes TO %I', role_name);
         IF role_name = 'twin_writer' THEN
             EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO twin_writer', current_database());
             GRANT INSERT, UPDATE ON ev_telemetry, batteries, battery_cycles, battery_predictions TO twin_writer;
             -- What a predictor remembers is nobody else's business.
             GRANT SELECT, INSERT, UPDATE ON twin_consumers, twin_states TO twin_writer;
             GRANT INSERT, UPDATE ON kept_predictions, battery_observations, evaluation_batteries, evaluation_roles,
-                drift_status TO twin_writer;
-            -- A truth that turns out otherwise is taken back, and short horizons are retired.
-            GRANT INSERT, UPDATE, DELETE ON prediction_outcomes TO twin_writer;
+                drift_models, drift_windows TO twin_writer;
+            -- A truth that turns out otherwise is taken back, and short horizons are retired; a new champion has no status.
+            GRANT INSERT, UPDATE, DELETE ON prediction_outcomes, drift_status TO twin_writer;
         ELSIF role_name = 'twin_console' THEN
             -- The console remembers alerts, and nothing else.
             GRANT INSERT, UPDATE ON battery_alerts, alert_mutes TO twin_console;

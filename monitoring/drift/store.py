@@ -1,0 +1,206 @@
+"""The SQL of drift: which champion is measured, its windows, and the status that follows from them.
+
+What is found of a window, the status and the place to go on from are written in one transaction, so a kill at any
+moment loses and doubles nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, TypeAlias
+
+import psycopg2
+import psycopg2.extensions
+from psycopg2.extras import execute_values
+
+from monitoring.drift.params import DriftParams
+from monitoring.drift.status import rule
+
+Kind = Literal["features", "predictions", "errors"]
+KINDS: tuple[Kind, ...] = ("features", "predictions", "errors")
+Cursor: TypeAlias = psycopg2.extensions.cursor
+
+#: Any number, the same for every watcher of a database: one of them works at a time.
+_ADVISORY_LOCK = 7_308_020
+_STATEMENT_TIMEOUT_MS = 60_000
+
+
+@dataclass(frozen=True)
+class Followed:
+    """The champion of a target that is measured.
+
+    Attributes:
+        since: event time at which its first window begins.
+        looked_until: event time up to which its windows have been looked at.
+        note: why nothing is measured, None where something is.
+    """
+
+    target: str
+    model_name: str
+    model_version: str
+    since: datetime
+    looked_until: datetime
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Window:
+    """What was found of one window that counts.
+
+    Attributes:
+        samples, batteries: rows that it was measured on, and of how many batteries.
+        score: distance from the training reference.
+        threshold: score above which it is out of bounds.
+        detail: what explains the score; values that JSON knows.
+    """
+
+    kind: Kind
+    start: datetime
+    end: datetime
+    samples: int
+    batteries: int
+    score: float
+    threshold: float
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_out(self) -> bool:
+        """Whether it lies out of the bounds of the reference."""
+        return self.score > self.threshold
+
+
+class DriftStore:
+    """One connection, opened when first needed and again after it was lost.  Errors are those of psycopg2."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: psycopg2.extensions.connection | None = None
+        self._is_locked = False
+
+    def try_lock(self) -> bool:
+        """Become the one watcher of this database; False while another one is.  Lasts as long as the connection."""
+        with self.transaction() as cursor:
+            if not self._is_locked:
+                cursor.execute("SELECT pg_try_advisory_lock(%s)", (_ADVISORY_LOCK,))
+                (self._is_locked,) = cursor.fetchone() or (False,)
+            return self._is_locked
+
+    def close(self) -> None:
+        """Close the connection, and with it give up the lock."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def followed(self) -> dict[str, Followed]:
+        """What is measured, by target."""
+        with self.transaction() as cursor:
+            cursor.execute("SELECT target, model_name, model_version, since, looked_until, note FROM drift_models")
+            return {row[0]: Followed(*row) for row in cursor.fetchall()}
+
+    def follow(self, champion: Followed) -> None:
+        """Measure `champion` from now on: its windows begin anew, and so does the status of its target."""
+        with self.transaction() as cursor:
+            cursor.execute(
+                "INSERT INTO drift_models (target, model_name, model_version, since, looked_until, note) "
+                "VALUES (%(target)s, %(model_name)s, %(model_version)s, %(since)s, %(looked_until)s, %(note)s) "
+                "ON CONFLICT (target) DO UPDATE SET model_name = EXCLUDED.model_name, "
+                "model_version = EXCLUDED.model_version, since = EXCLUDED.since, "
+                "looked_until = EXCLUDED.looked_until, note = EXCLUDED.note, followed_at = now()",
+                vars(champion),
+            )
+            cursor.execute("DELETE FROM drift_status WHERE target = %s", (champion.target,))
+
+    def write(self, champion: Followed, windows: Sequence[Window], until: datetime, params: DriftParams) -> None:
+        """Keep what was found of `champion` up to `until`, at most one window of each kind, and the status after it."""
+        with self.transaction() as cursor:
+            cursor.execute(
+                "UPDATE drift_models SET looked_until = %s, note = NULL "
+                "WHERE target = %s AND model_name = %s AND model_version = %s",
+                (until, champion.target, champion.model_name, champion.model_version),
+            )
+            if not windows:
+                return
+            execute_values(
+                cursor,
+                "INSERT INTO drift_windows (target, kind, model_name, model_version, window_start, window_end, "
+                "samples, batteries, score, threshold, is_out, detail) VALUES %s ON CONFLICT DO NOTHING",
+                [
+                    (
+                        champion.target,
+                        one.kind,
+                        champion.model_name,
+                        champion.model_version,
+                        one.start,
+                        one.end,
+                        one.samples,
+                        one.batteries,
+                        one.score,
+                        one.threshold,
+                        one.is_out,
+                        json.dumps(one.detail),
+                    )
+                    for one in windows
+                ],
+            )
+            for one in windows:
+                _renew_status(cursor, champion, one, params)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Cursor]:
+        """A cursor whose work is committed, or rolled back; a broken connection is not kept."""
+        connection = self.connection()
+        try:
+            with connection, connection.cursor() as cursor:
+                yield cursor
+        except (psycopg2.OperationalError, psycopg2.InterfaceError):
+            connection.close()
+            raise
+
+    def connection(self) -> psycopg2.extensions.connection:
+        """The connection, not in the middle of a transaction."""
+        if self._connection is None or self._connection.closed:
+            self._connection = psycopg2.connect(self._dsn, connect_timeout=5, application_name="battery-twin-drift")
+            self._is_locked = False
+            with self._connection, self._connection.cursor() as cursor:
+                cursor.execute(f"SET statement_timeout = {_STATEMENT_TIMEOUT_MS}; SET TIME ZONE 'UTC'")
+        return self._connection
+
+
+def _renew_status(cursor: Cursor, champion: Followed, newest: Window, params: DriftParams) -> None:
+    cursor.execute(
+        "SELECT is_out FROM drift_windows WHERE target = %s AND kind = %s AND model_name = %s AND model_version = %s "
+        "AND window_start >= %s ORDER BY window_start DESC LIMIT %s",
+        (
+            champion.target,
+            newest.kind,
+            champion.model_name,
+            champion.model_version,
+            champion.since,
+            params.windows,
+        ),
+    )
+    said = rule([is_out for (is_out,) in cursor.fetchall()], params)
+    cursor.execute(
+        "INSERT INTO drift_status (target, kind, score, threshold, is_drifting, checked_at, model_name, model_version, "
+        "window_end, windows, windows_out) VALUES (%s, %s, %s, %s, %s, now(), %s, %s, %s, %s, %s) "
+        "ON CONFLICT (target, kind) DO UPDATE SET score = EXCLUDED.score, threshold = EXCLUDED.threshold, "
+        "is_drifting = EXCLUDED.is_drifting, checked_at = EXCLUDED.checked_at, model_name = EXCLUDED.model_name, "
+        "model_version = EXCLUDED.model_version, window_end = EXCLUDED.window_end, windows = EXCLUDED.windows, "
+        "windows_out = EXCLUDED.windows_out",
+        (
+            champion.target,
+            newest.kind,
+            newest.score,
+            newest.threshold,
+            said.is_drifting,
+            champion.model_name,
+            champion.model_version,
+            newest.end,
+            said.windows,
+            said.windows_out,
+        ),
+    )
