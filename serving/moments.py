@@ -52,6 +52,13 @@ class Moments:
             return self
         return Moments(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
 
+    def late(self, folded: BoolArray, time_s: FloatArray) -> BoolArray:
+        """bool[n]: which of the readings, of `time_s`, that were not `folded` are older than their battery's state.
+
+        The others are of the very time of the state: the newest reading once more, which says nothing.
+        """
+        return ~folded & (time_s < self.time_s)
+
 
 def concatenate(parts: Sequence[Moments]) -> Moments:
     """The moments of all `parts`, at least one, in order."""

@@ -96,6 +96,10 @@ class Feed(Protocol):
         """The keys that stand behind the first and up to the second key of each range."""
         ...
 
+    def at(self, store: Cursor, keys: Mapping[str, Sequence[str]]) -> Rows:
+        """The rows with just these keys."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Table:
@@ -142,6 +146,18 @@ class _Table:
             cursor.execute(made, {**values, "limit": limit})
             rows += cursor.fetchall()
         return rows
+
+    def at(self, cursor: Cursor, raw: Sequence[str], keys: Sequence[str]) -> list[tuple[Any, ...]]:
+        """(battery, key, columns ...) of the rows with these keys, one a battery and key."""
+        query = sql.SQL(
+            "SELECT c.battery, r.* FROM unnest(%(ids)s::text[], %(keys)s::text[]) AS c(battery, key) "
+            "CROSS JOIN LATERAL (SELECT {time}::text AS key, {columns} FROM {item} "
+            "WHERE {condition} AND {time} = c.key::{type}) AS r"
+        ).format(
+            item=self.item, condition=self._of_battery(), time=self.time, type=self.time_type, columns=self.columns
+        )
+        cursor.execute(query, {"ids": list(raw), "keys": list(keys)})
+        return cursor.fetchall()
 
     def newest(self, cursor: Cursor, raw: Sequence[str]) -> list[tuple[Any, ...]]:
         """(battery, key, columns ...) of each battery's last row."""
@@ -233,6 +249,14 @@ class StoreFeed:
     def read(self, store: Cursor, keys: Keys, limit: int) -> Rows:
         """See `Feed`."""
         rows = self._table.behind(store, list(keys), list(keys.values()), limit)
+        return self._read(rows, limit)
+
+    def at(self, store: Cursor, keys: Mapping[str, Sequence[str]]) -> Rows:
+        """See `Feed`."""
+        rows = self._table.at(store, *_pairs(keys))
+        return self._read(rows, len(rows) + 1)
+
+    def _read(self, rows: Sequence[tuple[Any, ...]], limit: int) -> Rows:
         columns = list(zip(*rows, strict=True)) or [()] * (3 + len(_COLUMNS))
         table = pd.DataFrame(dict(zip(_COLUMNS, columns[2:-1], strict=True)), dtype=object)
         readings = complete(table, READING_FIELDS).assign(arrived=pd.to_datetime(pd.Series(columns[-1]), utc=True))
@@ -306,6 +330,16 @@ class SiteFeed:
         with self._reading() as (cursor, relation):
             raw = [self._raw[one] for one in keys]
             rows = _table_of(relation).behind(cursor, raw, list(keys.values()), limit)
+        return self._read(relation, rows, limit)
+
+    def at(self, store: Cursor, keys: Mapping[str, Sequence[str]]) -> Rows:
+        """See `Feed`."""
+        battery_ids, keys_of = _pairs(keys)
+        with self._reading() as (cursor, relation):
+            rows = _table_of(relation).at(cursor, [self._raw[one] for one in battery_ids], keys_of)
+        return self._read(relation, rows, len(rows) + 1)
+
+    def _read(self, relation: Relation, rows: Sequence[tuple[Any, ...]], limit: int) -> Rows:
         ours = {raw: our for our, raw in self._raw.items()}
         piece = self._translated(relation, rows)
         readings = piece.kept.set_index("source_row")
@@ -394,6 +428,12 @@ def _judged(
         refused=counts,
         more=any(len(own) >= limit for own in keys.values()),
     )
+
+
+def _pairs(keys: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
+    """Battery and key of each, as two columns."""
+    pairs = [(battery_id, key) for battery_id, own in keys.items() for key in own]
+    return [battery_id for battery_id, _ in pairs], [key for _, key in pairs]
 
 
 def _by_battery(battery_ids: Iterable[str], keys: Iterable[str]) -> dict[str, list[str]]:

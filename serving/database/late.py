@@ -1,4 +1,4 @@
-"""Rows that turn up behind the point up to which their battery was read: never folded, but counted and flagged.
+"""Rows that turn up behind the point up to which their battery was read: never folded, but stored, flagged and counted.
 
 Whoever polls by time does not see them, so now and then the newest stretch is looked at again and compared with what
 was read.  What comes later than that stretch is not noticed.
@@ -36,7 +36,7 @@ class LateRows:
         stretch.keys.extend(keys)
 
     def look(self, store: Cursor, read_until: Mapping[str, str | None]) -> dict[str, list[str]]:
-        """The keys of late rows by battery, each once; looks only as often as it should.
+        """The keys of late rows by battery, until they are `told`; looks only as often as it should.
 
         Args:
             read_until: for every battery how far it has been read, by whomever.
@@ -56,10 +56,15 @@ class LateRows:
                     late[battery_id] = new
         return late
 
+    def told(self, late: Mapping[str, Sequence[str]]) -> None:
+        """What `look` found has been stored and is not new any more."""
+        for battery_id, keys in late.items():
+            self._batteries[battery_id].late.update(keys)
+
 
 @dataclass
 class _Stretch:
-    """The newest keys of a battery in their order, and those among them that turned up late."""
+    """The newest keys of a battery in their order, and those between them that turned up late and were told."""
 
     keys: deque[str]
     late: set[str] = field(default_factory=set)
@@ -71,6 +76,5 @@ class _Stretch:
     def strangers(self, keys: Sequence[str]) -> list[str]:
         """Which of `keys`, all that there are now in this stretch, were neither read nor told before."""
         unread = set(keys) - set(self.keys)
-        new = unread - self.late
-        self.late = unread
-        return sorted(new)
+        self.late &= unread
+        return sorted(unread - self.late)

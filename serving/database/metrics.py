@@ -28,6 +28,7 @@ class DatabaseMetrics:
         self.rows = self._counter("database_rows_read", "Rows read")
         self.past = self._counter("database_rows_past", "Rows of the time before the first start, folded only")
         self.late = self._counter("database_rows_late", "Rows older than their battery's state, never folded")
+        self.duplicates = self._counter("database_rows_duplicate", "Rows of the very time of their battery's state")
         self.refused = Counter(
             "database_rows_refused", "Rows against the contract, left out", ["field"], registry=self.registry
         )
@@ -57,7 +58,8 @@ class DatabaseMetrics:
             return
         self.rows.inc(read)
         self.past.inc(done.past)
-        self.late.inc(done.stale)
+        self.late.inc(done.late)
+        self.duplicates.inc(done.duplicates)
         self.cycles.inc(done.cycles)
         for name, count in done.rows.refused.items():
             self.refused.labels(name).inc(count)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import numpy as np
+import pandas as pd
 import psycopg2.extensions
 
 from data.batch import Batch, Row, rows_of
@@ -44,7 +45,8 @@ class Done:
     Attributes:
         scores: None where there was nothing to predict from.
         past: rows that were folded only, being older than the consumer.
-        stale: rows that came behind a newer one of their battery and were not folded.
+        late: rows older than their battery's state; stored and flagged, never folded.
+        duplicates: rows of the time at which their battery's state stands, not folded.
         cycles: sessions that ended and were stored.
     """
 
@@ -52,7 +54,8 @@ class Done:
     rows: Rows
     scores: Scores | None = None
     past: int = 0
-    stale: int = 0
+    late: int = 0
+    duplicates: int = 0
     cycles: int = 0
 
 
@@ -115,9 +118,12 @@ class Worker:
             known = states.known(cursor, self._consumer)
             waiting = self._feed.waiting(cursor, known)
             late = self._late.look(cursor, known)
+            if late:
+                transaction.write(Batch(late=_contract_rows(self._feed.at(cursor, late).readings)))
             twins = states.claim(cursor, self._consumer, waiting[: self._limits.batteries])
             done = self._batch(transaction, twins, scorer)
         # Only what was committed counts.
+        self._late.told(late)
         for twin in done.twins:
             self._late.remember(twin.battery_id, twin.read_until, done.rows.keys[twin.battery_id])
         self._metrics.waiting.set(len(waiting))
@@ -150,6 +156,10 @@ class Worker:
         past = matrix[:, 0] <= _seconds([twin.predict_after for twin in twins])[battery_row]
         _, closed_before = advance(memory, battery_row[past], matrix[past])
         moments, folded, closed = fold_each_closing(memory, battery_row[~past], matrix[~past])
+        late = np.zeros(len(past), dtype=np.bool_)
+        late[~past] = moments.late(folded, matrix[~past, 0])
+        stored = past.copy()
+        stored[~past] = folded
         sessions = [
             *cycle_rows(closed_table(closed_before), ids, battery_row=battery_row[past], soh=soh[past]),
             *cycle_rows(closed_table(closed), ids, battery_row=battery_row[~past], soh=soh[~past]),
@@ -158,14 +168,16 @@ class Worker:
         scores = scorer.score(given)
         predicted_of = [ids[row] for row in battery_row[~past][folded]]
         batch = Batch(
-            readings=[] if self._feed.is_store else rows_of(rows.readings[names(READING_FIELDS)]),
+            readings=[] if self._feed.is_store else _contract_rows(rows.readings[stored]),
             predictions=scorer.rows(predicted_of, given, scores, predicted_at=datetime.now(UTC)),
             cycles=_not_stored_yet(sessions, twins),
+            late=_contract_rows(rows.readings[late]),
         )
         transaction.write(batch)
         kept = {one: (state, _time_of(state), rows.keys[one][-1]) for one, state in zip(ids, memory, strict=True)}
         states.save(transaction.cursor, self._consumer, kept)
-        return Done(twins, rows, scores, int(past.sum()), int((~folded).sum()), len(batch.cycles))
+        duplicates = len(past) - int(stored.sum() + late.sum())
+        return Done(twins, rows, scores, int(past.sum()), int(late.sum()), duplicates, len(batch.cycles))
 
     def _memory(self, twins: Sequence[Twin], battery_row: IntArray, time_s: FloatArray) -> FloatArray:
         """float64[k, STATE_SIZE]: where each twin stands before its new rows, told what its battery is made of.
@@ -190,6 +202,10 @@ class Worker:
         for state, twin in zip(memory, twins, strict=True):
             tell(state, twin.facts)
         return memory
+
+
+def _contract_rows(readings: pd.DataFrame) -> list[Row]:
+    return rows_of(readings[names(READING_FIELDS)])
 
 
 def _not_stored_yet(sessions: Sequence[Row], twins: Sequence[Twin]) -> list[Row]:

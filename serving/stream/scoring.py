@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 
 import numpy as np
 import orjson
 
 from data.batch import Batch, Row
-from features.fold import BoolArray, closed_table
+from features.fold import closed_table
 from features.state import FloatArray
 from serving.cycles import cycle_rows
 from serving.messages import prediction_messages
-from serving.moments import Moments, fold_each_closing
+from serving.moments import fold_each_closing
 from serving.predictor import TargetValues
 from serving.records import Role
 from serving.scorer import Scorer
@@ -53,8 +53,8 @@ def score(readings: Readings, states: FloatArray, scorer: Scorer, *, now: dateti
         stores_readings: whether the readings themselves are stored, too.
     """
     moments, folded, closed = fold_each_closing(states, readings.battery_row, readings.matrix)
-    late = ~folded & (readings.matrix[:, 0] < moments.time_s)
-    given = _where(moments, folded)
+    late = moments.late(folded, readings.matrix[:, 0])
+    given = moments.where(folded)
     battery_ids = [readings.battery_ids[row] for row in readings.battery_row[folded]]
     scores = scorer.score(given)
     champion = scorer.champion
@@ -79,12 +79,6 @@ def _sessions(readings: Readings, closed: FloatArray) -> list[Row]:
         return []
     soh = np.array([vars(reading)["soh"] for reading in readings.rows], dtype=np.float64)
     return cycle_rows(closed_table(closed), readings.battery_ids, battery_row=readings.battery_row, soh=soh)
-
-
-def _where(moments: Moments, mask: BoolArray) -> Moments:
-    if mask.all():
-        return moments
-    return Moments(**{field.name: getattr(moments, field.name)[mask] for field in fields(Moments)})
 
 
 def _count(role: Role, predicted: Mapping[str, TargetValues]) -> Counter[tuple[Role, str]]:

@@ -34,6 +34,7 @@ from data.stores.postgres import PostgresStore
 from features import fold
 from features import state as s
 from features.table import LabelParams, build
+from serving.database import states
 from serving.database.feed import Feed, SiteFeed, StoreFeed
 from serving.database.late import LateRows
 from serving.database.metrics import DatabaseMetrics
@@ -356,10 +357,38 @@ def test_late_rows_are_counted_once_and_never_folded(embedded: Site, predictor: 
     drain(worker, Scorer(predictor))
     assert embedded.counted("database_rows_late_total") == 3
     assert embedded.predictions() == offline(predictor, on_time)
+    assert flagged(embedded) == list(late["time"])
     # One that begins anew does not know what was read before it, and counts nothing that it cannot be sure of.
     anew = embedded.worker(feed, late=LateRows(feed, every_s=0.0))
     drain(anew, Scorer(predictor))
     assert embedded.counted("database_rows_late_total") == 3
+
+
+def flagged(site: Site) -> list[datetime]:
+    """Times of the readings that the store has as late."""
+    return [time for (time,) in site.query("SELECT time FROM ev_telemetry WHERE late ORDER BY time")]
+
+
+def test_late_rows_are_flagged_after_a_transaction_that_failed(
+    embedded: Site, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings = history(0).head(60)
+    feed = StoreFeed(float("inf"))
+    worker = embedded.worker(feed, late=LateRows(feed, every_s=0.0))
+    embedded.store.write(Batch(readings=rows_of(readings.drop(index=[40]))))
+    drain(worker, Scorer(predictor))
+    embedded.store.write(Batch(readings=rows_of(readings.loc[[40]])))
+    with monkeypatch.context() as broken:
+        broken.setattr(states, "claim", _gone)
+        with pytest.raises(psycopg2.OperationalError):
+            worker.work(Scorer(predictor))
+    assert embedded.counted("database_rows_late_total") == len(flagged(embedded)) == 0
+    drain(worker, Scorer(predictor))
+    assert embedded.counted("database_rows_late_total") == len(flagged(embedded)) == 1
+
+
+def _gone(*_: object) -> None:
+    raise psycopg2.OperationalError("the connection is gone")
 
 
 def test_rows_against_the_contract_are_left_out_and_counted(embedded: Site, predictor: Predictor) -> None:
@@ -511,6 +540,8 @@ def test_late_rows_of_the_site_and_its_past(embedded: Site, predictor: Predictor
     for _ in range(3):
         drain(worker, Scorer(predictor))
     assert embedded.counted("database_rows_late_total") == 2
+    assert flagged(embedded) == list(as_they_keep(late)["time"])
+    assert embedded.query("SELECT count(voltage) FROM ev_telemetry") == [(82,)], "the late ones are stored, too"
     expected = offline(predictor, as_they_keep(on_time.iloc[:80]))
     begin = on_time["time"].iloc[50]
     assert embedded.predictions() == {key: value for key, value in expected.items() if key[1] >= begin}

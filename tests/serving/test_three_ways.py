@@ -1,0 +1,244 @@
+"""Service, stream scorer and database predictor: the same readings get the same numbers, a late one the same mark."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import httpx
+import numpy as np
+import pandas as pd
+import psycopg2
+import pytest
+from pydantic import SecretStr
+
+from data.batch import Batch, rows_of
+from data.contract import CYCLE_FIELDS, READING_FIELDS
+from data.kafka import PREDICTIONS_TOPIC
+from data.settings import Settings
+from data.stores.migrate import migrate
+from data.stores.postgres import PostgresStore
+from data.wire import json_values
+from serving.database.feed import StoreFeed
+from serving.database.late import LateRows
+from serving.database.metrics import DatabaseMetrics
+from serving.database.work import Limits, Worker
+from serving.predictor import Predictor
+from serving.scorer import Scorer
+from serving.stream.topics import connection, ensure_topics
+from serving.surface import SURFACES, rfc3339
+from tests.serving.test_stream import PACK, Fleet, Releases, Store, feed, received, scored_while
+
+#: A drive, a gap that ends it, and the beginning of another.
+TIMES_S = np.concatenate([np.arange(0, 600, 10.0), np.arange(5000, 5300, 10.0)])
+LATE, SEEN_BEFORE_IT = 30, 40
+N_TARGETS = 4
+
+Predictions = dict[tuple[str, datetime, str, str], float]
+
+
+@pytest.fixture(scope="module")
+def lived() -> Fleet:
+    """Batteries with a past, some values missing, and a reading that will be late."""
+    fleet = Fleet.of("WAYS", 3, TIMES_S)
+    for seed, frame in enumerate(fleet.readings.values()):
+        holes = np.random.default_rng(seed).random(len(frame))
+        frame.loc[holes < 0.2, ["soc", "ambient_temperature"]] = np.nan
+        frame.loc[holes > 0.9, ["cell_voltage_min"]] = np.nan
+        frame.loc[LATE, ["current", "temperature"]] = 250.0, 80.0  # so that it would be seen if it were folded
+    return fleet
+
+
+def steps(fleet: Fleet) -> Iterator[dict[str, pd.DataFrame]]:
+    """What each battery says, step by step; the second holds nothing new: the late reading, and the newest again."""
+    for part in (
+        lambda frame: frame.iloc[:SEEN_BEFORE_IT].drop(index=LATE),
+        lambda frame: frame.iloc[[LATE, SEEN_BEFORE_IT - 1]],
+        lambda frame: frame.iloc[SEEN_BEFORE_IT:],
+    ):
+        yield {key: part(frame) for key, frame in fleet.readings.items()}
+
+
+def folded(fleet: Fleet) -> Fleet:
+    """The fleet without its late readings."""
+    return Fleet({key: frame.drop(index=LATE) for key, frame in fleet.readings.items()}, fleet.cycles)
+
+
+@pytest.fixture(scope="module")
+def answers(lived: Fleet, service: httpx.Client) -> list[dict[str, Any]]:
+    """What the service said, over HTTP, in two processes, the state travelling."""
+    entries: list[dict[str, Any]] = []
+    states: dict[str, str] = {}
+    for step in steps(lived):
+        asked = [
+            {
+                "battery_id": key,
+                "state": states.get(key),
+                "battery": PACK,
+                "cycles": [] if states else [_json(row, CYCLE_FIELDS) for row in rows_of(lived.cycles[key])],
+                # Null where the others have an absent field or NULL.
+                "readings": [
+                    {field.name: None for field in READING_FIELDS if not field.required} | _json(row, READING_FIELDS)
+                    for row in rows_of(frame)
+                ],
+            }
+            for key, frame in step.items()
+        ]
+        response = service.post("/predict", json={"batteries": asked, "every_reading": True, "closed_cycles": True})
+        assert response.status_code == 200, response.text
+        given = response.json()["predictions"]
+        states |= {entry["battery_id"]: entry.pop("state") for entry in given if "state" in entry}
+        entries += given
+    return entries
+
+
+def _json(row: Any, fields: Any) -> dict[str, object]:
+    return {name: value for name, value in json_values(row, fields).items() if name != "battery_id"}
+
+
+def values_of(entries: list[dict[str, Any]]) -> Predictions:
+    """As the store has them; two entries of one moment agree."""
+    values: Predictions = {}
+    for entry in entries:
+        for target, surface in SURFACES.items():
+            key = (entry["battery_id"], datetime.fromisoformat(entry["time"]), target, "champion")
+            value = entry[surface.field]["value"]
+            assert values.setdefault(key, value) == value
+    return values
+
+
+@pytest.fixture(scope="module")
+def new_store(lived: Fleet, postgres_server: str, new_database: Callable[[str], str]) -> Callable[[], Store]:
+    def create() -> Store:
+        store = Store(new_database(postgres_server))
+        migrate(store.dsn)
+        store.write(lived.past())
+        return store
+
+    return create
+
+
+@pytest.fixture(scope="module")
+def from_database(lived: Fleet, predictor: Predictor, new_store: Callable[[], Store]) -> Store:
+    """A store behind which the database predictor worked, step by step."""
+    store, rows = new_store(), StoreFeed(float("inf"))
+    with closing(PostgresStore(store.dsn)) as own:
+        worker = Worker(
+            own,
+            partial(psycopg2.connect, store.dsn),
+            rows,
+            DatabaseMetrics(),
+            limits=Limits(discover_s=0.0),
+            predict_past=True,
+            late=LateRows(rows, every_s=0.0),
+        )
+        for step in steps(lived):
+            store.write(Batch(readings=rows_of(pd.concat(step.values()))))
+            # Once more than there is work: late rows are looked for before a batch.
+            while worker.work(Scorer(predictor)):
+                pass
+            worker.work(Scorer(predictor))
+    return store
+
+
+@pytest.fixture(scope="module")
+def from_stream(
+    lived: Fleet, predictor: Predictor, new_store: Callable[[], Store], registry: Settings, kafka_bootstrap: str
+) -> tuple[Store, list[dict[str, Any]]]:
+    """A store into which the stream scorer wrote, and its messages."""
+    store = new_store()
+    settings = registry.model_copy(
+        update={
+            "kafka_bootstrap_servers": kafka_bootstrap,
+            "scorer_group": "three-ways",
+            "scorer_checkpoint_s": 0.2,
+            "scorer_stores_readings": True,
+            "telemetry_dsn": SecretStr(store.dsn),
+        }
+    )
+    ensure_topics(connection(settings), settings.scorer_group, settings.kafka_partitions)
+    for step in steps(lived):
+        feed(settings, rows_of(pd.concat(step.values())))
+    count = N_TARGETS * len(folded(lived).rows())
+    scored_while(settings, Releases(Scorer(predictor)), lambda _: store.wait_for(lived, count))
+    return store, [one for _, one in received(settings, PREDICTIONS_TOPIC) if one["battery_id"] in lived.ids]
+
+
+def test_the_same_numbers_bit_for_bit(
+    lived: Fleet,
+    predictor: Predictor,
+    answers: list[dict[str, Any]],
+    from_stream: tuple[Store, list[dict[str, Any]]],
+    from_database: Store,
+) -> None:
+    expected = folded(lived).predicted(predictor)
+    assert len(expected) == N_TARGETS * len(folded(lived).rows()), "all four targets after every reading"
+    assert expected != {key: value for key, value in lived.predicted(predictor).items() if key in expected}, (
+        "a late reading that was folded would be seen"
+    )
+    store, messages = from_stream
+    assert values_of(answers) == expected
+    assert values_of(messages) == expected
+    assert store.predicted(lived) == expected
+    assert from_database.predicted(lived) == expected
+
+
+def test_the_same_release(
+    lived: Fleet,
+    predictor: Predictor,
+    answers: list[dict[str, Any]],
+    from_stream: tuple[Store, list[dict[str, Any]]],
+    from_database: Store,
+) -> None:
+    store, messages = from_stream
+    assert {entry["release"] for entry in answers + messages} == {predictor.label}
+    models = {target: {entry[surface.field]["model"] for entry in answers} for target, surface in SURFACES.items()}
+    written = "SELECT DISTINCT target, model_name || '/' || model_version FROM battery_predictions"
+    for one in (store, from_database):
+        assert {target: {model} for target, model in one.query(written)} == models
+    # The messages are entries of the answer, the notes on what was not folded and the sessions apart.
+    said = {(entry["battery_id"], entry["time"]): entry for entry in answers}
+    for message in messages:
+        entry = said[message["battery_id"], message["time"]]
+        assert {**message, "notes": []} == {**{key: entry[key] for key in message}, "notes": []}
+
+
+def test_the_same_sessions_end(
+    lived: Fleet,
+    answers: list[dict[str, Any]],
+    from_stream: tuple[Store, list[dict[str, Any]]],
+    from_database: Store,
+) -> None:
+    told = {
+        (entry["battery_id"], session["kind"], datetime.fromisoformat(session["end_time"]), session["throughput_ah"])
+        for entry in answers
+        for session in entry["closed_cycles"]
+    }
+    assert {one[:3] for one in told} == set(folded(lived).sessions())
+    stored = "SELECT battery_id, kind, end_time, throughput_ah FROM battery_cycles WHERE kind <> 'cycle'"
+    assert set(from_stream[0].query(stored)) == set(from_database.query(stored)) == told
+
+
+def test_a_late_reading_is_kept_and_marked_and_never_folded(
+    lived: Fleet,
+    answers: list[dict[str, Any]],
+    from_stream: tuple[Store, list[dict[str, Any]]],
+    from_database: Store,
+) -> None:
+    late = sorted((key, frame["time"].iloc[LATE]) for key, frame in lived.readings.items())
+    marked = "SELECT battery_id, time FROM ev_telemetry WHERE late ORDER BY battery_id, time"
+    rows = (
+        "SELECT battery_id, time, voltage, current, temperature, soc, cell_voltage_min, late, rul_prediction, "
+        "failure_probability, prediction_timestamp IS NULL FROM ev_telemetry ORDER BY battery_id, time"
+    )
+    store, messages = from_stream
+    assert store.query(marked) == from_database.query(marked) == late
+    assert store.query(rows) == from_database.query(rows)
+    assert len(store.query(rows)) == len(lived.rows()), "the one that came twice is one row"
+    of_late = {(key, rfc3339(time)) for key, time in late}
+    assert not of_late & {(entry["battery_id"], entry["time"]) for entry in answers + messages}
+    notes = [note for entry in answers for note in entry["notes"]]
+    assert notes == ["1 reading older than the state was not folded"] * 2 * len(lived.ids)
