@@ -19,27 +19,24 @@ from data.errors import TwinError
 FOLDER = Path(__file__).resolve().parent
 PROMETHEUS_FILE = FOLDER / "prometheus" / "prometheus.yml"
 ALERTS_FILE = FOLDER / "prometheus" / "alerts.yml"
-#: Predictors that compose does not run; a job of theirs in its file would be down for good.
-OTHER_JOBS: tuple[str, ...] = ("stream-scorer", "database-predictor")
 ALERTMANAGER_FILE = FOLDER / "alertmanager" / "alertmanager.yml"
 
 
 def prometheus_config(targets: Mapping[str, str], alertmanager: str | None = None) -> dict[str, Any]:
     """`prometheus.yml` for the jobs in `targets` only, each at its address (host:port), and the rules by full path.
 
-    Jobs are those of the file and `OTHER_JOBS`.
-
     Raises:
         TwinError: there is no such job.
     """
     config: dict[str, Any] = _read(PROMETHEUS_FILE)
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
-    jobs |= {name: {"job_name": name} for name in OTHER_JOBS}
     for name in targets:
         if name not in jobs:
             raise TwinError(f"There is no job {name}: name one of {', '.join(jobs)}.", field="--target", value=name)
     config["scrape_configs"] = [
-        {**jobs[name], "static_configs": [{"targets": [address]}]} for name, address in targets.items()
+        {key: value for key, value in jobs[name].items() if not key.endswith("_sd_configs")}
+        | {"static_configs": [{"targets": [address]}]}
+        for name, address in targets.items()
     ]
     config["rule_files"] = [str(ALERTS_FILE)]
     managers = [] if alertmanager is None else [{"static_configs": [{"targets": [alertmanager]}]}]

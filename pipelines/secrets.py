@@ -1,4 +1,4 @@
-"""`python -m pipelines.secrets`: the passwords that docker-compose.yml asks for, at random, in `.env`.
+"""`python -m pipelines.secrets`: the passwords that docker-compose.yml asks for, at random, in `.env`, and its profile.
 
 The file can be read by its owner only, is never committed and never overwritten: the databases were
 made with the passwords in it.
@@ -30,12 +30,14 @@ SECRETS: dict[str, str] = {
     "TWIN_MQTT_PASSWORD": "MQTT user twin",
     "TWIN_GRAFANA_PASSWORD": "Grafana user admin",
 }
+#: Who predicts from the live readings: a profile of docker-compose.yml.
+_PROFILE = "# who predicts: service, stream (from Kafka) or database\nCOMPOSE_PROFILES=service\n"
 _BYTES = 24
 _OWNER_ONLY = 0o600
 
 
 def write_secrets(path: Path) -> None:
-    """Write a new secret for each entry of `SECRETS` to `path`, mode 0600.
+    """Write a new secret for each entry of `SECRETS`, and the profile `service`, to `path`, mode 0600.
 
     Raises:
         TwinError: `path` exists.
@@ -53,7 +55,7 @@ def write_secrets(path: Path) -> None:
             value=str(path),
         ) from error
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.writelines(lines)
+        file.writelines([_PROFILE, *lines])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from data.settings import Settings
 from deploy.servers.install import DEBIAN
 from deploy.servers.postgres import PASSWORDS
 from deploy.servers.versions import versions
+from monitoring.alerting import PROMETHEUS_FILE
 from pipelines.secrets import SECRETS, main, write_secrets
 from tests.needs import need
 
@@ -91,8 +92,60 @@ def test_every_variable_is_a_port_or_is_generated() -> None:
 
 def test_settings_in_the_file_exist(services: dict[str, dict[str, Any]]) -> None:
     known = {f"TWIN_{name.upper()}" for name in Settings.model_fields}
-    for name in ("service", "live", "scorer", "predictor", "monitoring", "console"):
+    for name in ("service", "live", "live-readings", "scorer", "predictor", "monitoring", "console"):
         assert {key for key in services[name]["environment"] if key.startswith("TWIN_")} <= known
+
+
+#: What predicts from live readings, by its command, and the profile in which it does.
+PREDICTS = {
+    "service": ["simulator.live"],
+    "stream": ["simulator.live --no-predictions", "serving.stream"],
+    "database": ["simulator.live --no-predictions", "serving.database"],
+}
+
+
+def running(services: dict[str, dict[str, Any]], *profiles: str) -> list[str]:
+    """Names of what compose starts with `profiles`."""
+    return [
+        name
+        for name, service in services.items()
+        if "profiles" not in service or not {*profiles}.isdisjoint(service["profiles"])
+    ]
+
+
+@pytest.mark.parametrize("profile", PREDICTS)
+def test_a_profile_has_one_that_predicts(services: dict[str, dict[str, Any]], profile: str) -> None:
+    modules = ("simulator.live", "serving.stream", "serving.database")
+    commands = [" ".join(services[name].get("command", [])) for name in running(services, profile)]
+    started = [command.removeprefix("python -m ") for command in commands]
+    assert [command for command in started if command.startswith(modules)] == PREDICTS[profile]
+
+
+def test_who_is_in_no_profile_does_not_predict(services: dict[str, dict[str, Any]]) -> None:
+    """Without a profile nothing is simulated; the service answers whoever asks."""
+    assert not {"live", "live-readings", "scorer", "predictor"} & set(running(services))
+    assert {"service", "monitoring", "console", "prometheus"} <= set(running(services))
+    # Of two that live in one spool compose never starts both.
+    assert not set(services["live"]["profiles"]) & set(services["live-readings"]["profiles"])
+
+
+def test_what_runs_is_scraped(services: dict[str, dict[str, Any]]) -> None:
+    """The two simulators answer where the service is, under the name `live`."""
+    config = yaml.safe_load(PROMETHEUS_FILE.read_text(encoding="utf-8"))
+    groups = [group for job in config["scrape_configs"] for group in job.get("static_configs", [])]
+    fixed = {target for group in groups for target in group["targets"]}
+    assert {target.split(":")[0] for target in fixed} <= {*running(services), "live"}
+    assert "live" in services["service"]["networks"]["default"]["aliases"]
+    assert {services[name]["network_mode"] for name in ("live", "live-readings")} == {"service:service"}
+    found = {
+        (name, group["port"])
+        for job in config["scrape_configs"]
+        for group in job.get("dns_sd_configs", [])
+        for name in group["names"]
+    }
+    settings = Settings.model_fields
+    ports = ("scorer_metrics_port", "database_predictor_metrics_port")
+    assert found == {(name, settings[port].default) for name, port in zip(("scorer", "predictor"), ports, strict=True)}
 
 
 def test_what_runs_is_healthy_or_ends(services: dict[str, dict[str, Any]]) -> None:
@@ -128,6 +181,7 @@ def test_secrets_are_random_and_the_owners_only(tmp_path: Path) -> None:
     assert stat.S_IMODE(first.stat().st_mode) == 0o600
     lines = [line for line in first.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     values = dict(line.split("=", 1) for line in lines)
+    assert values.pop("COMPOSE_PROFILES") == "service"
     assert set(values) == set(SECRETS)
     assert len(set(values.values())) == len(SECRETS)
     assert all(re.fullmatch(r"[0-9a-f]{48}", value) for value in values.values())
