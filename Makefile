@@ -72,8 +72,8 @@ format: setup ## let ruff format
 screenshots: setup ## the pictures of the console in docs/images, taken by its browser test
 	TWIN_SCREENSHOTS=docs/images python -m pytest tests/monitoring/console/test_browser.py $(ARGS)
 
-bench: setup ## speed, each figure as a ratio to a peer in the same run
-	python -m benchmarks
+bench: setup ## speed, each figure as a ratio to a peer in the same run; ARGS="stream growth" measures these parts only
+	python -m benchmarks $(ARGS)
 
 lock: ## resolve requirements.lock anew
 	uv pip compile pyproject.toml --extra dev --extra s3 --extra intel --universal --generate-hashes --python-version 3.11 \

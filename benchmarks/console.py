@@ -29,6 +29,7 @@ from rich.table import Table
 from benchmarks.console_store import StoreSize, fill
 from data.embedded.ports import free_port
 from data.embedded.postgres import embedded_postgres
+from deploy.servers.install import DEBIAN
 from monitoring.console.database import Database
 from monitoring.console.history import Histories, Window
 from monitoring.console.queries import Queries
@@ -38,6 +39,16 @@ _CALLS = 300
 _WARM_UP = 20
 _READY_S = 60.0
 _MONTH = timedelta(days=30)
+
+
+def console() -> list[dict[str, Any]]:
+    """The figures of a store of 1,000 batteries with 10 million readings, on PostgreSQL 15 where there is one."""
+    with tempfile.TemporaryDirectory(prefix="twin-console-bench-") as folder:
+        postgresql = DEBIAN["postgresql-15"]
+        binaries = None if postgresql.missing() else postgresql.program("initdb").parent
+        with embedded_postgres(Path(folder) / "postgres", binaries=binaries, durable=False) as dsn:
+            fill(dsn, StoreSize())
+            return console_figures(dsn)
 
 
 def console_figures(dsn: str, calls: int = _CALLS) -> list[dict[str, Any]]:

@@ -33,14 +33,14 @@ _START = datetime(2026, 1, 1, tzinfo=UTC)
 _COLUMNS = names(READING_FIELDS)
 
 
-def readings(first: int, count: int) -> list[Row]:
-    """`count` readings with every field known, of 100 batteries in turn; `first` says where in time they begin."""
+def readings(first: int, count: int, batteries: int = _BATTERIES) -> list[Row]:
+    """`count` readings with every field known, of `batteries` in turn; `first` says where in time they begin."""
     chance = random.Random(first)  # noqa: S311 - made-up telemetry
     numbers = [name for name in _COLUMNS if name not in ("battery_id", "time", "is_charging")]
     return [
         {
-            "battery_id": f"EV-{number % _BATTERIES:03}",
-            "time": _START + timedelta(seconds=0.5 * (number // _BATTERIES)),
+            "battery_id": f"EV-{number % batteries:03}",
+            "time": _START + timedelta(seconds=0.5 * (number // batteries)),
             "is_charging": chance.random() < 0.3,
             **{name: chance.uniform(3.0, 100.0) for name in numbers},
         }
@@ -51,14 +51,14 @@ def readings(first: int, count: int) -> list[Row]:
 def ingest() -> list[dict[str, Any]]:
     """Rows a second into each store of this machine, peers in turn with the sink on the same table."""
     figures = []
-    for label, missing, server in _servers():
+    for label, missing, server in servers():
         if missing is None:
             with tempfile.TemporaryDirectory(prefix="twin-bench-") as folder, server(Path(folder)) as dsn:
                 figures += _figures(label, dsn)
     return figures
 
 
-def _servers() -> list[tuple[str, str | None, Callable[[Path], AbstractContextManager[str]]]]:
+def servers() -> list[tuple[str, str | None, Callable[[Path], AbstractContextManager[str]]]]:
     """What it is, what is missing for it, and how it is started; all of them wait for the disk."""
     debian = DEBIAN["postgresql-15"].missing()
     return [

@@ -1,0 +1,132 @@
+"""How the live path grows with the fleet: one tick, which is a reading of each of 10, 100 or 1,000 batteries.
+
+In process, without brokers; `benchmarks.stream` has the same fleets from topic to stored predictions.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks.http_predict import release
+from benchmarks.ingest import readings, servers
+from data.batch import Batch, Row
+from data.contract import SIGNALS
+from data.settings import Settings
+from data.sinks.store import StoreSink
+from features.fold import fold_cycles
+from features.state import READING_INPUTS, FloatArray, new_states, set_battery
+from serving.moments import fold_each
+from serving.predictor import Predictor
+from serving.scorer import Scorer
+from training.release import load_release
+
+_BATTERIES = (10, 100, 1_000)
+_CYCLES = 20
+_TICKS = 30
+_WARM_UP = 3
+
+
+def growth(models: Path) -> list[dict[str, Any]]:
+    """Readings a second with 10, 100 and 1,000 batteries, the first of them being the peer of all: 1x is linear growth.
+
+    `growth_predict` folds a tick, predicts from it with all four forests and makes the rows that are stored;
+    `growth_ingest` writes a tick through the sink and waits for the disk.
+    """
+    with tempfile.TemporaryDirectory(prefix="twin-bench-") as folder:
+        settings = Settings(var=Path(folder))
+        release(models, settings)
+        scorer = Scorer(Predictor(load_release(settings.domain, settings=settings)))
+        figures = _figures("growth_predict", "", {n: _predicted_a_second(scorer, n) for n in _BATTERIES})
+    for label, missing, server in servers():
+        if missing is None:
+            with tempfile.TemporaryDirectory(prefix="twin-bench-") as folder, server(Path(folder)) as dsn:
+                rates = {n: _stored_a_second(dsn, n) for n in _BATTERIES}
+            figures += _figures("growth_ingest", f", {label}", rates)
+    return figures
+
+
+def _figures(name: str, where: str, rates: dict[int, float]) -> list[dict[str, Any]]:
+    first, peer_value = next(iter(rates.items()))
+    return [
+        {
+            "name": f"{name}_{n}_batteries",
+            "value": value,
+            "unit": "readings/s",
+            "peer": f"{first} batteries{where}",
+            "peer_value": peer_value,
+            "ratio": value / peer_value,
+        }
+        for n, value in rates.items()
+    ]
+
+
+def _predicted_a_second(scorer: Scorer, batteries: int) -> float:
+    states, everyone = _lived(batteries), np.arange(batteries)
+    ids = [f"EV-{number:04}" for number in range(batteries)]
+
+    def tick(number: int) -> Callable[[], object]:
+        matrix = _matrix(batteries, number)
+
+        def predict() -> object:
+            moments, _ = fold_each(states, everyone, matrix)
+            return scorer.rows(ids, moments, scorer.score(moments), predicted_at=datetime.now(UTC))
+
+        return predict
+
+    return batteries / _median_s(tick)
+
+
+def _stored_a_second(dsn: str, batteries: int) -> float:
+    sink = StoreSink(dsn)
+    sink.setup()
+
+    def tick(number: int) -> Callable[[], object]:
+        # Each fleet at a time of its own, so that no row is there already.
+        rows = readings((batteries + number) * batteries, batteries, batteries)
+        return lambda: _store(sink, rows)
+
+    rate = batteries / _median_s(tick)
+    sink.close()
+    return rate
+
+
+def _store(sink: StoreSink, rows: Sequence[Row]) -> None:
+    sink.write(Batch(readings=rows))
+    sink.flush()
+
+
+def _median_s(tick: Callable[[int], Callable[[], object]]) -> float:
+    seconds = []
+    for number in range(_WARM_UP + _TICKS):
+        work = tick(number)
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return median(seconds[_WARM_UP:])
+
+
+def _lived(batteries: int) -> FloatArray:
+    """States of batteries that have published some cycles, so that all four targets are predicted."""
+    states = new_states(batteries)
+    for state in states:
+        set_battery(state, nominal_capacity_ah=150.0, cells_in_series=96.0, chemistry="NMC")
+    random = np.random.default_rng(0)
+    index = np.repeat(np.arange(1.0, _CYCLES + 1), batteries)
+    signals = random.normal(10.0, 1.0, (len(index), len(SIGNALS)))
+    fold_cycles(states, np.tile(np.arange(batteries), _CYCLES), np.column_stack([index, signals]))
+    return states
+
+
+def _matrix(batteries: int, tick: int) -> FloatArray:
+    wave = np.sin(0.05 * tick + np.arange(batteries))
+    values = {"time_s": 1.767e9 + 0.5 * tick, "voltage": 360 - 4 * wave, "current": 40 + 30 * wave, "temperature": 27.0}
+    missing = np.full(batteries, np.nan)
+    return np.column_stack([np.broadcast_to(values.get(name, missing), batteries) for name in READING_INPUTS])
