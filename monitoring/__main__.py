@@ -1,7 +1,7 @@
-"""`python -m monitoring`: the evaluator and the metrics of the twin (9091), whichever way its predictions are made.
+"""`python -m monitoring`: evaluator, drift and the metrics of the twin (9091), whichever way its predictions are made.
 
-Reads and writes the telemetry store only; needs no simulator, service or broker, and the model registry only for the
-definitions under which models were fitted and for the counts of trainings.
+Reads and writes the telemetry store only; needs no simulator, service or broker, and the model registry only for what
+models were fitted on and under which definitions, and for the counts of trainings.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from data.embedded.postgres import embedded_postgres
 from data.errors import TwinError
 from data.settings import Settings
 from data.stores.migrate import migrate
+from monitoring.drift.params import project_drift
+from monitoring.drift.watcher import DriftWatcher, registered_references
 from monitoring.evaluation.definitions import ModelDefinitions, project_definitions
 from monitoring.evaluation.evaluator import Evaluator
 from monitoring.exporter import TwinCollector
@@ -37,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def watching(settings: Settings, params_file: Path, stop: threading.Event) -> Iterator[str]:
-    """Evaluator and exporter at work; gives the address of the metrics.
+    """Evaluator, watcher of drift and exporter at work; gives the address of the metrics.
 
     Args:
         settings: with a telemetry store named and the port of the metrics free.
@@ -48,12 +50,17 @@ def watching(settings: Settings, params_file: Path, stop: threading.Event) -> It
     dsn = settings.telemetry_dsn.get_secret_value()
     definitions = project_definitions(params_file)
     evaluator = Evaluator(dsn, ModelDefinitions(settings, definitions), definitions.temperature_every_s)
+    drift = DriftWatcher(dsn, registered_references(settings), project_drift(params_file))
     registry = RegistryWatch(settings)
     reader = FleetReader(dsn)
     with ExitStack() as stack:
         stack.callback(reader.close)
         stack.enter_context(metrics_server(settings.host, settings.metrics_port, TwinCollector(reader, registry)))
-        tasks = (lambda: evaluator.run(stop, settings.evaluation_interval_s), lambda: registry.run(stop))
+        tasks = (
+            lambda: evaluator.run(stop, settings.evaluation_interval_s),
+            lambda: drift.run(stop, settings.evaluation_interval_s),
+            lambda: registry.run(stop),
+        )
         with _threads(stop, tasks):
             yield f"http://{settings.host}:{settings.metrics_port}/metrics"
 
@@ -90,7 +97,12 @@ def _threads(stop: threading.Event, tasks: Sequence[Callable[[], None]]) -> Iter
 def main(arguments: Sequence[str] | None = None) -> int:
     """Watch until SIGINT or SIGTERM; 2 where it cannot begin."""
     parser = argparse.ArgumentParser(prog="python -m monitoring", description=__doc__)
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="definitions of foreign models")
+    parser.add_argument(
+        "--params",
+        type=Path,
+        default=Path("params.yaml"),
+        help="definitions of foreign models, and how drift is looked for",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     stop = threading.Event()

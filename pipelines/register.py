@@ -26,10 +26,12 @@ def main() -> None:
     start_logging()
     params = load_params()
     store = RegistryStore.open(Settings(), params["domain"])
-    tables = {target: FEATURES / f"{target}.parquet" for target in TARGET_NAMES}
+    paths = {target: FEATURES / f"{target}.parquet" for target in TARGET_NAMES}
+    tables = {target: path for target, path in paths.items() if path.exists()}
     provenance = Provenance(
         source=params["source"]["name"],
-        data_sha256={target: file_hash(path) for target, path in tables.items() if path.exists()},
+        data_sha256={target: file_hash(path) for target, path in tables.items()},
+        tables=tables,
         folds=read_json(REPORTS / "folds.json"),
         plots=tuple(sorted((REPORTS / "plots").glob("*.png"))),
         requirements=REQUIREMENTS if REQUIREMENTS.exists() else None,

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 MODEL_FOLDER = "model"
 EVALUATION_FOLDER = "evaluation"
 SKLEARN_FOLDER = "sklearn"
+#: In `EVALUATION_FOLDER`: see `training.reference`.
+REFERENCE_FILE = "reference.parquet"
 
 _TAGS_PER_BATCH = 100
 _NOTE_LENGTH = 8000
@@ -103,6 +105,7 @@ class FinalRun:
         card: the model card, markdown.
         source: the data source's name.
         data_sha256: hash of the table that the model was fitted on.
+        reference: that table in small, see `training.reference`; None where it is not at hand.
         plots: pictures of the evaluation.
         requirements: the lock file that the environment was installed from.
     """
@@ -116,6 +119,7 @@ class FinalRun:
     source: str
     folds: tuple[Mapping[str, Any], ...] = ()
     data_sha256: str | None = None
+    reference: pd.DataFrame | None = None
     plots: tuple[Path, ...] = ()
     requirements: Path | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -125,7 +129,7 @@ def log_final_run(client: MlflowClient, settings: Settings, final: FinalRun) -> 
     """Log a final model with everything that is needed to judge and to repeat it.
 
     Artifacts: `model/` (an MLflow model of ONNX flavour, with `fit.json`), `sklearn/model.skops`,
-    `evaluation/` (metrics, gate rows, plots), `environment/`, `model_card.md`.
+    `evaluation/` (metrics, gate rows, the reference of drift, plots), `environment/`, `model_card.md`.
 
     Returns:
         The run's id; the run is finished.
@@ -223,6 +227,8 @@ def _lay_out(final: FinalRun, run_id: str, folder: Path) -> None:
     _copy(final.folder / "gate.parquet", evaluation)
     (evaluation / "metrics.json").write_text(json.dumps(final.evaluation, indent=2), encoding="utf-8")
     (evaluation / "folds.json").write_text(json.dumps(final.folds, indent=2), encoding="utf-8")
+    if final.reference is not None:
+        final.reference.to_parquet(evaluation / REFERENCE_FILE, compression="zstd", index=False)
     for plot in final.plots:
         _copy(plot, evaluation)
     if final.requirements is not None:

@@ -44,26 +44,47 @@ def batteries(connection: Connection, battery_ids: Sequence[str]) -> dict[str, R
 
 
 def readings(
-    connection: Connection, battery_id: str, columns: Sequence[str], until: datetime | None, page_rows: int = PAGE_ROWS
+    connection: Connection,
+    battery_id: str,
+    columns: Sequence[str],
+    until: datetime | None,
+    page_rows: int = PAGE_ROWS,
+    *,
+    begin: datetime | None = None,
+    every_s: float | None = None,
 ) -> Iterator[FloatArray]:
-    """One battery's readings with time < `until` (None: all of them), in time order, page by page.
+    """One battery's readings with `begin` <= time < `until` (None: no bound), in time order, page by page.
+
+    Args:
+        every_s: only the first of each interval so long; None: all of them.
 
     Yields:
         float64[n, 1 + len(columns)]: time in seconds since the epoch, then `columns`, NaN where missing; n > 0.
     """
     values = ", ".join(f"COALESCE({_as_number(column)}, 'NaN')" for column in columns)
     since: int | None = None
+    # Intervals begin where COPY counts from.
+    tick = "floor(extract(epoch FROM time - timestamptz '2000-01-01 00:00:00+00') / %(every)s)"
+    once, order = ("", "time") if every_s is None else (f"DISTINCT ON ({tick})", f"{tick}, time")
     while True:
         with connection, connection.cursor() as cursor:
             # A row without a voltage holds a prediction whose reading has not come yet.
             query = cursor.mogrify(
-                f"COPY (SELECT time, {values} FROM ev_telemetry "  # noqa: S608 - our own names
+                f"COPY (SELECT {once} time, {values} FROM ev_telemetry "  # noqa: S608 - our own names
                 "WHERE battery_id = %(id)s AND voltage IS NOT NULL "
                 "AND time > COALESCE(timestamptz '2000-01-01 00:00:00+00' "
                 "                    + %(since)s::float8 * INTERVAL '1 microsecond', '-infinity') "
+                "AND time >= COALESCE(%(begin)s::timestamptz, '-infinity') "
                 "AND time < COALESCE(%(until)s::timestamptz, 'infinity') "
-                "ORDER BY time LIMIT %(rows)s) TO STDOUT (FORMAT binary)",
-                {"id": battery_id, "since": since, "until": until, "rows": page_rows},
+                f"ORDER BY {order} LIMIT %(rows)s) TO STDOUT (FORMAT binary)",
+                {
+                    "id": battery_id,
+                    "since": since,
+                    "begin": begin,
+                    "until": until,
+                    "rows": page_rows,
+                    "every": every_s,
+                },
             )
             pipe = io.BytesIO()
             cursor.copy_expert(query.decode(), pipe)
@@ -73,6 +94,9 @@ def readings(
         if len(page) < page_rows:
             return
         since = int(times_us[-1])
+        if every_s is not None:
+            interval_us = round(every_s * 1e6)
+            since = (since // interval_us + 1) * interval_us - 1
 
 
 def cycles(

@@ -98,6 +98,27 @@ _SHADOW = """
 """
 
 
+_DRIFT_WINDOWS = 12
+_DRIFT = """
+    SELECT m.target, m.model_version, m.since, m.looked_until, m.note, s.kind, s.score, s.threshold, s.is_drifting,
+           s.window_end, s.windows, s.windows_out, w.ratios, w.samples, w.batteries, w.moved
+    FROM drift_models m
+    LEFT JOIN drift_status s USING (target)
+    LEFT JOIN LATERAL (
+        SELECT array_agg(score / threshold ORDER BY window_start) AS ratios,
+               (array_agg(samples ORDER BY window_start DESC))[1] AS samples,
+               (array_agg(batteries ORDER BY window_start DESC))[1] AS batteries,
+               (array_agg(detail -> 'moved' ORDER BY window_start DESC))[1] AS moved
+        FROM (
+            SELECT * FROM drift_windows d WHERE d.target = s.target AND d.kind = s.kind
+              AND d.model_name = s.model_name AND d.model_version = s.model_version AND d.window_start >= m.since
+            ORDER BY d.window_start DESC LIMIT %(n)s
+        ) newest
+    ) w ON true
+    ORDER BY m.target, s.kind
+"""
+
+
 class Queries:
     """The questions, each one short statement.
 
@@ -192,6 +213,15 @@ class Queries:
         of the newest outcomes that both have, None where there are none.
         """
         return self._database.fetch(_SHADOW, {"batteries": _SHADOW_BATTERIES, "n": _SHADOW_ROWS})
+
+    def drift(self) -> list[StoreRow]:
+        """By target and kind the status of drift and its newest windows, the oldest of them first.
+
+        Columns: those of `drift_models` and `drift_status` (None before the first window), of the newest windows
+        their `ratios` score / threshold, and of the last one `samples`, `batteries` and the features that `moved` most,
+        each with its distance.
+        """
+        return self._database.fetch(_DRIFT, {"n": _DRIFT_WINDOWS})
 
     def now(self) -> datetime:
         """The store's clock."""

@@ -25,7 +25,7 @@ class DriftParams:
     """
 
     window_s: float = 86_400.0
-    min_rows: int = 30
+    min_rows: int = 20
     min_batteries: int = 3
     batteries: int = 50
     rows_per_battery: int = 12

@@ -114,11 +114,16 @@ class DriftStore:
             )
             cursor.execute("DELETE FROM drift_status WHERE target = %s", (champion.target,))
 
+    def explain(self, champion: Followed, note: str | None) -> None:
+        """Keep why nothing is measured of `champion`; None: something is."""
+        with self.transaction() as cursor:
+            cursor.execute("UPDATE drift_models SET note = %s WHERE target = %s", (note, champion.target))
+
     def write(self, champion: Followed, windows: Sequence[Window], until: datetime, params: DriftParams) -> None:
         """Keep what was found of `champion` up to `until`, at most one window of each kind, and the status after it."""
         with self.transaction() as cursor:
             cursor.execute(
-                "UPDATE drift_models SET looked_until = %s, note = NULL "
+                "UPDATE drift_models SET looked_until = %s "
                 "WHERE target = %s AND model_name = %s AND model_version = %s",
                 (until, champion.target, champion.model_name, champion.model_version),
             )

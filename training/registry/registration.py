@@ -11,11 +11,12 @@ from typing import Any, Literal
 import pandas as pd
 
 from data.errors import TwinError
-from features.targets import TARGET_NAMES
+from features.targets import TARGET_NAMES, TARGETS
 from training.gate import GateThresholds, Verdict
 from training.model_card import CardContext, model_card
 from training.model_files import load_skops
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference
+from training.reference import reference_rows
 from training.registry.events import Event
 from training.registry.judging import FEATURE_PREFIX
 from training.registry.promotion import publish, record, synchronise, verdict_on
@@ -33,6 +34,7 @@ class Provenance:
     Attributes:
         source: the data source's name.
         data_sha256: by target, the hash of the table that it was fitted on.
+        tables: by target, that table, as far as it is here.
         folds: content of `reports/folds.json`.
         plots: pictures of the evaluation.
         requirements: the lock file of the environment.
@@ -40,6 +42,7 @@ class Provenance:
 
     source: str
     data_sha256: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, Path] = field(default_factory=dict)
     folds: Mapping[str, Any] = field(default_factory=dict)
     plots: tuple[Path, ...] = ()
     requirements: Path | None = None
@@ -157,6 +160,7 @@ def _register(
         source=provenance.source,
         folds=tuple(provenance.folds.get(target, ())),
         data_sha256=data_sha256,
+        reference=_reference(folder, target, fit, provenance),
         plots=provenance.plots,
         requirements=provenance.requirements,
         tags={CONTENT_TAG: content},
@@ -164,6 +168,16 @@ def _register(
     run_id = log_final_run(store.client, store.settings, final)
     tags = {CONTENT_TAG: content, "fold_version": str(fit["fold_version"]), "source": provenance.source}
     return Registered(target, "challenger", (), store.add_version(target, run_id, tags, card), new=True)
+
+
+def _reference(folder: Path, target: str, fit: Mapping[str, Any], provenance: Provenance) -> pd.DataFrame | None:
+    """What the model was fitted on, in small; None where the table is not here."""
+    judged = folder / "oof.parquet"
+    if target not in provenance.tables or not judged.exists():
+        return None
+    return reference_rows(
+        pd.read_parquet(provenance.tables[target]), pd.read_parquet(judged), TARGETS[target], fit["seed"]
+    )
 
 
 def _recheck(folder: Path, feature_names: list[str]) -> float:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from data.settings import Settings
 from features.targets import TARGET_NAMES
 from training.mlflow_client import connect, experiment_id
 from training.registry.events import Aliases, Event
 from training.release import CHALLENGER, CHAMPION, CONTENT_TAG, RELEASE_FILE, Release, fetch_file, model_name, twin_name
-from training.tracking import EVALUATION_FOLDER, MODEL_FOLDER
+from training.tracking import EVALUATION_FOLDER, MODEL_FOLDER, REFERENCE_FILE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -76,10 +78,24 @@ class RegistryStore:
                 self._fetch_evaluation(name, version, folder)
             yield folder
 
+    def reference(self, target: str, version: int) -> pd.DataFrame | None:
+        """What a version was fitted on, in small (`training.reference`); None where it came without.
+
+        Raises:
+            MlflowException: the version does not exist, or the registry did not answer.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            self._fetch_from_run(model_name(self.domain, target), version, (REFERENCE_FILE,), Path(scratch))
+            file = Path(scratch) / REFERENCE_FILE
+            return pd.read_parquet(file) if file.exists() else None
+
     def _fetch_evaluation(self, name: str, version: int, folder: Path) -> None:
+        self._fetch_from_run(name, version, ("gate.parquet", "metrics.json"), folder)
+
+    def _fetch_from_run(self, name: str, version: int, files: Sequence[str], folder: Path) -> None:
         run_id = self.client.get_model_version(name, str(version)).run_id
         present = {item.path for item in self.client.list_artifacts(run_id, EVALUATION_FOLDER)} if run_id else set()
-        for file in ("gate.parquet", "metrics.json"):
+        for file in files:
             path = f"{EVALUATION_FOLDER}/{file}"
             if path in present:
                 Path(self.client.download_artifacts(run_id, path, str(folder))).replace(folder / file)

@@ -10,11 +10,11 @@ from nicegui import ui
 
 from data.errors import TwinError
 from features.targets import TARGET_NAMES, TARGETS
-from monitoring.console.database import StoreAwayError
+from monitoring.console.database import StoreAwayError, StoreRow
 from monitoring.console.models import ModelsView, VersionView
 from monitoring.console.pages.context import Context, Visitor
 from monitoring.console.pages.frame import frame
-from monitoring.console.pages.parts import button, div, empty, number, panel, table, text
+from monitoring.console.pages.parts import DASH, button, clock, div, empty, number, panel, table, text
 
 #: By target: the measures that are shown of an evaluation, and their decimals.
 _MEASURES = (("mae", "MAE"), ("rmse", "RMSE"), ("r2", "R²"), ("brier", "Brier"), ("auc", "AUC"), ("skill", "skill"))
@@ -44,6 +44,8 @@ class _Models:
             text("Asking the registry; the first time takes a few seconds …", "muted").props('role="status"')
         with panel("In the shadow", "what the challenger would have said, over the newest predictions of each battery"):
             self._shadow = div()
+        with panel("Drift", "what the champion sees, says and gets wrong, against what it was fitted on"):
+            self._drift = div()
         ui.timer(0.05, self._load, once=True)
         ui.timer(_REFRESH_S, self._load)
 
@@ -56,6 +58,7 @@ class _Models:
                 empty("The registry is away", error.sentence)
             return
         await self._load_shadow()
+        await self._load_drift()
         if view != self._seen:
             self._seen = view
             self._draw(view)
@@ -149,6 +152,29 @@ class _Models:
             )  # fmt: skip
             text("Errors are those of predictions whose truth is known, where both predicted.", "muted small")
 
+    async def _load_drift(self) -> None:
+        try:
+            rows = await asyncio.to_thread(self._context.queries.drift)
+        except StoreAwayError as error:
+            self._drift.clear()
+            with self._drift:
+                empty("Drift is not known now", error.sentence)
+            return
+        self._drift.clear()
+        with self._drift:
+            if not rows:
+                empty("No data yet", "python -m monitoring measures drift once a champion predicts.")
+                return
+            table(
+                ("Target", "What", "Status", "Score", "Threshold", "Windows out", "Newest window", "Windows", "Why"),
+                [_drift_row(row) for row in rows],
+                numeric=(3, 4, 5),
+            )
+            text(
+                "Windows, the oldest first: by how much of its threshold each scored, ! where it was out of bounds.",
+                "muted small",
+            )
+
     def _ask(self, target: str | None) -> None:
         async def promote(reason: str) -> list[str]:
             return await self._context.models.promote(target, reason=reason, by=self._visitor.name or "")
@@ -195,6 +221,25 @@ class _Models:
         with self._said, div("notice").props('role="status"'):
             for sentence in sentences:
                 text(sentence)
+
+
+def _drift_row(row: StoreRow) -> tuple[str, ...]:
+    name = f"{row['target']} {row['model_version']}"
+    if row["kind"] is None:
+        why = row["note"] or f"no window has counted since {clock(row['since'])}"
+        return (name, DASH, "no data yet", DASH, DASH, DASH, DASH, DASH, why)
+    moved = ", ".join(name for name, _ in row["moved"] or ())
+    return (
+        name,
+        row["kind"],
+        "drifting" if row["is_drifting"] else "in bounds" if row["score"] <= row["threshold"] else "out of bounds",
+        number(row["score"], 3),
+        number(row["threshold"], 3),
+        f"{row['windows_out']} of {row['windows']}",
+        clock(row["window_end"]),
+        " ".join(f"{ratio:.0%}{'!' if ratio > 1 else ''}" for ratio in row["ratios"]),
+        f"{row['samples']} rows, {row['batteries']} batteries{f'; moved most: {moved}' if moved else ''}",
+    )
 
 
 def _is_champion(view: ModelsView, version: VersionView) -> bool:

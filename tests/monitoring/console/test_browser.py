@@ -30,6 +30,9 @@ from data.stores.migrate import migrate
 from data.stores.postgres import PostgresStore
 from features.state import FOLD_VERSION
 from features.targets import TARGET_NAMES
+from monitoring.drift.params import DriftParams
+from monitoring.drift.store import DriftStore, Followed, Window
+from monitoring.drift.watcher import NO_REFERENCE
 from tests.training.small_models import GATE, ModelFiles
 from training.gate import GateThresholds
 from training.registry.registration import Provenance, register_all
@@ -145,6 +148,25 @@ def writing(dsn: str) -> Iterator[None]:
         store.close()
 
 
+def drifting(dsn: str, now: datetime) -> None:
+    """Errors of the health model that have left their bounds, features of the temperature model that have not."""
+    store, params, day = DriftStore(dsn), DriftParams(), timedelta(days=1)
+    since = now.replace(hour=0, minute=0, second=0, microsecond=0) - 8 * day
+    for target, kind, scores in (
+        ("soh", "errors", (0.9, 1.0, 1.1, 1.2, 1.7, 1.8, 2.1)),
+        ("temperature", "features", (0.09, 0.11, 0.1, 0.1, 0.16, 0.12, 0.1)),
+    ):
+        champion = Followed(target, f"battery-{target}", "1", since, since)
+        store.follow(champion)
+        for number, score in enumerate(scores):
+            start = since + number * day
+            detail = {"moved": [("temperature_c", 0.21), ("c_rate", 0.13)]} if kind == "features" else {}
+            window = Window(kind, start, start + day, 120, BATTERIES, score, 1.5 if kind == "errors" else 0.15, detail)
+            store.write(champion, [window], window.end, params)
+    store.follow(Followed("rul", "battery-rul", "1", since, since, NO_REFERENCE))
+    store.close()
+
+
 def registry_with_a_challenger(var: Path, folder: Path) -> None:
     """A champion release, and a better challenger for the state of health that nobody has promoted yet."""
     settings = Settings(var=var)
@@ -170,6 +192,7 @@ def site(
     registry_with_a_challenger(folder / "var", folder / "models")
     shots = ROOT / SHOTS if SHOTS else folder
     shots.mkdir(parents=True, exist_ok=True)
+    drifting(dsn, datetime.now(UTC))
     with writing(dsn), console(dsn, folder, "/api/health") as url:
         yield Site(url, shots)
 
@@ -383,6 +406,16 @@ def test_a_challenger_is_promoted_and_rolled_back(visit: Callable[..., Any], sit
     page.wait_for_selector("text=battery-twin/", timeout=60_000)
     page.wait_for_selector("section[aria-label='In the shadow'] td")
     page.wait_for_selector("text=battery-twin/1 serves")
+    drift = page.locator("section[aria-label='Drift'] tbody tr").all_inner_texts()
+    assert [row.split("\t")[:3] for row in drift] == [
+        ["rul 1", "–", "no data yet"],
+        ["soh 1", "errors", "drifting"],
+        ["temperature 1", "features", "in bounds"],
+    ]
+    assert "no reference" in drift[0]
+    assert "3 of 5" in drift[1]
+    assert "107%!" in drift[2]
+    assert "moved most: temperature_c, c_rate" in drift[2]
     shoot_whole(page, site.shots / "console-models.png")
     page.get_by_role("button", name="Promote version").click()
     page.get_by_label("Reason, kept in the history").fill("better on the gate")
