@@ -22,6 +22,8 @@ def connect(settings: Settings) -> MlflowClient:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     # It warns of every environment without pip, and `uv` makes none with it.
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
+    # A registry that is away is said by who asks it, once; this says so at every try of every second.
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     if settings.mlflow_tracking_uri is None:
         settings.var.mkdir(parents=True, exist_ok=True)
     return MlflowClient(settings.tracking_uri, settings.tracking_uri)
