@@ -19,7 +19,7 @@ export GX_ANALYTICS_ENABLED := false
 export BENTOML_DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup run repro test test-slow servers-install servers watch-check lint format screenshots bench lock clean-env
+.PHONY: help setup run repro test test-slow servers-install servers watch-check chaos lint format screenshots bench lock clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -58,6 +58,9 @@ servers: setup ## start them all, print their addresses as settings, until Ctrl-
 
 watch-check: setup ## a live minute on the embedded store and on real servers: metrics, panels, alert at a webhook
 	python -m pytest -m slow tests/monitoring/test_live_minute.py -rP $(ARGS)
+
+chaos: setup ## kill every part of the twin on real servers at random moments, and count what is lost; ARGS="--seed 2"
+	python -m tests.chaos $(ARGS)
 
 lint: setup ## ruff, mypy, import directions
 	ruff check .

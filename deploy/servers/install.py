@@ -146,6 +146,7 @@ DEBIAN: dict[str, Package] = {
         Package("prometheus-alertmanager", ("prometheus-alertmanager",)),
         Package("openssl", ("openssl",)),
         Package("wrk", ("wrk",)),
+        Package("strace", ("strace",)),
         Package("chromium", ("chromium",)),
         Package("docker-compose", ("docker-compose",)),
         Package("default-jre-headless", ("java",)),

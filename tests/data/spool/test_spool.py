@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from data.batch import Batch, Kind
 from data.errors import TwinError
 from data.spool.spool import MAX_BATCH_BYTES, MIN_BYTES, Spool, SpoolFullError, set_aside_in
+from tests.chaos.small_disk import small_disk
 from tests.data.spool.rows import CONSUMERS, prediction, reading
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -151,22 +153,19 @@ def test_a_full_disk_refuses_the_reading(spool: Spool) -> None:
 
 
 @pytest.fixture
-def small_disk() -> Iterator[Path]:
+def disk() -> Iterator[Path]:
     """A file system of 24 MiB; not in pytest's own folder, which pytest would try to empty."""
-    with tempfile.TemporaryDirectory() as folder:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], capture_output=True, text=True, check=False
-        )
-        if mounted.returncode != 0:
-            pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         try:
-            yield Path(folder)
-        finally:
-            subprocess.run(["umount", "--lazy", folder], check=True)
+            stack.enter_context(small_disk(folder, "24m"))
+        except PermissionError as error:
+            pytest.skip(str(error))
+        yield folder
 
 
-def test_a_disk_without_room_refuses_keeps_what_it_took_and_lets_consumers_make_room(small_disk: Path) -> None:
-    path = small_disk / "spool.db"
+def test_a_disk_without_room_refuses_keeps_what_it_took_and_lets_consumers_make_room(disk: Path) -> None:
+    path = disk / "spool.db"
     spool = Spool(path, CONSUMERS, max_bytes=4 * MIN_BYTES)
     kept = fill(spool)
     assert kept > 10_000
@@ -174,7 +173,7 @@ def test_a_disk_without_room_refuses_keeps_what_it_took_and_lets_consumers_make_
         spool.append(Batch(readings=[reading(kept + n) for n in range(2000)]))
     assert numbers(spool, "store", 10**6) == list(range(kept))
     spool.close()
-    assert shutil.disk_usage(small_disk).free < 2**20
+    assert shutil.disk_usage(disk).free < 2**20
     # The same for who comes after: in the room that is kept for them consumers go on, and by it producers.
     again = Spool(path, CONSUMERS, max_bytes=4 * MIN_BYTES)
     assert numbers(again, "store", 10**6) == list(range(kept))

@@ -1,0 +1,41 @@
+"""`python -m tests.chaos.producer LEDGER ...`: the live simulator, with a ledger of what its spool acknowledged.
+
+What follows the ledger goes to `python -m simulator.live`, of which nothing else is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+from threading import Event
+
+from rich.console import Console
+
+import simulator.live
+from data.settings import Settings
+from simulator.live import LiveOptions, run_live
+from simulator.terminal import LineView
+from tests.chaos.ledger import Ledger, LedgerSpool
+from tests.simulator.counting_battery import Battery
+
+
+def main() -> int:
+    """Run until it is told to stop, or killed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.producer", description=__doc__)
+    parser.add_argument("ledger", type=Path)
+    parser.add_argument("--simple", type=int, metavar="N", help="N batteries without physics, that start at once")
+    arguments, live = parser.parse_known_args()
+    simulator.live.Spool = partial(LedgerSpool, ledger=Ledger(arguments.ledger))  # type: ignore[misc]
+    if arguments.simple is None:
+        return simulator.live.main(live)
+    batteries = [Battery(number) for number in range(arguments.simple)]
+    run_live(
+        batteries, Settings(), LiveOptions(interval_s=0.02, predicts=False), LineView(Console(quiet=True)), Event()
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,306 @@
+"""The short form of `make chaos`: power cuts, kills and a full disk, and that what it counts can be found wrong."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psycopg2
+import pytest
+from rich.console import Console
+
+from data.batch import Batch, rows_of
+from data.sinks.store import StoreSink
+from data.spool.delivery import Delivery, SinkWorker
+from data.spool.spool import MIN_BYTES, Spool
+from data.stores.migrate import migrate
+from data.stores.postgres import PostgresStore
+from deploy.servers.install import DEBIAN, KAFKA, MINIO
+from deploy.servers.postgres import Postgres, postgres
+from deploy.servers.process import HOST, Command, Server, answers, unused_port
+from features.fold import closed_table, readings_matrix
+from features.state import FOLD_VERSION, FloatArray, new_states, set_battery
+from features.targets import TARGET_NAMES
+from serving.cycles import cycle_rows
+from serving.moments import fold_each_closing
+from serving.predictor import Predictor
+from serving.records import prediction_rows
+from tests.chaos.__main__ import chaos, print_report
+from tests.chaos.counting import Count, count
+from tests.chaos.disk import Event, cannot_trace
+from tests.chaos.ledger import Account, HastySpool, Ledger, key_of, read_ledger
+from tests.chaos.power_cut import cut_power, traced_spool
+from tests.chaos.small_disk import SmallDisk, small_disk
+from tests.data.spool.rows import reading
+from tests.features.conftest_features import drive
+from tests.needs import need
+from tests.training.small_models import ModelFiles
+from training.release import (
+    LoadedRelease,
+    LocalModel,
+    PinnedModel,
+    Release,
+    content_sha256,
+    horizons_of,
+    model_name,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def events() -> list[Event]:
+    if reason := cannot_trace():
+        pytest.skip(reason)
+    return traced_spool(160, seed=3)
+
+
+def test_after_a_power_cut_at_any_moment_the_spool_has_what_it_acknowledged(events: list[Event]) -> None:
+    cuts = cut_power(events, seed=3, cuts=60)
+    assert cuts.acknowledged > 60 * 100
+    assert (cuts.lost, cuts.doubled, cuts.damaged) == (0, 0, [])
+
+
+def test_a_disk_that_only_says_that_it_has_synced_loses_what_was_acknowledged(events: list[Event]) -> None:
+    cuts = cut_power(events, seed=3, cuts=20, obeys=False)
+    assert cuts.lost > 100
+    assert not cuts.are_harmless
+
+
+@dataclass
+class Feed:
+    """A live simulator that feeds a store of its own, both of which can be killed."""
+
+    simulator: Server
+    database: Server
+    dsn: str
+    ledger: Path
+    disk: SmallDisk | None
+
+    def taken(self) -> int:
+        """How many readings were acknowledged so far."""
+        return len(read_ledger(self.ledger).taken)
+
+    def live(self, readings: int) -> None:
+        """Let so many more readings be acknowledged."""
+        wanted = self.taken() + readings
+        until(lambda: self.taken() >= wanted)
+
+    def drained(self) -> Count:
+        """What is in the store when everything has arrived."""
+        self.simulator.stop()
+        deliver(self.spool, self.dsn)
+        return count(self.dsn, read_ledger(self.ledger), {}, ())
+
+    @property
+    def spool(self) -> Path:
+        """Where readings wait."""
+        return Path(self.simulator.command.environment["TWIN_VAR"]) / "spool.db"
+
+
+@pytest.fixture(scope="module")
+def database(server_folders: Path) -> Iterator[Postgres]:
+    """A server that is killed."""
+    need(DEBIAN["postgresql-15"])
+    with postgres(server_folders / "killed", durable=False) as running:
+        yield running
+
+
+@pytest.fixture
+def feed(database: Postgres, new_database: Callable[[str], str], tmp_path: Path) -> Iterator[Feed]:
+    """With three batteries that have no physics, so that it starts at once."""
+    dsn, ledger, port = new_database(database.tcp_dsn), tmp_path / "ledger", unused_port()
+    migrate(dsn)
+    simulator = Server(
+        Command(
+            "simulator",
+            (sys.executable, "-m", "tests.chaos.producer", str(ledger), "--simple", "3"),
+            ready=lambda: answers(f"http://{HOST}:{port}/metrics"),
+            log=tmp_path / "log",
+            folder=ROOT,
+            environment={
+                "TWIN_VAR": str(tmp_path / "var"),
+                "TWIN_TELEMETRY_DSN": dsn,
+                "TWIN_SIMULATOR_METRICS_PORT": str(port),
+            },
+        )
+    )
+    with ExitStack() as stack:
+        disk = None
+        with suppress(PermissionError):
+            disk = stack.enter_context(small_disk(tmp_path / "var", "64m"))
+        stack.enter_context(simulator)
+        yield Feed(simulator, database.server, dsn, ledger, disk)
+
+
+def deliver(path: Path, dsn: str) -> None:
+    """Let everything that waits in the spool `path` arrive in the store."""
+    with closing(Spool(path, {"store": StoreSink.kinds}, max_bytes=MIN_BYTES)) as spool:
+        delivery = Delivery(spool, "store", SinkWorker(StoreSink(dsn)))
+        delivery.start()
+        until(lambda: delivery.is_drained)
+        assert delivery.stop(10.0)
+
+
+def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def test_kills_of_simulator_and_database_and_a_full_disk_lose_and_double_nothing(feed: Feed) -> None:
+    rng = random.Random(11)
+    feed.live(rng.randrange(60, 120))
+    feed.database.kill()
+    feed.live(rng.randrange(60, 120))
+    if feed.disk is not None:
+        feed.disk.fill()
+        until(lambda: len(read_ledger(feed.ledger).refused) > 10)
+    feed.simulator.kill()
+    feed.database.start()
+    feed.simulator.start()
+    if feed.disk is not None:
+        feed.disk.make_room()
+    feed.live(rng.randrange(60, 120))
+    feed.simulator.kill()
+    counted = feed.drained()
+    assert counted.is_whole, counted
+    assert counted.acknowledged >= 180
+    assert counted.stored >= counted.acknowledged
+    assert feed.disk is None or counted.refused > 10
+
+
+def test_a_spool_that_acknowledges_before_it_writes_is_found_out(postgres_dsn: str, tmp_path: Path) -> None:
+    migrate(postgres_dsn)
+    ledger = tmp_path / "ledger"
+    spool = HastySpool(tmp_path / "spool.db", {"store": StoreSink.kinds}, max_bytes=MIN_BYTES, ledger=Ledger(ledger))
+    for number in range(20):
+        spool.append(Batch(readings=[reading(2 * number), reading(2 * number + 1)]))
+    spool.close()  # all that a kill leaves
+    deliver(spool.path, postgres_dsn)
+    counted = count(postgres_dsn, read_ledger(ledger), {}, ())
+    assert (counted.acknowledged, counted.stored, counted.lost) == (40, 38, 2)
+    assert not counted.is_whole
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """A release of small forests, without a registry."""
+    files = ModelFiles(tmp_path_factory.mktemp("models"))
+    pinned, models = {}, {}
+    for target in TARGET_NAMES:
+        files.train(target, fold_version=FOLD_VERSION)
+        folder, name = files.folder / target, model_name("battery", target)
+        fit = json.loads((folder / "fit.json").read_text())
+        pinned[target] = PinnedModel(name, 1, content_sha256(folder))
+        models[target] = LocalModel(target, name, 1, folder / "model.onnx", fit)
+    release = Release("battery", pinned, FOLD_VERSION, horizons_of({name: model.fit for name, model in models.items()}))
+    return Predictor(LoadedRelease("battery-twin", 1, release, models))
+
+
+PACK = {"nominal_capacity_ah": 100.0, "cells_in_series": 96.0, "chemistry": "NMC"}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A store that holds everything once."""
+
+    dsn: str
+    account: Account
+    states: dict[str, FloatArray]
+    predictor: Predictor
+
+    def count(self) -> Count:
+        return count(self.dsn, self.account, self.states, [self.predictor])
+
+
+@pytest.fixture
+def kept(postgres_dsn: str, predictor: Predictor) -> Kept:
+    ids = ["EV-0", "EV-1"]
+    frames = [drive(np.arange(0.0, 9000.0, 30.0), seed) for seed in range(len(ids))]
+    states = new_states(len(ids))
+    for state in states:
+        set_battery(state, **PACK)  # type: ignore[arg-type]
+    before = dict(zip(ids, states.copy(), strict=True))
+    readings = pd.concat(frames, ignore_index=True)
+    rows = np.repeat(np.arange(len(ids)), len(frames[0]))
+    moments, _, closed = fold_each_closing(states, rows, readings_matrix(readings))
+    predictions = prediction_rows(
+        list(readings["battery_id"]),
+        moments,
+        predictor.predict_moments(moments),
+        predictor.horizons,
+        role="champion",
+        predicted_at=datetime.now(UTC),
+    )
+    migrate(postgres_dsn)
+    batch = Batch(readings=rows_of(readings), predictions=predictions, cycles=cycle_rows(closed_table(closed), ids))
+    with closing(PostgresStore(postgres_dsn)) as store:
+        store.write(batch)
+    return Kept(postgres_dsn, Account(taken={key_of(row): row for row in batch.readings}), before, predictor)
+
+
+def test_what_is_there_once_is_whole(kept: Kept) -> None:
+    counted = kept.count()
+    assert counted.is_whole, counted
+    assert counted.stored == counted.acknowledged == 600
+    assert counted.predictions >= 1000
+    assert counted.sessions >= 2
+
+
+ONE_READING = "battery_id = 'EV-1' AND time = (SELECT max(time) FROM ev_telemetry)"
+ONE_PREDICTION = "ctid = (SELECT ctid FROM battery_predictions LIMIT 1)"
+ONE_SESSION = "ctid = (SELECT ctid FROM battery_cycles LIMIT 1)"
+COLUMNS = "voltage, current, temperature"
+
+
+@pytest.mark.parametrize(
+    ("change", "figure"),
+    [
+        (f"DELETE FROM ev_telemetry WHERE {ONE_READING}", "lost"),
+        (f"UPDATE ev_telemetry SET voltage = voltage + 1 WHERE {ONE_READING}", "changed"),
+        (
+            f"INSERT INTO ev_telemetry (battery_id, time, {COLUMNS}) "
+            f"SELECT battery_id, time + interval '1 s', {COLUMNS} FROM ev_telemetry WHERE {ONE_READING}",
+            "doubled",
+        ),
+        (f"DELETE FROM battery_predictions WHERE {ONE_PREDICTION}", "unpredicted"),
+        (f"UPDATE battery_predictions SET value = value + 1e-12 WHERE {ONE_PREDICTION}", "wrong"),
+        (f"UPDATE battery_predictions SET target = 'rul' WHERE {ONE_PREDICTION}", "wrong"),
+        (f"DELETE FROM battery_cycles WHERE {ONE_SESSION}", "lost_sessions"),
+        (
+            f"UPDATE battery_cycles SET throughput_ah = 2 * throughput_ah WHERE {ONE_SESSION}",
+            "doubled_sessions",
+        ),
+    ],
+)
+def test_what_is_lost_changed_or_there_twice_is_counted(kept: Kept, change: str, figure: str) -> None:
+    with closing(psycopg2.connect(kept.dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(change)
+        assert cursor.rowcount == 1
+    counted = kept.count()
+    assert getattr(counted, figure) == 1
+    assert not counted.is_whole
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_kill_of_every_part_loses_and_doubles_nothing(server_folders: Path) -> None:
+    """The short form of `make chaos`: one kill a part."""
+    need(DEBIAN["postgresql-15"], DEBIAN["mosquitto"], KAFKA, MINIO)
+    console = Console(width=120)
+    report = chaos(7, 10, server_folders / "chaos", console)
+    print_report(console, report)
+    assert report.is_whole
+    assert set(report.kills.kills.values()) <= {1, 2}
+    assert all(counted.acknowledged > 500 for counted in report.counts.values())
