@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     metrics_port: int = Field(9091, description="metrics of the twin, by `python -m monitoring`")
     simulator_metrics_port: int = Field(9094, description="metrics of the live simulator itself")
     evaluation_interval_s: float = Field(5.0, gt=0, description="time between two looks for truths that are known now")
+    retrain_interval_s: float = Field(5.0, gt=0, description="time between two looks for drift that asks for training")
     console_port: int = 5002
     console_token: SecretStr | None = Field(
         None, description="what a change in the console asks for; generated into `var/console_token` where absent"

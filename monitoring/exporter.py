@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 #: Two that ask at once get one answer.
 _FRESH_S = 1.0
 
+#: As the table `retrains` has them.
+RETRAIN_OUTCOMES = ("promoted", "not_promoted", "failed")
+WATCH_STATES = ("watching", "passed", "rolled_back", "superseded")
+
 #: Gauge -> what it means, and where a reading has it.
 _OF_READINGS: dict[str, tuple[str, Callable[[NewestReading], float | None]]] = {
     "battery_soc_actual": ("state of charge, %", lambda one: one.soc),
@@ -85,6 +89,7 @@ class TwinCollector(Collector):
             yield from _accuracy(snapshot)
             yield from _models(snapshot)
             yield from _drift(snapshot)
+            yield from _retrains(snapshot)
         made = CounterMetricFamily("predictions", "champion predictions stored, all targets", labels=["battery_id"])
         for battery_id, count in predictions.items():
             made.add_metric([battery_id], count)
@@ -231,6 +236,21 @@ def _drift(snapshot: Snapshot) -> Iterator[Metric]:
         threshold.add_metric(key, one.threshold)
         drifting.add_metric(key, float(one.is_drifting))
     yield from (score, threshold, drifting)
+
+
+def _retrains(snapshot: Snapshot) -> Iterator[Metric]:
+    """All of the outcomes from the start, so that the first of its kind is an increase."""
+    ended = CounterMetricFamily("model_retrains", "trainings on what was lived, by how they ended", labels=["outcome"])
+    for outcome in RETRAIN_OUTCOMES:
+        ended.add_metric([outcome], snapshot.retrains.outcomes.get(outcome, 0))
+    yield ended
+    yield _gauge("model_retrain_running", "trainings that have begun and not ended", snapshot.retrains.running)
+    watches = GaugeMetricFamily(
+        "model_promotion_watches", "promotions by themselves that are or were compared afterwards", labels=["state"]
+    )
+    for state in WATCH_STATES:
+        watches.add_metric([state], snapshot.retrains.watches.get(state, 0))
+    yield watches
 
 
 def _registry(registry: RegistryWatch) -> Iterator[Metric]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -88,6 +89,15 @@ class Drift:
 
 
 @dataclass(frozen=True)
+class Retrains:
+    """Rows of `retrains`: how many ended how, how many go on, and where the watches over promotions stand."""
+
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    running: int = 0
+    watches: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """The fleet at one moment; `actual` holds the newest known truth by battery and slow target."""
 
@@ -96,6 +106,7 @@ class Snapshot:
     actual: Mapping[tuple[str, str], float] = field(default_factory=dict)
     recent: list[Recent] = field(default_factory=list)
     drift: list[Drift] = field(default_factory=list)
+    retrains: Retrains = field(default_factory=Retrains)
 
 
 class FleetReader:
@@ -116,7 +127,9 @@ class FleetReader:
         """The fleet now; `predictions` and `errors` go on as well."""
         with self._transaction() as cursor:
             readings = _readings(cursor)
-            snapshot = Snapshot(readings, _predictions(cursor), _actual(cursor), _recent(cursor), _drift(cursor))
+            snapshot = Snapshot(
+                readings, _predictions(cursor), _actual(cursor), _recent(cursor), _drift(cursor), _retrains(cursor)
+            )
             self._count_predictions(cursor, readings)
             self._follow_outcomes(cursor)
         return snapshot
@@ -286,3 +299,16 @@ def _drift(cursor: psycopg2.extensions.cursor) -> list[Drift]:
     cursor.execute("SELECT target, kind, score, threshold, is_drifting FROM drift_status")
     rows: list[tuple[Any, ...]] = cursor.fetchall()
     return [Drift(*row) for row in rows]
+
+
+def _retrains(cursor: psycopg2.extensions.cursor) -> Retrains:
+    cursor.execute("SELECT outcome, watch, count(*) FROM retrains GROUP BY outcome, watch")
+    outcomes, watches, running = Counter[str](), Counter[str](), 0
+    for outcome, watch, count in cursor.fetchall():
+        if outcome is None:
+            running += count
+        else:
+            outcomes[outcome] += count
+        if watch is not None:
+            watches[watch] += count
+    return Retrains(outcomes, running, watches)

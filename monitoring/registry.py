@@ -29,7 +29,7 @@ class RegistryState:
         trainings: versions that were ever registered, by target.
         champions, challengers: version by target.
         release: version of the release that serves, None where there is none.
-        events: how often something happened, by kind (register, promote, rollback, outside).
+        events: how often something happened, by kind (register, promote, rollback, shadow, outside).
     """
 
     trainings: Mapping[str, int]

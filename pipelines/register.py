@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -26,25 +27,35 @@ def main() -> None:
     start_logging()
     params = load_params()
     store = RegistryStore.open(Settings(), params["domain"])
-    paths = {target: FEATURES / f"{target}.parquet" for target in TARGET_NAMES}
-    tables = {target: path for target, path in paths.items() if path.exists()}
-    provenance = Provenance(
-        source=params["source"]["name"],
-        data_sha256={target: file_hash(path) for target, path in tables.items()},
-        tables=tables,
-        folds=read_json(REPORTS / "folds.json"),
-        plots=tuple(sorted((REPORTS / "plots").glob("*.png"))),
-        requirements=REQUIREMENTS if REQUIREMENTS.exists() else None,
-    )
     report = register_all(
         store,
         MODELS,
         read_json(REPORTS / "metrics.json"),
         GateThresholds.from_params(params["gate"]),
-        provenance,
+        provenance_in(Path(), params["source"]["name"]),
         by=current_user(),
     )
     show(report, params["domain"], Console())
+
+
+def provenance_in(workspace: Path, source: str, tags: Mapping[str, str] | None = None) -> Provenance:
+    """Where the models in the folder `workspace` come from.
+
+    Args:
+        source: the data source's name.
+        tags: what else their runs shall say.
+    """
+    paths = {target: workspace / FEATURES / f"{target}.parquet" for target in TARGET_NAMES}
+    tables = {target: path for target, path in paths.items() if path.exists()}
+    return Provenance(
+        source=source,
+        data_sha256={target: file_hash(path) for target, path in tables.items()},
+        tables=tables,
+        folds=read_json(workspace / REPORTS / "folds.json"),
+        plots=tuple(sorted((workspace / REPORTS / "plots").glob("*.png"))),
+        requirements=REQUIREMENTS if REQUIREMENTS.exists() else None,
+        tags=tags or {},
+    )
 
 
 def show(report: RegisterReport, domain: str, console: Console) -> None:

@@ -1,6 +1,8 @@
 """What an experimenter does to a living battery at a chosen moment, and for how long: faults on a timetable.
 
 python -m simulator.live --inject overheating=EV-0049@20s+15s --inject end_of_life=#1@5s+20s
+
+A regime is done to all of them at once: `--regime hot-summer@60s`.
 """
 
 from __future__ import annotations
@@ -24,6 +26,16 @@ _COOLED_C = 30.0
 LOW_CHARGE = 0.08
 #: An injected end of life aims below it: wear slows down as it goes on.
 _OVERSHOOT = 1.5
+#: A heat wave, beside the season of the place.
+HEAT_WAVE_C = 14.0
+#: Of the fast chargers along the motorway, where a summer's traffic goes; the packs take as much as they may.
+HOLIDAY_CHARGER_W = 150_000.0
+HOLIDAY_TOWN_SHARE, HOLIDAY_COUNTRY_SHARE = 0.1, 0.2
+#: Wear of a fleet that is driven and charged harder than what the models know.
+FAST_AGEING = 20.0
+#: Every battery.
+ALL = "*"
+_REGIME_FORM = re.compile(r"(?P<kind>[\w-]+)@(?P<times>.+)")
 _FORM = re.compile(r"(?P<kind>\w+)=(?P<battery>[^@]+)@(?P<start>[\d.]+)s(?:\+(?P<duration>[\d.]+)s)?")
 
 
@@ -48,6 +60,16 @@ def _wear_until_the_end(pack: LivePack) -> None:
         pack.set_wear_speed(1.0)
 
 
+def _begin_summer(pack: LivePack) -> None:
+    pack.set_ambient_offset(pack.midsummer_offset_c + HEAT_WAVE_C)
+    pack.go_on_holiday(HOLIDAY_CHARGER_W, HOLIDAY_TOWN_SHARE, HOLIDAY_COUNTRY_SHARE)
+
+
+def _end_summer(pack: LivePack) -> None:
+    pack.set_ambient_offset(0.0)
+    pack.come_home()
+
+
 def _fault(name: str) -> Kind:
     return Kind(f"the fault {name}", lambda pack, _: pack.inject_fault(name), end=LivePack.clear_fault)
 
@@ -65,8 +87,20 @@ KINDS: Mapping[str, Kind] = {
         hold=_wear_until_the_end,
         end=lambda pack: pack.set_wear_speed(1.0),
     ),
+    "hot_summer": Kind(
+        f"midsummer, a heat wave of {HEAT_WAVE_C:g} degC, motorways and fast chargers",
+        begin=lambda pack, _: _begin_summer(pack),
+        end=_end_summer,
+    ),
+    "fast_ageing": Kind(
+        f"wear {FAST_AGEING:g} times as fast as natural",
+        begin=lambda pack, _: pack.set_wear_speed(FAST_AGEING),
+        end=lambda pack: pack.set_wear_speed(1.0),
+    ),
     **{name: _fault(name) for name in KIND_NAMES},
 }
+#: What changes for a whole fleet.
+REGIMES = ("hot_summer", "fast_ageing")
 
 
 @dataclass(frozen=True)
@@ -74,7 +108,7 @@ class Injection:
     """One entry of the timetable.
 
     Attributes:
-        battery: id, or `#n` for the n-th of those that live.
+        battery: id, `#n` for the n-th of those that live, or `*` for all of them.
         start_s, duration_s: on the wall clock, from the first reading on; for ever where the duration is infinite.
     """
 
@@ -99,6 +133,21 @@ class Injection:
             raise TwinError(sentence, field="--inject", value=text)
         duration = float("inf") if match["duration"] is None else float(match["duration"])
         return cls(match["kind"], match["battery"], float(match["start"]), duration)
+
+
+def parse_regime(text: str) -> Injection:
+    """From KIND@START+DURATION, e.g. `hot-summer@60s`: what changes for every battery.
+
+    Raises:
+        TwinError: it has another form, or the kind is not one of `REGIMES`.
+    """
+    match = _REGIME_FORM.fullmatch(text)
+    kind = "" if match is None else match["kind"].replace("-", "_")
+    if match is None or kind not in REGIMES:
+        known = ", ".join(name.replace("_", "-") for name in REGIMES)
+        sentence = f"{text!r} is no regime: write it as hot-summer@60s, with one of {known}."
+        raise TwinError(sentence, field="--regime", value=text)
+    return Injection.parse(f"{kind}={ALL}@{match['times']}")
 
 
 class InjectedPack:
@@ -161,8 +210,17 @@ class InjectedPack:
         return self.pack.read(time)
 
 
-def injected(packs: Sequence[LivePack], injections: Sequence[Injection], *, speed: float) -> list[InjectedPack]:
+def injected(
+    packs: Sequence[LivePack],
+    injections: Sequence[Injection],
+    *,
+    speed: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[InjectedPack]:
     """`packs` with `injections` done to those that they name.
+
+    Args:
+        speed, clock: see `InjectedPack`.
 
     Raises:
         TwinError: a battery that is named does not live.
@@ -171,8 +229,9 @@ def injected(packs: Sequence[LivePack], injections: Sequence[Injection], *, spee
     names |= {f"#{number}": pack.battery_id for number, pack in enumerate(packs, start=1)}
     own: dict[str, list[Injection]] = {pack.battery_id: [] for pack in packs}
     for injection in injections:
-        if injection.battery not in names:
+        if injection.battery != ALL and injection.battery not in names:
             sentence = f"No battery {injection.battery} lives: name one of {', '.join(own)}, or #1 to #{len(packs)}."
             raise TwinError(sentence, field="--inject", value=injection.battery)
-        own[names[injection.battery]].append(injection)
-    return [InjectedPack(pack, own[pack.battery_id], speed=speed) for pack in packs]
+        for battery_id in own if injection.battery == ALL else (names[injection.battery],):
+            own[battery_id].append(injection)
+    return [InjectedPack(pack, own[pack.battery_id], speed=speed, clock=clock) for pack in packs]

@@ -36,7 +36,7 @@ from data.stores.postgres import PostgresStore
 from simulator.client import PredictionClient, PredictionError
 from simulator.exporter import LiveCollector, metrics_server
 from simulator.fleet import SimulateParams
-from simulator.injections import KINDS, Injection, injected
+from simulator.injections import KINDS, REGIMES, Injection, injected, parse_regime
 from simulator.live_battery import LiveBattery
 from simulator.live_loop import NEWEST_TIME, PRODUCER, LiveLoop
 from simulator.live_pack import LivePack
@@ -245,7 +245,8 @@ def _main(arguments: argparse.Namespace, console: Console) -> int:
         )
         console.print(f"living the past of {arguments.batteries} batteries …", highlight=False)
         packs = living_batteries(arguments.batteries, arguments.params, datetime.now(UTC))
-        batteries = injected(packs, [Injection.parse(text) for text in arguments.inject], speed=arguments.speed)
+        timetable = [*map(Injection.parse, arguments.inject), *map(parse_regime, arguments.regime)]
+        batteries = injected(packs, timetable, speed=arguments.speed)
         view = view_for(console)
         try:
             summary = run_live(batteries, settings, options, view, stop)
@@ -276,6 +277,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=[],
         metavar="KIND=BATTERY@START+DURATION",
         help=f"{', '.join(KINDS)}; e.g. overheating=#1@20s+15s (the first battery, from the 20th second on)",
+    )
+    parser.add_argument(
+        "--regime",
+        action="append",
+        default=[],
+        metavar="KIND@START+DURATION",
+        help=f"{', '.join(name.replace('_', '-') for name in REGIMES)}, for all; e.g. hot-summer@60s",
     )
     parser.add_argument(
         "--predictions",

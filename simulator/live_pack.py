@@ -6,8 +6,9 @@ past telemetry, `read` its present.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,11 @@ from numpy.typing import NDArray
 
 from data.contract import READING_FIELDS, names
 from data.errors import TwinError
-from simulator.battery import Battery
-from simulator.climate import SECONDS_PER_DAY
+from simulator.battery import Battery, Identity
+from simulator.climate import SECONDS_PER_DAY, daily_mean_c
 from simulator.faults import KIND_NAMES
 from simulator.fleet import SimulateParams, batteries_table, history, logs_until, new_battery
-from simulator.life import NO_FAULT, condition_of, health, pass_days
+from simulator.life import NO_FAULT, Design, condition_of, health, pass_days
 from simulator.pack import cell_voltages_v
 
 #: A longer time between two readings is passed by average use; a shorter one is lived second by second.
@@ -46,9 +47,10 @@ class LivePack:
         self.battery = battery
         self._past = past
         self._end_of_life = end_of_life
+        self._home: tuple[Identity, Design] | None = None
 
     @classmethod
-    def start(cls, params: SimulateParams, seed: int, index: int, *, at: datetime, life_share: float = 0.6) -> LivePack:
+    def start(cls, params: SimulateParams, seed: int, index: int, *, at: datetime, life_share: float = 0.6) -> Self:
         """Battery `index` of fleet `seed` at about `life_share` of its life on the date `at`.
 
         An index from `params.batteries` on gives a battery that the training files do not hold.  The life is lived once
@@ -132,6 +134,31 @@ class LivePack:
     def set_ambient_offset(self, offset_c: float) -> None:
         """Make the weather warmer (or colder) by `offset_c`."""
         self._override(ambient_offset_c=float(offset_c))
+
+    @property
+    def midsummer_offset_c(self) -> float:
+        """How much warmer this battery's place is in mid July than now, weather aside."""
+        climate = self.battery.design.climate
+        now_c = float(daily_mean_c(self.battery.state.time_s, climate._replace(weather_c=0.0)))
+        return climate.mean_c + climate.season_c - now_c
+
+    def go_on_holiday(self, charger_w: float, town_share: float, country_share: float) -> None:
+        """Drive far and charge fast, at `charger_w`; what is neither town nor country is motorway."""
+        self.come_home()
+        battery = self.battery
+        self._home = (battery.identity, battery.design)
+        who, driver = battery.identity, battery.design.driver
+        battery.identity = replace(
+            who, usage=replace(who.usage, dc_share=1.0), model=replace(who.model, dc_w=float(charger_w))
+        )
+        away = driver._replace(town_share=town_share, country_share=country_share)
+        battery.design = battery.design._replace(driver=away)
+
+    def come_home(self) -> None:
+        """Drive and charge as ever."""
+        if self._home is not None:
+            self.battery.identity, self.battery.design = self._home
+            self._home = None
 
     def set_wear_speed(self, factor: float) -> None:
         """Make every day and cycle wear like `factor` of them; 1 is natural."""

@@ -92,7 +92,7 @@ def test_every_variable_is_a_port_or_is_generated() -> None:
 
 def test_settings_in_the_file_exist(services: dict[str, dict[str, Any]]) -> None:
     known = {f"TWIN_{name.upper()}" for name in Settings.model_fields}
-    for name in ("service", "live", "live-readings", "scorer", "predictor", "monitoring", "console"):
+    for name in ("service", "live", "live-readings", "scorer", "predictor", "monitoring", "retrain", "console"):
         assert {key for key in services[name]["environment"] if key.startswith("TWIN_")} <= known
 
 

@@ -17,14 +17,14 @@ BEGIN
         EXECUTE format('GRANT SELECT ON schema_migrations, ev_telemetry, batteries, battery_cycles, battery_predictions, '
                        'latest_battery_status, ev_telemetry_hourly, prediction_outcomes, kept_predictions, '
                        'battery_observations, evaluation_batteries, evaluation_roles, drift_status, drift_models, '
-                       'drift_windows, battery_alerts, alert_mutes TO %I', role_name);
+                       'drift_windows, retrains, battery_alerts, alert_mutes TO %I', role_name);
         IF role_name = 'twin_writer' THEN
             EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO twin_writer', current_database());
             GRANT INSERT, UPDATE ON ev_telemetry, batteries, battery_cycles, battery_predictions TO twin_writer;
             -- What a predictor remembers is nobody else's business.
             GRANT SELECT, INSERT, UPDATE ON twin_consumers, twin_states TO twin_writer;
             GRANT INSERT, UPDATE ON kept_predictions, battery_observations, evaluation_batteries, evaluation_roles,
-                drift_models, drift_windows TO twin_writer;
+                drift_models, drift_windows, retrains TO twin_writer;
             -- A truth that turns out otherwise is taken back, and short horizons are retired; a new champion has no status.
             GRANT INSERT, UPDATE, DELETE ON prediction_outcomes, drift_status TO twin_writer;
         ELSIF role_name = 'twin_console' THEN

@@ -228,6 +228,7 @@ FLEET = DashboardSpec(
                     "timeseries",
                     (
                         Query("model_training_total", "{{metric}} trained"),
+                        Query("model_retrains_total", "retraining {{outcome}}"),
                         Query("model_registry_events_total", "{{kind}}", empty_until="the registry has a history"),
                     ),
                     "Models trained and registered so far, and what happened to them.",

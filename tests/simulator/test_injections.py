@@ -11,7 +11,7 @@ import pytest
 
 from data.errors import TwinError
 from simulator.fleet import SimulateParams
-from simulator.injections import KINDS, InjectedPack, Injection, injected
+from simulator.injections import FAST_AGEING, HEAT_WAVE_C, KINDS, InjectedPack, Injection, injected, parse_regime
 from simulator.live_pack import LivePack
 
 PARAMS = SimulateParams(cycles_between_logs=60.0)
@@ -82,6 +82,65 @@ def test_the_one_that_is_named_gets_it() -> None:
     assert (first.battery_id, second.battery_id) == ("EV-0031", "EV-0036")
     assert first.batteries_row()["battery_id"].tolist() == ["EV-0031"]
     assert len(first.history())
+
+
+def test_a_hot_summer_comes_to_every_battery_and_warms_the_packs_in_their_own_time() -> None:
+    clock = Clock()
+    packs = [start(index) for index in (30, 35)]
+    twins = [start(index) for index in (30, 35)]  # the same lives without it
+    batteries = injected(packs, [parse_regime("hot-summer@5s")], speed=SPEED, clock=clock)
+    warmer = []
+    lived: list[list[dict[str, object]]] = [[], []]
+    for tick in range(300):
+        time = AT + timedelta(seconds=(tick + 1) * 0.5 * SPEED)
+        now = [battery.read(time) for battery in batteries]
+        usual = [twin.read(time) for twin in twins]
+        clock.now += 0.5
+        for mine, reading in zip(lived, now, strict=True):
+            mine.append(reading)
+        warmer.append(
+            [
+                (float(str(one["ambient_temperature"])) - float(str(other["ambient_temperature"])),
+                 float(str(one["temperature"])) - float(str(other["temperature"])))
+                for one, other in zip(now, usual, strict=True)
+            ]
+        )  # fmt: skip
+    assert warmer[9] == [(0.0, 0.0), (0.0, 0.0)], "until then nothing is different"
+    for battery in range(2):
+        air_c = warmer[10][battery][0]
+        # In January the difference between the seasons is nearly twice their amplitude.
+        assert HEAT_WAVE_C + 10.0 < air_c < HEAT_WAVE_C + 22.0
+        at_once_c, later_c = warmer[10][battery][1], warmer[-1][battery][1]
+        assert at_once_c < 1.0, "a pack has a heat capacity"
+        assert at_once_c < later_c < air_c
+    fastest = [max(abs(float(str(one["current"]))) for one in lived[battery]) for battery in range(2)]
+    assert max(fastest) > 200.0, "chargers along the motorway give more than the 50 kW that these packs know"
+    for battery in packs:
+        KINDS["hot_summer"].end(battery)
+    for battery, twin in zip(packs, twins, strict=True):
+        assert battery.battery.identity == twin.battery.identity
+        assert battery.battery.overrides == twin.battery.overrides
+        assert battery.battery.design.driver == twin.battery.design.driver
+
+
+def test_a_fast_ageing_wears_faster_and_not_more_at_once() -> None:
+    def worn(*regimes: str) -> float:
+        clock = Clock()
+        pack = start()
+        (battery,) = injected([pack], [parse_regime(text) for text in regimes], speed=SPEED, clock=clock)
+        battery.read(AT)
+        before = pack.battery.soh
+        clock.now += 10.0
+        battery.read(AT + timedelta(hours=1))
+        return before - pack.battery.soh
+
+    assert worn("fast-ageing@5s") == pytest.approx(FAST_AGEING * worn(), rel=0.05)
+
+
+@pytest.mark.parametrize("text", ["hot-summer", "ice-age@5s", "hot-summer=#1@5s", "overheating@5s", "hot-summer@soon"])
+def test_a_regime_that_cannot_be_is_named(text: str) -> None:
+    with pytest.raises(TwinError):
+        parse_regime(text)
 
 
 @pytest.mark.parametrize(

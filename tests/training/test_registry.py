@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,32 @@ def test_registering_again_changes_nothing(register: Register, trained: ModelFil
     assert [model.state for model in again.models] == ["champion"] * 4
     assert store.versions("soh") == [1]
     assert len(store.events()) == 1
+
+
+def test_a_training_for_some_targets_promotes_no_other_and_says_what_it_was_for(
+    models: ModelFiles, provenance: Provenance, store: RegistryStore
+) -> None:
+    for noise in (1.0, 0.1):
+        models.train("soh", noise=noise)
+        models.train("temperature", noise=noise)
+        report = register_all(
+            store,
+            models.folder,
+            models.metrics,
+            GATE,
+            replace(provenance, tags={"retrain_reason": "it drifts"}),
+            by="a test",
+            why="it drifts",
+            promotable=TARGET_NAMES if noise == 1.0 else ["temperature"],
+        )
+    assert store.aliases().champions == {"soh": 1, "temperature": 2}
+    assert store.aliases().challengers == {"soh": 2, "temperature": 2}
+    assert of(report, "soh").state == "challenger"
+    assert "for other targets" in of(report, "soh").reasons[0]
+    assert store.events()[-1].reason == "it drifts: passed the gate: temperature 2"
+    version = store.client.get_model_version("battery-temperature", "2")
+    assert version.tags["retrain_reason"] == "it drifts"
+    assert store.client.get_run(version.run_id).data.tags["retrain_reason"] == "it drifts"
 
 
 def test_an_empty_registry_is_filled_from_the_same_files(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-Kind = Literal["register", "promote", "rollback", "outside"]
+Kind = Literal["register", "promote", "rollback", "shadow", "outside"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Event:
 
     Attributes:
         time: RFC 3339, UTC.
-        kind: what was done; "outside" for aliases that were found moved by other means.
+        kind: what was done; "shadow" where only challengers were pointed at what shall be compared, "outside" for
+            aliases that were found moved by other means.
         after: the aliases afterwards.
         forced: promoted although the gate said no.
         warnings: what speaks against it.

@@ -112,7 +112,7 @@ def publish(
 ) -> Event:
     """Release `promoted` together with the models that the present release holds of the other targets."""
     before = store.aliases()
-    carried = {} if before.release is None else _champions_of(store, before.release)
+    carried = {} if before.release is None else champions_of(store, before.release)
     release = compose(store, {**carried, **promoted}, promoted.keys(), forced=forced)
     champions = {target: pinned.version for target, pinned in release.models.items()}
     version = store.add_release(release, before.release, _description(champions, reason))
@@ -168,7 +168,7 @@ def rollback(store: RegistryStore, *, reason: str, by: str, to: int | None = Non
     wanted = store.replaced_by(present) if to is None else to
     if wanted is None:
         raise TwinError(f"{name} version {present} is the first release; there is none before it", field="release")
-    store.set_champions(_champions_of(store, wanted), wanted)
+    store.set_champions(champions_of(store, wanted), wanted)
     return record(store, "rollback", by=by, reason=reason)
 
 
@@ -190,7 +190,7 @@ def synchronise(store: RegistryStore, gate: GateThresholds) -> Event | None:
     reason = f"found moved: {', '.join(_differences(store.domain, before, now))}"
     warnings: list[str] = []
     if now.release != before.release and now.release is not None:
-        champions = _champions_of(store, now.release)
+        champions = champions_of(store, now.release)
         store.set_champions(champions, now.release)
     else:
         champions = dict(now.champions)
@@ -212,7 +212,8 @@ def record(
     return event
 
 
-def _champions_of(store: RegistryStore, release: int) -> dict[str, int]:
+def champions_of(store: RegistryStore, release: int) -> dict[str, int]:
+    """By target, the versions that a release holds."""
     models = read_release(store.client, store.domain, release).models
     return {target: pinned.version for target, pinned in models.items()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +38,7 @@ class Provenance:
         folds: content of `reports/folds.json`.
         plots: pictures of the evaluation.
         requirements: the lock file of the environment.
+        tags: what else their runs and versions say, such as why they were trained.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Provenance:
     folds: Mapping[str, Any] = field(default_factory=dict)
     plots: tuple[Path, ...] = ()
     requirements: Path | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def register_all(
     provenance: Provenance,
     *,
     by: str,
+    why: str | None = None,
+    promotable: Collection[str] = TARGET_NAMES,
 ) -> RegisterReport:
     """Register the models in `folder/<target>/`, point `@challenger` at them and promote those that pass.
 
@@ -99,6 +103,8 @@ def register_all(
     Args:
         metrics: content of `reports/metrics.json`.
         by: who the event names.
+        why: what the event says of the reason for this training, where there was one.
+        promotable: targets that may be promoted; the others stay challengers, however good they are.
     """
     outside = synchronise(store, gate)
     before = store.aliases()
@@ -112,17 +118,20 @@ def register_all(
     judged = {
         target: verdict_on(store, target, version, before.champions.get(target), gate)
         for target, version in versions.items()
-        if before.champions.get(target) != version and target not in retired
+        if before.champions.get(target) != version and target not in retired and target in promotable
     }
     passing = {target: versions[target] for target, verdict in judged.items() if verdict.passed}
-    event, held_back = _promote(store, passing, by=by)
+    because = "" if why is None else f"{why}: "
+    event, held_back = _promote(store, passing, by=by, because=because)
     if event is None and store.aliases() != before:
-        event = record(store, "register", by=by, reason=f"registered {_list(versions)}, none promoted")
+        event = record(store, "register", by=by, reason=f"{because}registered {_list(versions)}, none promoted")
 
     after = store.aliases()
     blocked = dict.fromkeys(passing, held_back)
     outcomes = tuple(
         _outcome(item, after.champions, judged.get(item.target), retired, blocked.get(item.target))
+        if item.target in promotable
+        else _left(item, after.champions)
         for item in registered
     )
     return RegisterReport(outcomes, outside, event, after.release)
@@ -163,10 +172,11 @@ def _register(
         reference=_reference(folder, target, fit, provenance),
         plots=provenance.plots,
         requirements=provenance.requirements,
-        tags={CONTENT_TAG: content},
+        tags={**provenance.tags, CONTENT_TAG: content},
     )
     run_id = log_final_run(store.client, store.settings, final)
-    tags = {CONTENT_TAG: content, "fold_version": str(fit["fold_version"]), "source": provenance.source}
+    own = {CONTENT_TAG: content, "fold_version": str(fit["fold_version"]), "source": provenance.source}
+    tags = {**provenance.tags, **own}
     return Registered(target, "challenger", (), store.add_version(target, run_id, tags, card), new=True)
 
 
@@ -205,11 +215,13 @@ def _retired(store: RegistryStore, versions: Mapping[str, int]) -> dict[str, str
     return retired
 
 
-def _promote(store: RegistryStore, passing: Mapping[str, int], *, by: str) -> tuple[Event | None, str | None]:
+def _promote(
+    store: RegistryStore, passing: Mapping[str, int], *, by: str, because: str
+) -> tuple[Event | None, str | None]:
     """The event, or why there is none although models passed."""
     if not passing:
         return None, None
-    reason = f"passed the gate: {_list(passing)}"
+    reason = f"{because}passed the gate: {_list(passing)}"
     try:
         return publish(store, passing, kind="register", reason=reason, by=by), None
     except TwinError as error:
@@ -233,6 +245,14 @@ def _outcome(
         reasons = (retired[item.target],)
     if held_back is not None:
         reasons = (*reasons, held_back)
+    return Registered(item.target, "challenger", reasons, item.version, item.new)
+
+
+def _left(item: Registered, champions: Mapping[str, int]) -> Registered:
+    """A model whose champion this training was not asked to replace."""
+    if item.version is None or champions.get(item.target) == item.version:
+        return _outcome(item, champions, None, {}, None)
+    reasons = ("this training was for other targets; `python -m training.registry promote` promotes it",)
     return Registered(item.target, "challenger", reasons, item.version, item.new)
 
 

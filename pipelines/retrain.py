@@ -1,0 +1,176 @@
+"""Train by itself when a model drifts, and take the promotion back where it was a mistake.
+
+    python -m pipelines.retrain                              # watch, until it is stopped
+    python -m pipelines.retrain --once                       # look once, and train if something drifts
+    python -m pipelines.retrain --reason "new battery model" # train once, whatever drifts
+
+It follows `drift_status`, trains on a copy of the telemetry store in a workspace of its own, and leaves the rest to the
+gate of the registry.  Any number may run, on any machines: one of them works at a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+from pydantic import SecretStr
+
+from data.embedded.postgres import embedded_postgres
+from data.errors import TwinError
+from data.settings import Settings
+from data.stores.migrate import migrate
+from data.stores.snapshot import SnapshotParams
+from pipelines.params import load_params, start_logging, typed
+from pipelines.retraining.attempt import Attempt, Retrained
+from pipelines.retraining.comparison import RollbackParams
+from pipelines.retraining.records import RetrainStore
+from pipelines.retraining.trigger import RetrainParams, decide
+from pipelines.retraining.watch import PromotionWatch
+from training.registry.promotion import current_user
+from training.registry.store import RegistryStore
+
+log = logging.getLogger(__name__)
+
+#: In `var`; younger than half a minute while this runs.
+ALIVE = "retrain.alive"
+_RETRY_S = 10.0
+
+
+@dataclass
+class Retrainer:
+    """Looks at what drifts and at what was promoted, and does what follows.
+
+    Attributes:
+        params: content of `params.yaml`.
+        stop: set to end; a training that is under way is given up.
+    """
+
+    settings: Settings
+    params: Mapping[str, Any]
+    records: RetrainStore
+    registry: RegistryStore
+    stop: threading.Event
+    _said: str = ""
+
+    def run(self, interval_s: float) -> None:
+        """Look every `interval_s` until `stop` is set; errors of store and registry are waited out."""
+        while not self.stop.is_set():
+            self._is_alive()
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001 - whatever a store or a registry does, it is looked at again
+                log.warning("could not look: %s: %s", type(error).__name__, str(error).strip().partition("\n")[0])
+                self.stop.wait(_RETRY_S)
+            else:
+                self.stop.wait(interval_s)
+
+    def look(self, reason: str | None = None) -> Retrained | None:
+        """Look once: compare what is watched, and train where a drift asks for it, or a `reason` is given.
+
+        Returns:
+            What a training came to; None where there was none.
+
+        Raises:
+            psycopg2.Error: the telemetry store did not answer.
+            MlflowException: the registry did not answer.
+        """
+        if not self.records.try_lock():
+            holder = self.records.holder() or "somebody"
+            self._say(f"not now: {holder} is at work")
+            return None
+        try:
+            if orphans := self.records.close_orphans():
+                log.warning("%d trainings had ended without a word", orphans)
+            by = f"{current_user()} on {platform.node()}"
+            rollback = typed(RollbackParams, self.params.get("rollback", {}), "rollback")
+            PromotionWatch(self.records, self.registry, rollback, by).look()
+            drifts = self.records.drifts()
+            champions = self.registry.aliases().champions if drifts else {}
+            policy = typed(RetrainParams, self.params.get("retrain", {}), "retrain")
+            decision = decide(drifts, champions, self.records.past(), datetime.now(UTC), policy)
+            self._say(decision.reason)
+            attempt = Attempt(self.settings, self.params, self.records, self.registry, by, self._is_stopping)
+            if reason is not None:
+                return attempt.train(reason, ())
+            return attempt.train(decision.reason, decision.drifts) if decision.drifts else None
+        finally:
+            self.records.unlock()
+
+    def _is_stopping(self) -> bool:
+        self._is_alive()
+        return self.stop.is_set()
+
+    def _is_alive(self) -> None:
+        """Touch a file, by whose age others see that this goes on: it has no port to be asked at."""
+        self.settings.var.mkdir(parents=True, exist_ok=True)
+        (self.settings.var / ALIVE).touch()
+
+    def _say(self, sentence: str) -> None:
+        """Once, not at every look."""
+        if sentence != self._said:
+            self._said = sentence
+            log.info("%s", sentence)
+
+
+@contextmanager
+def retraining(settings: Settings, params: Mapping[str, Any], stop: threading.Event) -> Iterator[Retrainer]:
+    """A retrainer on the store and the registry of `settings`; its session on the store ends with the block.
+
+    Raises:
+        TwinError: a parameter is wrong, or no store is named.
+        psycopg2.Error: the store does not answer.
+    """
+    if settings.telemetry_dsn is None:
+        raise TwinError("No telemetry store is named.", field="telemetry_dsn")
+    for cls, section in ((RetrainParams, "retrain"), (RollbackParams, "rollback"), (SnapshotParams, "snapshot")):
+        typed(cls, params.get(section, {}), section)
+    dsn = settings.telemetry_dsn.get_secret_value()
+    migrate(dsn)
+    records = RetrainStore(dsn, settings.domain, current_user())
+    try:
+        yield Retrainer(settings, params, records, RegistryStore.open(settings, settings.domain), stop)
+    finally:
+        records.close()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Watch until SIGINT or SIGTERM; 0 where all went well, 1 where a training failed, 2 where it cannot begin."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--once", action="store_true", help="look once, and end")
+    parser.add_argument("--reason", help="train once, for this reason, whatever drifts; every target may be promoted")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="sections retrain, rollback, ...")
+    options = parser.parse_args(argv)
+    start_logging()
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    try:
+        with ExitStack() as stack:
+            settings = Settings()
+            if settings.telemetry_dsn is None:
+                dsn = SecretStr(stack.enter_context(embedded_postgres(settings.var / "postgres")))
+                settings = settings.model_copy(update={"telemetry_dsn": dsn})
+            retrainer = stack.enter_context(retraining(settings, load_params(options.params), stop))
+            if options.once or options.reason is not None:
+                done = retrainer.look(options.reason)
+                return 1 if done is not None and done.error is not None else 0
+            retrainer.run(settings.retrain_interval_s)
+    except (TwinError, psycopg2.Error) as error:
+        print(str(error).strip(), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
