@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 
 from data.errors import TwinError
+from features.targets import TARGET_NAMES
+from monitoring.drift.params import DriftParams
+from monitoring.drift.status import rule
+from monitoring.drift.store import KINDS
 from pipelines.retraining.comparison import PairedLoss, RollbackParams, compare
 from pipelines.retraining.trigger import Drift, Past, RetrainParams, decide
 
@@ -55,6 +59,34 @@ def test_a_pause_is_kept_and_grows_while_trainings_change_nothing() -> None:
         assert targets([drift()], past, just_before) == []
         assert targets([drift()], past, after) == ["temperature"]
         assert "not before" in decide([drift()], CHAMPIONS, past, just_before, PARAMS).reason
+
+
+def trainings(rng: np.random.Generator, share_out: float, windows: int = 50) -> int:
+    """How often a watch over every target and kind trains, where each window is out of bounds by chance alone."""
+    params, past, count = DriftParams(), Past(), 0
+    streams = [(target, kind) for target in TARGET_NAMES for kind in KINDS]
+    champions = dict.fromkeys(TARGET_NAMES, 1)
+    newest_first: dict[tuple[str, str], list[bool]] = {stream: [] for stream in streams}
+    for number in range(windows):
+        began = NOW + number * timedelta(seconds=params.window_s)
+        ended = began + timedelta(seconds=params.window_s)
+        drifting = []
+        for target, kind in streams:
+            newest_first[target, kind].insert(0, bool(rng.random() < share_out))
+            if rule(newest_first[target, kind], params).is_drifting:
+                drifting.append(Drift(target, kind, 0.9, 0.5, began, "1"))
+        if decide(drifting, champions, past, ended, PARAMS).drifts:
+            count += 1
+            # On noise there is nothing better to learn.
+            past = Past(ended_at=ended, data_until=ended, unchanged=past.unchanged + 1)
+    return count
+
+
+def test_noise_alone_trains_at_most_once_in_fifty_windows() -> None:
+    rng = np.random.default_rng(6)
+    counts = [trainings(rng, DriftParams().false_alarms) for _ in range(100)]
+    assert max(counts) <= 1
+    assert min(trainings(rng, 0.9) for _ in range(3)) > 10, "what really drifts, and stays, is tried again and again"
 
 
 @pytest.mark.parametrize(
