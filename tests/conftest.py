@@ -18,6 +18,7 @@ import pytest
 from data.embedded.mqtt_broker import embedded_mqtt_broker
 from data.embedded.ports import free_port
 from data.embedded.postgres import embedded_postgres
+from data.settings import Settings
 from deploy.servers.install import DEBIAN, KAFKA, MINIO
 from deploy.servers.kafka import Kafka, kafka
 from deploy.servers.minio import Minio
@@ -27,6 +28,7 @@ from deploy.servers.mosquitto import Mosquitto
 from deploy.servers.mosquitto import mosquitto as running_mosquitto
 from deploy.servers.postgres import Postgres, databases, missing_timescaledb, postgres
 from tests.needs import need
+from training.mlflow_client import connect
 
 ROOT = Path(__file__).resolve().parents[1]
 _number = itertools.count()
@@ -146,6 +148,14 @@ def mlflow_server(server_folders: Path, postgres15: Postgres, minio: Minio) -> I
     """Address of an empty MLflow server with its records on PostgreSQL and its artifacts on MinIO."""
     with running_mlflow(server_folders / "mlflow", databases(postgres15).mlflow_dsn, minio) as running:
         yield running.url
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh MLflow database to copy to `var/mlflow.db`; its migrations take seconds, so they run once."""
+    var = tmp_path_factory.mktemp("registry")
+    connect(Settings(var=var)).search_experiments(max_results=1)
+    return var / "mlflow.db"
 
 
 @pytest.fixture(scope="session")

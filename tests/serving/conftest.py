@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -29,11 +30,12 @@ START_S = 1_767_225_600  # 2026-01-01T00:00:00Z
 
 
 @pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+def registry(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Settings:
     """Settings of a folder whose registry has a champion release with all four targets."""
     folder = tmp_path_factory.mktemp("serving")
     settings = Settings(var=folder / "var")
     settings.var.mkdir()
+    shutil.copy(empty_registry, settings.var / "mlflow.db")
     release_small_models(settings, folder / "models")
     return settings
 

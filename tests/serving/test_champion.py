@@ -228,8 +228,10 @@ def test_gauges_of_dead_workers_are_not_shown_and_their_counts_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-    for version in ("3", "4"):
-        subprocess.run([sys.executable, "-c", _WORKER, version], cwd=ROOT, env=environment, check=True)
+    workers = [
+        subprocess.Popen([sys.executable, "-c", _WORKER, version], cwd=ROOT, env=environment) for version in ("3", "4")
+    ]
+    assert [worker.wait(120) for worker in workers] == [0, 0]
     assert len(list(tmp_path.glob("gauge_liveall_*.db"))) == 2
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     text = Metrics().exposition().decode()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -61,7 +63,7 @@ class Twin:
 
 
 @pytest.fixture(scope="module")
-def twin(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> Iterator[Twin]:
+def twin(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path, postgres_server: str) -> Iterator[Twin]:
     """A service that was started on an empty registry, which then got two versions of each model; it shadows."""
     folder = tmp_path_factory.mktemp("swap")
     with psycopg2.connect(postgres_server) as connection, connection.cursor() as cursor:
@@ -69,6 +71,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory, postgres_server: str) -> Iter
     dsn = f"{postgres_server}&options=-c%20search_path%3Dswap"
     settings = Settings(var=folder / "var", shadow=True, telemetry_dsn=SecretStr(dsn))
     settings.var.mkdir()
+    shutil.copy(empty_registry, settings.var / "mlflow.db")
     store = RegistryStore.open(settings, settings.domain)
     assert store.events() == []
     with serve(settings, workers=2, ready="/livez") as client:

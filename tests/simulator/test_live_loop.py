@@ -521,8 +521,9 @@ def test_the_program_runs_real_batteries_and_ends_on_ctrl_c(settings: Settings, 
     assert {entry["battery"]["chemistry"] for entry in service.requests} <= {"NMC", "NCA", "LFP"}
 
 
+#: Starts live runs to be killed: importing takes seconds and happens once, then each line makes one more by a fork.
 KILLED = """
-import threading
+import os, sys, threading
 from data.settings import Settings
 from simulator.live import LiveOptions, run_live
 from simulator.terminal import LineView
@@ -530,27 +531,36 @@ from rich.console import Console
 from tests.data.destinations import consumed
 from tests.simulator.counting_battery import Battery
 
-run_live(
-    [Battery(number) for number in range(3)], Settings(), LiveOptions(interval_s=0.05), LineView(Console()),
-    threading.Event(),
-)
+for _ in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        nowhere = Console(file=open(os.devnull, "w"))
+        run_live(
+            [Battery(number) for number in range(3)], Settings(), LiveOptions(interval_s=0.05), LineView(nowhere),
+            threading.Event(),
+        )
+        os._exit(1)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
 def test_kill_9_loses_and_doubles_nothing(settings: Settings, service: Service) -> None:
     """The service's answer carries how many readings the state has seen, so a reading folded twice would show."""
     rng = random.Random(5)
-    for _ in range(4):
-        child = subprocess.Popen(
-            [sys.executable, "-c", KILLED], cwd=ROOT, env=environment_of(settings), stdout=subprocess.DEVNULL
-        )
-        seen, deadline = service.calls, time.monotonic() + 60
-        while service.calls < seen + rng.randrange(5, 30):
-            assert time.monotonic() < deadline
-            assert child.poll() is None
-            time.sleep(0.005)
-        child.kill()
-        child.wait()
+    command, pipes = [sys.executable, "-c", KILLED], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, env=environment_of(settings), text=True, **pipes) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        for _ in range(4):
+            print("one more", file=parent.stdin, flush=True)
+            child = int(parent.stdout.readline())
+            seen, deadline = service.calls, time.monotonic() + 60
+            while service.calls < seen + rng.randrange(5, 30):
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+            os.kill(child, signal.SIGKILL)
+            assert int(parent.stdout.readline()) == -signal.SIGKILL, "it ran until it was killed"
     summary = live(settings, [Battery(number) for number in range(3)], LiveOptions(interval_s=0.05, for_s=0.3))
     assert verdict(summary) == []
     ((stored, distinct, predicted),) = query(

@@ -10,17 +10,8 @@ import pytest
 from data.settings import Settings
 from features.targets import TARGET_NAMES
 from tests.training.small_models import ModelFiles
-from training.mlflow_client import connect
 from training.registry.registration import Provenance
 from training.registry.store import RegistryStore
-
-
-@pytest.fixture(scope="session")
-def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh MLflow database; its migrations take seconds, so they run once."""
-    var = tmp_path_factory.mktemp("registry")
-    connect(Settings(var=var)).search_experiments(max_results=1)
-    return var / "mlflow.db"
 
 
 @pytest.fixture

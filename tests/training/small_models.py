@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -77,48 +79,13 @@ class ModelFiles:
         fold_version: int = 1,
     ) -> None:
         """Fit and write one target's files; the more `noise` in the labels, the worse the model."""
-        entry = TARGETS[target]
-        rng = np.random.default_rng(5)
-        train = _table(rng, entry, TRAIN_BATTERIES, signal)
-        gate = _table(rng, entry, GATE_BATTERIES, signal)
-        taught = train["actual"].to_numpy() + noise * rng.normal(size=len(train))
-        names = feature_names(entry)
-        if entry.kind == "classification":
-            flipped = rng.random(len(train)) < noise / 2
-            model = small_classifier(train[names].to_numpy(), np.where(flipped, 1 - train["actual"], train["actual"]))
-            predicted = model.predict_proba(gate[names].to_numpy())[:, 1]
-        else:
-            offset, gate_offset = (frame[entry.offset] if entry.offset else 0.0 for frame in (train, gate))
-            model = small_regressor(train[names].to_numpy(), taught - offset)
-            predicted = model.predict(gate[names].to_numpy()) + gate_offset
+        made = _trained(target, noise, signal, train_batteries, fold_version)
         folder = self.folder / target
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        onnx = to_onnx(model, len(names))
-        (folder / "model.onnx").write_bytes(onnx)
-        save_canonical_skops(model, folder / "model.skops")
-        judged = gate[["battery_id", "cycle_index", "actual"]].assign(
-            predicted=predicted, life_quarter=1, baseline_mean=float(train["actual"].mean())
-        )
-        pd.concat([judged, gate[names].add_prefix("feature_")], axis=1).to_parquet(folder / "gate.parquet")
-        fit = {
-            "target": target,
-            "available": True,
-            "feature_names": names,
-            "fold_version": fold_version,
-            "params": {"n_estimators": N_TREES, "max_depth": None},
-            "seed": 0,
-            "split": "grouped by battery",
-            "n_rows": len(train),
-            "n_batteries": len(TRAIN_BATTERIES),
-            "train_batteries": list(train_batteries),
-            "gate_batteries": list(GATE_BATTERIES),
-            "label_max": float(train["actual"].max()),
-            "definitions": DEFINITIONS,
-            "onnx_max_difference": onnx_difference(model, onnx, gate[names].to_numpy()),
-        }
-        (folder / "fit.json").write_text(json.dumps(fit))
-        self._evaluate(entry, judged)
+        for name, content in made.files.items():
+            (folder / name).write_bytes(content)
+        self.metrics["targets"][target] = self.metrics["gate"][target] = json.loads(made.evaluation)
 
     def leave_out(self, target: str, reason: str) -> None:
         """As the pipeline does for a target that the source cannot give."""
@@ -127,21 +94,76 @@ class ModelFiles:
         folder.mkdir(parents=True)
         (folder / "fit.json").write_text(json.dumps({"target": target, "available": False, "reason": reason}))
 
-    def _evaluate(self, target: Target, judged: pd.DataFrame) -> None:
-        decisive, power = ("brier", 2) if target.kind == "classification" else ("mae", 1)
-        own, mean = (
-            float((judged["actual"] - judged[name]).abs().pow(power).mean()) for name in ("predicted", "baseline_mean")
-        )
-        entry = {
-            decisive: own,
-            "skill": 1 - own / mean,
-            "unit": target.unit,
-            "n_batteries": 2,
-            "n_rows": len(judged),
-            "baselines": {"mean": {decisive: mean}},
-            "by_life_quarter": [{"quarter": 1, "n_rows": len(judged), decisive: own}],
-        }
-        self.metrics["targets"][target.name] = self.metrics["gate"][target.name] = entry
+
+@dataclass(frozen=True)
+class _Trained:
+    """The files of a model, and how it did, as JSON."""
+
+    files: dict[str, bytes]
+    evaluation: str
+
+
+@cache
+def _trained(name: str, noise: float, signal: float, train_batteries: tuple[str, ...], fold_version: int) -> _Trained:
+    """Fitting gives the same bytes each time, so it is done once."""
+    entry = TARGETS[name]
+    rng = np.random.default_rng(5)
+    train = _table(rng, entry, TRAIN_BATTERIES, signal)
+    gate = _table(rng, entry, GATE_BATTERIES, signal)
+    taught = train["actual"].to_numpy() + noise * rng.normal(size=len(train))
+    names = feature_names(entry)
+    if entry.kind == "classification":
+        flipped = rng.random(len(train)) < noise / 2
+        model = small_classifier(train[names].to_numpy(), np.where(flipped, 1 - train["actual"], train["actual"]))
+        predicted = model.predict_proba(gate[names].to_numpy())[:, 1]
+    else:
+        offset, gate_offset = (frame[entry.offset] if entry.offset else 0.0 for frame in (train, gate))
+        model = small_regressor(train[names].to_numpy(), taught - offset)
+        predicted = model.predict(gate[names].to_numpy()) + gate_offset
+    onnx = to_onnx(model, len(names))
+    judged = gate[["battery_id", "cycle_index", "actual"]].assign(
+        predicted=predicted, life_quarter=1, baseline_mean=float(train["actual"].mean())
+    )
+    fit = {
+        "target": name,
+        "available": True,
+        "feature_names": names,
+        "fold_version": fold_version,
+        "params": {"n_estimators": N_TREES, "max_depth": None},
+        "seed": 0,
+        "split": "grouped by battery",
+        "n_rows": len(train),
+        "n_batteries": len(TRAIN_BATTERIES),
+        "train_batteries": list(train_batteries),
+        "gate_batteries": list(GATE_BATTERIES),
+        "label_max": float(train["actual"].max()),
+        "definitions": DEFINITIONS,
+        "onnx_max_difference": onnx_difference(model, onnx, gate[names].to_numpy()),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        (folder / "model.onnx").write_bytes(onnx)
+        save_canonical_skops(model, folder / "model.skops")
+        pd.concat([judged, gate[names].add_prefix("feature_")], axis=1).to_parquet(folder / "gate.parquet")
+        (folder / "fit.json").write_text(json.dumps(fit))
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return _Trained(files, json.dumps(_evaluation(entry, judged)))
+
+
+def _evaluation(target: Target, judged: pd.DataFrame) -> dict[str, Any]:
+    decisive, power = ("brier", 2) if target.kind == "classification" else ("mae", 1)
+    own, mean = (
+        float((judged["actual"] - judged[name]).abs().pow(power).mean()) for name in ("predicted", "baseline_mean")
+    )
+    return {
+        decisive: own,
+        "skill": 1 - own / mean,
+        "unit": target.unit,
+        "n_batteries": 2,
+        "n_rows": len(judged),
+        "baselines": {"mean": {decisive: mean}},
+        "by_life_quarter": [{"quarter": 1, "n_rows": len(judged), decisive: own}],
+    }
 
 
 def _table(rng: np.random.Generator, target: Target, batteries: tuple[str, ...], signal: float) -> pd.DataFrame:

@@ -42,9 +42,15 @@ def fitted(kind: str) -> Pipeline:
 
 def test_same_bytes_from_two_processes(tmp_path: Path) -> None:
     """skops and ONNX files; another order of sets and another layout of memory make no difference."""
-    for name, seed, junk in (("one", "1", "10"), ("two", "2", "5000")):
-        command = [sys.executable, "-c", WRITE_IN_ANOTHER_PROCESS, str(tmp_path / name), junk]
-        subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed})
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITE_IN_ANOTHER_PROCESS, str(tmp_path / name), junk],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
+        for name, seed, junk in (("one", "1", "10"), ("two", "2", "5000"))
+    ]
+    assert [writer.wait(120) for writer in writers] == [0, 0]
     files = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert len(files) == 4
     for file in files:

@@ -167,9 +167,11 @@ def drifting(dsn: str, now: datetime) -> None:
     store.close()
 
 
-def registry_with_a_challenger(var: Path, folder: Path) -> None:
+def registry_with_a_challenger(var: Path, folder: Path, empty: Path) -> None:
     """A champion release, and a better challenger for the state of health that nobody has promoted yet."""
     settings = Settings(var=var)
+    settings.var.mkdir()
+    shutil.copy(empty, var / "mlflow.db")
     store = RegistryStore.open(settings, settings.domain)
     models = ModelFiles(folder)
     provenance = Provenance(source="made_up", data_sha256=dict.fromkeys(TARGET_NAMES, "ab" * 32))
@@ -184,12 +186,15 @@ def registry_with_a_challenger(var: Path, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def site(
-    postgres_server: str, new_database: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+    postgres_server: str,
+    new_database: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
+    empty_registry: Path,
 ) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("browser")
     dsn = new_database(postgres_server)
     migrate(dsn)
-    registry_with_a_challenger(folder / "var", folder / "models")
+    registry_with_a_challenger(folder / "var", folder / "models", empty_registry)
     shots = ROOT / SHOTS if SHOTS else folder
     shots.mkdir(parents=True, exist_ok=True)
     drifting(dsn, datetime.now(UTC))
