@@ -25,6 +25,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/.ready: requirements.lock
+	@echo "installing the locked requirements into $(VENV): 2 GB, a few minutes the first time ..."
 	@if command -v uv >/dev/null; then \
 	  uv venv --quiet --allow-existing --python '>=3.11' $(VENV) && \
 	  uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock; \

@@ -154,16 +154,16 @@ def running(
 def run_in_foreground(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run `command` in this terminal and return its exit code.
 
-    Ctrl-C reaches it from the terminal, as it is in the same process group; SIGTERM and the loss of the terminal
-    are passed on.  This process waits for it to end in good order.
+    SIGTERM, SIGINT and the loss of the terminal are passed on, and it is waited for until it has ended in good order.
+    Ctrl-C reaches it from the terminal, too, as it is in the same process group: it is told twice, which says no more.
     """
     process = subprocess.Popen(command, env=dict(environment))
 
     def pass_on(_number: int, _frame: FrameType | None) -> None:
         process.terminate()
 
-    previous = {number: signal.signal(number, pass_on) for number in (signal.SIGTERM, signal.SIGHUP)}
-    previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    previous = {number: signal.signal(number, pass_on) for number in numbers}
     try:
         code = process.wait()
     finally:

@@ -125,6 +125,11 @@ class Battery:
         )
 
     @property
+    def chance(self) -> tuple[np.random.Generator, np.random.Generator]:
+        """The streams that its life and its sensors still draw from."""
+        return self._life_rng, self._sensor_rng
+
+    @property
     def cycles(self) -> float:
         """Equivalent full cycles so far."""
         return float(cycles(self.state, self.design))

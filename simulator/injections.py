@@ -191,6 +191,14 @@ class InjectedPack:
         """The batteries table of this one battery."""
         return self.pack.batteries_row()
 
+    def memory(self) -> bytes:
+        """What the battery has to know to go on; what is done to it begins anew."""
+        return self.pack.memory()
+
+    def resume(self, memory: bytes) -> bool:
+        """Let the battery go on where `memory` was taken."""
+        return self.pack.resume(memory)
+
     def read(self, time: datetime) -> dict[str, object]:
         """Do what is due, then live until `time`; the first reading, which comes after days of rest, is its own."""
         if self._began is None:

@@ -38,7 +38,7 @@ from simulator.exporter import LiveCollector, metrics_server
 from simulator.fleet import SimulateParams
 from simulator.injections import KINDS, REGIMES, Injection, injected, parse_regime
 from simulator.live_battery import LiveBattery
-from simulator.live_loop import NEWEST_TIME, PRODUCER, LiveLoop
+from simulator.live_loop import NEWEST_TIME, PRODUCER, LiveLoop, memory_of
 from simulator.live_pack import LivePack
 from simulator.live_twin import LiveTwin
 from simulator.predictions import CONSUMER, READINGS_A_CALL, PredictionWorker, fold_pasts
@@ -84,8 +84,8 @@ def run_live(
 ) -> Summary | None:
     """Run until `options.for_s` has passed or `stop` is set; None where it was set before the first tick.
 
-    What waited in the spool from an earlier run is delivered and predicted first.  A sink that cannot be reached is
-    said, and its rows wait in the spool.
+    What waited in the spool from an earlier run is delivered and predicted first, and batteries that lived in it go on
+    where they were.  A sink that cannot be reached is said, and its rows wait in the spool.
 
     Args:
         settings: with a telemetry store named (`embedded_parts` sees to it).
@@ -95,7 +95,6 @@ def run_live(
         SinkError: the store cannot say how far these batteries have come, and neither can the spool.
         PredictionError: the service is not ready, or refuses a history.
     """
-    twins = [LiveTwin.of(battery) for battery in batteries]
     sinks, off = make_sinks(settings)
     for name, reason in off.items():
         view.say(f"{name} is off: {reason}")
@@ -109,6 +108,8 @@ def run_live(
         for name, rows in spool.forgotten.items():
             if rows:
                 view.say(f"{name} is not in the settings any more: {rows} rows that waited for it are let go.")
+        _resume(batteries, spool, view)
+        twins = [LiveTwin.of(battery) for battery in batteries]
         client = stack.enter_context(PredictionClient(settings.service_url))
         _set_up(sinks, view)
         deliveries = [Delivery(spool, name, SinkWorker(sink)) for name, sink in sinks.items()]
@@ -134,6 +135,15 @@ def run_live(
         loop.run(stop, options.for_s)
         loop.finish(FINISH_TIMEOUT_S)
         return _summary(settings, loop, sinks)
+
+
+def _resume(batteries: Sequence[LiveBattery], spool: Spool, view: View) -> None:
+    """Let batteries that lived here before go on where they were."""
+    kept = spool.states(PRODUCER)
+    for battery in batteries:
+        memory = kept.get(memory_of(battery.battery_id))
+        if memory is not None and not battery.resume(memory):
+            view.say(f"{battery.battery_id} begins another life: its fleet is described otherwise now.")
 
 
 def _set_up(sinks: Mapping[str, Sink], view: View) -> None:

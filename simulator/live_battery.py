@@ -32,3 +32,11 @@ class LiveBattery(Protocol):
     def read(self, time: datetime) -> dict[str, object]:
         """Live until `time` and give the reading of that moment."""
         ...
+
+    def memory(self) -> bytes:
+        """What it has to know to go on after its last reading."""
+        ...
+
+    def resume(self, memory: bytes) -> bool:
+        """Go on where `memory` was taken; False, and it lives on as it is, where that was of another battery."""
+        ...

@@ -9,18 +9,23 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Event
 
-from data.batch import Batch, Row
+from data.batch import Batch
 from data.spool.delivery import Delivery
 from data.spool.spool import Spool, SpoolFullError
 from simulator.live_twin import LiveTwin
 from simulator.tally import Tally
 
-#: The name under which the spool keeps how far event time has come.
+#: The name under which the spool keeps how far event time has come, and what each battery has to know to go on.
 PRODUCER = "simulator"
 NEWEST_TIME = "newest_time"
 #: Readings of one tick that are kept at once; a larger fleet needs several steps.
 _READINGS_AT_ONCE = 5000
 _POLL_S = 0.02
+
+
+def memory_of(battery_id: str) -> str:
+    """The name under which the spool keeps what a battery has to know."""
+    return f"battery/{battery_id}"
 
 
 @dataclass
@@ -70,24 +75,24 @@ class LiveLoop:
             time.sleep(_POLL_S)
 
     def _tick(self, event_time: datetime) -> None:
-        readings: list[Row] = []
         for twin in self.twins:
             twin.reading = twin.battery.read(event_time)
-            readings.append(twin.reading)
         self.tally.ticked(
             {delivery.consumer: delivery.last_error for delivery in self.deliveries if delivery.last_error}
         )
-        for begin in range(0, len(readings), _READINGS_AT_ONCE):
-            self._keep(readings[begin : begin + _READINGS_AT_ONCE], event_time)
+        for begin in range(0, len(self.twins), _READINGS_AT_ONCE):
+            self._keep(self.twins[begin : begin + _READINGS_AT_ONCE], event_time)
 
-    def _keep(self, readings: Sequence[Row], event_time: datetime) -> None:
+    def _keep(self, twins: Sequence[LiveTwin], event_time: datetime) -> None:
+        readings = [twin.reading for twin in twins if twin.reading is not None]
+        memories = {memory_of(twin.battery.battery_id): twin.battery.memory() for twin in twins}
         # Whose readings these are goes with the first of them that are kept.
         identities = [] if self._are_known else [twin.identity for twin in self.twins]
         try:
             position = self.spool.append(
                 Batch(readings=readings, batteries=identities),
                 producer=PRODUCER,
-                states={NEWEST_TIME: event_time.isoformat().encode()},
+                states={NEWEST_TIME: event_time.isoformat().encode(), **memories},
             )
         except SpoolFullError as error:
             self.tally.refused_by_spool(len(readings), str(error))

@@ -21,6 +21,7 @@ from simulator.climate import SECONDS_PER_DAY, daily_mean_c
 from simulator.faults import KIND_NAMES
 from simulator.fleet import SimulateParams, batteries_table, history, logs_until, new_battery
 from simulator.life import NO_FAULT, Design, condition_of, health, pass_days
+from simulator.memory import recall, remember
 from simulator.pack import cell_voltages_v
 
 #: A longer time between two readings is passed by average use; a shorter one is lived second by second.
@@ -117,6 +118,14 @@ class LivePack:
             self.battery.begin_next()
         reading["time"] = time
         return {name: reading[name] for name in names(READING_FIELDS)}
+
+    def memory(self) -> bytes:
+        """What it has to know to go on after its last reading; not what was injected into it."""
+        return remember(self.battery)
+
+    def resume(self, memory: bytes) -> bool:
+        """Go on where `memory` was taken; False, and nothing changes, where the fleet is described otherwise now."""
+        return recall(self.battery, memory)
 
     def inject_fault(self, kind: str, severity: float = 1.0) -> None:
         """Give the battery a defect of `kind` (of `KIND_NAMES`): at severity 1 it is the fault, below it only shows."""

@@ -108,7 +108,8 @@ def test_the_procfile_names_the_same_programs() -> None:
     assert programs == {f"python {' '.join(command[1:])}" for command in commands}
 
 
-def test_sigterm_lets_the_foreground_finish() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_foreground_finish(number: signal.Signals) -> None:
     script = """
 import os, sys
 from pipelines.up import run_in_foreground
@@ -123,6 +124,6 @@ sys.exit(run_in_foreground([sys.executable, "-c", finish], os.environ))
     process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout is not None
     assert process.stdout.readline() == b"up\n"
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert process.wait(10) == 5
     process.stdout.close()

@@ -18,6 +18,7 @@ class Battery:
         self._past = past
         self.last_time = HISTORY_END
         self.read_delay_s = 0.0
+        self.readings = 0
 
     @property
     def battery_id(self) -> str:
@@ -34,8 +35,17 @@ class Battery:
     def read(self, time_of_reading: datetime) -> dict[str, object]:
         assert time_of_reading > self.last_time
         self.last_time = time_of_reading
+        self.readings += 1
         time.sleep(self.read_delay_s)
         return self._reading(time_of_reading)
+
+    def memory(self) -> bytes:
+        return f"{self.readings} {self.last_time.isoformat()}".encode()
+
+    def resume(self, memory: bytes) -> bool:
+        readings, last_time = memory.decode().split()
+        self.readings, self.last_time = int(readings), datetime.fromisoformat(last_time)
+        return True
 
     def _reading(self, moment: datetime) -> dict[str, object]:
         return {

@@ -52,6 +52,27 @@ def test_it_starts_in_the_middle_of_a_life(index: int) -> None:
     assert list(pack.batteries_row()["battery_id"]) == [pack.battery_id]
 
 
+def test_a_restart_goes_on_where_it_was() -> None:
+    pack = start()
+    live(pack, 120.0, 0.5)
+    memory, identity = pack.memory(), pack.batteries_row()
+    later = LivePack.start(PARAMS, 7, 30, at=AT + timedelta(minutes=5))
+    assert later.memory() != memory  # it would have begun elsewhere
+    assert later.resume(memory)
+    assert later.memory() == memory
+    assert later.batteries_row().equals(identity)
+    # Through the end of a drive, where chance decides what comes next.
+    assert live(later, 4000.0, 10.0) == live(pack, 4000.0, 10.0)
+
+
+def test_what_another_fleet_remembers_is_not_taken_over() -> None:
+    pack = start()
+    before = pack.memory()
+    other = LivePack.start(SimulateParams(cycles_between_logs=60.0, models=("van-75",)), 7, 30, at=AT)
+    assert not pack.resume(other.memory())
+    assert pack.memory() == before
+
+
 def test_it_goes_on_where_its_history_ends() -> None:
     pack = start()
     last = pack.history().iloc[-1]

@@ -32,6 +32,12 @@ class Battery:
     def read(self, time: datetime) -> dict[str, object]:
         return {}
 
+    def memory(self) -> bytes:
+        return b""
+
+    def resume(self, memory: bytes) -> bool:
+        return True
+
 
 def prediction(value: float | None) -> Prediction:
     return Prediction(value, None, None, None, None, None)

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from nicegui import ui
@@ -49,6 +51,25 @@ class Lines:
         return {ACTUAL: self.actual, PREDICTED: self.predicted, LOWER: self.lower, WIDTH: self.width}
 
 
+#: A pause this many times longer than usual is a gap.
+_GAP = 20.0
+
+
+def with_gaps(points: list[Point]) -> list[Point]:
+    """`points`, in time order, and a break wherever the battery was silent for much longer than usual."""
+    times = [point[0] for point in points if point[0] is not None]
+    if len(times) < 3 or len(times) != len(points):
+        return points
+    pauses = [after - before for before, after in pairwise(times)]
+    longest = _GAP * median(pauses)
+    broken: list[Point] = [points[0]]
+    for before, pause, point in zip(times, pauses, points[1:], strict=False):
+        if pause > longest:
+            broken.append([before + pause / 2, None])
+        broken.append(point)
+    return broken
+
+
 def milliseconds(time: datetime) -> float:
     """A moment as charts count it."""
     return time.timestamp() * 1e3
@@ -69,25 +90,32 @@ def target_chart(lines: Lines, decimals: int) -> dict[str, Any]:
     return {
         **_frame(decimals),
         "series": [
-            _line(LOWER, lines.lower, stack="band", lineStyle={"opacity": 0}, silent=True, tooltip={"show": False}),
+            _line(
+                LOWER,
+                with_gaps(lines.lower),
+                stack="band",
+                lineStyle={"opacity": 0},
+                silent=True,
+                tooltip={"show": False},
+            ),
             _line(
                 WIDTH,
-                lines.width,
+                with_gaps(lines.width),
                 stack="band",
                 lineStyle={"opacity": 0},
                 areaStyle={},
                 silent=True,
                 tooltip={"show": False},
             ),
-            _line(PREDICTED, lines.predicted, lineStyle={"width": 2}),
-            _line(ACTUAL, lines.actual, lineStyle={"width": 1.5}),
+            _line(PREDICTED, with_gaps(lines.predicted), lineStyle={"width": 2}),
+            _line(ACTUAL, with_gaps(lines.actual), lineStyle={"width": 1.5}),
         ],
     }
 
 
 def line_chart(name: str, points: list[Point], decimals: int) -> dict[str, Any]:
     """One quantity over time."""
-    return {**_frame(decimals), "series": [_line(name, points, lineStyle={"width": 1.5})]}
+    return {**_frame(decimals), "series": [_line(name, with_gaps(points), lineStyle={"width": 1.5})]}
 
 
 def cycles_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -95,7 +123,7 @@ def cycles_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     options = _frame(2)
     options["xAxis"] = {**options["xAxis"], "type": "value", "scale": True, "name": "cycles", "nameLocation": "end"}
     options["yAxis"] = [
-        {**options["yAxis"], "name": "Ah"},
+        {**options["yAxis"], "name": "Ah", "scale": False},  # bars are measured from zero
         {**options["yAxis"], "name": "mΩ", "splitLine": {"show": False}},
     ]
     moved = [[row["cycle_index"], row["throughput_ah"]] for row in reversed(rows)]

@@ -67,7 +67,8 @@ class _Fleet:
             self._tile("lowest", "Lowest charge")
         self._empty = empty(
             "No battery has sent anything yet",
-            "Start the live simulator (make run), or let a source write to the store: batteries appear by themselves.",
+            "The live simulator (make run) lives through the past of its batteries first, which takes a moment; "
+            "any other source that writes to the store does, too: batteries appear by themselves.",
         ).classes("panel")
         self._body = div("split")
         with self._body:
