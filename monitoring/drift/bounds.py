@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from features.fold import IntArray
+from features.fold import BoolArray, IntArray
 from features.state import FloatArray
 from monitoring.drift.distances import RankScale, combined, distances, shares
 from monitoring.drift.params import DriftParams
@@ -99,13 +99,19 @@ class Bounds:
 
     Args:
         reference: with at least 2 x `params.min_batteries` batteries, see `too_small`.
+
+    Attributes:
+        names: of the features that are measured.  One that never varied in training is in no split of the forest, so
+            that whatever it does now cannot move a prediction.
     """
 
     def __init__(self, reference: Reference, params: DriftParams) -> None:
-        self.names = reference.names
+        varies = _varies(reference.features)
+        varies |= not varies.any()
+        self.names = tuple(name for name, one in zip(reference.names, varies, strict=True) if one)
         self._params = params
         self._measures: dict[Kind, _Measure] = {
-            "features": _Spread(reference.features, reference.battery),
+            "features": _Spread(reference.features[:, varies], reference.battery),
             "predictions": _Spread(reference.predicted[:, np.newaxis], reference.battery),
             "errors": _Size(reference.error, reference.battery),
         }
@@ -144,6 +150,12 @@ class Bounds:
             threshold = float(np.quantile(scores, 1.0 - self._params.false_alarms, method="higher"))
             self._drawn[kind, count] = threshold, np.mean(found, axis=0)
         return self._drawn[kind, count]
+
+
+def _varies(values: FloatArray) -> BoolArray:
+    """Which columns of float64[n, F] hold more than one value, missing being one."""
+    first = values[:1]
+    return np.asarray(((values != first) & ~(np.isnan(values) & np.isnan(first))).any(axis=0))
 
 
 def too_small(reference: Reference, params: DriftParams) -> str | None:

@@ -125,15 +125,19 @@ def test_the_features_that_moved_most_are_told(bounds: Bounds) -> None:
 def test_missing_features_are_a_value_and_spoil_nothing(reference: Reference) -> None:
     rng = np.random.default_rng(9)
     holes = np.where(rng.random(reference.features.shape) < 0.3, np.nan, reference.features)
-    holes[:, 5] = np.nan
     bounds = Bounds(replace(reference, features=holes), PARAMS)
     battery, features, _ = window(rng, 8)
     features[rng.random(features.shape) < 0.3] = np.nan
-    features[:, 5] = np.nan
     usual = bounds.measure("features", battery, features)
     assert usual.score <= usual.threshold
     gone = bounds.measure("features", battery, np.full_like(features, np.nan))
     assert gone.score > gone.threshold
+
+
+def test_what_never_varied_in_training_cannot_move_the_forest_and_is_not_measured(reference: Reference) -> None:
+    features = reference.features.copy()
+    features[:, 1], features[:, 4] = np.nan, 3.0
+    assert Bounds(replace(reference, features=features), PARAMS).names == ("a", "c", "d", "f")
 
 
 def test_fewer_batteries_have_wider_bounds(bounds: Bounds) -> None:
