@@ -6,6 +6,7 @@ past telemetry, `read` its present.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -121,7 +122,10 @@ class LivePack:
 
     def memory(self) -> bytes:
         """What it has to know to go on after its last reading; not what was injected into it."""
-        return remember(self.battery)
+        at_home = copy.copy(self.battery)
+        if self._home is not None:
+            at_home.identity, at_home.design = self._home
+        return remember(at_home)
 
     def resume(self, memory: bytes) -> bool:
         """Go on where `memory` was taken; False, and nothing changes, where the fleet is described otherwise now."""

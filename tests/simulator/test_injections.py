@@ -123,6 +123,15 @@ def test_a_hot_summer_comes_to_every_battery_and_warms_the_packs_in_their_own_ti
         assert battery.battery.design.driver == twin.battery.design.driver
 
 
+def test_a_battery_on_holiday_goes_on_after_a_restart() -> None:
+    pack, restarted = start(), start()
+    KINDS["hot_summer"].begin(pack, 0.0)
+    pack.read(AT + timedelta(minutes=1))
+    assert restarted.resume(pack.memory())
+    assert restarted.last_time == pack.last_time
+    assert restarted.battery.identity.model.dc_w == 50_000.0, "what is done to it begins anew"
+
+
 def test_a_fast_ageing_wears_faster_and_not_more_at_once() -> None:
     def worn(*regimes: str) -> float:
         clock = Clock()
