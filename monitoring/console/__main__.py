@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _store_named(Settings()) as settings:
             console = Console.open(settings, reports=arguments.reports, params=arguments.params)
+            # uvicorn hands it on when it has finished; by default that would end us before the embedded store.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             uvicorn.run(
                 console.app,
                 host=settings.host,

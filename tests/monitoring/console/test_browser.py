@@ -221,7 +221,8 @@ def console(dsn: str, folder: Path, ready: str) -> Iterator[str]:
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(20)
+            code = process.wait(20)
+    assert code == 0
     assert "Traceback" not in log.read_text(), log.read_text()
 
 
