@@ -210,11 +210,14 @@ def test_roles_can_do_their_work_and_no_more(dsn: str) -> None:
     insert = "INSERT INTO batteries (battery_id) VALUES ('role') ON CONFLICT DO NOTHING"
     as_role("twin_writer", insert)
     as_role("twin_writer", "INSERT INTO twin_consumers (consumer) VALUES ('role') ON CONFLICT DO NOTHING")
+    as_role("twin_writer", "INSERT INTO drift_models VALUES ('soh', 'battery-soh', '1', now(), now())")
+    as_role("twin_writer", "DELETE FROM drift_status WHERE target = 'soh'")  # of a champion that is none any more
     as_role("twin_reader", "SELECT * FROM latest_battery_status")
     for role, sql in (
         ("twin_reader", insert),
         ("twin_reader", "SELECT * FROM twin_states"),
         ("twin_writer", "DELETE FROM ev_telemetry"),
+        ("twin_writer", "DELETE FROM drift_windows"),
         ("twin_writer", "ALTER TABLE ev_telemetry ADD COLUMN x int"),
     ):
         with pytest.raises(psycopg2.errors.InsufficientPrivilege):
