@@ -7,7 +7,7 @@ dropped silently: rows kept + rows quarantined = rows read, asserted here.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -44,6 +44,7 @@ class ValidationResult:
             every reason, and the row's content as JSON where it could be read.
         rules: counts by rule, in the order of the contract; a row may fail several.
         rows_read: rows in the files.
+        refused: why nothing may be learned from it, None where something may.
     """
 
     readings: pd.DataFrame
@@ -53,14 +54,23 @@ class ValidationResult:
     rules: list[Rule]
     rows_read: int
     notes: list[str]
+    refused: str | None = None
+
+
+class RefusedError(TwinError):
+    """Nothing can be learned from the rows; `result` is what was found about them, for the report."""
+
+    def __init__(self, cause: TwinError, result: ValidationResult) -> None:
+        super().__init__(cause.sentence, field=cause.field, value=cause.value)
+        self.result = replace(result, refused=cause.sentence)
 
 
 def validate(telemetry: Telemetry) -> ValidationResult:
     """Judge what a source gave.
 
     Raises:
-        TwinError: where nothing can be learned: no row left, a required column missing, an impossible
-            battery, a current of the wrong sign.
+        TwinError: where there is nothing to judge: no row, or a required column missing.
+        RefusedError: where nothing can be learned: no row left, an impossible battery, a current of the wrong sign.
     """
     if telemetry.rows_read == 0:
         raise TwinError("the source holds no rows, so nothing can be learned; check source.path", field="source.path")
@@ -69,26 +79,35 @@ def validate(telemetry: Telemetry) -> ValidationResult:
     quarantine = pd.concat([telemetry.rejected.assign(content=""), bad_readings, bad_cycles], ignore_index=True)[
         list(QUARANTINE_COLUMNS)
     ]
-    if readings.empty and cycles.empty:
-        most = quarantine["reason"].value_counts()
-        raise TwinError(
-            f"none of the {telemetry.rows_read} rows read passed, so nothing can be learned;"
-            f" most often ({most.iloc[0]} rows): {most.index[0]}",
-            field=str(quarantine["field"].mode().iloc[0]),
-        )
-    battery_rules = _judge_batteries(telemetry.batteries)
-    sign_notes = refuse_reversed(sign_verdicts(readings)) if len(readings) else []
     kept = len(readings) + len(cycles)
     if kept + len(quarantine) != telemetry.rows_read:
         raise AssertionError(f"{kept} rows kept and {len(quarantine)} quarantined, but {telemetry.rows_read} read")
-    return ValidationResult(
+    result = ValidationResult(
         readings=readings,
         cycles=cycles,
         batteries=telemetry.batteries,
         quarantine=quarantine,
-        rules=[*_readable(telemetry), *reading_rules, *cycle_rules, *battery_rules],
+        rules=[*_readable(telemetry), *reading_rules, *cycle_rules],
         rows_read=telemetry.rows_read,
-        notes=[*telemetry.notes, *sign_notes],
+        notes=telemetry.notes,
+    )
+    try:
+        _refuse_nothing_left(result)
+        battery_rules = _judge_batteries(telemetry.batteries)
+        sign_notes = refuse_reversed(sign_verdicts(readings)) if len(readings) else []
+    except TwinError as error:
+        raise RefusedError(error, result) from error
+    return replace(result, rules=[*result.rules, *battery_rules], notes=[*result.notes, *sign_notes])
+
+
+def _refuse_nothing_left(result: ValidationResult) -> None:
+    if len(result.readings) or len(result.cycles):
+        return
+    most = result.quarantine["reason"].value_counts()
+    raise TwinError(
+        f"none of the {result.rows_read} rows read passed, so nothing can be learned;"
+        f" most often ({most.iloc[0]} rows): {most.index[0]}",
+        field=str(result.quarantine["field"].mode().iloc[0]),
     )
 
 

@@ -35,6 +35,7 @@ def summary(result: ValidationResult, source: str) -> dict[str, Any]:
     reasons = reasons.sort_values(["rows", "table", "reason"], ascending=[False, True, True])
     return {
         "source": source,
+        "refused": result.refused,
         "rows_read": result.rows_read,
         "rows_kept": sum(len(frame) for frame in kept.values()),
         "rows_quarantined": len(result.quarantine),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from features.targets import TARGETS
+from pipelines.command import exit_code
 from pipelines.params import FEATURES, MODELS, REPORTS, load_params, read_json, start_logging, write_json
 from training import plots
 from training.evaluate import add_linear_extrapolation, by_fold, permutation_importance, report
@@ -81,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from features import guard
 from features.state import FOLD_VERSION
 from features.table import KEYS, FeatureTables, LabelParams, build
 from features.targets import TARGETS
+from pipelines.command import exit_code
 from pipelines.params import FEATURES, VALIDATED, load_params, start_logging, typed, write_json
 
 log = logging.getLogger(__name__)
@@ -96,4 +98,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

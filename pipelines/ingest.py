@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
 from data.sources import Telemetry, read_source
+from pipelines.command import exit_code
 from pipelines.params import INTERIM, load_params, start_logging, write_json
 
 log = logging.getLogger(__name__)
@@ -51,4 +53,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from data.settings import Settings
 from features.targets import TARGET_NAMES
+from pipelines.command import exit_code
 from pipelines.params import FEATURES, MODELS, REPORTS, file_hash, load_params, read_json, start_logging
 from training.gate import GateThresholds
 from training.registry.promotion import current_user
@@ -74,4 +76,4 @@ def show(report: RegisterReport, domain: str, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

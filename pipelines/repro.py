@@ -17,10 +17,17 @@ from data.errors import TwinError
 from data.settings import NO_TELEMETRY
 from data.sources import source
 from features.table import LabelParams
+from pipelines.command import exit_code
 from pipelines.params import load_params
 from pipelines.snapshot import take
 
 DEFAULT_SOURCE = "fleet"
+RESTORE = "git restore params.yaml dvc.lock reports"
+#: What is so after an experiment that failed.
+LEFT_BEHIND = (
+    "The experiment failed, for the reason above. params.yaml, dvc.lock and reports are as it left them, to be looked "
+    f"into, corrected and run again; `{RESTORE}` brings the committed ones back, which `make run` needs."
+)
 
 
 def settings_for(
@@ -66,8 +73,7 @@ def commands(argv: Sequence[str] | None = None) -> list[str]:
         if present != DEFAULT_SOURCE:
             raise TwinError(
                 f"an experiment set params.yaml to the source {present}, and the live fleet needs {DEFAULT_SOURCE}: "
-                "`git restore params.yaml dvc.lock reports` brings the default back (the experiment stays in "
-                "`dvc exp show`)",
+                f"`{RESTORE}` brings the default back (the experiment stays in `dvc exp show`)",
                 field="source.name",
                 value=present,
             )
@@ -94,13 +100,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Run the pipeline; DVC's exit code, or 2 with a sentence where there is nothing to run."""
-    try:
-        return _dvc(*commands())
-    except TwinError as error:
-        print(error.sentence, file=sys.stderr)
-        return 2
+    """Run the pipeline; DVC's exit code, and a sentence on what a failed experiment leaves behind."""
+    command = commands()
+    code = _dvc(*command)
+    if code and command[0] == "exp":
+        print(LEFT_BEHIND, file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

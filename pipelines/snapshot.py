@@ -17,6 +17,7 @@ from data.field_map import load_field_map
 from data.settings import Settings
 from data.sources import source
 from data.stores.snapshot import SnapshotParams
+from pipelines.command import exit_code
 from pipelines.params import load_params, typed
 
 
@@ -33,19 +34,14 @@ def take(name: str, field_map: str | None = None) -> Path:
     return entry.take(Settings(), params, load_field_map(field_map) if field_map else None)
 
 
-def main() -> int:
-    """Take a snapshot and print its folder; 2 with a sentence where that cannot be done."""
+def main() -> None:
+    """Take a snapshot and print its folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", default="timescale", help="an entry of data/sources that is a running system")
     parser.add_argument("--field-map", help="YAML with a table or query of your own in place of one of ours")
     arguments = parser.parse_args()
-    try:
-        print(take(arguments.source, arguments.field_map))
-    except TwinError as error:
-        print(error.sentence, file=sys.stderr)
-        return 2
-    return 0
+    print(take(arguments.source, arguments.field_map))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main))

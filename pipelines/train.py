@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+import sys
 
 import pandas as pd
 
 from data.errors import TwinError
 from features.state import FOLD_VERSION
 from features.targets import TARGET_NAMES, TARGETS
+from pipelines.command import exit_code
 from pipelines.params import FEATURES, MODELS, TUNED, load_params, read_json, start_logging, write_json
 from training.crossfit import fit_final, judge, out_of_fold
 from training.forests import ForestParams, inputs
@@ -79,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from dataclasses import asdict
 
 import pandas as pd
 
 from data.settings import Settings
 from features.targets import TARGET_NAMES, TARGETS
+from pipelines.command import exit_code
 from pipelines.params import FEATURES, TUNED, file_hash, load_params, read_json, start_logging, typed, write_json
 from training import tracking
 from training.forest_library import forests
@@ -60,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

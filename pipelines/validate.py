@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 import pandas as pd
 
 from data.sources import Telemetry
-from data.validation import ValidationResult, validate
+from data.validation import RefusedError, ValidationResult, validate
 from data.validation_report import render, summary
+from pipelines.command import exit_code
 from pipelines.ingest import TABLES
 from pipelines.params import INTERIM, QUARANTINE, REPORTS, VALIDATED, read_json, start_logging, write_json
 
@@ -25,10 +27,16 @@ def read(folder: Path) -> tuple[Telemetry, str]:
 
 def write(result: ValidationResult, source: str, validated: Path, quarantine: Path, reports: Path) -> None:
     """Write tables, quarantine and report; the same result gives the same bytes."""
-    for folder in (validated, quarantine, reports):
-        folder.mkdir(parents=True, exist_ok=True)
+    validated.mkdir(parents=True, exist_ok=True)
     for table in ("readings", "cycles", "batteries"):
         getattr(result, table).to_parquet(validated / f"{table}.parquet", compression="zstd", index=False)
+    write_report(result, source, quarantine, reports)
+
+
+def write_report(result: ValidationResult, source: str, quarantine: Path, reports: Path) -> None:
+    """Write what was found, and nothing that could be learned from."""
+    for folder in (quarantine, reports):
+        folder.mkdir(parents=True, exist_ok=True)
     result.quarantine.to_parquet(quarantine / "quarantine.parquet", compression="zstd", index=False)
     result.quarantine.to_csv(quarantine / "quarantine.csv", index=False, lineterminator="\n")
     (reports / "validation.html").write_text(render(result, source), encoding="utf-8")
@@ -38,7 +46,13 @@ def write(result: ValidationResult, source: str, validated: Path, quarantine: Pa
 def main() -> None:
     start_logging()
     telemetry, source = read(INTERIM)
-    result = validate(telemetry)
+    try:
+        result = validate(telemetry)
+    except RefusedError as refused:
+        # A person has to see which rows these were, though the stage fails.
+        write_report(refused.result, source, QUARANTINE, REPORTS)
+        log.info("what was found is in %s, row by row in %s", REPORTS / "validation.html", QUARANTINE)
+        raise
     write(result, source, VALIDATED, QUARANTINE, REPORTS)
     log.info(
         "%d rows kept, %d quarantined of %d read (reports/validation.html)",
@@ -49,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(exit_code(main))

@@ -20,7 +20,7 @@ from data.schemas import expectations
 from data.sign_test import sign_verdicts
 from data.sources import Telemetry, read_source
 from data.sources.base import Piece, collect, complete, rejections
-from data.validation import ValidationResult, validate
+from data.validation import RefusedError, ValidationResult, validate
 from data.validation_report import render, summary
 from tests.data import source_files as files
 
@@ -278,8 +278,10 @@ def test_right_sign_passes_and_reversed_sign_is_refused() -> None:
     table = frame(400)
     assert [v.sign for v in sign_verdicts(table)] == [1]
     reversed_ = table.assign(current=-table["current"])
-    with pytest.raises(TwinError, match=r"current looks reversed for EV-1.*`sign: -1`"):
+    with pytest.raises(RefusedError, match=r"current looks reversed for EV-1.*`sign: -1`") as caught:
         validate(telemetry(reversed_))
+    assert caught.value.result.refused == caught.value.sentence, "the report says it too"
+    assert validate(telemetry(table)).refused is None
 
 
 @pytest.mark.parametrize("witness", ["voltage", "soc"])

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
+from data.errors import TwinError
 from pipelines import ingest, validate
+from pipelines.command import REFUSED, exit_code
 from pipelines.params import read_json
 from tests.data import source_files as files
 
@@ -52,3 +59,63 @@ def test_stages_write_everything_and_the_same_bytes(name: str, tmp_path: Path) -
     written = [len(pd.read_parquet(tmp_path / f"one/validated/{table}.parquet")) for table in ("readings", "cycles")]
     assert told["rows_kept"] == sum(written)
     assert told["rows_quarantined"] == len(pd.read_csv(tmp_path / "one/quarantine/quarantine.csv"))
+
+
+def stage(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """`python -m pipelines.<name>` in `folder`, as DVC runs it."""
+    root = Path(__file__).resolve().parents[2]
+    return subprocess.run(
+        [sys.executable, "-m", f"pipelines.{name}"],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+def test_a_mistake_of_a_person_ends_a_stage_with_a_sentence_and_leaves_a_report(tmp_path: Path) -> None:
+    files.LAYOUTS["eviot"](tmp_path / "raw")
+    source = {"name": "eviot", "path": str(tmp_path / "raw"), "field_map": "nope", "batteries": None}
+    params = {**PARAMS, "source": source}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    done = stage("ingest", tmp_path)
+    assert done.returncode == REFUSED
+    assert done.stderr.startswith("there is no field map nope")
+    assert done.stderr.count("\n") == 1
+
+    telemetry = ingest.ingest({**params, "source": {**source, "field_map": None}})
+    hot = telemetry.readings.assign(temperature=999.0)
+    ingest.write(dataclasses.replace(telemetry, readings=hot), "eviot", tmp_path / "data" / "interim")
+    done = stage("validate", tmp_path)
+    assert done.returncode == REFUSED
+    assert done.stderr.splitlines()[-1].startswith(f"none of the {telemetry.rows_read} rows read passed")
+    assert "Traceback" not in done.stderr
+    page = (tmp_path / "reports" / "validation.html").read_text()
+    assert f"none of the {telemetry.rows_read} rows read passed" in page
+    told = read_json(tmp_path / "reports" / "validation.json")
+    assert (told["rows_kept"], told["rows_quarantined"]) == (0, telemetry.rows_read)
+    assert len(pd.read_csv(tmp_path / "data/quarantine/quarantine.csv")) == telemetry.rows_read
+    assert not (tmp_path / "data" / "validated").exists(), "nothing to learn from"
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def ours() -> None:
+        raise KeyError("column")
+
+    def theirs() -> None:
+        raise TwinError("the file is empty")
+
+    with pytest.raises(KeyError):
+        exit_code(ours)
+    assert exit_code(theirs) == REFUSED
+    assert capsys.readouterr().err == "the file is empty\n"
+    assert exit_code(lambda: None) == 0
+    assert exit_code(lambda: 7) == 7
+
+
+def test_every_stage_ends_so() -> None:
+    root = Path(__file__).resolve().parents[2]
+    stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"].values()
+    modules = {stage["cmd"].split()[2] for stage in stages}
+    assert len(modules) == 8
+    without = [
+        m for m in modules if "sys.exit(exit_code(main))" not in (root / f"{m.replace('.', '/')}.py").read_text()
+    ]
+    assert not without
