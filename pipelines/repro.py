@@ -20,6 +20,7 @@ from features.table import LabelParams
 from pipelines.command import exit_code
 from pipelines.params import load_params
 from pipelines.snapshot import take
+from training.release import domain_name
 
 DEFAULT_SOURCE = "fleet"
 RESTORE = "git restore params.yaml dvc.lock reports"
@@ -38,7 +39,7 @@ def settings_for(
     A source that is a running system is copied into files first, unless `data` names an earlier copy.
 
     Raises:
-        TwinError: for an unknown source or a path that does not exist.
+        TwinError: for an unknown source, a path that does not exist or a domain that cannot name models.
     """
     entry = source(name)
     if data is None and entry.take is not None:
@@ -51,7 +52,7 @@ def settings_for(
             raise TwinError(
                 f"{field} {given} does not exist: give the path of a file or folder", field=field, value=given
             )
-    changed = [f"source.name={name}", f"source.path={Path(data).resolve()}", f"domain={domain or name}"]
+    changed = [f"source.name={name}", f"source.path={Path(data).resolve()}", f"domain={domain_name(domain or name)}"]
     # All of them each time: an experiment starts from what the last one left in params.yaml.
     mapped = Path(field_map).resolve() if field_map and Path(field_map).exists() else field_map
     changed.append(f"source.field_map={mapped or 'null'}")

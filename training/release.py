@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +30,23 @@ RUL_UNIT = "equivalent full cycles"
 CONTENT_TAG = "content_sha256"
 
 _MODEL_FILES = ("model.onnx", "fit.json")
+_DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,49}")
+
+
+def domain_name(name: str) -> str:
+    """`name`, if registered models can be named after it.
+
+    Raises:
+        TwinError: they cannot.
+    """
+    if not _DOMAIN.fullmatch(name):
+        raise TwinError(
+            f"domain {name!r} cannot name registered models: give 1 to 50 characters of A-Z a-z 0-9 _ . -, "
+            "a letter or digit first",
+            field="domain",
+            value=name,
+        )
+    return name
 
 
 def model_name(domain: str, target: str) -> str:

@@ -39,6 +39,11 @@ def test_what_cannot_be_run_is_said(name: str, data: str | None, said: str) -> N
         settings_for(name, data, None)
 
 
+def test_a_domain_that_cannot_name_models_is_said_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(TwinError, match="domain 'a b/c' cannot name"):
+        settings_for("matr", str(tmp_path), "a b/c")
+
+
 def test_a_misspelt_parameter_is_named() -> None:
     with pytest.raises(TwinError, match=r"tune\.trails is not a parameter"):
         typed(TuneParams, {"trails": 3}, "tune")

@@ -326,10 +326,18 @@ class TestCommand:
         return call
 
     def test_life_of_a_champion(
-        self, run: Callable[..., tuple[int, str]], register: Register, models: ModelFiles, store: RegistryStore
+        self,
+        run: Callable[..., tuple[int, str]],
+        register: Register,
+        models: ModelFiles,
+        store: RegistryStore,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         models.train("soh", noise=0.1)
         register()
+        code, text = run("list")
+        row = next(line for line in text.splitlines() if "battery-soh" in line)
+        assert [cell.strip() for cell in row.split("│")[1:-1]] == ["battery-soh", "1", "–", "1"], "no rival of itself"
         models.train("soh", noise=1.0)
         register()
 
@@ -357,6 +365,18 @@ class TestCommand:
         assert json.loads(text)["champions"] == {"soh": 1}
         code, text = run("list")
         assert "battery-soh" in text
+        row = next(line for line in text.splitlines() if "battery-soh" in line)
+        assert [cell.strip() for cell in row.split("│")[1:-1]] == ["battery-soh", "1", "2", "2"]
+
+        monkeypatch.setenv("COLUMNS", "80")
+        code, text = run("history")
+        assert events[-1]["time"] in text, "a time is whole in a narrow terminal"
+        code, text = run("rollback", "--to", "42", "--reason", "r")
+        assert (code, text.strip()) == (1, "there is no version 42 of battery-twin; known: 1, 2")
+        code, text = run("promote", "--target", "soh", "--version", "99", "--reason", "r")
+        assert (code, text.strip()) == (1, "there is no version 99 of battery-soh; known: 1, 2")
+        code, text = run("list", "--domain", "nope")
+        assert (code, text.strip()) == (2, "the registry has no domain nope; known: battery")
 
     def test_an_alias_moved_outside_is_said_by_the_next_command(
         self, run: Callable[..., tuple[int, str]], register: Register, models: ModelFiles, store: RegistryStore
@@ -375,7 +395,10 @@ class TestCommand:
         [
             (("promote", "--target", "soh", "--reason", "r"), "has no challenger"),
             (("promote", "--version", "1", "--reason", "r"), "needs a --target"),
-            (("promote", "--target", "soh", "--version", "7", "--reason", "r"), "version 7"),
+            (
+                ("promote", "--target", "soh", "--version", "7", "--reason", "r"),
+                "there is no version 7 of battery-soh; known: none",
+            ),
             (("rollback", "--reason", "r"), "nothing to roll back"),
         ],
     )
@@ -390,3 +413,14 @@ class TestCommand:
     def test_a_reason_is_required(self, run: Callable[..., tuple[int, str]]) -> None:
         with pytest.raises(SystemExit):
             run("promote", "--target", "soh")
+        with pytest.raises(SystemExit):
+            run("promote", "--target", "soh", "--reason", " ")
+
+    @pytest.mark.parametrize("domain", ["a b/../c", "", ".."])
+    def test_a_domain_that_cannot_name_models_is_one_sentence(
+        self, run: Callable[..., tuple[int, str]], domain: str
+    ) -> None:
+        code, text = run("list", "--domain", domain)
+        assert code == 2
+        assert text.count("\n") == 1
+        assert f"domain {domain!r} cannot name registered models" in text

@@ -26,14 +26,18 @@ from training.release import twin_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 where it did what was asked, 1 where it refused, with a sentence."""
+    """Run the command; 0 where it did what was asked, 1 where it refused, 2 for no such domain, with a sentence."""
     options = _parser().parse_args(arguments)
     if getattr(options, "by", "") is None:
         options.by = current_user()
     console, errors = Console(), Console(stderr=True)
     try:
         settings = Settings()
-        store = RegistryStore.open(settings, options.domain or settings.domain)
+        try:
+            store = _open(settings, options.domain)
+        except TwinError as error:
+            errors.print(f"[red]{escape(error.sentence)}[/red]", soft_wrap=True)
+            return 2
         gate = _thresholds(options.params)
         outside = synchronise(store, gate)
         if outside is not None:
@@ -42,6 +46,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TwinError as error:
         errors.print(f"[red]{escape(error.sentence)}[/red]")
         return 1
+
+
+def _open(settings: Settings, domain: str | None) -> RegistryStore:
+    """The registry of `domain`, None for that of the settings, which may have nothing in it yet."""
+    store = RegistryStore.open(settings, settings.domain if domain is None else domain)
+    known = store.domains()
+    if store.domain not in known and (known or domain is not None):
+        listed = ", ".join(known) or "none yet; `make repro` registers models"
+        raise TwinError(f"the registry has no domain {store.domain}; known: {listed}", field="domain", value=domain)
+    return store
 
 
 def _list(store: RegistryStore, gate: GateThresholds, options: argparse.Namespace, out: Console, err: Console) -> int:
@@ -54,6 +68,8 @@ def _list(store: RegistryStore, gate: GateThresholds, options: argparse.Namespac
     table = Table("model", "champion", "challenger", "versions", title=f"{twin_name(store.domain)}: {served}")
     for target in TARGET_NAMES:
         champion, challenger = aliases.champions.get(target), aliases.challengers.get(target)
+        if challenger == champion:  # it was promoted; nothing challenges
+            challenger = None
         count = len(store.versions(target))
         table.add_row(f"{store.domain}-{target}", str(champion or "–"), str(challenger or "–"), str(count))
     out.print(table)
@@ -106,7 +122,10 @@ def _history(
     if options.json:
         out.print_json(json.dumps([asdict(event) for event in events]))
         return 0
-    table = Table("time", "what", "release", "champions", "by", "why", title=f"History of {twin_name(store.domain)}")
+    table = Table(title=f"History of {twin_name(store.domain)}")
+    table.add_column("time", min_width=len("2026-01-01T00:00:00Z"))  # in a narrow terminal the words wrap, not the time
+    for heading in ("what", "release", "champions", "by", "why"):
+        table.add_column(heading, overflow="fold")
     for event in events:
         table.add_row(*_row(event))
     out.print(table)
@@ -138,6 +157,12 @@ def _thresholds(path: Path) -> GateThresholds:
     return GateThresholds.from_params(params["gate"])
 
 
+def _reason(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; say why, for those who read the history")
+    return text.strip()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.registry", description="Who serves, and why.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -147,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     readable = argparse.ArgumentParser(add_help=False)
     readable.add_argument("--json", action="store_true", help="for programs")
     signed = argparse.ArgumentParser(add_help=False)
-    signed.add_argument("--reason", required=True, help="kept in the history")
+    signed.add_argument("--reason", required=True, type=_reason, help="kept in the history")
     signed.add_argument("--by", default=None, help="kept in the history (default: git's user.name, or the login)")
 
     listing = commands.add_parser("list", parents=[shared, readable], help="champions, challengers and versions")

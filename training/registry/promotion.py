@@ -85,7 +85,11 @@ def promote(
         TwinError: a version does not exist, or the release would lose or mix models of another fold.
     """
     present = store.aliases().champions
-    put_forward = {target: version for target, version in versions.items() if present.get(target) != version}
+    put_forward = {
+        target: store.known_version(target, version)
+        for target, version in versions.items()
+        if present.get(target) != version
+    }
     verdicts = {
         target: verdict_on(store, target, version, present.get(target), gate) for target, version in put_forward.items()
     }
@@ -165,7 +169,7 @@ def rollback(store: RegistryStore, *, reason: str, by: str, to: int | None = Non
     present = store.aliases().release
     if present is None:
         raise TwinError(f"{name} has no {CHAMPION}, so there is nothing to roll back", field="release")
-    wanted = store.replaced_by(present) if to is None else to
+    wanted = store.replaced_by(present) if to is None else store.known_release(to)
     if wanted is None:
         raise TwinError(f"{name} version {present} is the first release; there is none before it", field="release")
     store.set_champions(champions_of(store, wanted), wanted)

@@ -12,11 +12,22 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from data.errors import TwinError
 from data.settings import Settings
 from features.targets import TARGET_NAMES
 from training.mlflow_client import connect, experiment_id
 from training.registry.events import Aliases, Event
-from training.release import CHALLENGER, CHAMPION, CONTENT_TAG, RELEASE_FILE, Release, fetch_file, model_name, twin_name
+from training.release import (
+    CHALLENGER,
+    CHAMPION,
+    CONTENT_TAG,
+    RELEASE_FILE,
+    Release,
+    domain_name,
+    fetch_file,
+    model_name,
+    twin_name,
+)
 from training.tracking import EVALUATION_FOLDER, MODEL_FOLDER, REFERENCE_FILE
 
 if TYPE_CHECKING:
@@ -27,6 +38,8 @@ REPLACES_TAG = "replaces"
 
 _EVENT_PREFIX = "event."
 _RELEASE_FOLDER = "release"
+#: What MLflow gives at once; its own default is 100.
+_MANY = 1000
 
 
 @dataclass(frozen=True)
@@ -39,8 +52,18 @@ class RegistryStore:
 
     @classmethod
     def open(cls, settings: Settings, domain: str) -> RegistryStore:
-        """Connect to the registry in `settings`."""
-        return cls(connect(settings), settings, domain)
+        """Connect to the registry in `settings`.
+
+        Raises:
+            TwinError: `domain` cannot name registered models.
+        """
+        return cls(connect(settings), settings, domain_name(domain))
+
+    def domains(self) -> list[str]:
+        """Every domain that has a registered model or release, by name."""
+        suffixes = [twin_name(""), *(model_name("", target) for target in TARGET_NAMES)]
+        names = [model.name for model in self.client.search_registered_models(max_results=_MANY)]
+        return sorted({name.removesuffix(end) for name in names for end in suffixes if name.endswith(end)})
 
     # Versions
 
@@ -59,8 +82,15 @@ class RegistryStore:
 
     def versions(self, target: str) -> list[int]:
         """Every version of `target`, oldest first."""
-        found = self.client.search_model_versions(f"name = '{model_name(self.domain, target)}'")
-        return sorted(int(version.version) for version in found)
+        return self._versions(model_name(self.domain, target))
+
+    def known_version(self, target: str, version: int) -> int:
+        """`version`, if `target` has it.
+
+        Raises:
+            TwinError: naming those that there are.
+        """
+        return _one_of(version, self.versions(target), model_name(self.domain, target))
 
     @contextmanager
     def files(self, target: str, version: int, *, evaluation: bool = True) -> Iterator[Path]:
@@ -110,6 +140,15 @@ class RegistryStore:
         self.client.set_terminated(run.info.run_id)
         tags = {REPLACES_TAG: str(replaces)} if replaces is not None else {}
         return self._add(twin_name(self.domain), run.info.run_id, _RELEASE_FOLDER, tags, description)
+
+    def known_release(self, release: int) -> int:
+        """`release`, if the domain has it.
+
+        Raises:
+            TwinError: naming those that there are.
+        """
+        name = twin_name(self.domain)
+        return _one_of(release, self._versions(name), name)
 
     def replaced_by(self, release: int) -> int | None:
         """The release that `release` took the place of when it was made."""
@@ -165,6 +204,9 @@ class RegistryStore:
         tags = {} if twin is None else twin.tags
         return sorted((key, value) for key, value in tags.items() if key.startswith(_EVENT_PREFIX))
 
+    def _versions(self, name: str) -> list[int]:
+        return sorted(int(version.version) for version in self.client.search_model_versions(f"name = '{name}'"))
+
     def _registered(self, name: str) -> RegisteredModel | None:
         from mlflow.exceptions import MlflowException
 
@@ -191,3 +233,10 @@ class RegistryStore:
             await_creation_for=0,
         )
         return int(version.version)
+
+
+def _one_of(version: int, known: list[int], name: str) -> int:
+    if version not in known:
+        listed = ", ".join(map(str, known)) or "none"
+        raise TwinError(f"there is no version {version} of {name}; known: {listed}", field="version", value=version)
+    return version
