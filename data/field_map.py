@@ -12,12 +12,15 @@ how: unit, sign, codes, the values that stand for 'missing' and, for times, the 
     constants:
       battery_id: EV-1                  # where the file does not name its battery
     delimiter: ","                      # of a CSV; the default
+    decimal: "."                        # or ",", as in 361,2; the default
+    encoding: utf-8                     # or cp1252, utf-16, ...; the default
     relation: plant.readings            # where the columns are in a database: a table or a view,
     query: SELECT ... FROM ...          # or a query of your own instead
 """
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -53,7 +56,10 @@ SHIPPED = Path(__file__).parent / "field_maps"
 
 _FIXED_OFFSET = re.compile(r"[+-]\d\d:\d\d")
 _COLUMN_KEYS = ("to", "unit", "sign", "values", "missing", "optional", "format", "zone")
-_MAP_KEYS = ("table", "columns", "constants", "delimiter", "relation", "query")
+_MAP_KEYS = ("table", "columns", "constants", "delimiter", "decimal", "encoding", "relation", "query")
+
+#: UTF-8, with or without the mark that Excel puts in front.
+UTF_8 = "utf-8-sig"
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,7 @@ class ColumnMap:
 class FieldMap:
     """A checked field map; `name` is what error messages call it.
 
+    Of a CSV, `delimiter` parts the cells, `decimal` is "." or "," and `encoding` a name that Python knows.
     Where the columns are in a database, `relation` names their table (`schema.table` or `table`) or `query` is the
     SELECT that gives them; at most one of the two is set.
     """
@@ -95,6 +102,8 @@ class FieldMap:
     columns: tuple[ColumnMap, ...]
     constants: Mapping[str, float | str] = field(default_factory=dict)
     delimiter: str = ","
+    decimal: str = "."
+    encoding: str = UTF_8
     relation: str | None = None
     query: str | None = None
 
@@ -162,12 +171,8 @@ def parse_field_map(content: object, name: str) -> FieldMap:
             f"{name}: nothing is mapped to the required {' and '.join(absent)}; add a column or a constant for it",
             field=absent[0],
         )
-    delimiter = entries.get("delimiter", ",")
-    if not isinstance(delimiter, str) or len(delimiter) != 1:
-        raise TwinError(
-            f"{name}: delimiter is {delimiter!r}; it must be one character", field="delimiter", value=delimiter
-        )
-    return FieldMap(name, table, columns, constants, delimiter, *_place(entries, name))
+    relation, query = _place(entries, name)
+    return FieldMap(name, table, columns, constants, *_spelling(entries, name), relation, query)
 
 
 def code(value: object) -> str:
@@ -227,6 +232,29 @@ def _column(source: str, entry: object, fields: Mapping[str, Field], name: str) 
         time_format=str(settings.get("format", "iso")),
         zone=_zone(settings.get("zone"), where),
     )
+
+
+def _spelling(entries: Mapping[Any, Any], name: str) -> tuple[str, str, str]:
+    """(delimiter, decimal, encoding) of a map's CSV files."""
+    delimiter = entries.get("delimiter", ",")
+    if not isinstance(delimiter, str) or len(delimiter) != 1:
+        raise TwinError(
+            f"{name}: delimiter is {delimiter!r}; it must be one character", field="delimiter", value=delimiter
+        )
+    decimal = entries.get("decimal", ".")
+    if decimal not in (".", ","):
+        raise TwinError(f"{name}: decimal is {decimal!r}; it must be '.' or ','", field="decimal", value=decimal)
+    encoding = entries.get("encoding", UTF_8)
+    try:
+        # Also refuses what turns bytes into bytes, such as base64.
+        "".encode(str(encoding))
+    except LookupError as error:
+        raise TwinError(
+            f"{name}: encoding is {encoding!r}, which Python does not know; give one such as utf-8, cp1252 or utf-16",
+            field="encoding",
+            value=encoding,
+        ) from error
+    return delimiter, decimal, UTF_8 if codecs.lookup(str(encoding)).name == "utf-8" else str(encoding)
 
 
 def _place(entries: Mapping[Any, Any], name: str) -> tuple[str | None, str | None]:

@@ -22,8 +22,6 @@ from data.sources.base import PROVENANCE, REJECTED_COLUMNS, Telemetry, complete
 #: The name under which rows that could not be read at all are counted.
 READABLE = "row is readable"
 
-QUARANTINE_COLUMNS: tuple[str, ...] = (*REJECTED_COLUMNS, "content")
-
 
 @dataclass(frozen=True)
 class Rule:
@@ -40,8 +38,8 @@ class ValidationResult:
     """Rows that may be learned from, in contract columns, and what became of the others.
 
     Attributes:
-        quarantine: QUARANTINE_COLUMNS, one row for each row set aside: the first field at fault, its value,
-            every reason, and the row's content as JSON where it could be read.
+        quarantine: REJECTED_COLUMNS, one row for each row set aside: the first field at fault, its value, every
+            reason, and the row's content as JSON: contract columns or, where it could not be read, the file's cells.
         rules: counts by rule, in the order of the contract; a row may fail several.
         rows_read: rows in the files.
         refused: why nothing may be learned from it, None where something may.
@@ -76,9 +74,7 @@ def validate(telemetry: Telemetry) -> ValidationResult:
         raise TwinError("the source holds no rows, so nothing can be learned; check source.path", field="source.path")
     readings, bad_readings, reading_rules = _judge("readings", telemetry.readings)
     cycles, bad_cycles, cycle_rules = _judge("cycles", telemetry.cycles)
-    quarantine = pd.concat([telemetry.rejected.assign(content=""), bad_readings, bad_cycles], ignore_index=True)[
-        list(QUARANTINE_COLUMNS)
-    ]
+    quarantine = pd.concat([telemetry.rejected, bad_readings, bad_cycles], ignore_index=True)[list(REJECTED_COLUMNS)]
     kept = len(readings) + len(cycles)
     if kept + len(quarantine) != telemetry.rows_read:
         raise AssertionError(f"{kept} rows kept and {len(quarantine)} quarantined, but {telemetry.rows_read} read")

@@ -17,7 +17,7 @@ from data.stores.snapshot import SnapshotParams
 
 #: Where a row was read; kept beside the contract's columns until `validate` has judged the row.
 PROVENANCE: tuple[str, ...] = ("source_file", "source_row")
-REJECTED_COLUMNS: tuple[str, ...] = ("table", "source_file", "row", "field", "value", "reason")
+REJECTED_COLUMNS: tuple[str, ...] = ("table", "source_file", "row", "field", "value", "reason", "content")
 
 _DTYPES: dict[str, Any] = {"float": "float64", "bool": "float64", "text": "str", "time": "datetime64[us, UTC]"}
 
@@ -30,7 +30,8 @@ class Telemetry:
         readings: READING_FIELDS and PROVENANCE, in the order of the files; may be empty.
         cycles: CYCLE_FIELDS and PROVENANCE; may be empty.
         batteries: BATTERY_FIELDS, one row for each battery.
-        rejected: REJECTED_COLUMNS, one row for each row that could not be read; `row` counts data rows from 1.
+        rejected: REJECTED_COLUMNS, one row for each row that could not be read; `row` counts data rows from 1,
+            `content` is JSON of its cells as they stand.
         rows_read: len(readings) + len(cycles) + len(rejected).
         notes: what a reader of the report should know: assumptions, repairs, what was left aside.
     """
@@ -113,7 +114,7 @@ def complete(frame: pd.DataFrame, fields: Sequence[Field], extra: Sequence[str] 
     return pd.DataFrame(columns, index=frame.index).reset_index(drop=True)
 
 
-def rejections(rows: Sequence[tuple[str, str, int, str, str, str]] = ()) -> pd.DataFrame:
+def rejections(rows: Sequence[tuple[str, str, int, str, str, str, str]] = ()) -> pd.DataFrame:
     """A table of rejected rows from tuples in the order of REJECTED_COLUMNS."""
     frame = pd.DataFrame(list(rows), columns=list(REJECTED_COLUMNS))
     return frame.astype({name: "int64" if name == "row" else "str" for name in REJECTED_COLUMNS})

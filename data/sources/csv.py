@@ -26,7 +26,9 @@ def read(path: Path, field_map: FieldMap | None) -> Telemetry:
     optional = [column.source for column in field_map.columns if column.optional]
     pieces: list[Piece] = []
     for file in csv_files(path):
-        raw = read_csv(file, field_map.required_sources, also=optional, delimiter=field_map.delimiter)
+        raw = read_csv(
+            file, field_map.required_sources, also=optional, delimiter=field_map.delimiter, encoding=field_map.encoding
+        )
         known: dict[str, object] = {"battery_id": battery_id_from(file.stem)}
         if field_map.table == "cycles":
             known["cycle_index"] = raw.cells.index.to_series().astype("float64")

@@ -36,7 +36,17 @@ def read(path: Path, field_map: FieldMap | None) -> Telemetry:
     field_map = mapped(field_map, "readings")
     wanted = [*(column.source for column in field_map.columns if column.optional), *_CELLS]
     tables = [
-        (stem, read_csv_stream(stream, name, field_map.required_sources, also=wanted, delimiter=field_map.delimiter))
+        (
+            stem,
+            read_csv_stream(
+                stream,
+                name,
+                field_map.required_sources,
+                also=wanted,
+                delimiter=field_map.delimiter,
+                encoding=field_map.encoding,
+            ),
+        )
         for name, stem, stream in _streams(path)
     ]
     ids = distinct_ids([stem.removesuffix("_processed") for stem, _ in tables])

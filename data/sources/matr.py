@@ -21,7 +21,9 @@ def read(path: Path, field_map: FieldMap | None) -> Telemetry:
     pieces: list[Piece] = []
     optional = [column.source for column in field_map.columns if column.optional]
     for file, battery_id in zip(files, distinct_ids([f.stem for f in files]), strict=True):
-        raw = read_csv(file, field_map.required_sources, also=optional, delimiter=field_map.delimiter)
+        raw = read_csv(
+            file, field_map.required_sources, also=optional, delimiter=field_map.delimiter, encoding=field_map.encoding
+        )
         ordinal = raw.cells.index.to_series().astype("float64")
         pieces.append(translate(raw, field_map, {"battery_id": battery_id, "cycle_index": ordinal}))
     return collect(

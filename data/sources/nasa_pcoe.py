@@ -8,6 +8,7 @@ they are counted in a note and not among the rows read.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,7 @@ from data.errors import TwinError
 from data.field_map import FieldMap
 from data.sources.base import PROVENANCE, Piece, Source, Telemetry, collect, complete, mapped, rejections
 from data.sources.raw import RawTable, csv_files, distinct_ids, read_csv
-from data.sources.translate import translate
+from data.sources.translate import content, translate
 
 NOMINAL_CAPACITY_AH = 2.0
 #: Below this a discharge was broken off: the publisher's notes call such runs unexplained, and a
@@ -78,10 +79,21 @@ def _cycles(tests: pd.DataFrame, metadata: RawTable) -> Piece:
     bad = reasons != ""
     rejected = rejections(
         [
-            ("cycles", metadata.name, row, "capacity_ah", tests["Capacity"][row][:100], reasons[row])
+            (
+                "cycles",
+                metadata.name,
+                row,
+                "capacity_ah",
+                tests["Capacity"][row][:100],
+                reasons[row],
+                content(metadata, row),
+            )
             for row in tests.index[bad]
         ]
-        + [("cycles", metadata.name, row, "", "", reason) for row, reason in metadata.malformed.items()]
+        + [
+            ("cycles", metadata.name, row, "", "", why, content(metadata, row))
+            for row, why in metadata.malformed.items()
+        ]
     )
     good = tests[~bad]
     kept = pd.DataFrame(
@@ -104,7 +116,9 @@ def _readings(folder: Path, field_map: FieldMap, tests: pd.DataFrame) -> list[Pi
     pieces = []
     time_source = field_map.source_of("time")
     for file, battery_id in zip(files, distinct_ids([f.stem for f in files]), strict=True):
-        raw = read_csv(file, [*field_map.required_sources, _TEST], delimiter=field_map.delimiter)
+        raw = read_csv(
+            file, [*field_map.required_sources, _TEST], delimiter=field_map.delimiter, encoding=field_map.encoding
+        )
         of_cell = tests[tests["battery_id"] == battery_id].set_index("ordinal")
         if of_cell.empty:
             raise TwinError(
@@ -112,7 +126,7 @@ def _readings(folder: Path, field_map: FieldMap, tests: pd.DataFrame) -> list[Pi
                 field="battery_id",
             )
         absolute, ambient = _from_test(raw, of_cell, str(time_source))
-        dated = RawTable(raw.name, raw.cells.assign(**{str(time_source): absolute}), raw.malformed, raw.header)
+        dated = replace(raw, cells=raw.cells.assign(**{str(time_source): absolute}))
         pieces.append(translate(dated, field_map, {"battery_id": battery_id, "ambient_temperature": ambient}))
     return pieces
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -16,9 +17,12 @@ import pandas as pd
 
 from data.contract import BATTERY_ID
 from data.errors import TwinError
+from data.field_map import UTF_8
 
 #: How many lines are searched for the header; some publishers put a title above it.
 _HEADER_WITHIN = 20
+#: What else than the comma parts cells, of what people have.
+_OTHER_DELIMITERS = (";", "\t", "|", ",")
 
 
 @dataclass(frozen=True)
@@ -30,12 +34,14 @@ class RawTable:
         cells: str columns named as in the file; the index is the number of the data row, from 1.
         malformed: row number -> what is wrong with it, for rows whose cells cannot be told apart.
         header: every column of the file, also those that were not asked for.
+        torn: row number -> its cells as they stand, for the rows in `malformed`.
     """
 
     name: str
     cells: pd.DataFrame
     malformed: dict[int, str]
     header: tuple[str, ...]
+    torn: Mapping[int, list[str]] = field(default_factory=dict)
 
     @property
     def rows_read(self) -> int:
@@ -63,7 +69,9 @@ def csv_files(path: Path) -> list[Path]:
     return files
 
 
-def read_csv(path: Path, required: Sequence[str], *, also: Sequence[str] = (), delimiter: str = ",") -> RawTable:
+def read_csv(
+    path: Path, required: Sequence[str], *, also: Sequence[str] = (), delimiter: str = ",", encoding: str = UTF_8
+) -> RawTable:
     """The columns `required` and, where present, `also` of a CSV file.
 
     Raises:
@@ -71,21 +79,31 @@ def read_csv(path: Path, required: Sequence[str], *, also: Sequence[str] = (), d
     """
     try:
         with path.open("rb") as stream:
-            return read_csv_stream(stream, path.name, required, also=also, delimiter=delimiter)
+            return read_csv_stream(stream, path.name, required, also=also, delimiter=delimiter, encoding=encoding)
     except OSError as error:
         raise TwinError(f"{path.name} cannot be read: {error.strerror or error}", field="source.path") from error
 
 
 def read_csv_stream(
-    stream: IO[bytes], name: str, required: Sequence[str], *, also: Sequence[str] = (), delimiter: str = ","
+    stream: IO[bytes],
+    name: str,
+    required: Sequence[str],
+    *,
+    also: Sequence[str] = (),
+    delimiter: str = ",",
+    encoding: str = UTF_8,
 ) -> RawTable:
     """As `read_csv`, from bytes that come from anywhere; `stream` is closed."""
     try:
-        with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+        with io.TextIOWrapper(stream, encoding=encoding, newline="") as text:
             return _parse(csv.reader(text, delimiter=delimiter, strict=True), name, required, also)
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
+        called = "UTF-8" if encoding == UTF_8 else encoding
         raise TwinError(
-            f"{name} is not a CSV file in UTF-8; convert it or remove it", field="source.path", value=name
+            f"{name} is not a CSV file in {called}; set `encoding` in the field map to what it is in (cp1252 and"
+            " utf-16 are common), convert it or remove it",
+            field="source.path",
+            value=name,
         ) from error
     except csv.Error as error:
         raise TwinError(
@@ -132,6 +150,7 @@ def _parse(reader: Iterator[list[str]], name: str, required: Sequence[str], also
     rows: list[list[str]] = []
     numbers: list[int] = []
     malformed: dict[int, str] = {}
+    torn: dict[int, list[str]] = {}
     number = 0
     for row in reader:
         if not row:
@@ -142,10 +161,11 @@ def _parse(reader: Iterator[list[str]], name: str, required: Sequence[str], also
             numbers.append(number)
         else:
             malformed[number] = f"{len(row)} cells, the header has {width}"
+            torn[number] = row
     if number == 0:
         raise TwinError(f"{name} has a header but no rows; remove it or complete it", field="source.path", value=name)
     cells = pd.DataFrame(rows, columns=wanted, index=numbers, dtype=str)
-    return RawTable(name, cells, malformed, tuple(header))
+    return RawTable(name, cells, malformed, tuple(header), torn)
 
 
 def _find_header(reader: Iterator[list[str]], name: str, required: Sequence[str]) -> list[str]:
@@ -160,6 +180,14 @@ def _find_header(reader: Iterator[list[str]], name: str, required: Sequence[str]
     if not best:
         raise TwinError(f"{name} is empty; remove it or complete it", field="source.path", value=name)
     absent = [column for column in required if column not in best]
+    delimiter = next((one for one in _OTHER_DELIMITERS if len(best) == 1 and one in best[0]), None)
+    if delimiter is not None:
+        raise TwinError(
+            f"{name} has the single column {best[0][:200]!r}, so its cells seem to be parted by {delimiter!r}; set"
+            f" `delimiter: {json.dumps(delimiter)}` in the field map, or correct the file",
+            field="delimiter",
+            value=name,
+        )
     raise TwinError(
         f"{name} lacks the column{'s' if len(absent) > 1 else ''} {', '.join(absent)} (it has: {_short(best)});"
         " correct the file or its field map",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +16,11 @@ from data.sources.raw import RawTable
 
 #: Spellings of 'no value', compared without case.
 _EMPTY = frozenset({"", "nan", "null", "none", "na", "n/a", "-", "[]"})
+_NO_NUMBER = "not a number"
+#: What a decimal comma and points between thousands may be part of.
+_NUMBER_LIKE = r"[+-]?[\d.,]*\d[\d.,]*(?:[eE][+-]?\d+)?"
+_DECIMAL_COMMA = r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?"
+_SWAPPED = str.maketrans(",.", ".,")
 _HAS_ZONE = r"(?:Z|z|[+-]\d{2}:?\d{2})$"
 
 
@@ -30,12 +36,14 @@ def translate(raw: RawTable, field_map: FieldMap, constants: Mapping[str, object
     """
     cells = raw.cells
     columns: dict[str, pd.Series] = {}
-    problems: list[pd.DataFrame] = [_problem(raw, pd.Series(raw.malformed, dtype="str"), "", "")]
+    malformed = pd.Series(raw.malformed, dtype="str")
+    problems: list[pd.DataFrame] = [_problem(raw, malformed.mask(malformed.notna(), ""), "", malformed)]
     notes: list[str] = []
     for column in field_map.columns:
         if column.source not in cells:
             continue
-        text = cells[column.source].str.strip()
+        stands = cells[column.source].str.strip()
+        text = _with_decimal_point(stands) if field_map.decimal == "," and _is_numeric(column) else stands
         missing = text.str.lower().isin(_EMPTY)
         if column.missing:
             stands_for_missing = _codes(text).isin(column.missing) & ~missing
@@ -49,16 +57,43 @@ def translate(raw: RawTable, field_map: FieldMap, constants: Mapping[str, object
             notes.append(f"{raw.name}: {column.source} is empty in {int(missing.sum())} rows; the rows stay")
         values, reason = _read(text.mask(missing), column, raw.name)
         unread = values.isna() & ~missing & ~_means_missing(text, column)
-        problems.append(_problem(raw, text[unread], column.target.name, reason))
+        problems.append(_problem(raw, stands[unread], column.target.name, _reasons(text[unread], reason, field_map)))
         columns[column.target.name] = values
     for name, value in {**(constants or {}), **field_map.constants}.items():
         if name not in columns:
             columns[name] = pd.Series(value, index=cells.index) if not isinstance(value, pd.Series) else value
     rejected = _one_each(pd.concat(problems, ignore_index=True), field_map.table)
+    rejected["content"] = pd.Series([content(raw, row) for row in rejected["row"]], dtype="str")
     kept = pd.DataFrame(columns, index=cells.index)
     kept = kept[~kept.index.isin(rejected["row"])]
     kept = kept.assign(source_file=raw.name, source_row=kept.index)
     return Piece(complete(kept, TABLES[field_map.table], PROVENANCE), rejected, notes)
+
+
+def content(raw: RawTable, row: int) -> str:
+    """JSON of the cells of one row as they stand: by column, or a list where they cannot be told apart."""
+    cells = raw.torn.get(row)
+    return json.dumps(raw.cells.loc[row].to_dict() if cells is None else cells, ensure_ascii=False, default=str)
+
+
+def _is_numeric(column: ColumnMap) -> bool:
+    if column.target.kind == "time":
+        return column.time_format in ("unix_s", "unix_ms")
+    return column.target.kind != "text"
+
+
+def _with_decimal_point(text: pd.Series) -> pd.Series:
+    """Numbers with a decimal comma as Python reads them; a point in one, as in 1.234, is left to be no number."""
+    numbers = text.str.fullmatch(_NUMBER_LIKE)
+    return text.mask(numbers, text.str.translate(_SWAPPED))
+
+
+def _reasons(text: pd.Series, reason: str, field_map: FieldMap) -> pd.Series:
+    """`reason` for each cell that could not be read, with a hint where its decimal comma is why."""
+    reasons = pd.Series(reason, index=text.index, dtype="str")
+    if reason != _NO_NUMBER or field_map.decimal == ",":
+        return reasons
+    return reasons.mask(text.str.fullmatch(_DECIMAL_COMMA), f'{reason}; set `decimal: ","` in the field map')
 
 
 def _read(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, str]:
@@ -72,7 +107,7 @@ def _read(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, str
     if kind == "float":
         numbers = pd.to_numeric(text, errors="coerce").astype("float64")
         numbers = numbers.where(np.isfinite(numbers))
-        return column.factor * numbers + column.offset, "not a number"
+        return column.factor * numbers + column.offset, _NO_NUMBER
     if kind == "bool":
         flags = text.str.lower().map(
             {"1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0}
@@ -125,15 +160,15 @@ def _times(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, st
     return result, reason
 
 
-def _problem(raw: RawTable, values: pd.Series, field: str, reason: str) -> pd.DataFrame:
-    """Rejections of the rows in `values`; malformed rows carry their reason as the value."""
+def _problem(raw: RawTable, values: pd.Series, field: str, reasons: pd.Series) -> pd.DataFrame:
+    """Rejections of the rows in `values`, for the reasons on the same index."""
     return pd.DataFrame(
         {
             "source_file": raw.name,
             "row": values.index.astype("int64"),
             "field": field,
-            "value": values.to_numpy() if field else "",
-            "reason": reason if field else values.to_numpy(),
+            "value": values.to_numpy(),
+            "reason": reasons.to_numpy(),
         }
     )
 

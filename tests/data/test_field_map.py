@@ -131,6 +131,35 @@ def test_codes_missing_and_text() -> None:
     assert any("o says 0 in 5 rows" in note for note in piece.notes)
 
 
+def test_a_decimal_comma_is_read_as_the_map_says() -> None:
+    raw = table(
+        t=["2026-01-01"] * 5,
+        u=["361,2", "-1,5e2", "361", "361.2", "1.234,5"],
+        i=["-40,0"] * 5,
+        k=["20"] * 5,
+        o=["n.a.", "1", "1", "1", "1"],
+    )
+    columns = {**COLUMNS, "i": {"to": "current", "missing": [-40]}, "o": {"to": "odometer_km", "missing": ["n.a."]}}
+    german = parse_field_map({"columns": columns, "constants": {"battery_id": "a"}, "decimal": ","}, "map.yaml")
+    piece = translate(raw, german)
+    assert piece.kept["voltage"].tolist() == [361.2, -150.0, 361.0]
+    assert piece.kept["current"].isna().all()
+    assert piece.rejected[["row", "value", "reason"]].to_numpy().tolist() == [
+        [4, "361.2", "voltage: not a number"],
+        [5, "1.234,5", "voltage: not a number"],
+    ], "a point may part thousands, so it is not guessed at"
+
+
+def test_a_decimal_comma_that_the_map_does_not_tell_of_is_hinted_at() -> None:
+    raw = table(t=["2026-01-01"] * 3, u=["361,2", "many", "361.2"], i=["1"] * 3, k=["20"] * 3)
+    piece = translate(raw, field_map(battery_id="a"))
+    assert piece.kept["voltage"].tolist() == [361.2]
+    assert piece.rejected["reason"].tolist() == [
+        'voltage: not a number; set `decimal: ","` in the field map',
+        "voltage: not a number",
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -151,6 +180,9 @@ def test_codes_missing_and_text() -> None:
         ({"columns": COLUMNS, "constants": {"soc": "full"}}, "cannot be a constant of soc"),
         ({"columns": COLUMNS, "table": "rows"}, "must be readings or cycles"),
         ({"columns": COLUMNS, "delimiter": ";;"}, "must be one character"),
+        ({"columns": COLUMNS, "decimal": ";"}, "it must be '.' or ','"),
+        ({"columns": COLUMNS, "encoding": "utf8000"}, "give one such as utf-8, cp1252 or utf-16"),
+        ({"columns": COLUMNS, "encoding": "base64"}, "which Python does not know"),
         ({"columns": COLUMNS, "extra": 1}, "'extra' in the file is not a setting"),
     ],
 )

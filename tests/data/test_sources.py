@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -151,8 +152,63 @@ def test_text_in_numbers_rejects_the_row_and_names_it(tmp_path: Path) -> None:
             "field": "voltage",
             "value": "fault",
             "reason": "voltage: not a number",
+            "content": rejected["content"].iloc[0],
         }
     ]
+    whole = json.loads(rejected["content"].iloc[0])
+    assert whole["BMSBatteryVoltage"] == "fault"
+    assert len(whole) > 10, "the other cells are there as well"
+
+
+GERMAN = """columns:
+  Zeit: {to: time, format: "%d.%m.%Y %H:%M", zone: UTC}
+  Spannung: voltage
+  Strom: current
+  "°C": temperature
+delimiter: ";"
+"""
+GERMAN_ROWS = "Zeit;Spannung;Strom;°C\n01.02.2026 08:00;361,2;-40,5;21,5\n01.02.2026 08:01;361,3;-40,5\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
+def test_a_file_of_excel_in_another_language(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "EV-1.csv").write_bytes(GERMAN_ROWS.encode(encoding))
+    field_map = tmp_path / "map.yaml"
+    told = "" if encoding == "utf-8-sig" else f"encoding: {encoding}\n"
+    field_map.write_text(f'{GERMAN}decimal: ","\n{told}')
+    telemetry = read_source("csv", tmp_path, field_map=field_map)
+    row = telemetry.readings.iloc[0]
+    assert (row["voltage"], row["current"], row["temperature"]) == (361.2, -40.5, 21.5)
+    torn = telemetry.rejected.iloc[0]
+    assert (torn["row"], torn["reason"]) == (2, "3 cells, the header has 4")
+    assert json.loads(torn["content"]) == ["01.02.2026 08:01", "361,3", "-40,5"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told", "hint"),
+    [
+        ("cp1252", "", "not a CSV file in UTF-8; set `encoding` in the field map"),
+        ("utf-16", "", "not a CSV file in UTF-8; set `encoding` in the field map"),
+        ("utf-8", "encoding: utf-16\n", "not a CSV file in utf-16; set `encoding`"),
+        ("utf-8", 'delimiter: ","\n', 'set `delimiter: ";"` in the field map'),
+    ],
+)
+def test_what_the_map_does_not_tell_is_hinted_at(encoding: str, told: str, hint: str, tmp_path: Path) -> None:
+    (tmp_path / "EV-1.csv").write_bytes(GERMAN_ROWS.encode(encoding))
+    field_map = tmp_path / "map.yaml"
+    field_map.write_text((GERMAN.replace('delimiter: ";"\n', "") if "delimiter" in told else GERMAN) + told)
+    with pytest.raises(TwinError) as caught:
+        read_source("csv", tmp_path, field_map=field_map)
+    assert hint in one_sentence(caught.value)
+
+
+def test_tabs_are_hinted_at_too(tmp_path: Path) -> None:
+    (tmp_path / "EV-1.csv").write_text(GERMAN_ROWS.replace(";", "\t"))
+    field_map = tmp_path / "map.yaml"
+    field_map.write_text(GERMAN)
+    with pytest.raises(TwinError) as caught:
+        read_source("csv", tmp_path, field_map=field_map)
+    assert 'set `delimiter: "\\t"` in the field map' in one_sentence(caught.value)
 
 
 def test_matr_rows_are_cycles(tmp_path: Path) -> None:
