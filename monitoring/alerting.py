@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import HttpUrl, TypeAdapter, ValidationError
 
 from data.errors import TwinError
 
@@ -45,11 +46,30 @@ def prometheus_config(targets: Mapping[str, str], alertmanager: str | None = Non
 
 
 def alertmanager_config(webhook: str) -> dict[str, Any]:
-    """`alertmanager.yml` that tells `webhook` (an address that takes Alertmanager's JSON) of everything."""
+    """`alertmanager.yml` that tells `webhook` (an address that takes Alertmanager's JSON) of everything.
+
+    Raises:
+        TwinError: it is no http or https address.
+    """
+    try:
+        TypeAdapter(HttpUrl).validate_python(webhook)
+    except ValidationError as error:
+        raise TwinError(
+            f"The webhook {webhook!r} is no http or https address: name one such as http://127.0.0.1:5002/alerts.",
+            field="--webhook",
+            value=webhook,
+        ) from error
     config: dict[str, Any] = _read(ALERTMANAGER_FILE)
     for receiver in config["receivers"]:
         receiver["webhook_configs"] = [{"url": webhook, "send_resolved": True, "max_alerts": 100}]
     return config
+
+
+def _job_and_address(target: str) -> tuple[str, str]:
+    job, separator, address = target.partition("=")
+    if not (job and separator and address):
+        raise TwinError(f"The target {target!r} is no JOB=HOST:PORT.", field="--target", value=target)
+    return job, address
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -58,7 +78,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the settings; 2 where a job is not known."""
+    """Print the settings; 2 where a job is not known or an address is none."""
     parser = argparse.ArgumentParser(
         prog="python -m monitoring.alerting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -70,8 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.command == "prometheus":
-            targets = dict(target.split("=", 1) for target in options.target)
-            config = prometheus_config(targets, options.alertmanager)
+            config = prometheus_config(dict(map(_job_and_address, options.target)), options.alertmanager)
         else:
             config = alertmanager_config(options.webhook)
     except TwinError as error:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -36,6 +37,7 @@ _DVC_CONFIG = """\
     site_cache_dir = {folder}/.dvc/site
 """
 _LAST_STAGE = "evaluate"
+_DVC_FAILED = "ERROR: failed to reproduce"
 _POLL_S = 0.5
 _STOP_TIMEOUT_S = 10.0
 
@@ -105,7 +107,7 @@ class Workspace:
             finally:
                 _end(process)
         if process.returncode != 0:
-            raise TwinError(_why(log.read_text(encoding="utf-8", errors="replace")), field="dvc repro")
+            raise TwinError(why_it_failed(log.read_text(encoding="utf-8", errors="replace")), field="dvc repro")
 
     def drop_cache(self) -> None:
         """Remove DVC's second copy of everything, once it is of no more use."""
@@ -131,12 +133,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(_STOP_TIMEOUT_S)
 
 
-def _why(log: str) -> str:
+def why_it_failed(log: str) -> str:
     """What a failed run says of itself, in one sentence."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     # The last line of a traceback names the error; that of DVC only the stage.
     named = [line for line in lines if line.split(":")[0].endswith("Error") and " " not in line.split(":")[0]]
     if named:
-        kind, _, sentence = named[-1].partition(": ")
-        return sentence if kind.endswith("TwinError") and sentence else named[-1]
-    return lines[-1] if lines else "dvc repro failed without a word"
+        return named[-1]
+    # A stage's own sentence is the last that it says, before DVC's.
+    said = list(itertools.takewhile(lambda line: not line.startswith(_DVC_FAILED), lines))
+    return (said or lines or ["dvc repro failed without a word"])[-1]

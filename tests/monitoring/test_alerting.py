@@ -85,6 +85,16 @@ def test_the_command_prints_settings(capsys: pytest.CaptureFixture[str]) -> None
     assert yaml.safe_load(capsys.readouterr().out)["receivers"][0]["webhook_configs"][0]["url"] == "http://x/"
     assert main(["prometheus", "--target", "twins=127.0.0.1:9091"]) == 2
     assert "There is no job twins" in capsys.readouterr().err
+    assert main(["prometheus", "--target", "twin"]) == 2
+    assert "is no JOB=HOST:PORT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("webhook", ["nonsense", "ftp://127.0.0.1/x", "http://", "127.0.0.1:5002/alerts"])
+def test_what_is_no_address_is_no_webhook(webhook: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["alertmanager", "--webhook", webhook]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"{webhook!r} is no http or https address" in said.err
 
 
 def test_an_overheating_is_told_within_30_seconds_and_taken_back(postgres_dsn: str, tmp_path: Path) -> None:

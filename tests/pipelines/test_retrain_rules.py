@@ -14,6 +14,7 @@ from monitoring.drift.status import rule
 from monitoring.drift.store import KINDS
 from pipelines.retraining.comparison import PairedLoss, RollbackParams, compare
 from pipelines.retraining.trigger import Drift, Past, RetrainParams, decide
+from pipelines.retraining.workspace import why_it_failed
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 PARAMS = RetrainParams(pause_s=3600.0, longest_pause_s=14_400.0)
@@ -160,3 +161,13 @@ def test_few_batteries_say_nothing() -> None:
 def test_looks_are_made_when_the_outcomes_have_doubled() -> None:
     assert [ROLLBACK.next_look(n) for n in (None, 200, 250, 400, 1700, 3200)] == [200, 400, 500, 800, 3200, 3200]
     assert ROLLBACK.looks == 5
+
+
+def test_why_a_training_failed_is_the_words_of_its_stage() -> None:
+    dvc = "ERROR: failed to reproduce 'validate': failed to run: python -m pipelines.validate, exited with 2"
+    theirs = f"Running stage 'validate':\nnone of the 5 rows read passed\n{dvc}\n"
+    assert why_it_failed(theirs) == "none of the 5 rows read passed"
+    ours = f"Traceback (most recent call last):\n  File x\nKeyError: 'voltage'\n{dvc}\n"
+    assert why_it_failed(ours) == "KeyError: 'voltage'"
+    assert why_it_failed(dvc) == dvc
+    assert why_it_failed("") == "dvc repro failed without a word"

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from data.settings import Settings
-from monitoring.console.api.errors import add_error_handlers
+from monitoring.console.api.errors import add_error_handlers, refuse_other_paths
 from monitoring.console.api.health import CountRequests, Health, Metrics
 from monitoring.console.api.routes import Api
 from monitoring.console.database import Database
@@ -31,6 +31,7 @@ def create_api(database: Database, settings: Settings, reports: Path, metrics: M
     api, health = Api(queries, Histories(database)).router(), Health(queries, settings, reports, metrics).router()
     app.include_router(api)
     app.include_router(health)
+    refuse_other_paths(app, "/api")
     paths = frozenset(str(getattr(route, "path", "")) for route in (*api.routes, *health.routes))
     app.add_middleware(CountRequests, metrics=metrics, paths=paths)
     return app

@@ -43,6 +43,20 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_failure)
 
 
+def refuse_other_paths(app: FastAPI, prefix: str) -> None:
+    """Answer what else is asked for under `prefix` in the contract's form; to be called after all of its paths.
+
+    Without it the pages, which are mounted at the root, would answer with a page of theirs.
+    """
+
+    async def refuse(request: Request) -> None:
+        sentence = f"GET {request.url.path}: not found; /docs has every path"
+        raise ApiError(404, sentence, field="path", value=request.url.path)
+
+    # GET alone: another method on a path that there is stays 405.
+    app.add_api_route(prefix + "/{rest:path}", refuse, methods=["GET"], include_in_schema=False)
+
+
 async def _on_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - Starlette hands over what it was registered for
     return error_response(error.status, error)

@@ -11,13 +11,17 @@ from typing import Any
 import httpx
 import psycopg2
 import pytest
+from starlette.responses import PlainTextResponse
 
 from data.batch import Batch
+from data.settings import Settings
 from data.stores.migrate import migrate
 from data.stores.postgres import PostgresStore
+from monitoring.console.api.app import create_api
+from monitoring.console.api.health import Metrics
 from monitoring.console.database import Database, StoreAwayError
 from monitoring.console.history import MOST_ROWS, Histories, Window
-from tests.monitoring.console.conftest import SIZE
+from tests.monitoring.console.conftest import SIZE, served
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ONE = "EV-0001"
@@ -282,8 +286,18 @@ def test_bad_input_is_422_with_a_sentence_that_names_it(
 
 def test_other_paths_and_methods_are_refused_with_a_sentence(api: httpx.Client) -> None:
     assert "not found" in refused(api, "/api/nothing", 404)
+    assert "not found" in refused(api, "/api/battery/nix", 404)
+    assert "not found" in refused(api, "/nothing", 404)
     assert api.post("/api/alerts").status_code == 405
     assert set(api.post("/api/alerts").json()) == {"error", "field", "value"}
+
+
+def test_pages_do_not_answer_for_the_api(postgres_dsn: str, tmp_path: Path) -> None:
+    app = create_api(Database(postgres_dsn), Settings(var=tmp_path), tmp_path, Metrics())
+    app.mount("/", PlainTextResponse("a page"))
+    with served(app) as client:
+        assert client.get("/battery/nix").text == "a page"
+        assert refused(client, "/api/battery/nix", 404) == "GET /api/battery/nix: not found; /docs has every path"
 
 
 def test_a_store_that_is_away_is_503_and_the_console_is_alive(api_on: MakeApi, tmp_path: Path) -> None:
