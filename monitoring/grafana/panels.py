@@ -325,7 +325,7 @@ MODELS = DashboardSpec(
                         Query(
                             "model_drift_score / model_drift_threshold",
                             "{{metric}} {{kind}}",
-                            empty_until="somebody looks for drift",
+                            empty_until="a window of drift has counted",
                         ),
                     ),
                     "Distance from the training reference; 1 is the bound.",

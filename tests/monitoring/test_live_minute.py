@@ -43,8 +43,8 @@ INJECTIONS = ("end_of_life=#1@2s+12s", f"overheating={OVERHEATED}@{OVERHEATED_AT
 TARGETS = ("soh", "temperature", "rul", "failure")
 #: Gauges that each target's truth has to appear in.
 ACTUAL = {"battery_rul_actual", "battery_failure_actual", "battery_soh_actual", "battery_temperature_actual"}
-#: What a release without intervals and a watcher of drift that is not there leave empty.
-NOT_HERE = ("the model gives an interval", "the models give intervals", "somebody looks for drift")
+#: What a release without intervals and without a reference of drift leaves empty.
+NOT_HERE = ("the model gives an interval", "the models give intervals", "a window of drift has counted")
 QUERIES = [query for spec in DASHBOARDS for panel in spec.panels for query in panel.queries]
 MAY_BE_EMPTY = {query.expression for query in QUERIES if query.empty_until in NOT_HERE}
 
