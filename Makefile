@@ -10,6 +10,7 @@ SOURCE ?=
 DATA ?=
 FOR ?=
 ARGS ?=
+LIVE_ARGS = $(if $(FOR),--for $(FOR)) $(ARGS)
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # None of the tools that we build on reports home.
@@ -39,8 +40,9 @@ $(VENV)/.ready: requirements.lock
 setup: $(VENV)/.ready ## a virtual environment from the hash-locked requirements
 
 run: setup ## retrain what changed, then service, MLflow and live simulator; FOR=60 stops after 60 s
+	@python -m simulator.live --check $(LIVE_ARGS)
 	@python -m pipelines.repro --default
-	@python -m pipelines.up $(if $(FOR),--for $(FOR)) $(ARGS)
+	@python -m pipelines.up $(LIVE_ARGS)
 
 repro: setup ## dvc repro; SOURCE=matr DATA=path trains on another source as a named experiment
 	@python -m pipelines.repro $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA),--data $(DATA)) $(ARGS)

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: `reports/metrics.json` and the pictures, from what the training stages predicted."""
+"""Stage `evaluate`: `reports/metrics.json`, its headline and the pictures, from what the training stages predicted."""
 
 from __future__ import annotations
 
@@ -48,6 +48,25 @@ def importance(name: str) -> pd.DataFrame:
     return permutation_importance(predict, rows, target, seed=0)
 
 
+def headline(metrics: dict[str, Any]) -> dict[str, Any]:
+    """What fits a table of experiments: each target's error and skill, out of fold and on the gate.
+
+    Args:
+        metrics: content of `reports/metrics.json`.
+    """
+    return {
+        rows: {
+            name: {measure: entry[measure] for measure in (_decisive(name), "skill")}
+            for name, entry in metrics[section].items()
+        }
+        for rows, section in (("out_of_fold", "targets"), ("gate", "gate"))
+    }
+
+
+def _decisive(target: str) -> str:
+    return "brier" if TARGETS[target].kind == "classification" else "mae"
+
+
 def main() -> None:
     start_logging()
     params = load_params()
@@ -66,6 +85,7 @@ def main() -> None:
         "notes": read_json(FEATURES / "report.json")["notes"],
     }
     write_json(REPORTS / "metrics.json", metrics)
+    write_json(REPORTS / "summary.json", headline(metrics))
     write_json(REPORTS / "folds.json", {name: by_fold(TARGETS[name], rows) for name, rows in oof.items()})
 
     PLOTS.mkdir(parents=True, exist_ok=True)
@@ -76,7 +96,7 @@ def main() -> None:
     importances = {name: importance(name) for name in available}
     plots.importance(importances, PLOTS / "importance.png")
     for name, entry in metrics["targets"].items():
-        decisive = "brier" if TARGETS[name].kind == "classification" else "mae"
+        decisive = _decisive(name)
         log.info("%s: %s %.4g %s, skill %.3f", name, decisive, entry[decisive], entry["unit"], entry["skill"])
     for name, reason in metrics["not_available"].items():
         log.info("%s is not available: %s", name, reason)

@@ -240,12 +240,11 @@ def living_batteries(count: int, params_file: Path, at: datetime) -> list[LivePa
     ]
 
 
-def _main(arguments: argparse.Namespace, console: Console) -> int:
+def _main(arguments: argparse.Namespace, options: LiveOptions, timetable: Sequence[Injection], console: Console) -> int:
     stop = Event()
     _stop_on_signals(stop)
     # What troubles them comes to us as a sentence of the sink.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    options = LiveOptions(arguments.interval, arguments.speed, arguments.for_s, predicts=arguments.predictions)
     with embedded_parts(Settings()) as settings:
         port = free_port(settings.host, settings.simulator_metrics_port)
         settings = settings.model_copy(update={"simulator_metrics_port": port})
@@ -255,7 +254,6 @@ def _main(arguments: argparse.Namespace, console: Console) -> int:
         )
         console.print(f"living the past of {arguments.batteries} batteries …", highlight=False)
         packs = living_batteries(arguments.batteries, arguments.params, datetime.now(UTC))
-        timetable = [*map(Injection.parse, arguments.inject), *map(parse_regime, arguments.regime)]
         batteries = injected(packs, timetable, speed=arguments.speed)
         view = view_for(console)
         try:
@@ -302,12 +300,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="ask the prediction service; not where a stream scorer or a database predictor does it",
     )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="where the fleet is described")
+    parser.add_argument("--check", action="store_true", help="say whether these arguments can be run, and end")
     arguments = parser.parse_args(argv)
     if arguments.batteries < 1:
         parser.error("--batteries must be at least 1")
     console = Console()
     try:
-        return _main(arguments, console)
+        options = LiveOptions(arguments.interval, arguments.speed, arguments.for_s, predicts=arguments.predictions)
+        timetable = [*map(Injection.parse, arguments.inject), *map(parse_regime, arguments.regime)]
+        return 0 if arguments.check else _main(arguments, options, timetable, console)
     except (TwinError, SinkError, PredictionError) as error:
         console.print(f"[red]{error}[/red]", highlight=False, soft_wrap=True)
         return 2

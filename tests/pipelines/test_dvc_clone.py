@@ -94,6 +94,8 @@ def test_every_stage_ran_and_is_up_to_date(request: pytest.FixtureRequest, stack
     assert set(metrics["targets"]) | set(metrics["not_available"]) == {"soh", "temperature", "rul", "failure"}
     assert {"mae", "rmse", "r2", "skill", "baselines", "by_life_quarter"} <= set(metrics["targets"]["temperature"])
     assert metrics["targets"]["temperature"]["skill"] > 0.0
+    shown = read_json(clone / "reports" / "summary.json")["out_of_fold"]["temperature"]
+    assert shown == {key: metrics["targets"]["temperature"][key] for key in ("mae", "skill")}
     stale = [line for line in run(clone, "dvc", "status").splitlines() if line.endswith(":") and "register" not in line]
     assert not [line for line in stale if not line.startswith("\t")], stale
 
