@@ -20,7 +20,7 @@ export GX_ANALYTICS_ENABLED := false
 export BENTOML_DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup run repro test test-slow servers-install servers watch-check chaos lint format screenshots bench lock clean-env
+.PHONY: help setup run repro test test-slow servers-install servers watch-check loop chaos lint format screenshots bench lock clean-env
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -64,6 +64,9 @@ watch-check: setup ## a live minute on the embedded store and on real servers: m
 
 chaos: setup ## kill every part of the twin on real servers at random moments, and count what is lost; ARGS="--seed 2"
 	python -m tests.chaos $(ARGS)
+
+loop: setup ## a fleet's summer turns hot: drift, retraining, promotion at high speed; draws docs/images/loop.png
+	@python -m pipelines.loop $(ARGS)
 
 lint: setup ## ruff, mypy, import directions
 	ruff check .
