@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from confluent_kafka import TopicPartition
 from quixstreams import Application, State
 from quixstreams.kafka import ConnectionConfig
 
@@ -55,12 +56,20 @@ def run_stream(settings: Settings, releases: Releases, metrics: StreamMetrics) -
         app.run()
 
 
+class _Application(Application):
+    def _on_lost(self, consumer: object, topic_partitions: list[TopicPartition]) -> None:
+        # Partitions are paused while the store is away.  Quix Streams forgets that when they are lost, and the client
+        # does not: given back, they would stay silent for ever.
+        self._consumer.resume(list(self._consumer.backpressured_tps))
+        super()._on_lost(consumer, topic_partitions)
+
+
 def _with_state(value: bytes | None, _key: object, _timestamp: int, _headers: object, state: State[str, bytes]) -> Any:
     return value, state
 
 
 def _application(settings: Settings, brokers: ConnectionConfig, on_statistics: Callable[[str], None]) -> Application:
-    return Application(
+    return _Application(
         brokers,
         consumer_group=settings.scorer_group,
         auto_offset_reset="earliest",

@@ -32,6 +32,7 @@ from data.settings import Settings
 from data.stores.migrate import migrate
 from data.stores.postgres import PostgresStore
 from data.wire import reading_message
+from deploy.servers.kafka import Kafka
 from deploy.servers.process import unused_port
 from features import fold
 from features import state as s
@@ -479,6 +480,36 @@ def test_another_takes_over_and_a_changed_fold_is_replayed(
     assert store.predicted(fleet) == fleet.predicted(predictor)
     readings = "SELECT count(*), count(voltage) FROM ev_telemetry WHERE battery_id = ANY(%s)"
     assert store.query(readings, fleet.ids) == [(180 * 8, 180 * 8)]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # kafka-python leaves sockets to the collector
+def test_partitions_that_are_lost_while_the_store_is_away_are_read_again(
+    settings: Settings, store: Store, predictor: Predictor, kafka_server: Kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are paused then, for longer here than the broker is away."""
+    monkeypatch.setattr("serving.stream.sink._FIRST_RETRY_S", 15.0)
+    monkeypatch.setattr("serving.stream.sink._LONGEST_RETRY_S", 15.0)
+    fleet = Fleet.of("LOST", 4, TIMES_S[:60])
+    n_targets = 4 * len(fleet.ids)
+    store.write(fleet.past())
+
+    def play(metrics: StreamMetrics) -> None:
+        feed(settings, fleet.rows(slice(0, 20)))
+        store.wait_for(fleet, 20 * n_targets)
+        try:
+            with store_away(store):
+                feed(settings, fleet.rows(slice(20, 40)))
+                until(lambda: scraped(metrics)['scorer_checkpoint_failures_total{part="store"}'] >= 1)
+                kafka_server.server.kill()
+                time.sleep(settings.scorer_session_s + 2.0)
+        finally:
+            kafka_server.server.start()  # it belongs to the other tests too
+        feed(settings, fleet.rows(slice(40, 60)))
+        store.wait_for(fleet, 60 * n_targets)
+
+    scored_while(settings, Releases(Scorer(predictor)), play)
+    assert store.predicted(fleet) == fleet.predicted(predictor)
 
 
 def test_states_are_kept_in_small_segments(settings: Settings) -> None:
