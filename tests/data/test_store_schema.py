@@ -240,7 +240,7 @@ def test_the_embedded_server_is_shared_and_stopped_by_the_last_user(server_folde
 
 
 def test_a_killed_user_of_the_embedded_server_does_not_keep_it_running(server_folders: Path) -> None:
-    folder = server_folders / "killed"
+    folder = server_folders / "its user was killed"
     script = f"""
 import os, signal
 from pathlib import Path
