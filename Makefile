@@ -9,6 +9,7 @@ PYTHON ?= python3
 SOURCE ?=
 DATA ?=
 FOR ?=
+JOBS ?= 2
 ARGS ?=
 LIVE_ARGS = $(if $(FOR),--for $(FOR)) $(ARGS)
 
@@ -47,8 +48,9 @@ run: setup ## retrain what changed, then service, MLflow and live simulator; FOR
 repro: setup ## dvc repro; SOURCE=matr DATA=path trains on another source as a named experiment
 	@python -m pipelines.repro $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA),--data $(DATA)) $(ARGS)
 
-test: setup ## the default tests
-	python -m pytest -m "not slow" $(ARGS)
+# Most of their time is waiting for servers.  A file stays in one process, as its tests share what they have started.
+test: setup ## the default tests, JOBS=2 files at a time
+	python -m pytest -m "not slow" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## the tests that take minutes
 	python -m pytest -m slow $(ARGS)

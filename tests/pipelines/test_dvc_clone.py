@@ -135,6 +135,7 @@ def remote(clone: Path, minio: Minio) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_pulled_cache_and_an_empty_registry_end_in_a_served_champion(
     clone: Path, mlflow_server: str, minio: Minio, tmp_path: Path
@@ -175,6 +176,7 @@ def test_a_pulled_cache_and_an_empty_registry_end_in_a_served_champion(
     assert answer.json()["predictions"][0]["release"] == "battery-twin/1"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_rebuilt_without_a_cache_it_is_the_same(clone: Path) -> None:
     before = (clone / "dvc.lock").read_text()
