@@ -19,10 +19,9 @@ from pathlib import Path
 import psycopg2
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.registry import Collector
-from pydantic import SecretStr
 
 from data.embedded.ports import free_port
-from data.embedded.postgres import embedded_postgres
+from data.embedded.store import store_named
 from data.errors import TwinError
 from data.settings import Settings
 from data.stores.migrate import migrate
@@ -110,11 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda _number, _frame: stop.set())
     try:
         with ExitStack() as stack:
-            settings = Settings()
-            if settings.telemetry_dsn is None:
-                # The simulator's too: the folder is shared, and the last to leave stops the server.
-                dsn = SecretStr(stack.enter_context(embedded_postgres(settings.var / "postgres")))
-                settings = settings.model_copy(update={"telemetry_dsn": dsn})
+            settings = stack.enter_context(store_named(Settings()))
             assert settings.telemetry_dsn is not None  # noqa: S101 - for the type checker
             migrate(settings.telemetry_dsn.get_secret_value())
             settings = settings.model_copy(update={"metrics_port": free_port(settings.host, settings.metrics_port)})

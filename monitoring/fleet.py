@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -13,6 +12,8 @@ import psycopg2
 import psycopg2.extensions
 
 from features.targets import TARGET_NAMES
+from monitoring.newest import NEWEST_PREDICTIONS
+from monitoring.session import StoreSession
 from monitoring.watched import WATCHED
 
 #: Outcomes that accuracy and coverage look back on, by target and role.
@@ -109,15 +110,11 @@ class Snapshot:
     retrains: Retrains = field(default_factory=Retrains)
 
 
-class FleetReader:
-    """One read-only connection to the store, opened again when it was lost.  Errors are those of psycopg2.
-
-    Also counts: predictions and outcomes that appeared since this reader first looked.
-    """
+class FleetReader(StoreSession):
+    """A read-only session that also counts: predictions and outcomes that appeared since this reader first looked."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._connection: psycopg2.extensions.connection | None = None
+        super().__init__(dsn, "battery-twin-metrics", statement_timeout_ms=_STATEMENT_TIMEOUT_MS, read_only=True)
         self._predicted_until: dict[str, datetime] | None = None
         self._last_outcome: int | None = None
         self.predictions: dict[str, int] = {}
@@ -125,7 +122,7 @@ class FleetReader:
 
     def read(self) -> Snapshot:
         """The fleet now; `predictions` and `errors` go on as well."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             readings = _readings(cursor)
             snapshot = Snapshot(
                 readings, _predictions(cursor), _actual(cursor), _recent(cursor), _drift(cursor), _retrains(cursor)
@@ -138,12 +135,6 @@ class FleetReader:
         """Absolute errors of the champion, by target, that became known since the last call."""
         taken, self.errors = self.errors, {target: [] for target in TARGET_NAMES}
         return taken
-
-    def close(self) -> None:
-        """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
     def _count_predictions(self, cursor: psycopg2.extensions.cursor, readings: list[NewestReading]) -> None:
         """Each prediction is read once, when it is new."""
@@ -185,21 +176,6 @@ class FleetReader:
             if role == "champion" and target in self.errors:
                 self.errors[target].append(abs(error))
 
-    @contextmanager
-    def _transaction(self) -> Iterator[psycopg2.extensions.cursor]:
-        if self._connection is None or self._connection.closed:
-            self._connection = psycopg2.connect(self._dsn, connect_timeout=3, application_name="battery-twin-metrics")
-            self._connection.set_session(readonly=True, isolation_level="REPEATABLE READ")
-            with self._connection, self._connection.cursor() as cursor:
-                cursor.execute(f"SET statement_timeout = {_STATEMENT_TIMEOUT_MS}; SET TIME ZONE 'UTC'")
-        connection = self._connection
-        try:
-            with connection, connection.cursor() as cursor:
-                yield cursor
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
-            connection.close()
-            raise
-
 
 def _readings(cursor: psycopg2.extensions.cursor) -> list[NewestReading]:
     cursor.execute(
@@ -240,19 +216,11 @@ def _readings(cursor: psycopg2.extensions.cursor) -> list[NewestReading]:
 
 def _predictions(cursor: psycopg2.extensions.cursor) -> list[NewestPrediction]:
     cursor.execute(
-        """
+        f"""
         SELECT b.battery_id, p.target, p.value, p.lower, p.upper, COALESCE(p.model_name, ''),
                COALESCE(p.model_version, '')
-        FROM batteries b
-        CROSS JOIN LATERAL (
-            SELECT time FROM battery_predictions p
-            WHERE p.battery_id = b.battery_id AND p.role = 'champion' ORDER BY p.time DESC LIMIT 1
-        ) newest
-        CROSS JOIN LATERAL (
-            SELECT * FROM battery_predictions p
-            WHERE p.battery_id = b.battery_id AND p.time = newest.time AND p.role = 'champion' OFFSET 0
-        ) p
-        """
+        FROM {NEWEST_PREDICTIONS}
+        """  # noqa: S608 - a text of our own
     )
     return [NewestPrediction(*row) for row in cursor.fetchall()]
 

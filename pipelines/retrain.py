@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
-from pydantic import SecretStr
 
-from data.embedded.postgres import embedded_postgres
+from data.embedded.store import store_named
 from data.errors import TwinError
 from data.settings import Settings
 from data.stores.migrate import migrate
@@ -157,10 +156,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda _number, _frame: stop.set())
     try:
         with ExitStack() as stack:
-            settings = Settings()
-            if settings.telemetry_dsn is None:
-                dsn = SecretStr(stack.enter_context(embedded_postgres(settings.var / "postgres")))
-                settings = settings.model_copy(update={"telemetry_dsn": dsn})
+            settings = stack.enter_context(store_named(Settings()))
             retrainer = stack.enter_context(retraining(settings, load_params(options.params), stop))
             if options.once or options.reason is not None:
                 done = retrainer.look(options.reason)

@@ -29,6 +29,8 @@ from simulator.pack import cell_voltages_v
 LONGEST_STEP_S = 2.0 * 3600.0
 #: After days that nobody recorded, the car sets out this long before the reading.
 SET_OUT_S = 1.0
+#: A log of the past that begins so long before the live time is over by then.
+LONGEST_LOG_S = SECONDS_PER_DAY
 #: Each try to be alive at the start of the live time begins this much younger than the last.
 REJUVENATION = 0.8
 #: Days of natural wear by which an accelerated one is reckoned.
@@ -76,7 +78,7 @@ class LivePack:
         while True:
             days *= life_share
             battery = new_battery(params, seed, index, at - timedelta(days=days))
-            past = history(battery, params, at.timestamp())
+            past = history(battery, params, at.timestamp() - LONGEST_LOG_S)
             if not battery.has_failed and battery.soh >= params.retire_below_soh:
                 return cls(battery, past, params.retire_below_soh)
             life_share = REJUVENATION

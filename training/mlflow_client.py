@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from data.settings import NO_TELEMETRY, Settings
@@ -36,3 +38,17 @@ def experiment_id(client: MlflowClient, settings: Settings, domain: str) -> str:
         return str(found.experiment_id)
     location = None if settings.mlflow_tracking_uri else (settings.artifact_root / domain).as_uri()
     return str(client.create_experiment(domain, artifact_location=location))
+
+
+@contextmanager
+def ending_run(client: MlflowClient, run_id: str) -> Iterator[None]:
+    """Says at its end how the run `run_id` went: finished, failed, or killed where it was interrupted."""
+    status = "KILLED"
+    try:
+        yield
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        client.set_terminated(run_id, status)

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from data.settings import Settings
-from training.mlflow_client import connect, experiment_id
+from training.mlflow_client import connect, ending_run, experiment_id
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -82,15 +82,8 @@ def tuning_run(settings: Settings, domain: str, target: str, study: str, library
     else:
         tags = {"study": study, "target": target, "kind": "tuning", "forest_library": library, **_commit_tag()}
         run_id = client.create_run(experiment, run_name=f"tune {target}", tags=tags).info.run_id
-    status = "KILLED"
-    try:
+    with ending_run(client, run_id):
         yield TuningRun(client, experiment, run_id, target)
-        status = "FINISHED"
-    except Exception:
-        status = "FAILED"
-        raise
-    finally:
-        client.set_terminated(run_id, status)
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
-from pydantic import SecretStr
 
-from data.embedded.postgres import embedded_postgres
+from data.embedded.store import store_named
 from data.errors import TwinError
 from data.settings import Settings
 from data.stores.migrate import migrate
@@ -28,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="where the gate's thresholds are")
     arguments = parser.parse_args(argv)
     try:
-        with _store_named(Settings()) as settings:
+        with _store_set_up(Settings()) as settings:
             console = Console.open(settings, reports=arguments.reports, params=arguments.params)
             # uvicorn hands it on when it has finished; by default that would end us before the embedded store.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -46,18 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _store_named(settings: Settings) -> Iterator[Settings]:
+def _store_set_up(settings: Settings) -> Iterator[Settings]:
     """Settings that name a telemetry store.
 
     The embedded one is ours to set up.  Another's schema is the business of whoever writes to it: the console needs no
     right to change it, and says so while it is absent.
     """
-    if settings.telemetry_dsn is not None:
-        yield settings
-        return
-    with embedded_postgres(settings.var / "postgres") as dsn:
-        migrate(dsn)
-        yield settings.model_copy(update={"telemetry_dsn": SecretStr(dsn)})
+    with store_named(settings) as named:
+        if settings.telemetry_dsn is None and named.telemetry_dsn is not None:
+            migrate(named.telemetry_dsn.get_secret_value())
+        yield named
 
 
 if __name__ == "__main__":

@@ -7,8 +7,7 @@ moment loses and doubles nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeAlias
@@ -19,6 +18,7 @@ from psycopg2.extras import execute_values
 
 from monitoring.drift.params import DriftParams
 from monitoring.drift.status import rule
+from monitoring.session import StoreSession
 
 Kind = Literal["features", "predictions", "errors"]
 KINDS: tuple[Kind, ...] = ("features", "predictions", "errors")
@@ -26,7 +26,6 @@ Cursor: TypeAlias = psycopg2.extensions.cursor
 
 #: Any number, the same for every watcher of a database: one of them works at a time.
 _ADVISORY_LOCK = 7_308_020
-_STATEMENT_TIMEOUT_MS = 60_000
 
 
 @dataclass(frozen=True)
@@ -73,27 +72,11 @@ class Window:
         return self.score > self.threshold
 
 
-class DriftStore:
-    """One connection, opened when first needed and again after it was lost.  Errors are those of psycopg2."""
+class DriftStore(StoreSession):
+    """The session of the one watcher of a database."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._connection: psycopg2.extensions.connection | None = None
-        self._is_locked = False
-
-    def try_lock(self) -> bool:
-        """Become the one watcher of this database; False while another one is.  Lasts as long as the connection."""
-        with self.transaction() as cursor:
-            if not self._is_locked:
-                cursor.execute("SELECT pg_try_advisory_lock(%s)", (_ADVISORY_LOCK,))
-                (self._is_locked,) = cursor.fetchone() or (False,)
-            return self._is_locked
-
-    def close(self) -> None:
-        """Close the connection, and with it give up the lock."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        super().__init__(dsn, "battery-twin-drift", advisory_lock=_ADVISORY_LOCK)
 
     def followed(self) -> dict[str, Followed]:
         """What is measured, by target."""
@@ -153,26 +136,6 @@ class DriftStore:
             )
             for one in windows:
                 _renew_status(cursor, champion, one, params)
-
-    @contextmanager
-    def transaction(self) -> Iterator[Cursor]:
-        """A cursor whose work is committed, or rolled back; a broken connection is not kept."""
-        connection = self.connection()
-        try:
-            with connection, connection.cursor() as cursor:
-                yield cursor
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
-            connection.close()
-            raise
-
-    def connection(self) -> psycopg2.extensions.connection:
-        """The connection, not in the middle of a transaction."""
-        if self._connection is None or self._connection.closed:
-            self._connection = psycopg2.connect(self._dsn, connect_timeout=5, application_name="battery-twin-drift")
-            self._is_locked = False
-            with self._connection, self._connection.cursor() as cursor:
-                cursor.execute(f"SET statement_timeout = {_STATEMENT_TIMEOUT_MS}; SET TIME ZONE 'UTC'")
-        return self._connection
 
 
 def _renew_status(cursor: Cursor, champion: Followed, newest: Window, params: DriftParams) -> None:

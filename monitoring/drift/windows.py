@@ -25,6 +25,7 @@ from features.targets import TARGETS
 from monitoring.drift.bounds import thinned
 from monitoring.drift.params import DriftParams
 from monitoring.drift.store import Followed
+from monitoring.newest import NEWEST_PREDICTIONS
 
 Connection = psycopg2.extensions.connection
 
@@ -101,20 +102,12 @@ def champions(connection: Connection) -> dict[str, tuple[str, str]]:
     """Name and version of the model that made the newest champion prediction, by target."""
     rows = _fetch(
         connection,
-        """
+        f"""
         SELECT DISTINCT ON (p.target) p.target, p.model_name, p.model_version
-        FROM batteries b
-        CROSS JOIN LATERAL (
-            SELECT time FROM battery_predictions p
-            WHERE p.battery_id = b.battery_id AND p.role = 'champion' ORDER BY p.time DESC LIMIT 1
-        ) newest
-        CROSS JOIN LATERAL (
-            SELECT * FROM battery_predictions p
-            WHERE p.battery_id = b.battery_id AND p.time = newest.time AND p.role = 'champion' OFFSET 0
-        ) p
+        FROM {NEWEST_PREDICTIONS}
         WHERE p.model_name <> '' AND p.model_version <> ''
         ORDER BY p.target, p.predicted_at DESC, p.time DESC
-        """,
+        """,  # noqa: S608 - a text of our own
     )
     return {target: (name, version) for target, name, version in rows if target in TARGETS}
 

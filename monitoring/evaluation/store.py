@@ -7,7 +7,6 @@ loses and doubles nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -23,6 +22,7 @@ from features.state import FloatArray
 from features.targets import TARGETS
 from monitoring.evaluation.judge import Life, Outcome, Prediction
 from monitoring.evaluation.observe import Observation, Observed, Reading
+from monitoring.session import StoreSession
 
 Role = Literal["champion", "challenger"]
 ROLES: tuple[Role, ...] = ("champion", "challenger")
@@ -32,7 +32,6 @@ SLOW_TARGETS: tuple[str, ...] = tuple(name for name, target in TARGETS.items() i
 
 #: Any number, the same for every evaluator of a database: one of them works at a time.
 _ADVISORY_LOCK = 7_308_018
-_STATEMENT_TIMEOUT_MS = 60_000
 #: Event time of predictions that one look for new cycles passes over: it bounds the rows that are read.
 _KEEP_SPAN = "6 hours"
 #: A cursor over predictions in which no new cycle began is written this seldom.
@@ -77,27 +76,11 @@ class Comparable:
     prediction: Prediction | None
 
 
-class EvaluationStore:
-    """One connection, opened when first needed and again after it was lost.  Errors are those of psycopg2."""
+class EvaluationStore(StoreSession):
+    """The session of the one evaluator of a database."""
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._connection: psycopg2.extensions.connection | None = None
-        self._is_locked = False
-
-    def try_lock(self) -> bool:
-        """Become the one evaluator of this database; False while another one is.  Lasts as long as the connection."""
-        with self._transaction() as cursor:
-            if not self._is_locked:
-                cursor.execute("SELECT pg_try_advisory_lock(%s)", (_ADVISORY_LOCK,))
-                (self._is_locked,) = cursor.fetchone() or (False,)
-            return self._is_locked
-
-    def close(self) -> None:
-        """Close the connection, and with it give up the lock."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        super().__init__(dsn, "battery-twin-evaluation", advisory_lock=_ADVISORY_LOCK)
 
     # Observing readings
 
@@ -106,7 +89,7 @@ class EvaluationStore:
 
         A reading whose age only its prediction knows waits for it.
         """
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute("SELECT count(*) FROM batteries")
             (batteries,) = cursor.fetchone() or (0,)
             cursor.execute(
@@ -141,7 +124,7 @@ class EvaluationStore:
         newest = {
             (battery_id, one.cycle, one.kind): one for battery_id, _, found in seen for one in found
         }  # one statement may touch a row once
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             execute_values(
                 cursor,
                 "INSERT INTO battery_observations (battery_id, cycle, kind, cycle_index, time, soh, soh_before, "
@@ -179,7 +162,7 @@ class EvaluationStore:
 
     def notice_cycles(self) -> int:
         """Give news to each battery that has a newer row in `battery_cycles` than before; how many."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(
                 """
                 INSERT INTO evaluation_batteries AS e (battery_id, newest_cycle, has_news)
@@ -203,7 +186,7 @@ class EvaluationStore:
 
         Predictions without an age are passed over: no truth about them can be told.
         """
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(
                 f"""
                 SELECT b.battery_id, r.kept_until, first.time, newest.time,
@@ -295,7 +278,7 @@ class EvaluationStore:
 
     def batteries_with_news(self, count: int) -> list[str]:
         """Up to `count` batteries of which something is known that was not when they were last judged."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(
                 "SELECT battery_id FROM evaluation_batteries WHERE has_news ORDER BY battery_id LIMIT %s", (count,)
             )
@@ -303,7 +286,7 @@ class EvaluationStore:
 
     def life(self, battery_id: str) -> Life | None:
         """What is known of the battery's life; None while nothing is."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(
                 """
                 SELECT h.cycle_index, h.health FROM (
@@ -358,7 +341,7 @@ class EvaluationStore:
 
     def kept_predictions(self, battery_id: str) -> list[Prediction]:
         """All that were kept of the battery."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             columns = _PREDICTION.format(p="k", due="NULL")
             cursor.execute(f"SELECT {columns} FROM kept_predictions k WHERE battery_id = %s", (battery_id,))  # noqa: S608
             return [Prediction(*row) for row in cursor.fetchall()]
@@ -369,7 +352,7 @@ class EvaluationStore:
         Args:
             done: nothing waits: the battery has no news any more.
         """
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             changed = _write_outcomes(cursor, outcomes)
             if unknown:
                 cursor.execute(
@@ -392,7 +375,7 @@ class EvaluationStore:
     def comparable(self, role: Role, every_s: float) -> list[Comparable]:
         """Of each battery the next moment to compare: the first in its interval of `every_s`, once it is due."""
         columns = _PREDICTION.format(p="p", due="p.due")
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(
                 f"""
                 SELECT b.battery_id, first.time, {columns}
@@ -428,7 +411,7 @@ class EvaluationStore:
         """By index of the prediction: time (s since the epoch) and temperature (degC) until its `due` + tolerance."""
         if not predictions:
             return {}
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(
                 """
                 SELECT w.number, extract(epoch FROM t.time)::float8, t.temperature
@@ -454,7 +437,7 @@ class EvaluationStore:
 
     def compared(self, role: Role, until: Sequence[tuple[str, datetime]], outcomes: Sequence[Outcome]) -> int:
         """Store `outcomes` and go on after `until`, by battery; how many rows are new or changed."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             changed = _write_outcomes(cursor, outcomes)
             if until:
                 execute_values(
@@ -467,33 +450,13 @@ class EvaluationStore:
 
     def retire(self, target: str, days: float, rows: int) -> int:
         """Delete up to `rows` outcomes of `target` that matured more than `days` ago; how many went."""
-        with self._transaction() as cursor:
+        with self.transaction() as cursor:
             cursor.execute(
                 "DELETE FROM prediction_outcomes WHERE ctid = ANY(ARRAY(SELECT ctid FROM prediction_outcomes "
                 "WHERE target = %s AND role = ANY(%s) AND matured_at < now() - make_interval(days => %s) LIMIT %s))",
                 (target, list(ROLES), int(days), rows),
             )
             return int(cursor.rowcount)
-
-    @contextmanager
-    def _transaction(self) -> Iterator[psycopg2.extensions.cursor]:
-        """A cursor whose work is committed, or rolled back; a broken connection is not kept."""
-        if self._connection is None or self._connection.closed:
-            self._connection = psycopg2.connect(
-                self._dsn,
-                connect_timeout=5,
-                application_name="battery-twin-evaluation",
-            )
-            self._is_locked = False
-            with self._connection, self._connection.cursor() as cursor:
-                cursor.execute(f"SET statement_timeout = {_STATEMENT_TIMEOUT_MS}; SET TIME ZONE 'UTC'")
-        connection = self._connection
-        try:
-            with connection, connection.cursor() as cursor:
-                yield cursor
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
-            connection.close()
-            raise
 
 
 def _by_battery(rows: Sequence[tuple[Any, ...]]) -> Iterator[NewReadings]:

@@ -23,7 +23,7 @@ from pipelines.retraining.records import RetrainStore
 from pipelines.retraining.trigger import Drift, RetrainParams
 from pipelines.retraining.workspace import Workspace
 from training.gate import GateThresholds
-from training.mlflow_client import experiment_id
+from training.mlflow_client import ending_run, experiment_id
 from training.registry.promotion import champions_of, record
 from training.registry.registration import RegisterReport, register_all
 from training.registry.store import RegistryStore
@@ -221,15 +221,8 @@ class Attempt:
         client = self.registry.client
         experiment = experiment_id(client, self.settings, self.registry.domain)
         run_id = str(client.create_run(experiment, run_name="retrain", tags={"kind": "retrain", **tags}).info.run_id)
-        status = "KILLED"
-        try:
+        with ending_run(client, run_id):
             yield run_id
-            status = "FINISHED"
-        except Exception:
-            status = "FAILED"
-            raise
-        finally:
-            client.set_terminated(run_id, status)
 
     def _log(self, run_id: str, workspace: Workspace, data_until: datetime) -> None:
         client = self.registry.client

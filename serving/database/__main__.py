@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psycopg2
 
-from data.embedded.postgres import embedded_postgres
+from data.embedded.store import store_named
 from data.errors import TwinError
 from data.field_map import load_field_map
 from data.settings import Settings
@@ -63,10 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(settings: Settings, field_map: Path | None, predict_past: bool, stop: threading.Event) -> None:
     metrics = DatabaseMetrics()
     with ExitStack() as stack:
-        if settings.telemetry_dsn is None:
-            dsn = stack.enter_context(embedded_postgres(settings.var / "postgres"))
-        else:
-            dsn = settings.telemetry_dsn.get_secret_value()
+        settings = stack.enter_context(store_named(settings))
+        assert settings.telemetry_dsn is not None  # noqa: S101 - for the type checker
+        dsn = settings.telemetry_dsn.get_secret_value()
         feed = _feed(settings, dsn, field_map)
         stack.enter_context(metrics_server(settings.host, settings.database_predictor_metrics_port, metrics))
         if not _until_possible(lambda: _prepare(dsn, feed), stop):

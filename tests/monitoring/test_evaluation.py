@@ -279,8 +279,8 @@ class MortalStore(EvaluationStore):
         self._left = transactions
 
     @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        with super()._transaction() as cursor:
+    def transaction(self) -> Iterator[Any]:
+        with super().transaction() as cursor:
             yield cursor
             self._left -= 1
             if self._left < 0:

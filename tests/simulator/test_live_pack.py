@@ -52,6 +52,13 @@ def test_it_starts_in_the_middle_of_a_life(index: int) -> None:
     assert list(pack.batteries_row()["battery_id"]) == [pack.battery_id]
 
 
+def test_its_past_is_over_when_it_goes_live() -> None:
+    """A log that began before it was once lived to its end, three hours ahead of the clock."""
+    params = SimulateParams(batteries=48, cycles_between_logs=40.0, ageing_spread=1.3, models=("hatchback-52",))
+    at = datetime(2026, 11, 26, 16, 15, 40, tzinfo=UTC)
+    assert LivePack.start(params, 7, 48, at=at, life_share=0.3275).last_time <= at
+
+
 def test_a_restart_goes_on_where_it_was() -> None:
     pack = start()
     live(pack, 120.0, 0.5)

@@ -1,0 +1,16 @@
+"""What the champion said last of each battery, found by the index and not by a scan."""
+
+from __future__ import annotations
+
+#: FROM clause: `b`, the battery, and `p`, a row for each target that it predicted at its newest moment.
+NEWEST_PREDICTIONS = """
+    batteries b
+    CROSS JOIN LATERAL (
+        SELECT time FROM battery_predictions p
+        WHERE p.battery_id = b.battery_id AND p.role = 'champion' ORDER BY p.time DESC LIMIT 1
+    ) newest
+    CROSS JOIN LATERAL (
+        SELECT * FROM battery_predictions p
+        WHERE p.battery_id = b.battery_id AND p.time = newest.time AND p.role = 'champion' OFFSET 0
+    ) p
+"""
