@@ -30,6 +30,7 @@ from data.errors import TwinError
 from data.settings import Settings
 from data.stores.migrate import migrate
 from data.stores.snapshot import SnapshotParams
+from monitoring.drift.params import DriftParams
 from pipelines.params import load_params, start_logging, typed
 from pipelines.retraining.attempt import Attempt, Retrained
 from pipelines.retraining.comparison import RollbackParams
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 #: In `var`; younger than half a minute while this runs.
 ALIVE = "retrain.alive"
+_ALIVE_EVERY_S = 10.0
 _RETRY_S = 10.0
 
 
@@ -51,28 +53,33 @@ class Retrainer:
     """Looks at what drifts and at what was promoted, and does what follows.
 
     Attributes:
-        params: content of `params.yaml`.
+        params: content of `params.yaml`, and its sections as they are used here.
         stop: set to end; a training that is under way is given up.
     """
 
     settings: Settings
     params: Mapping[str, Any]
+    policy: RetrainParams
+    rollback: RollbackParams
+    drift: DriftParams
     records: RetrainStore
     registry: RegistryStore
     stop: threading.Event
     _said: str = ""
 
     def run(self, interval_s: float) -> None:
-        """Look every `interval_s` until `stop` is set; errors of store and registry are waited out."""
-        while not self.stop.is_set():
-            self._is_alive()
-            try:
-                self.look()
-            except Exception as error:  # noqa: BLE001 - whatever a store or a registry does, it is looked at again
-                log.warning("could not look: %s: %s", type(error).__name__, str(error).strip().partition("\n")[0])
-                self.stop.wait(_RETRY_S)
-            else:
-                self.stop.wait(interval_s)
+        """Look every `interval_s` until `stop` is set; a store or a registry that is away is waited for."""
+        from mlflow.exceptions import MlflowException
+
+        with self._alive():
+            while not self.stop.is_set():
+                try:
+                    self.look()
+                except (psycopg2.Error, MlflowException, OSError, TwinError) as error:
+                    log.warning("could not look: %s: %s", type(error).__name__, str(error).strip().partition("\n")[0])
+                    self.stop.wait(_RETRY_S)
+                else:
+                    self.stop.wait(interval_s)
 
     def look(self, reason: str | None = None) -> Retrained | None:
         """Look once: compare what is watched, and train where a drift asks for it, or a `reason` is given.
@@ -92,28 +99,42 @@ class Retrainer:
             if orphans := self.records.close_orphans():
                 log.warning("%d trainings had ended without a word", orphans)
             by = f"{current_user()} on {platform.node()}"
-            rollback = typed(RollbackParams, self.params.get("rollback", {}), "rollback")
-            PromotionWatch(self.records, self.registry, rollback, by).look()
+            watch = PromotionWatch(self.records, self.registry, self.rollback, by)
+            watch.look()
             drifts = self.records.drifts()
             champions = self.registry.aliases().champions if drifts else {}
-            policy = typed(RetrainParams, self.params.get("retrain", {}), "retrain")
-            decision = decide(drifts, champions, self.records.past(), datetime.now(UTC), policy)
+            decision = decide(drifts, champions, self.records.past(), datetime.now(UTC), self.policy)
             self._say(decision.reason)
-            attempt = Attempt(self.settings, self.params, self.records, self.registry, by, self._is_stopping)
-            if reason is not None:
-                return attempt.train(reason, ())
-            return attempt.train(decision.reason, decision.drifts) if decision.drifts else None
+            if reason is None and not decision.drifts:
+                return None
+            attempt = Attempt(
+                self.settings, self.params, self.policy, self.drift, self.records, self.registry, by, self.stop.is_set
+            )
+            done = attempt.train(decision.reason, decision.drifts) if reason is None else attempt.train(reason, ())
+            watch.look()  # what was replaced predicts in the shadow from now on
+            return done
         finally:
             self.records.unlock()
 
-    def _is_stopping(self) -> bool:
-        self._is_alive()
-        return self.stop.is_set()
-
-    def _is_alive(self) -> None:
-        """Touch a file, by whose age others see that this goes on: it has no port to be asked at."""
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Touch a file meanwhile, by whose age others see that this goes on: it has no port to be asked at."""
         self.settings.var.mkdir(parents=True, exist_ok=True)
-        (self.settings.var / ALIVE).touch()
+        ended = threading.Event()
+
+        def touch() -> None:
+            while True:
+                (self.settings.var / ALIVE).touch()
+                if ended.wait(_ALIVE_EVERY_S):
+                    return
+
+        thread = threading.Thread(target=touch, name="alive", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def _say(self, sentence: str) -> None:
         """Once, not at every look."""
@@ -132,19 +153,22 @@ def retraining(settings: Settings, params: Mapping[str, Any], stop: threading.Ev
     """
     if settings.telemetry_dsn is None:
         raise TwinError("No telemetry store is named.", field="telemetry_dsn")
-    for cls, section in ((RetrainParams, "retrain"), (RollbackParams, "rollback"), (SnapshotParams, "snapshot")):
-        typed(cls, params.get(section, {}), section)
+    policy = typed(RetrainParams, params.get("retrain", {}), "retrain")
+    rollback = typed(RollbackParams, params.get("rollback", {}), "rollback")
+    drift = typed(DriftParams, params.get("drift", {}), "drift")
+    typed(SnapshotParams, params.get("snapshot", {}), "snapshot")  # said now and not in the middle of a training
     dsn = settings.telemetry_dsn.get_secret_value()
     migrate(dsn)
     records = RetrainStore(dsn, settings.domain, current_user())
     try:
-        yield Retrainer(settings, params, records, RegistryStore.open(settings, settings.domain), stop)
+        registry = RegistryStore.open(settings, settings.domain)
+        yield Retrainer(settings, params, policy, rollback, drift, records, registry, stop)
     finally:
         records.close()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Watch until SIGINT or SIGTERM; 0 where all went well, 1 where a training failed, 2 where it cannot begin."""
+    """Watch until SIGINT or SIGTERM; 1 where a training failed or did not begin though asked for, 2 if it cannot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--once", action="store_true", help="look once, and end")
     parser.add_argument("--reason", help="train once, for this reason, whatever drifts; every target may be promoted")
@@ -160,7 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             retrainer = stack.enter_context(retraining(settings, load_params(options.params), stop))
             if options.once or options.reason is not None:
                 done = retrainer.look(options.reason)
-                return 1 if done is not None and done.error is not None else 0
+                did_not = options.reason is not None if done is None else done.error is not None
+                return int(did_not)
             retrainer.run(settings.retrain_interval_s)
     except (TwinError, psycopg2.Error) as error:
         print(str(error).strip(), file=sys.stderr)

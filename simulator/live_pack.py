@@ -6,7 +6,6 @@ past telemetry, `read` its present.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -22,7 +21,7 @@ from simulator.climate import SECONDS_PER_DAY, daily_mean_c
 from simulator.faults import KIND_NAMES
 from simulator.fleet import SimulateParams, batteries_table, history, logs_until, new_battery
 from simulator.life import NO_FAULT, Design, condition_of, health, pass_days
-from simulator.memory import recall, remember
+from simulator.memory import made_of, recall, remember
 from simulator.pack import cell_voltages_v
 
 #: A longer time between two readings is passed by average use; a shorter one is lived second by second.
@@ -50,6 +49,7 @@ class LivePack:
     def __init__(self, battery: Battery, past: pd.DataFrame, end_of_life: float = 0.8) -> None:
         self.battery = battery
         self._past = past
+        self._made = made_of(battery)
         self._end_of_life = end_of_life
         self._home: tuple[Identity, Design] | None = None
 
@@ -124,14 +124,11 @@ class LivePack:
 
     def memory(self) -> bytes:
         """What it has to know to go on after its last reading; not what was injected into it."""
-        at_home = copy.copy(self.battery)
-        if self._home is not None:
-            at_home.identity, at_home.design = self._home
-        return remember(at_home)
+        return remember(self.battery, self._made)
 
     def resume(self, memory: bytes) -> bool:
         """Go on where `memory` was taken; False, and nothing changes, where the fleet is described otherwise now."""
-        return recall(self.battery, memory)
+        return recall(self.battery, self._made, memory)
 
     def inject_fault(self, kind: str, severity: float = 1.0) -> None:
         """Give the battery a defect of `kind` (of `KIND_NAMES`): at severity 1 it is the fault, below it only shows."""

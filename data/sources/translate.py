@@ -63,7 +63,7 @@ def translate(raw: RawTable, field_map: FieldMap, constants: Mapping[str, object
         if name not in columns:
             columns[name] = pd.Series(value, index=cells.index) if not isinstance(value, pd.Series) else value
     rejected = _one_each(pd.concat(problems, ignore_index=True), field_map.table)
-    rejected["content"] = pd.Series([content(raw, row) for row in rejected["row"]], dtype="str")
+    rejected["content"] = pd.Series(contents(raw, rejected["row"]), dtype="str")
     kept = pd.DataFrame(columns, index=cells.index)
     kept = kept[~kept.index.isin(rejected["row"])]
     kept = kept.assign(source_file=raw.name, source_row=kept.index)
@@ -71,9 +71,15 @@ def translate(raw: RawTable, field_map: FieldMap, constants: Mapping[str, object
 
 
 def content(raw: RawTable, row: int) -> str:
-    """JSON of the cells of one row as they stand: by column, or a list where they cannot be told apart."""
-    cells = raw.torn.get(row)
-    return json.dumps(raw.cells.loc[row].to_dict() if cells is None else cells, ensure_ascii=False, default=str)
+    """`contents` of one row."""
+    return contents(raw, pd.Series([row]))[0]
+
+
+def contents(raw: RawTable, rows: pd.Series) -> list[str]:
+    """JSON of the cells of each of `rows` as they stand: by column, or a list where they cannot be told apart."""
+    whole = rows[~rows.isin(raw.torn)]
+    cells = {**dict(zip(whole, raw.cells.loc[whole].to_dict("records"), strict=True)), **raw.torn}
+    return [json.dumps(cells[row], ensure_ascii=False, default=str) for row in rows]
 
 
 def _is_numeric(column: ColumnMap) -> bool:

@@ -101,11 +101,12 @@ _SHADOW = """
 _DRIFT_WINDOWS = 12
 _DRIFT = """
     SELECT m.target, m.model_version, m.since, m.looked_until, m.note, s.kind, s.score, s.threshold, s.is_drifting,
-           s.window_end, s.windows, s.windows_out, w.ratios, w.samples, w.batteries, w.moved
+           s.window_end, s.windows, s.windows_out, w.ratios, w.are_out, w.samples, w.batteries, w.moved
     FROM drift_models m
     LEFT JOIN drift_status s USING (target)
     LEFT JOIN LATERAL (
-        SELECT array_agg(score / threshold ORDER BY window_start) AS ratios,
+        SELECT array_agg(score / NULLIF(threshold, 0) ORDER BY window_start) AS ratios,
+               array_agg(is_out ORDER BY window_start) AS are_out,
                (array_agg(samples ORDER BY window_start DESC))[1] AS samples,
                (array_agg(batteries ORDER BY window_start DESC))[1] AS batteries,
                (array_agg(detail -> 'moved' ORDER BY window_start DESC))[1] AS moved

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import psycopg2
 
+from data.errors import TwinError
 from data.settings import Settings
 from features.targets import TARGETS
 from monitoring.drift import windows
@@ -65,7 +66,7 @@ class DriftWatcher:
         self._length = timedelta(seconds=params.window_s)
         self._bounds_of = lru_cache(_BOUNDS_KEPT)(self._make_bounds)
         self._reference_of = reference_of
-        self._ask_again_at = 0.0
+        self._ask_again_at: dict[tuple[str, str], float] = {}
         self._clocks: deque[tuple[float, datetime]] = deque()
 
     def run(self, stop: threading.Event, interval_s: float) -> None:
@@ -164,12 +165,13 @@ class DriftWatcher:
 
     def _bounds(self, one: Followed) -> Bounds | None:
         """What `one` is measured by; None where that is not known now, or never: its note says which."""
-        if time.monotonic() < self._ask_again_at:
+        model = (one.model_name, one.model_version)
+        if time.monotonic() < self._ask_again_at.get(model, 0.0):
             return None
         try:
             bounds, note = self._bounds_of(one.target, one.model_name, one.model_version)
         except RegistryAwayError as error:
-            self._ask_again_at = time.monotonic() + _REGISTRY_RETRY_S
+            self._ask_again_at[model] = time.monotonic() + _REGISTRY_RETRY_S
             logger.warning("drift of %s waits for the registry: %s", one.target, error)
             bounds, note = None, "the registry is away"
         if note != one.note:
@@ -240,6 +242,9 @@ def registered_references(settings: Settings) -> ReferenceOf:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise RegistryAwayError(str(error)) from error
+        except TwinError as error:  # a name that no model of ours can have: somebody else predicts here
+            logger.warning("no reference of %s version %s: %s", name, version, error.sentence)
+            return None
         except OSError as error:
             raise RegistryAwayError(str(error)) from error
         return None if rows is None else Reference.of(target, rows)

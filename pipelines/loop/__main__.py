@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="a new folder for store, registry and logs")
     arguments = parser.parse_args(argv)
     console = Console()
-    options = LoopOptions(batteries=arguments.batteries, speed=arguments.speed)
     with tempfile.TemporaryDirectory(prefix="twin-loop-") as scratch:
         try:
+            options = LoopOptions(batteries=arguments.batteries, speed=arguments.speed)
             result = run_scenario(arguments.keep or Path(scratch) / "var", Path.cwd(), options, console)
         except TwinError as error:
             console.print(error.sentence, style="red", markup=False, soft_wrap=True)

@@ -40,6 +40,8 @@ from simulator.tally import Tally
 TARGET = "temperature"
 _PORTS = ("service_port", "metrics_port", "simulator_metrics_port", "mqtt_port")
 _POLL_S = 1.0
+#: Longest time that the retraining may take to end.
+_END_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,12 @@ class LoopOptions:
     timeout_s: float = 1800.0
     regime: str | None = "hot-summer"
     params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("batteries", "past_days", "step_s", "speed", "before_h", "after_h", "timeout_s"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise TwinError(f"{name} is {value!r}: it must be greater than 0.", field=f"--{name}", value=value)
 
 
 @dataclass
@@ -120,7 +128,10 @@ def run_scenario(folder: Path, project: Path, options: LoopOptions, console: Con
     Raises:
         TwinError: a part could not be started, or no first model was good enough.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise TwinError(f"{folder} is there already; name a new folder", field="--keep", value=str(folder)) from error
     params = scenario_params(project, options)
     params_file = folder / "params.yaml"
     params_file.write_text(yaml.safe_dump(params), encoding="utf-8")
@@ -212,7 +223,11 @@ def _retraining_process(settings: Settings, params_file: Path, environment: Mapp
             yield
         finally:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:  # a training that does not hear it
+                process.kill()
+                process.wait()
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from data.errors import TwinError
 from data.settings import Settings
 from data.stores.snapshot import MANIFEST, SnapshotParams, take_snapshot
 from features.targets import TARGET_NAMES
+from monitoring.drift.params import DriftParams
 from pipelines.params import read_json, typed
 from pipelines.register import provenance_in
 from pipelines.retraining.records import RetrainStore
@@ -24,7 +25,7 @@ from pipelines.retraining.trigger import Drift, RetrainParams
 from pipelines.retraining.workspace import Workspace
 from training.gate import GateThresholds
 from training.mlflow_client import ending_run, experiment_id
-from training.registry.promotion import champions_of, record
+from training.registry.promotion import champions_of
 from training.registry.registration import RegisterReport, register_all
 from training.registry.store import RegistryStore
 
@@ -72,13 +73,15 @@ class Attempt:
     """How and with what to train.
 
     Attributes:
-        params: content of `params.yaml`.
+        params: content of `params.yaml`; `policy` and `drift` are its sections `retrain` and `drift`.
         is_stopping: True once whoever runs this shall end.
         by: who the registry's history names.
     """
 
     settings: Settings
     params: Mapping[str, Any]
+    policy: RetrainParams
+    drift: DriftParams
     records: RetrainStore
     registry: RegistryStore
     by: str
@@ -111,24 +114,27 @@ class Attempt:
         tags = {"retrain": str(retrain_id), "retrain_reason": reason, **_drift_tags(drifts)}
         with self._run(tags) as run_id, self._workspace(retrain_id) as workspace:
             self.records.note(retrain_id, run_id=run_id)
+            # What one battery with a clock ahead of its time says must not make later drift look known.
+            reached = self.records.clock(self.drift.min_batteries)
             source = self._copy_store(workspace)
-            data_until = _newest(source)
+            data_until = reached or _newest(source)
             self.records.note(retrain_id, data_until=data_until)
             workspace.set_params(self._params_on(source, drifts))
-            workspace.train(self.settings, self._check_now_and_then())
+            workspace.train(self.settings.var, self._check_now_and_then())
             self._log(run_id, workspace, data_until)
             self._check()
             before = self.registry.aliases().release
+            former = {} if before is None else champions_of(self.registry, before)
             report = self._register(workspace, tags, reason, drifts)
+            # From here on it serves: on record at once, before anything else can go wrong.
             promoted = report.release is not None and report.release != before
-            watched = self._shadow_former(report, before, retrain_id) if promoted else {}
-            done = Retrained(report, promoted, watched)
+            done = Retrained(report, promoted, _replaced(report, former) if promoted else {})
             self.records.end(
                 retrain_id,
                 "promoted" if done.promoted else "not_promoted",
                 detail=done.detail,
                 release=report.release,
-                watched=watched,
+                watched=done.watched,
             )
         return done
 
@@ -137,7 +143,7 @@ class Attempt:
         """A new workspace, which stays for whoever wants to look into it or to repeat it; the oldest go."""
         root = self.settings.var.resolve() / "retrains"
         workspace = Workspace.create(root / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{retrain_id}", PROJECT)
-        for folder in sorted(root.iterdir())[: -typed(RetrainParams, self.params.get("retrain", {}), "retrain").kept]:
+        for folder in sorted(root.iterdir())[: -self.policy.kept]:
             shutil.rmtree(folder, ignore_errors=True)
         try:
             yield workspace
@@ -179,24 +185,6 @@ class Attempt:
             promotable=sorted({one.target for one in drifts}) or TARGET_NAMES,
         )
 
-    def _shadow_former(self, report: RegisterReport, before: int | None, retrain_id: int) -> dict[str, tuple[int, int]]:
-        """Point `@challenger` at what was replaced, so that both predict the same moments; what is watched from now."""
-        former = {} if before is None else champions_of(self.registry, before)
-        watched = {
-            model.target: (model.version, former[model.target])
-            for model in report.models
-            if model.version is not None
-            and model.state == "champion"
-            and former.get(model.target, model.version) != model.version
-        }
-        for target, (_, old) in watched.items():
-            self.registry.set_challenger(target, old)
-        if watched:
-            names = ", ".join(f"{target} {old}" for target, (_, old) in watched.items())
-            reason = f"retraining {retrain_id}: {names} goes on in the shadow of its successor, to be compared"
-            record(self.registry, "shadow", by=self.by, reason=reason)
-        return watched
-
     def _check_now_and_then(self) -> Callable[[], None]:
         looked_at = time.monotonic()
 
@@ -233,6 +221,17 @@ class Attempt:
             workspace.reports / "metrics.json",
         ):
             client.log_artifact(run_id, str(file))
+
+
+def _replaced(report: RegisterReport, former: Mapping[str, int]) -> dict[str, tuple[int, int]]:
+    """By target, the version that was promoted and the one that it replaced."""
+    return {
+        model.target: (model.version, former[model.target])
+        for model in report.models
+        if model.version is not None
+        and model.state == "champion"
+        and former.get(model.target, model.version) != model.version
+    }
 
 
 def _drift_tags(drifts: Sequence[Drift]) -> dict[str, str]:

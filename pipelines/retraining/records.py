@@ -15,6 +15,7 @@ import psycopg2.extensions
 from psycopg2.extras import Json
 
 from features.targets import TARGETS
+from monitoring.drift import windows
 from pipelines.retraining.comparison import PairedLoss
 from pipelines.retraining.trigger import Drift, Past
 
@@ -34,6 +35,7 @@ class Watched:
 
     Attributes:
         release, before: that was promoted, and that it replaced.
+        since: event time up to which the new models had learned; nothing that they said is older.
         versions: by target, the new and the old version of the model.
         looks: by target, how many outcomes there were at the last comparison.
     """
@@ -41,6 +43,7 @@ class Watched:
     retrain_id: int
     release: int
     before: int
+    since: datetime | None
     versions: Mapping[str, tuple[int, int]]
     looks: Mapping[str, int]
 
@@ -94,18 +97,20 @@ class RetrainStore:
 
     # What drifts
 
+    def clock(self, batteries: int) -> datetime | None:
+        """Event time that so many batteries have reached; None where fewer have sent anything."""
+        return windows.clock(self._session(), batteries)
+
     def drifts(self) -> list[Drift]:
-        """What drifts now, with the newest window of each."""
+        """Which models of this domain drift now, with the newest window of each."""
         rows = self._all(
             """
-            SELECT s.target, s.kind, s.score, s.threshold, w.window_start, w.model_version
+            SELECT s.target, s.kind, s.score, s.threshold, w.window_start, s.model_version
             FROM drift_status s
-            LEFT JOIN LATERAL (
-                SELECT window_start, model_version FROM drift_windows w
-                WHERE w.target = s.target AND w.kind = s.kind ORDER BY w.window_start DESC LIMIT 1
-            ) w ON true
-            WHERE s.is_drifting ORDER BY s.target, s.kind
-            """
+            JOIN drift_windows w USING (target, kind, model_name, model_version, window_end)
+            WHERE s.is_drifting AND s.model_name = %s || '-' || s.target ORDER BY s.target, s.kind
+            """,
+            (self._domain,),
         )
         return [Drift(*row) for row in rows]
 
@@ -143,7 +148,7 @@ class RetrainStore:
 
     def begin(self, reason: str, drifts: Sequence[Drift], release: int | None) -> int:
         """Record that a training begins; its number."""
-        shown = [vars(one) | {"window_start": one.window_start and one.window_start.isoformat()} for one in drifts]
+        shown = [vars(one) | {"window_start": one.window_start.isoformat()} for one in drifts]
         (retrain_id,) = self._one(
             "INSERT INTO retrains (domain, host, started_by, reason, drift, release_before) "
             "VALUES (%s, %s, %s, %s, %s, %s) RETURNING retrain_id",
@@ -189,17 +194,17 @@ class RetrainStore:
     def watched(self) -> list[Watched]:
         """Promotions that are compared still, oldest first."""
         rows = self._all(
-            "SELECT retrain_id, release_after, release_before, watched, watch_looks FROM retrains "
+            "SELECT retrain_id, release_after, release_before, data_until, watched, watch_looks FROM retrains "
             "WHERE domain = %s AND watch = 'watching' ORDER BY retrain_id",
             (self._domain,),
         )
         return [
-            Watched(number, after, before, {target: (new, old) for target, (new, old) in pairs.items()}, looks)
-            for number, after, before, pairs, looks in rows
+            Watched(number, after, before, since, {target: (new, old) for target, (new, old) in pairs.items()}, looks)
+            for number, after, before, since, pairs, looks in rows
         ]
 
-    def paired(self, target: str, new: int, old: int) -> list[PairedLoss]:
-        """Losses of champion `new` and of its shadow `old` on the same moments, by battery."""
+    def paired(self, target: str, new: int, old: int, since: datetime | None) -> list[PairedLoss]:
+        """Losses of champion `new` and of its shadow `old` on the same moments from `since` on, by battery."""
         loss = "power({0}.error, 2)" if TARGETS[target].kind == "classification" else "abs({0}.error)"
         rows = self._all(
             f"""
@@ -208,24 +213,30 @@ class RetrainStore:
             JOIN prediction_outcomes o USING (battery_id, target, time)
             WHERE n.target = %s AND n.role = 'champion' AND o.role = 'challenger'
               AND n.model_name = %s AND n.model_version = %s AND o.model_name = n.model_name AND o.model_version = %s
+              AND n.matured_at >= COALESCE(%s::timestamptz, '-infinity')
             GROUP BY n.battery_id ORDER BY n.battery_id
             """,  # noqa: S608 - our own words
-            (target, f"{self._domain}-{target}", str(new), str(old)),
+            (target, f"{self._domain}-{target}", str(new), str(old), since),
         )
         return [PairedLoss(*row) for row in rows]
 
-    def outcomes(self, target: str, version: int) -> int:
-        """How many truths are known of what champion `version` predicted, shadow or not."""
-        (count,) = self._one(
-            "SELECT count(*) FROM prediction_outcomes "
-            "WHERE target = %s AND role = 'champion' AND model_name = %s AND model_version = %s",
-            (target, f"{self._domain}-{target}", str(version)),
+    def has_outcomes(self, target: str, version: int, since: datetime | None, count: int) -> bool:
+        """Whether `count` truths are known of what champion `version` predicted from `since` on, shadow or not."""
+        (known,) = self._one(
+            "SELECT count(*) FROM (SELECT FROM prediction_outcomes WHERE target = %s AND role = 'champion' "
+            "AND model_name = %s AND model_version = %s "
+            "AND matured_at >= COALESCE(%s::timestamptz, '-infinity') LIMIT %s) few",
+            (target, f"{self._domain}-{target}", str(version), since, count),
         )
-        return int(count)
+        return bool(known >= count)
 
     def explain_watch(self, retrain_id: int, detail: str) -> None:
-        """Say where a watch stands."""
-        self._execute("UPDATE retrains SET watch_detail = %s WHERE retrain_id = %s", (detail, retrain_id))
+        """Say where a watch stands; nothing is written where that was said already."""
+        self._execute(
+            "UPDATE retrains SET watch_detail = %(detail)s "
+            "WHERE retrain_id = %(id)s AND watch_detail IS DISTINCT FROM %(detail)s",
+            {"detail": detail, "id": retrain_id},
+        )
 
     def looked(self, retrain_id: int, target: str, outcomes: int, detail: str) -> None:
         """Remember a comparison, so that the next is made when there is twice as much to compare."""
@@ -248,15 +259,19 @@ class RetrainStore:
         return self._execute(sql, values).fetchall()
 
     def _execute(self, sql: str, values: Any = None) -> psycopg2.extensions.cursor:
-        if self._connection is None or self._connection.closed:
-            self._connection = self._connect()
+        connection = self._session()
         try:
-            cursor: psycopg2.extensions.cursor = self._connection.cursor()
+            cursor: psycopg2.extensions.cursor = connection.cursor()
             cursor.execute(sql, values)
         except (psycopg2.OperationalError, psycopg2.InterfaceError):
-            self._connection.close()
+            connection.close()
             raise
         return cursor
+
+    def _session(self) -> psycopg2.extensions.connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = self._connect()
+        return self._connection
 
     def _connect(self) -> psycopg2.extensions.connection:
         name = f"retrain by {self._by} on {self._host}, process {os.getpid()}"

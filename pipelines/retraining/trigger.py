@@ -38,16 +38,16 @@ class Drift:
     """A model that drifts: a row of `drift_status` with its newest window.
 
     Attributes:
-        window_start: event time at which that window began; None where no window is kept.
-        model_version: whose window it is; None where it does not say.
+        window_start: event time at which that window began.
+        model_version: whose window it is.
     """
 
     target: str
     kind: str
     score: float
     threshold: float
-    window_start: datetime | None = None
-    model_version: str | None = None
+    window_start: datetime
+    model_version: str
 
     @property
     def sentence(self) -> str:
@@ -94,7 +94,7 @@ def decide(
     """
     if not drifts:
         return Decision((), "nothing drifts")
-    present = [one for one in drifts if one.model_version in (None, str(champions.get(one.target)))]
+    present = [one for one in drifts if one.model_version == str(champions.get(one.target))]
     if not present:
         return Decision((), "what drifts is a model that serves no longer")
     new = [one for one in present if _is_new(one, past)]
@@ -108,4 +108,4 @@ def decide(
 
 
 def _is_new(drift: Drift, past: Past) -> bool:
-    return drift.window_start is None or past.data_until is None or drift.window_start >= past.data_until
+    return past.data_until is None or drift.window_start >= past.data_until

@@ -17,6 +17,8 @@ _NO_SHADOW = (
     "TWIN_SHADOW is true and it knows the telemetry store"
 )
 
+_FEW = "only {} batteries have outcomes of both models; it is compared from {} on"
+
 
 @dataclass(frozen=True)
 class PromotionWatch:
@@ -36,18 +38,33 @@ class PromotionWatch:
         for watched in self.records.watched():
             release = self.registry.aliases().release
             if release == watched.release:
+                self._keep_shadow(watched)
                 self._compare(watched)
             else:
                 self._end(watched, "superseded", f"release {release} has taken its place")
 
+    def _keep_shadow(self, watched: Watched) -> None:
+        """Have what was replaced predict the same moments, also after another training has registered challengers."""
+        challengers = self.registry.aliases().challengers
+        away = {target: old for target, (_, old) in watched.versions.items() if challengers.get(target) != old}
+        for target, old in away.items():
+            self.registry.set_challenger(target, old)
+        if away:
+            names = ", ".join(f"{target} {old}" for target, old in away.items())
+            reason = f"retraining {watched.retrain_id}: {names} goes on in the shadow of its successor, to be compared"
+            record(self.registry, "shadow", by=self.by, reason=reason)
+
     def _compare(self, watched: Watched) -> None:
         finished = 0
         for target, (new, old) in watched.versions.items():
-            losses = self.records.paired(target, new, old)
+            losses = self.records.paired(target, new, old, watched.since)
             outcomes, last = sum(one.outcomes for one in losses), watched.looks.get(target)
-            if not losses and self.records.outcomes(target, new) >= self.params.min_outcomes:
+            if not losses and self.records.has_outcomes(target, new, watched.since, self.params.min_outcomes):
                 self.records.explain_watch(watched.retrain_id, _NO_SHADOW.format(target=target, old=old))
             if outcomes < self.params.next_look(last):
+                continue
+            if len(losses) < self.params.min_batteries:
+                self.records.explain_watch(watched.retrain_id, _FEW.format(len(losses), self.params.min_batteries))
                 continue
             if last is None or last < self.params.max_outcomes:
                 found = compare(losses, self.params, len(watched.versions))

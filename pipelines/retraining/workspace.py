@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from data.errors import TwinError
-from data.settings import NO_TELEMETRY, Settings
+from data.settings import NO_TELEMETRY
 from pipelines.params import MODELS, REPORTS
 
 #: What the stages import and depend on; what they write beside it is left behind.
@@ -76,11 +76,11 @@ class Workspace:
         text = yaml.safe_dump(dict(params), sort_keys=False, allow_unicode=True)
         (self.folder / "params.yaml").write_text(text, encoding="utf-8")
 
-    def train(self, settings: Settings, check: Callable[[], None]) -> None:
+    def train(self, var: Path, check: Callable[[], None]) -> None:
         """Run the pipeline up to the evaluation; what it says is in `train.log`.
 
         Args:
-            settings: where MLflow and Optuna are.
+            var: where this process keeps what it keeps; addresses come from the environment, as here.
             check: called about twice a second; what it raises ends the run.
 
         Raises:
@@ -88,7 +88,7 @@ class Workspace:
         """
         # The stages' interpreter is this one, and what they keep is kept where this process keeps it.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        own = {"PATH": path, "PYTHONPATH": str(self.folder), "TWIN_VAR": str(settings.var.resolve())}
+        own = {"PATH": path, "PYTHONPATH": str(self.folder), "TWIN_VAR": str(var.resolve())}
         log = self.folder / "train.log"
         with log.open("wb") as output:
             process = subprocess.Popen(

@@ -52,8 +52,9 @@ class Report:
 
     @property
     def is_whole(self) -> bool:
-        """Nothing was lost, nothing is there twice, and every kind of chaos has taken place."""
-        return not self.set_aside and all(count.is_whole for count in self.counts.values())
+        """Something was acknowledged everywhere, nothing of it was lost and nothing is there twice."""
+        counts = self.counts.values()
+        return not self.set_aside and all(count.acknowledged and count.is_whole for count in counts)
 
 
 def chaos(seed: int, kills: int, folder: Path, console: Console) -> Report:

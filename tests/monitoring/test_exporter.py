@@ -199,8 +199,8 @@ class CountingReader(FleetReader):
     statements = 0
 
     @contextmanager
-    def _transaction(self) -> Iterator[Any]:
-        with super()._transaction() as cursor:
+    def transaction(self) -> Iterator[Any]:
+        with super().transaction() as cursor:
             reader = self
 
             class Counting:

@@ -81,19 +81,20 @@ def retrainer(dsn: str, champions: RegistryStore) -> Iterator[Retrainer]:
         yield made
 
 
-def drifting(dsn: str, version: str = "2", began_s: float = 0.0) -> None:
+def drifting(dsn: str, version: str = "2", began_s: float = 0.0, domain: str = "battery") -> None:
     """What the watcher of drift writes when the temperature model's errors are out of bounds."""
     query(
         dsn,
         "INSERT INTO drift_windows (target, kind, model_name, model_version, window_start, window_end, samples, "
         "batteries, score, threshold, is_out) "
-        "VALUES ('temperature', 'errors', 'battery-temperature', %s, %s, %s, 50, 5, 0.9, 0.5, true)",
-        (version, at(began_s), at(began_s + 3600)),
+        "VALUES ('temperature', 'errors', %s, %s, %s, %s, 50, 5, 0.9, 0.5, true)",
+        (f"{domain}-temperature", version, at(began_s), at(began_s + 3600)),
     )
     query(
         dsn,
-        "INSERT INTO drift_status (target, kind, score, threshold, is_drifting) "
-        "VALUES ('temperature', 'errors', 0.9, 0.5, true) ON CONFLICT DO NOTHING",
+        "INSERT INTO drift_status (target, kind, score, threshold, is_drifting, model_name, model_version, window_end) "
+        "VALUES ('temperature', 'errors', 0.9, 0.5, true, %s, %s, %s)",
+        (f"{domain}-temperature", version, at(began_s + 3600)),
     )
 
 
@@ -195,6 +196,12 @@ def test_it_is_not_tried_again_at_once(dsn: str, champions: RegistryStore) -> No
 def test_what_does_not_drift_and_what_serves_no_longer_is_left_alone(dsn: str, retrainer: Retrainer) -> None:
     assert retrainer.look() is None
     drifting(dsn, version="1")
+    assert retrainer.look() is None
+    assert retrains(dsn) == []
+
+
+def test_what_drifts_in_another_domain_is_left_alone(dsn: str, retrainer: Retrainer) -> None:
+    drifting(dsn, domain="lab")
     assert retrainer.look() is None
     assert retrains(dsn) == []
 
@@ -312,6 +319,25 @@ def test_too_little_takes_nothing_back(dsn: str, retrainer: Retrainer, few: dict
     assert state == "watching"
     assert ("TWIN_SHADOW" in (detail or "")) == ("old" in few)
     assert retrainer.registry.aliases().champions == {"temperature": 2}
+
+
+def test_the_shadow_is_kept_while_other_models_are_registered(dsn: str, retrainer: Retrainer) -> None:
+    store = retrainer.registry
+    promoted(dsn, store)
+    store.set_challenger("temperature", 2)  # as registering does
+    retrainer.look()
+    assert store.aliases().challengers == {"temperature": 1}
+    event = store.events()[-1]
+    assert event.kind == "shadow"
+    retrainer.look()
+    assert store.events()[-1] == event, "once"
+
+
+def test_a_watch_of_too_few_batteries_does_not_pass(dsn: str, retrainer: Retrainer) -> None:
+    promoted(dsn, retrainer.registry)
+    lived(dsn, worse=-0.5, batteries=3, moments=100)
+    retrainer.look()
+    assert watch(dsn) == ("watching", "only 3 batteries have outcomes of both models; it is compared from 4 on")
 
 
 @pytest.mark.parametrize(

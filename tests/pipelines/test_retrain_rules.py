@@ -22,7 +22,7 @@ CHAMPIONS = {"temperature": 3, "soh": 2}
 ROLLBACK = RollbackParams(min_outcomes=200, max_outcomes=3200, min_batteries=4, alpha=0.01)
 
 
-def drift(target: str = "temperature", version: str | None = "3", began: datetime | None = NOW) -> Drift:
+def drift(target: str = "temperature", version: str = "3", began: datetime = NOW) -> Drift:
     return Drift(target, "errors", 0.9, 0.5, began, version)
 
 

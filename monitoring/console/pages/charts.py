@@ -62,6 +62,8 @@ def with_gaps(points: list[Point]) -> list[Point]:
         return points
     pauses = [after - before for before, after in pairwise(times)]
     longest = _GAP * median(pauses)
+    if not longest:
+        return points
     broken: list[Point] = [points[0]]
     for before, pause, point in zip(times, pauses, points[1:], strict=False):
         if pause > longest:

@@ -50,6 +50,7 @@ class _Models:
         ui.timer(_REFRESH_S, self._load)
 
     async def _load(self) -> None:
+        await self._load_drift()  # of the store alone
         try:
             view = await self._context.models.view()
         except TwinError as error:
@@ -58,7 +59,6 @@ class _Models:
                 empty("The registry is away", error.sentence)
             return
         await self._load_shadow()
-        await self._load_drift()
         if view != self._seen:
             self._seen = view
             self._draw(view)
@@ -237,7 +237,10 @@ def _drift_row(row: StoreRow) -> tuple[str, ...]:
         number(row["threshold"], 3),
         f"{row['windows_out']} of {row['windows']}",
         clock(row["window_end"]),
-        " ".join(f"{ratio:.0%}{'!' if ratio > 1 else ''}" for ratio in row["ratios"]),
+        " ".join(
+            f"{'–' if ratio is None else f'{ratio:.0%}'}{'!' if is_out else ''}"
+            for ratio, is_out in zip(row["ratios"], row["are_out"], strict=True)
+        ),
         f"{row['samples']} rows, {row['batteries']} batteries{f'; moved most: {moved}' if moved else ''}",
     )
 

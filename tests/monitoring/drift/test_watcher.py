@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from psycopg2.extras import execute_values
 
 from data.batch import rows_of
+from data.settings import Settings
 from data.stores.migrate import migrate
 from features.fold import READING_FEATURES
 from monitoring.drift import watcher as watching
@@ -24,7 +27,7 @@ from monitoring.drift import windows
 from monitoring.drift.params import DriftParams
 from monitoring.drift.reference import Reference
 from monitoring.drift.status import rule
-from monitoring.drift.watcher import DriftWatcher
+from monitoring.drift.watcher import DriftWatcher, registered_references
 from monitoring.registry import RegistryAwayError
 from tests.monitoring.drift.made_up_fleet import DAY_S, START, WEAR, Regime, batteries_of, lived, references
 from tests.monitoring.store_rows import query, write
@@ -145,6 +148,26 @@ def test_noise_alone_is_not_drift_and_another_regime_is(dsn: str, reference_of: 
     assert {"temperature_c", "ambient_temperature_c"} & {name for name, _ in moved["moved"]}
 
 
+def test_a_model_that_no_registry_of_ours_can_hold_has_no_reference(empty_registry: Path, tmp_path: Path) -> None:
+    shutil.copy(empty_registry, tmp_path / "mlflow.db")
+    reference_of = registered_references(Settings(var=tmp_path))
+    assert reference_of("soh", "my plant-soh", "3") is None
+    assert reference_of("soh", "battery-soh", "3") is None
+
+
+def test_one_model_that_cannot_be_fetched_holds_up_no_other(dsn: str, reference_of: ReferenceOf) -> None:
+    live(dsn, range(3))
+
+    def without_soh(target: str, name: str, version: str) -> Reference | None:
+        if target == "soh":
+            raise RegistryAwayError("its files are gone")
+        return reference_of(target, name, version)
+
+    assert watch(dsn, without_soh) > 0
+    assert {target for (target,) in query(dsn, "SELECT DISTINCT target FROM drift_windows")} >= {"temperature"}
+    assert query(dsn, "SELECT note FROM drift_models WHERE target = 'soh'") == [("the registry is away",)]
+
+
 def test_killed_after_any_round_it_ends_where_it_would_have(dsn: str, reference_of: ReferenceOf) -> None:
     live(dsn, range(6))
     assert watch(dsn, reference_of) > 0
@@ -153,7 +176,8 @@ def test_killed_after_any_round_it_ends_where_it_would_have(dsn: str, reference_
     for _ in range(6):
         with watcher_of(dsn, reference_of) as watcher:
             # The server lets go of the lock of the one before a moment after its end.
-            wait_for(lambda watcher=watcher: watcher.round().windows > 0 or not watcher.round().more)
+            wait_for(watcher._store.try_lock)
+            watcher.round()
     assert (query(dsn, WINDOWS), query(dsn, STATUS)) == through
     assert watch(dsn, reference_of) == 0
 
