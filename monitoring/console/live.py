@@ -14,7 +14,7 @@ from typing import Any
 from nicegui import Event
 
 from monitoring.console.alerts.life import Key, step
-from monitoring.console.alerts.rules import Severity
+from monitoring.console.alerts.rules import RULES, Category, Severity
 from monitoring.console.alerts.store import AlertStore
 from monitoring.console.api.health import Metrics
 from monitoring.console.database import StoreAwayError, StoreRow
@@ -38,12 +38,23 @@ class Snapshot:
         taken_at: when that was; None before the first.
         problem: why the store could not be looked at since, None where it could.
         open_alerts: severity by battery and rule.
+        muted: those of them that somebody keeps out of the way.
     """
 
     rows: Mapping[str, StoreRow] = field(default_factory=dict)
     taken_at: datetime | None = None
     problem: str | None = None
     open_alerts: Mapping[Key, Severity] = field(default_factory=dict)
+    muted: frozenset[Key] = frozenset()
+
+    def alerts_of(self, *categories: Category) -> dict[Key, Severity]:
+        """Open alerts of these categories that are not muted, the worst first."""
+        shown = {
+            key: severity
+            for key, severity in self.open_alerts.items()
+            if key not in self.muted and key[1] in RULES and RULES[key[1]].category in categories
+        }
+        return dict(sorted(shown.items(), key=lambda item: (item[1] != "CRITICAL", item[0])))
 
 
 class Live:
@@ -81,17 +92,18 @@ class Live:
             self.snapshot = await asyncio.to_thread(self._look)
             self._seen = time.monotonic()
         except StoreAwayError as error:
-            self.snapshot = Snapshot(before.rows, before.taken_at, error.sentence, before.open_alerts)
+            self.snapshot = Snapshot(before.rows, before.taken_at, error.sentence, before.open_alerts, before.muted)
         changed = frozenset(
             battery_id for battery_id, row in self.snapshot.rows.items() if before.rows.get(battery_id) != row
         )
-        if changed or before.problem != self.snapshot.problem or before.open_alerts != self.snapshot.open_alerts:
+        if changed or _said(before) != _said(self.snapshot):
             self.changed.emit(self.snapshot, changed)
 
     def _look(self) -> Snapshot:
         rows = self._queries.snapshots()
         open_alerts = self._keep_alerts(rows)
-        return Snapshot({row["battery_id"]: row for row in rows}, datetime.now(UTC), None, open_alerts)
+        muted = self._alerts.muted() if open_alerts else frozenset()
+        return Snapshot({row["battery_id"]: row for row in rows}, datetime.now(UTC), None, open_alerts, muted)
 
     def _keep_alerts(self, rows: list[StoreRow]) -> Mapping[Key, Severity]:
         is_open = self._alerts.open_severities()
@@ -109,6 +121,10 @@ class Live:
         self._metrics.open_alerts.clear()
         for labels, count in counts.items():
             self._metrics.open_alerts.labels(*labels).set(count)
+
+
+def _said(snapshot: Snapshot) -> tuple[object, ...]:
+    return snapshot.problem, snapshot.open_alerts, snapshot.muted
 
 
 @contextlib.asynccontextmanager

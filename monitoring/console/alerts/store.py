@@ -32,6 +32,15 @@ class AlertStore:
         rows = self._database.fetch("SELECT battery_id, rule, severity FROM battery_alerts WHERE cleared_at IS NULL")
         return {(row["battery_id"], row["rule"]): row["severity"] for row in rows}
 
+    def muted(self) -> frozenset[Key]:
+        """Battery and rule of every open alert that is muted now."""
+        rows = self._database.fetch(
+            """SELECT DISTINCT a.battery_id, a.rule FROM battery_alerts a JOIN alert_mutes m
+                 ON (m.battery_id IS NULL OR m.battery_id = a.battery_id) AND (m.rule IS NULL OR m.rule = a.rule)
+               WHERE a.cleared_at IS NULL AND m.until > now()"""
+        )
+        return frozenset((row["battery_id"], row["rule"]) for row in rows)
+
     def apply(self, transitions: Sequence[Transition]) -> None:
         """Store what happened; harmless where another console has stored it already."""
         if not transitions:

@@ -10,6 +10,8 @@ from typing import Any
 
 from nicegui import ui
 
+from monitoring.console.alerts.life import Key
+from monitoring.console.alerts.rules import Severity
 from monitoring.console.database import StoreRow
 from monitoring.console.live import Snapshot
 from monitoring.console.pages import charts
@@ -30,6 +32,7 @@ from monitoring.console.pages.parts import (
 #: The map is drawn anew at most so often: it is for the shape of the fleet, the table for the moment.
 _MAP_EVERY_S = 3.0
 _ROW_PX = 32
+_ALERTS = 8
 _FILTERS = ("CRITICAL", "WARNING", "NORMAL", "SILENT")
 _NUMBER = "p => p.value == null ? '–' : p.value.toFixed({decimals})"
 _OPEN = "location.assign('/battery/' + encodeURIComponent(e.data.battery_id))"
@@ -80,7 +83,7 @@ class _Fleet:
                     charts.paint(self._map, {})
                 with panel("Open alerts"):
                     self._alerts = div()
-        self._shown_alerts: object = None
+        self._shown_alerts: list[tuple[Key, Severity]] | None = None
 
     def show(self, snapshot: Snapshot, changed: frozenset[str]) -> None:
         """Bring the page up to `snapshot`."""
@@ -94,9 +97,11 @@ class _Fleet:
         if time.monotonic() - self._map_drawn_at > _MAP_EVERY_S:
             self._map_drawn_at = time.monotonic()
             self._map.run_chart_method("setOption", charts.health_points(self._drawn.values()))
-        if snapshot.open_alerts != self._shown_alerts:
-            self._shown_alerts = snapshot.open_alerts
-            self._show_alerts(snapshot)
+        # Heat and wear before empty batteries, however many of those there are.
+        alerts = [*snapshot.alerts_of("safety", "health").items(), *snapshot.alerts_of("charge").items()]
+        if alerts != self._shown_alerts:
+            self._shown_alerts = alerts
+            self._show_alerts(alerts, bool(snapshot.open_alerts))
 
     def _show_rows(self, rows: Mapping[str, StoreRow], changed: frozenset[str]) -> None:
         now = datetime.now(UTC)
@@ -125,19 +130,18 @@ class _Fleet:
         charges = [line["soc"] for line in lines if line["soc"] is not None]
         self._put("lowest", number(min(charges), 0, "%") if charges else "–")
 
-    def _show_alerts(self, snapshot: Snapshot) -> None:
+    def _show_alerts(self, alerts: list[tuple[Key, Severity]], any_open: bool) -> None:
         self._alerts.clear()
-        worst = sorted(snapshot.open_alerts.items(), key=lambda item: (item[1], item[0]))
         with self._alerts:
-            if not worst:
-                empty("All quiet", "No rule holds for any battery.")
-            for (battery_id, rule), severity in worst[:8]:
+            if not alerts:
+                empty("All quiet", "Only muted alerts are open." if any_open else "No rule holds for any battery.")
+            for (battery_id, rule), severity in alerts[:_ALERTS]:
                 with div("row-wrap small"):
                     text(severity, f"chip s-{severity}", "span")
                     ui.link(battery_id, f"/battery/{battery_id}")
                     text(rule.replace("_", " "), "muted", "span")
-            if len(worst) > 8:
-                ui.link(f"and {len(worst) - 8} more", "/alerts").classes("small")
+            if len(alerts) > _ALERTS:
+                ui.link(f"and {len(alerts) - _ALERTS} more", "/alerts").classes("small")
 
     def _tile(self, key: str, label: str) -> None:
         with div("tile"):

@@ -8,11 +8,17 @@ from urllib.parse import quote
 
 from nicegui import ui
 
+from monitoring.console.alerts.rules import Category
 from monitoring.console.live import Snapshot
 from monitoring.console.pages.context import Context, Visitor
 from monitoring.console.pages.parts import age, button, div, set_text, text
 
 PAGES = (("/", "Fleet"), ("/alerts", "Alerts"), ("/models", "Models"), ("/data", "Data"), ("/docs", "API"))
+#: Beside the link to the alerts: an empty battery is not counted among the dangerous ones.
+_COUNTS: tuple[tuple[str, tuple[Category, ...]], ...] = (
+    ("Safety and health", ("safety", "health")),
+    ("Low charge", ("charge",)),
+)
 _STATIC = "/console-static"
 _HEAD = f"""
 <link rel="stylesheet" href="{_STATIC}/console.css">
@@ -28,7 +34,7 @@ def frame(context: Context, visitor: Visitor, title: str, path: str) -> Iterator
     _watch(context)
     with ui.header().classes("bar"):
         ui.link("Battery twin", "/").classes("brand")
-        count = _navigation(path)
+        counts = _navigation(path)
         div("grow")
         pulse = text("", "pulse").props('role="status"')
         button("Theme", None, classes="quiet").on("click", js_handler="() => twin.toggleTheme()").props(
@@ -42,9 +48,10 @@ def frame(context: Context, visitor: Visitor, title: str, path: str) -> Iterator
         yield
 
     def show(snapshot: Snapshot) -> None:
-        open_count = len(snapshot.open_alerts)
-        set_text(count, str(open_count))
-        count.set_visibility(open_count > 0)
+        for (_, categories), count in zip(_COUNTS, counts, strict=True):
+            open_count = len(snapshot.alerts_of(*categories))
+            set_text(count, str(open_count))
+            count.set_visibility(open_count > 0)
         notice.set_visibility(snapshot.problem is not None)
         if snapshot.problem is None:
             pulse.classes(remove="away")
@@ -59,7 +66,8 @@ def frame(context: Context, visitor: Visitor, title: str, path: str) -> Iterator
     context.live.changed.subscribe(lambda snapshot, _: show(snapshot))
 
 
-def _navigation(path: str) -> ui.html:
+def _navigation(path: str) -> list[ui.html]:
+    counts = []
     with ui.element("nav").classes("tabs").props('aria-label="pages"'):
         for address, name in PAGES:
             link = ui.element("a").props(f'href="{address}"')
@@ -68,8 +76,10 @@ def _navigation(path: str) -> ui.html:
             with link:
                 text(name, tag="span")
                 if address == "/alerts":
-                    count = text("", "count", "span")
-    return count
+                    for title, categories in _COUNTS:
+                        count = text("", f"count {' '.join(categories)}", "span")
+                        counts.append(count.props(f'title="{title}, open and not muted"'))
+    return counts
 
 
 def _account(visitor: Visitor, path: str) -> None:

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from data.errors import TwinError
 from data.stores.migrate import migrate
-from monitoring.console.alerts.life import step
+from monitoring.console.alerts.life import Key, step
 from monitoring.console.alerts.rules import RULES, Rule, Severity, reasons
 from monitoring.console.alerts.store import AlertStore
 from monitoring.console.database import Database
+from monitoring.console.live import Snapshot
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 THERMAL = RULES["thermal"]
@@ -101,6 +102,18 @@ def test_charge_is_never_mixed_with_health() -> None:
     assert [rule.name for rule in RULES.values() if rule.category == "charge"] == ["low_charge"]
 
 
+def test_what_is_muted_is_not_counted_and_an_empty_battery_counts_apart() -> None:
+    open_alerts: dict[Key, Severity] = {
+        ("EV-1", "low_charge"): "CRITICAL",
+        ("EV-1", "poor_health"): "WARNING",
+        ("EV-2", "thermal"): "CRITICAL",
+        ("EV-3", "thermal"): "CRITICAL",
+    }
+    snapshot = Snapshot(open_alerts=open_alerts, muted=frozenset({("EV-2", "thermal")}))
+    assert list(snapshot.alerts_of("safety", "health")) == [("EV-3", "thermal"), ("EV-1", "poor_health")]
+    assert list(snapshot.alerts_of("charge")) == [("EV-1", "low_charge")]
+
+
 def test_it_is_remembered_once_by_two_consoles(store: AlertStore) -> None:
     opened = step({}, [row(temperature=61.0)])
     store.apply(opened)
@@ -134,7 +147,9 @@ def test_a_mute_hides_and_ends(store: AlertStore) -> None:
     store.mute("EV-1", "thermal", hours=2, by="ada", reason="on the test bench")
     muted = {alert["rule"]: alert["mute_reason"] for alert in store.alerts()}
     assert muted == {"thermal": "on the test bench", "low_charge": None}
+    assert store.muted() == {("EV-1", "thermal")}
     store.unmute("EV-1", "thermal")
+    assert store.muted() == frozenset()
     assert [alert["mute_until"] for alert in store.alerts()] == [None, None]
     store.mute(None, "low_charge", hours=1, by="ada", reason="night")
     assert {alert["rule"]: alert["mute_reason"] for alert in store.alerts()}["low_charge"] == "night"
