@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import psycopg2
 import psycopg2.extensions
 
+from data.stores.liveness import NOTICE_LOST_CLIENT, NOTICE_LOST_SERVER
+
 
 class StoreSession:
     """Opened when first needed and again after it was lost.  Errors are those of psycopg2.
@@ -64,10 +66,14 @@ class StoreSession:
     def connection(self) -> psycopg2.extensions.connection:
         """The connection, not in the middle of a transaction."""
         if self._connection is None or self._connection.closed:
-            self._connection = psycopg2.connect(self._dsn, connect_timeout=5, application_name=self._name)
+            self._connection = psycopg2.connect(
+                self._dsn, connect_timeout=5, application_name=self._name, **NOTICE_LOST_SERVER
+            )
             self._is_locked = False
             if self._read_only:
                 self._connection.set_session(readonly=True, isolation_level="REPEATABLE READ")
             with self._connection, self._connection.cursor() as cursor:
-                cursor.execute(f"SET statement_timeout = {self._statement_timeout_ms}; SET TIME ZONE 'UTC'")
+                cursor.execute(
+                    f"{NOTICE_LOST_CLIENT}; SET statement_timeout = {self._statement_timeout_ms}; SET TIME ZONE 'UTC'"
+                )
         return self._connection

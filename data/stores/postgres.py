@@ -17,6 +17,7 @@ import psycopg2.extensions
 from data.batch import Batch
 from data.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field, names
 from data.stores.copy_text import COPY_OPTIONS, copy_text
+from data.stores.liveness import NOTICE_LOST_SERVER
 
 PREDICTION_FIELDS: tuple[Field, ...] = (
     Field("battery_id", kind="text", required=True),
@@ -178,15 +179,11 @@ class PostgresStore:
 
 def _connect(dsn: str) -> psycopg2.extensions.connection:
     """A connection with its staging tables, on which no call waits for ever."""
-    connection = psycopg2.connect(
+    connection: psycopg2.extensions.connection = psycopg2.connect(
         dsn,
         application_name="battery-twin",
         connect_timeout=5,
-        # A server that is gone without a word is noticed within about 20 s.
-        keepalives_idle=10,
-        keepalives_interval=5,
-        keepalives_count=2,
-        tcp_user_timeout=20_000,
+        **NOTICE_LOST_SERVER,
     )
     try:
         connection.set_client_encoding("UTF8")

@@ -14,6 +14,7 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2.extras import Json
 
+from data.stores.liveness import NOTICE_LOST_CLIENT
 from features.targets import TARGETS
 from monitoring.drift import windows
 from pipelines.retraining.comparison import PairedLoss
@@ -287,7 +288,9 @@ class RetrainStore:
         # Each statement for itself: an open transaction would hold up the store for as long as a training takes.
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute(f"SET statement_timeout = {_STATEMENT_TIMEOUT_MS}; SET TIME ZONE 'UTC'")
+            cursor.execute(
+                f"{NOTICE_LOST_CLIENT}; SET statement_timeout = {_STATEMENT_TIMEOUT_MS}; SET TIME ZONE 'UTC'"
+            )
         return connection
 
 
