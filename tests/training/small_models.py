@@ -26,8 +26,11 @@ from training.onnx_export import onnx_difference, to_onnx
 from training.registry.registration import Provenance, register_all
 from training.registry.store import RegistryStore
 from training.sentinel import SENTINEL
+from training.splits import split
 
 N_TREES = 10
+#: File of a model's folder: what it was fitted on.
+TABLE = "table.parquet"
 GATE_BATTERIES = ("B08", "B09")
 TRAIN_BATTERIES = tuple(f"B0{number}" for number in range(8))
 DEFINITIONS = {"eol_fraction": 0.8, "failure_horizon_cycles": 100, "temperature_horizon_s": 300}
@@ -145,6 +148,9 @@ def _trained(name: str, noise: float, signal: float, train_batteries: tuple[str,
         (folder / "model.onnx").write_bytes(onnx)
         save_canonical_skops(model, folder / "model.skops")
         pd.concat([judged, gate[names].add_prefix("feature_")], axis=1).to_parquet(folder / "gate.parquet")
+        table, seen = _reference(train, entry)
+        table.to_parquet(folder / TABLE)
+        seen.to_parquet(folder / "oof.parquet")
         (folder / "fit.json").write_text(json.dumps(fit))
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
     return _Trained(files, json.dumps(_evaluation(entry, judged)))
@@ -181,12 +187,25 @@ def _table(rng: np.random.Generator, target: Target, batteries: tuple[str, ...],
     )
 
 
+def _reference(train: pd.DataFrame, target: Target) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The training table as the pipeline has it, a row each 5 minutes, and what was said of it out of fold."""
+    moments = pd.Timestamp("2025-01-01", tz="UTC") + pd.to_timedelta(300.0 * train["cycle_index"], unit="s")
+    everything = train.columns.union(list(target.feature_names), sort=False)
+    table = train.reindex(columns=everything).assign(time=moments, life_quarter=1.0)
+    seen = table.loc[split(table).fold >= 0, ["battery_id", "cycle_index", "actual"]]
+    return table, seen.assign(predicted=seen["actual"].mean()).reset_index(drop=True)
+
+
 def release_small_models(settings: Settings, folder: Path) -> ModelFiles:
     """Register a small forest for each target in the registry of `settings`: its first champion release."""
     models = ModelFiles(folder)
     for target in TARGET_NAMES:
         models.train(target, fold_version=FOLD_VERSION)
-    provenance = Provenance(source="made_up", data_sha256=dict.fromkeys(TARGET_NAMES, "ab" * 32))
+    provenance = Provenance(
+        source="made_up",
+        data_sha256=dict.fromkeys(TARGET_NAMES, "ab" * 32),
+        tables={target: models.folder / target / TABLE for target in TARGET_NAMES},
+    )
     store = RegistryStore.open(settings, settings.domain)
     report = register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests")
     assert report.release == 1
