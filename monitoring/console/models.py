@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import multiprocessing
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +15,6 @@ import yaml
 
 from data.errors import TwinError
 from data.settings import Settings
-from features.targets import TARGET_NAMES
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -46,10 +44,16 @@ class EventView:
 
 @dataclass(frozen=True)
 class ModelsView:
-    """Who serves and who would like to."""
+    """Who serves and who would like to.
+
+    Attributes:
+        release: the one that serves, None where none does.
+        previous: the one that a rollback restores, None where there is none.
+    """
 
     domain: str
     release: int | None
+    previous: int | None
     champions: Mapping[str, VersionView]
     challengers: Mapping[str, VersionView]
     events: tuple[EventView, ...]
@@ -66,6 +70,8 @@ class ModelDesk:
         self._settings = settings
         self._params = params
         self._pool: ProcessPoolExecutor | None = None
+        # A registered version never changes, and whoever promotes waits behind whoever looks.
+        self._known: Mapping[tuple[str, int], VersionView] = {}
 
     async def view(self) -> ModelsView:
         """The registry now.
@@ -73,23 +79,36 @@ class ModelDesk:
         Raises:
             TwinError: it cannot be read.
         """
-        return await self._run(_view, self._settings)
+        view = await self._run(_view, self._settings, self._known)
+        seen = (*view.champions.values(), *view.challengers.values())
+        self._known = {(version.target, version.version): version for version in seen}
+        return view
 
-    async def promote(self, target: str | None, *, reason: str, by: str) -> list[str]:
-        """Put the challenger of `target` (every one, where None) forward to the gate; what came of it, in sentences.
+    async def promote(
+        self, versions: Mapping[str, int], *, reason: str, by: str, expected: int | None = None
+    ) -> list[str]:
+        """Put challengers (version by target) forward to the gate; what came of it, in sentences.
+
+        Args:
+            expected: the release that was champion when somebody decided this.
 
         Raises:
-            TwinError: there is no challenger, a reason is missing, or the registry cannot be reached.
+            TwinError: one of `versions` is no challenger any more, another release than `expected` is champion, a
+                reason is missing, or the registry cannot be reached.
         """
-        return await self._run(_promote, self._settings, self._params, target, _reason(reason), by)
+        return await self._run(_promote, self._settings, self._params, dict(versions), _reason(reason), by, expected)
 
-    async def rollback(self, *, reason: str, by: str) -> list[str]:
-        """Restore the previous release.
+    async def rollback(self, *, reason: str, by: str, expected: int | None = None) -> list[str]:
+        """Restore the release that the present one replaced.
+
+        Args:
+            expected: the release that was champion when somebody decided this.
 
         Raises:
-            TwinError: there is none, a reason is missing, or the registry cannot be reached.
+            TwinError: there is none, another release than `expected` is champion, a reason is missing, or the registry
+                cannot be reached.
         """
-        return await self._run(_rollback, self._settings, _reason(reason), by)
+        return await self._run(_rollback, self._settings, _reason(reason), by, expected)
 
     def close(self) -> None:
         """End the process."""
@@ -130,29 +149,35 @@ def _explained(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str | No
         return None, f"The registry cannot be reached: {type(error).__name__}."
 
 
-def _view(settings: Settings) -> ModelsView:
+def _view(settings: Settings, known: Mapping[tuple[str, int], VersionView]) -> ModelsView:
     from training.registry.store import RegistryStore
 
     store = RegistryStore.open(settings, settings.domain)
     aliases = store.aliases()
 
     def views(versions: Mapping[str, int]) -> dict[str, VersionView]:
-        return {target: _version(store, target, versions[target]) for target in TARGET_NAMES if target in versions}
+        return {
+            target: known.get((target, version)) or VersionView(target, version, store.metrics(target, version))
+            for target, version in versions.items()
+        }
 
     events = tuple(
         EventView(e.time, e.kind, e.by, e.reason, e.after.release, dict(e.after.champions), e.warnings)
         for e in reversed(store.events())
     )
-    return ModelsView(store.domain, aliases.release, views(aliases.champions), views(aliases.challengers), events)
+    return ModelsView(
+        domain=store.domain,
+        release=aliases.release,
+        previous=None if aliases.release is None else store.replaced_by(aliases.release),
+        champions=views(aliases.champions),
+        challengers=views(aliases.challengers),
+        events=events,
+    )
 
 
-def _version(store: Any, target: str, version: int) -> VersionView:
-    with store.files(target, version) as folder:
-        file = folder / "metrics.json"
-        return VersionView(target, version, json.loads(file.read_text(encoding="utf-8")) if file.exists() else {})
-
-
-def _promote(settings: Settings, params: Path, target: str | None, reason: str, by: str) -> list[str]:
+def _promote(
+    settings: Settings, params: Path, versions: Mapping[str, int], reason: str, by: str, expected: int | None
+) -> list[str]:
     from training.gate import GateThresholds
     from training.registry.promotion import promote, synchronise
     from training.registry.store import RegistryStore
@@ -163,12 +188,16 @@ def _promote(settings: Settings, params: Path, target: str | None, reason: str, 
         raise TwinError(f"{params} has no section gate, which says who may be promoted.", field="params") from error
     store, gate = RegistryStore.open(settings, settings.domain), GateThresholds.from_params(section)
     synchronise(store, gate)
-    challengers = dict(store.aliases().challengers)
-    if target is not None:
-        challengers = {name: version for name, version in challengers.items() if name == target}
-    if not challengers:
-        raise TwinError("There is no challenger to promote.", field="target", value=target)
-    outcome = promote(store, gate, challengers, reason=reason, by=by)
+    challengers = store.aliases().challengers
+    for target, version in versions.items():
+        if challengers.get(target) != version:
+            raise TwinError(
+                f"Version {version} of {target} is no longer the challenger, {challengers.get(target, 'none')} is: "
+                "look again, and decide anew.",
+                field="version",
+                value=version,
+            )
+    outcome = promote(store, gate, versions, reason=reason, by=by, expected=expected)
     said = [
         f"{name} version {outcome.versions[name]} {'passes' if verdict.passed else 'fails'} the gate: "
         + "; ".join(verdict.reasons)
@@ -179,9 +208,9 @@ def _promote(settings: Settings, params: Path, target: str | None, reason: str, 
     return ["Nothing was promoted.", *(said or ["Every challenger is champion already."])]
 
 
-def _rollback(settings: Settings, reason: str, by: str) -> list[str]:
+def _rollback(settings: Settings, reason: str, by: str, expected: int | None) -> list[str]:
     from training.registry.promotion import rollback
     from training.registry.store import RegistryStore
 
-    event = rollback(RegistryStore.open(settings, settings.domain), reason=reason, by=by)
+    event = rollback(RegistryStore.open(settings, settings.domain), reason=reason, by=by, expected=expected)
     return [f"Release {event.after.release} is champion again."]

@@ -5,7 +5,7 @@ The cost of each is bounded whatever the store holds: a probe a battery, or one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import cast
 
@@ -72,29 +72,39 @@ _ATTENTION = f"""
 """  # noqa: S608
 
 
-_SHADOW_BATTERIES = 100
+SHADOW_BATTERIES = 100
 _SHADOW_ROWS = 80
+_SHADOW_OUTCOMES = 2000
 _SHADOW = """
-    WITH challenged AS (
-        SELECT c.* FROM (SELECT battery_id FROM batteries ORDER BY battery_id LIMIT %(batteries)s) b, LATERAL (
+    WITH versions AS (
+        SELECT * FROM unnest(%(targets)s::text[], %(names)s::text[], %(champions)s::text[], %(challengers)s::text[])
+            AS v(target, name, champion, challenger)
+    ), looked_at AS (
+        SELECT battery_id FROM batteries ORDER BY battery_id LIMIT %(batteries)s
+    ), challenged AS (
+        SELECT v.champion, c.* FROM looked_at b, LATERAL (
             SELECT * FROM battery_predictions p WHERE p.battery_id = b.battery_id AND p.role = 'challenger'
             ORDER BY p.time DESC LIMIT %(n)s
-        ) c
+        ) c JOIN versions v ON v.target = c.target AND v.name = c.model_name AND v.challenger = c.model_version
     ), compared AS (
-        SELECT c.target, count(*) AS n, max(p.model_version) AS champion, max(c.model_version) AS challenger,
+        SELECT c.target, count(*) AS n, count(DISTINCT c.battery_id) AS batteries,
                avg(c.value - p.value) AS difference, avg(abs(c.value - p.value)) AS distance
         FROM challenged c JOIN battery_predictions p
           ON p.battery_id = c.battery_id AND p.time = c.time AND p.target = c.target AND p.role = 'champion'
+         AND p.model_name = c.model_name AND p.model_version = c.champion
         GROUP BY c.target
     )
-    SELECT d.*, e.champion_error, e.challenger_error FROM compared d LEFT JOIN LATERAL (
-        SELECT avg(abs(p.error)) AS champion_error, avg(abs(o.error)) AS challenger_error
+    SELECT v.*, COALESCE(d.n, 0) AS n, COALESCE(d.batteries, 0) AS batteries, d.difference, d.distance, e.*
+    FROM versions v LEFT JOIN compared d USING (target) LEFT JOIN LATERAL (
+        SELECT count(*) AS outcomes, avg(abs(p.error)) AS champion_error, avg(abs(o.error)) AS challenger_error
         FROM (
-            SELECT * FROM prediction_outcomes o WHERE o.target = d.target AND o.role = 'challenger'
-            ORDER BY o.matured_at DESC LIMIT 2000
+            SELECT * FROM prediction_outcomes o WHERE o.target = v.target AND o.role = 'challenger'
+            ORDER BY o.matured_at DESC LIMIT %(outcomes)s
         ) o JOIN prediction_outcomes p
           ON p.battery_id = o.battery_id AND p.time = o.time AND p.target = o.target AND p.role = 'champion'
-    ) e ON true ORDER BY d.target
+        WHERE o.model_name = v.name AND o.model_version = v.challenger
+          AND p.model_name = v.name AND p.model_version = v.champion
+    ) e ON true ORDER BY v.target
 """
 
 
@@ -206,14 +216,31 @@ class Queries:
             {"id": battery_id, "targets": list(TARGET_NAMES)},
         )
 
-    def shadow(self) -> list[StoreRow]:
-        """Champion against challenger by target, over the newest predictions of up to a hundred batteries.
+    def shadow(self, versions: Mapping[str, tuple[str, int, int]]) -> list[StoreRow]:
+        """Champion against challenger, over the newest predictions of up to `SHADOW_BATTERIES` batteries.
 
-        Columns: `target`, versions `champion` and `challenger`, `n` moments at which both predicted, mean `difference`
-        (challenger - champion) and mean `distance`; `champion_error` and `challenger_error` are mean absolute errors
-        of the newest outcomes that both have, None where there are none.
+        Args:
+            versions: by target, the registered model and its versions that are champion and challenger; what others
+                predicted is left aside.
+
+        Returns:
+            A row for each of them: `target`, model `name`, versions `champion` and `challenger`, `n` moments at which
+            both predicted and of how many `batteries`, mean `difference` (challenger - champion) and mean `distance`;
+            `champion_error` and `challenger_error` are mean absolute errors of the newest `outcomes` that both have.
+            Means are None where there is nothing.
         """
-        return self._database.fetch(_SHADOW, {"batteries": _SHADOW_BATTERIES, "n": _SHADOW_ROWS})
+        return self._database.fetch(
+            _SHADOW,
+            {
+                "targets": list(versions),
+                "names": [name for name, _, _ in versions.values()],
+                "champions": [str(champion) for _, champion, _ in versions.values()],
+                "challengers": [str(challenger) for _, _, challenger in versions.values()],
+                "batteries": SHADOW_BATTERIES,
+                "n": _SHADOW_ROWS,
+                "outcomes": _SHADOW_OUTCOMES,
+            },
+        )
 
     def drift(self) -> list[StoreRow]:
         """By target and kind the status of drift and its newest windows, the oldest of them first.

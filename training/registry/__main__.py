@@ -89,7 +89,15 @@ def _promote(
         raise TwinError("--version needs a --target", field="--version", value=options.version)
     else:
         versions = challengers
-    outcome = promote(store, gate, versions, reason=options.reason, by=options.by, force=options.force)
+    outcome = promote(
+        store,
+        gate,
+        versions,
+        reason=options.reason,
+        by=options.by,
+        force=options.force,
+        expected=options.expected_release,
+    )
     _print_outcome(outcome, out, err)
     return 0 if outcome.event is not None or not outcome.verdicts else 1
 
@@ -110,7 +118,7 @@ def _print_outcome(outcome: Outcome, out: Console, err: Console) -> None:
 def _rollback(
     store: RegistryStore, gate: GateThresholds, options: argparse.Namespace, out: Console, err: Console
 ) -> int:
-    event = rollback(store, reason=options.reason, by=options.by, to=options.to)
+    event = rollback(store, reason=options.reason, by=options.by, to=options.to, expected=options.expected_release)
     out.print(f"release {event.after.release} is champion again: {dict(event.after.champions)}")
     return 0
 
@@ -174,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     signed = argparse.ArgumentParser(add_help=False)
     signed.add_argument("--reason", required=True, type=_reason, help="kept in the history")
     signed.add_argument("--by", default=None, help="kept in the history (default: git's user.name, or the login)")
+    signed.add_argument("--expected-release", type=int, help="refuse where another release than this is champion")
 
     listing = commands.add_parser("list", parents=[shared, readable], help="champions, challengers and versions")
     listing.set_defaults(run=_list)

@@ -75,16 +75,21 @@ def promote(
     reason: str,
     by: str,
     force: bool = False,
+    expected: int | None = None,
 ) -> Outcome:
     """Make those of `versions` (by target) champion that pass the gate, in one new release.
 
     Args:
         force: promote all of them; the event says so and keeps what the gate said.
+        expected: the release that was champion when somebody decided this; None asks for none.
 
     Raises:
-        TwinError: a version does not exist, or the release would lose or mix models of another fold.
+        TwinError: a version does not exist, the release would lose or mix models of another fold, or another release
+            than `expected` is champion.
     """
-    present = store.aliases().champions
+    aliases = store.aliases()
+    _refuse_moved(aliases, expected)
+    present = aliases.champions
     put_forward = {
         target: store.known_version(target, version)
         for target, version in versions.items()
@@ -99,7 +104,14 @@ def promote(
         return Outcome(verdicts, put_forward, None)
     warnings = _objections(verdicts, put_forward) if force else ()
     event = publish(
-        store, promoted, kind="promote", reason=reason, by=by, forced=force and bool(failed), warnings=warnings
+        store,
+        promoted,
+        kind="promote",
+        reason=reason,
+        by=by,
+        forced=force and bool(failed),
+        warnings=warnings,
+        expected=expected,
     )
     return Outcome(verdicts, put_forward, event)
 
@@ -113,9 +125,15 @@ def publish(
     by: str,
     forced: bool = False,
     warnings: Iterable[str] = (),
+    expected: int | None = None,
 ) -> Event:
-    """Release `promoted` together with the models that the present release holds of the other targets."""
+    """Release `promoted` together with the models that the present release holds of the other targets.
+
+    Raises:
+        TwinError: as `compose`, or another release than `expected` is champion.
+    """
     before = store.aliases()
+    _refuse_moved(before, expected)  # the gate takes seconds, in which others may have been faster
     carried = {} if before.release is None else champions_of(store, before.release)
     release = compose(store, {**carried, **promoted}, promoted.keys(), forced=forced)
     champions = {target: pinned.version for target, pinned in release.models.items()}
@@ -155,18 +173,24 @@ def compose(store: RegistryStore, champions: Mapping[str, int], promoted: Iterab
     return Release(store.domain, kept, fold_version, horizons_of({target: fits[target] for target in kept}))
 
 
-def rollback(store: RegistryStore, *, reason: str, by: str, to: int | None = None) -> Event:
+def rollback(
+    store: RegistryStore, *, reason: str, by: str, to: int | None = None, expected: int | None = None
+) -> Event:
     """Restore a release whole: every champion alias, and the release's own.
 
     Args:
         to: the release; the one that the present release replaced, where None.  Rolling back twice goes
             back two releases.
+        expected: the release that was champion when somebody decided this, so that two who decide the same go back
+            one release; None asks for none.
 
     Raises:
-        TwinError: there is no such release.
+        TwinError: there is no such release, or another than `expected` is champion.
     """
     name = twin_name(store.domain)
-    present = store.aliases().release
+    aliases = store.aliases()
+    _refuse_moved(aliases, expected)
+    present = aliases.release
     if present is None:
         raise TwinError(f"{name} has no {CHAMPION}, so there is nothing to roll back", field="release")
     wanted = store.replaced_by(present) if to is None else store.known_release(to)
@@ -220,6 +244,16 @@ def champions_of(store: RegistryStore, release: int) -> dict[str, int]:
     """By target, the versions that a release holds."""
     models = read_release(store.client, store.domain, release).models
     return {target: pinned.version for target, pinned in models.items()}
+
+
+def _refuse_moved(present: Aliases, expected: int | None) -> None:
+    if expected is not None and present.release != expected:
+        now = "none is" if present.release is None else f"release {present.release} is"
+        raise TwinError(
+            f"the champion is no longer release {expected}, {now}; look again, and decide anew",
+            field="release",
+            value=expected,
+        )
 
 
 def _description(champions: Mapping[str, int], reason: str) -> str:

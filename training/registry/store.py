@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -118,6 +119,18 @@ class RegistryStore:
             self._fetch_from_run(model_name(self.domain, target), version, (REFERENCE_FILE,), Path(scratch))
             file = Path(scratch) / REFERENCE_FILE
             return pd.read_parquet(file) if file.exists() else None
+
+    def metrics(self, target: str, version: int) -> dict[str, Any]:
+        """A version's entry in `reports/metrics.json` when it was registered; empty where it came without.
+
+        Raises:
+            MlflowException: the version does not exist, or the registry did not answer.
+        """
+        with tempfile.TemporaryDirectory() as scratch:
+            self._fetch_from_run(model_name(self.domain, target), version, ("metrics.json",), Path(scratch))
+            file = Path(scratch) / "metrics.json"
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+            return content
 
     def _fetch_evaluation(self, name: str, version: int, folder: Path) -> None:
         self._fetch_from_run(name, version, ("gate.parquet", "metrics.json"), folder)

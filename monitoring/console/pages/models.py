@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from nicegui import ui
@@ -15,6 +15,8 @@ from monitoring.console.models import ModelsView, VersionView
 from monitoring.console.pages.context import Context, Visitor
 from monitoring.console.pages.frame import frame
 from monitoring.console.pages.parts import DASH, button, clock, div, empty, number, panel, table, text
+from monitoring.console.queries import SHADOW_BATTERIES
+from training.release import model_name
 
 #: By target: the measures that are shown of an evaluation, and their decimals.
 _MEASURES = (("mae", "MAE"), ("rmse", "RMSE"), ("r2", "R²"), ("brier", "Brier"), ("auc", "AUC"), ("skill", "skill"))
@@ -31,7 +33,8 @@ class _Models:
     def __init__(self, context: Context, visitor: Visitor) -> None:
         self._context = context
         self._visitor = visitor
-        self._seen: ModelsView | None = None
+        self._view: ModelsView | None = None
+        self._drawn: ModelsView | None = None
         with div("row-wrap"):
             text("Models", "title", "h1")
             self._release = text("", "muted")
@@ -42,7 +45,10 @@ class _Models:
         self._body = div("stack")
         with self._body:
             text("Asking the registry; the first time takes a few seconds …", "muted").props('role="status"')
-        with panel("In the shadow", "what the challenger would have said, over the newest predictions of each battery"):
+        with panel(
+            "In the shadow",
+            f"what the challenger would have said, over the newest predictions of up to {SHADOW_BATTERIES} batteries",
+        ):
             self._shadow = div()
         with panel("Drift", "what the champion sees, says and gets wrong, against what it was fitted on"):
             self._drift = div()
@@ -52,16 +58,18 @@ class _Models:
     async def _load(self) -> None:
         await self._load_drift()  # of the store alone
         try:
-            view = await self._context.models.view()
+            self._view = await self._context.models.view()
         except TwinError as error:
+            self._drawn = None
+            self._acts.clear()  # nobody decides by what may be old
             self._body.clear()
             with self._body, div("panel"):
                 empty("The registry is away", error.sentence)
-            return
+        else:
+            if self._view != self._drawn:
+                self._drawn = self._view
+                self._draw(self._view)
         await self._load_shadow()
-        if view != self._seen:
-            self._seen = view
-            self._draw(view)
 
     def _draw(self, view: ModelsView) -> None:
         serving = "nothing serves yet" if view.release is None else f"{view.domain}-twin/{view.release} serves"
@@ -98,18 +106,18 @@ class _Models:
         if self._visitor.name is None:
             text("Log in to promote or roll back.", "muted small")
             return
-        waiting = [name for name, one in view.challengers.items() if not _is_champion(view, one)]
+        waiting = _waiting(view)
         if waiting:
-            button("Promote every challenger …", lambda: self._ask(None))
-        if view.release is not None:
-            button("Roll back …", self._ask_rollback)
+            button("Promote every challenger …", lambda: self._ask(view, waiting))
+        if view.previous is not None:
+            button("Roll back …", lambda: self._ask_rollback(view))
 
     def _draw_target(self, target: str, view: ModelsView) -> None:
         champion, challenger = view.champions.get(target), view.challengers.get(target)
-        waits = challenger is not None and not _is_champion(view, challenger)
+        waiting = {name: version for name, version in _waiting(view).items() if name == target}
         unit = TARGETS[target].unit
         with panel(TARGETS[target].title, unit):
-            columns = [("champion", champion)] + ([("challenger", challenger)] if waits else [])
+            columns = [("champion", champion)] + ([("challenger", challenger)] if waiting else [])
             table(
                 ("", *(f"{role} {one.version if one else '–'}" for role, one in columns)),
                 _measures([one for _, one in columns]),
@@ -117,14 +125,27 @@ class _Models:
             )
             if champion is None:
                 text("Nothing serves this target.", "muted small")
-            if not waits:
+            if not waiting:
                 text("No challenger waits.", "muted small")
             elif self._visitor.name is not None:
-                button(f"Promote version {challenger.version if challenger else ''} …", lambda: self._ask(target))
+                button(f"Promote version {waiting[target]} …", lambda: self._ask(view, waiting))
 
     async def _load_shadow(self) -> None:
+        view = self._view
+        if view is None:
+            self._shadow.clear()
+            with self._shadow:
+                empty(
+                    "Who is in the shadow is not known now", "The registry has not said yet which versions these are."
+                )
+            return
+        compared = {
+            target: (model_name(view.domain, target), view.champions[target].version, version)
+            for target, version in _waiting(view).items()
+            if target in view.champions
+        }
         try:
-            rows = await asyncio.to_thread(self._context.queries.shadow)
+            rows = await asyncio.to_thread(self._context.queries.shadow, compared)
         except StoreAwayError as error:
             self._shadow.clear()
             with self._shadow:
@@ -139,18 +160,25 @@ class _Models:
                 )
                 return
             table(
-                ("Target", "Versions", "Predictions", "Difference", "Distance", "Error", "Error of challenger"),
+                (
+                    "Target", "Versions", "Predictions", "Batteries", "Difference", "Distance", "Truths", "Error",
+                    "Error of challenger",
+                ),
                 [
                     (
-                        row["target"], f"{row['champion'] or '–'} / {row['challenger'] or '–'}", f"{row['n']:,}",
-                        number(row["difference"], 3), number(row["distance"], 3),
-                        number(row["champion_error"], 3), number(row["challenger_error"], 3),
+                        row["target"], f"{row['champion']} / {row['challenger']}", f"{row['n']:,}",
+                        f"{row['batteries']:,}", number(row["difference"], 3), number(row["distance"], 3),
+                        f"{row['outcomes']:,}", number(row["champion_error"], 3), number(row["challenger_error"], 3),
                     )
                     for row in rows
                 ],
-                numeric=(2, 3, 4, 5, 6),
+                numeric=(2, 3, 4, 5, 6, 7, 8),
             )  # fmt: skip
-            text("Errors are those of predictions whose truth is known, where both predicted.", "muted small")
+            text(
+                "Only what these two versions predicted, at moments at which both did; errors are mean absolute ones "
+                "where the truth is known.",
+                "muted small",
+            )
 
     async def _load_drift(self) -> None:
         try:
@@ -175,20 +203,23 @@ class _Models:
                 "muted small",
             )
 
-    def _ask(self, target: str | None) -> None:
+    def _ask(self, view: ModelsView, versions: Mapping[str, int]) -> None:
         async def promote(reason: str) -> list[str]:
-            return await self._context.models.promote(target, reason=reason, by=self._visitor.name or "")
+            by = self._visitor.name or ""
+            return await self._context.models.promote(versions, reason=reason, by=by, expected=view.release)
 
-        what = "every challenger" if target is None else f"the challenger of {TARGETS[target].title.lower()}"
-        self._confirm(f"Promote {what}", "The gate decides: who fails it stays challenger.", "Promote", promote)
+        named = ", ".join(f"{TARGETS[target].title.lower()} version {version}" for target, version in versions.items())
+        self._confirm(f"Promote {named}", "The gate decides: who fails it stays challenger.", "Promote", promote)
 
-    def _ask_rollback(self) -> None:
+    def _ask_rollback(self, view: ModelsView) -> None:
         async def rollback(reason: str) -> list[str]:
-            return await self._context.models.rollback(reason=reason, by=self._visitor.name or "")
+            by = self._visitor.name or ""
+            return await self._context.models.rollback(reason=reason, by=by, expected=view.release)
 
-        self._confirm("Roll back", "All models of the release before serve again, together.", "Roll back", rollback)
+        what = f"All models of release {view.previous} serve again, together, in place of release {view.release}."
+        self._confirm(f"Roll back to release {view.previous}", what, "Roll back", rollback)
 
-    def _confirm(self, title: str, what: str, label: str, change: Any) -> None:
+    def _confirm(self, title: str, what: str, label: str, change: Callable[[str], Awaitable[list[str]]]) -> None:
         with self._dialogs, ui.dialog() as dialog, ui.card():
             text(title, "h2")
             text(what, "muted")
@@ -200,19 +231,24 @@ class _Models:
                 if self._visitor.name is None:
                     ui.notify("Your session is over: log in again.", type="warning")
                     return
+                if "disabled" in act.props:  # a second click was on its way already
+                    return
+                act.props("disabled")
                 working.set_content("Working; the gate may take a few seconds …")
                 try:
                     sentences = await change(reason.value or "")
                 except TwinError as error:
-                    working.set_content("")
                     ui.notify(error.sentence, type="warning")
                     return
+                finally:
+                    working.set_content("")
+                    act.props(remove="disabled")
                 dialog.close()
                 self._tell(sentences)
                 await self._load()
 
             with div("acts row-wrap"):
-                button(label, confirm)
+                act = button(label, confirm)
                 button("Cancel", dialog.close)
         dialog.open()
 
@@ -245,9 +281,13 @@ def _drift_row(row: StoreRow) -> tuple[str, ...]:
     )
 
 
-def _is_champion(view: ModelsView, version: VersionView) -> bool:
-    champion = view.champions.get(version.target)
-    return champion is not None and champion.version == version.version
+def _waiting(view: ModelsView) -> dict[str, int]:
+    """Challengers that are not champion already: version by target."""
+    return {
+        target: one.version
+        for target, one in view.challengers.items()
+        if target not in view.champions or view.champions[target].version != one.version
+    }
 
 
 def _measures(versions: list[VersionView | None]) -> list[tuple[str, ...]]:
