@@ -44,6 +44,11 @@ class Settings(BaseSettings):
     console_token: SecretStr | None = Field(
         None, description="what a change in the console asks for; generated into `var/console_token` where absent"
     )
+    console_trusted_proxies: str = Field(
+        "127.0.0.1",
+        description="addresses or networks, separated by commas, of proxies whose word the console takes for the "
+        "visitor's address and for https",
+    )
     mqtt_port: int = 1883
     mqtt_host: str | None = Field(None, description="broker to publish to; the embedded one where absent")
     mqtt_username: str | None = None

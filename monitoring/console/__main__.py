@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 host=settings.host,
                 port=settings.console_port,
                 log_level="warning",
+                forwarded_allow_ips=settings.console_trusted_proxies,
                 timeout_graceful_shutdown=_FINISH_S,
             )
     except TwinError as error:

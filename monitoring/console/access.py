@@ -15,12 +15,12 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import orjson
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -33,7 +33,7 @@ SHORTEST_TOKEN = 16
 LOGIN_PATH = "/login"
 #: What answers to anybody everywhere: whether the process is alive, and where to log in.
 OPEN_PATHS = frozenset({LOGIN_PATH, "/health"})
-#: So many wrong tokens in a minute, from everybody together.
+#: So many wrong tokens in a minute from one address.
 _MOST_FAILURES = 10
 _FAILURE_WINDOW_S = 60.0
 _OWNER_ONLY = 0o600
@@ -90,6 +90,18 @@ def _token_file(path: Path) -> str:
     return token
 
 
+def login_path(after: str) -> str:
+    """Where to log in and go on to the page `after`."""
+    return f"{LOGIN_PATH}?next={quote(after)}"
+
+
+class TooManyTokensError(TwinError):
+    """An address sent too many wrong tokens; the right one has to wait as well."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many wrong tokens came from this address: try again in a minute.", field="token")
+
+
 @dataclass(frozen=True)
 class _Session:
     ends_at: float
@@ -103,26 +115,25 @@ class Access:
         self.guards_reading = guards_reading
         self._token = token
         self._sessions: dict[str, _Session] = {}
-        self._failures: deque[float] = deque()
+        self._failures: dict[str, deque[float]] = {}
 
     def is_token(self, candidate: str) -> bool:
         """Whether `candidate` is the token; takes as long for a near miss as for a far one."""
         return hmac.compare_digest(candidate.encode(), self._token.encode())
 
-    def log_in(self, candidate: str, name: str) -> str | None:
-        """A new session's secret for the right token, None for a wrong one or after too many wrong ones.
+    def log_in(self, candidate: str, name: str, address: str = "") -> str | None:
+        """A new session's secret for the right token, None for a wrong one.
 
         Args:
             name: kept with what the session changes.
+            address: where it comes from.
+
+        Raises:
+            TooManyTokensError: too many wrong ones came from there.
         """
+        if not self._tries(candidate, address):
+            return None
         now = time.monotonic()
-        while self._failures and now - self._failures[0] > _FAILURE_WINDOW_S:
-            self._failures.popleft()
-        if len(self._failures) >= _MOST_FAILURES:
-            return None
-        if not self.is_token(candidate):
-            self._failures.append(now)
-            return None
         self._sessions = {key: other for key, other in self._sessions.items() if other.ends_at > now}
         session = secrets.token_urlsafe(32)
         self._sessions[_digest(session)] = _Session(now + SESSION_S, name.strip()[:_MOST_NAME] or "console")
@@ -141,21 +152,44 @@ class Access:
         found = None if session is None else self._sessions.get(_digest(session))
         return None if found is None or found.ends_at <= time.monotonic() else found.name
 
-    def knows(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request comes with a session or with the token."""
-        scheme, _, candidate = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return self.is_token(candidate.strip())
-        return self.is_session(session_of(headers))
+    def knows(self, headers: Mapping[str, str], address: str = "") -> bool:
+        """Whether a request comes with a session or with the token.
+
+        Raises:
+            TooManyTokensError: it comes with a token, and too many wrong ones came from its address.
+        """
+        candidate = _bearer(headers)
+        return self.is_session(session_of(headers)) if candidate is None else self._tries(candidate, address)
+
+    def bears_token(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request that was let in comes with the token itself."""
+        candidate = _bearer(headers)
+        return candidate is not None and self.is_token(candidate)
+
+    def _tries(self, candidate: str, address: str) -> bool:
+        now = time.monotonic()
+        self._failures = {
+            other: times for other, times in self._failures.items() if now - times[-1] <= _FAILURE_WINDOW_S
+        }
+        wrong = self._failures.get(address, deque(maxlen=_MOST_FAILURES))
+        if len(wrong) == _MOST_FAILURES and now - wrong[0] <= _FAILURE_WINDOW_S:
+            raise TooManyTokensError
+        if self.is_token(candidate):
+            return True
+        wrong.append(now)
+        self._failures[address] = wrong
+        return False
 
 
 def session_of(headers: Mapping[str, str]) -> str | None:
     """The secret of the session in a request's cookie."""
-    try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(SESSION_COOKIE)
-    except CookieError:
-        return None
-    return None if cookie is None else cookie.value
+    # As browsers mean it: the cookie of another program on this machine may hold what the standard library refuses.
+    return cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE)
+
+
+def _bearer(headers: Mapping[str, str]) -> str | None:
+    scheme, _, candidate = headers.get("authorization", "").partition(" ")
+    return candidate.strip() if scheme.lower() == "bearer" else None
 
 
 def _digest(session: str) -> str:
@@ -192,10 +226,15 @@ class Guard:
         changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if changes and origin is not None and urlsplit(origin).netloc != headers.get("host"):
             return _refuse(403, "a page of another site may not use the console")
-        if not self._access.guards_reading or scope["path"] in OPEN_PATHS or self._access.knows(headers):
+        if not self._access.guards_reading or scope["path"] in OPEN_PATHS:
             return None
+        try:
+            if self._access.knows(headers, scope["client"][0] if scope.get("client") else ""):
+                return None
+        except TooManyTokensError as error:
+            return _refuse(429, error.sentence, {"Retry-After": str(int(_FAILURE_WINDOW_S))})
         if scope["type"] == "http" and "text/html" in headers.get("accept", ""):
-            return RedirectResponse(f"{LOGIN_PATH}?next={quote(scope['path'])}", 303)
+            return RedirectResponse(login_path(scope["path"]), 303)
         return _refuse(401, "log in, or send the token as 'Authorization: Bearer ...'", {"WWW-Authenticate": "Bearer"})
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import socket
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import psycopg2
@@ -14,13 +16,27 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from data.errors import TwinError
+from data.stores.liveness import NOTICE_LOST_SERVER
 
 #: One row of an answer: column -> value; NULL, NaN and infinities are None.
 StoreRow = dict[str, Any]
 Parameters = Mapping[str, object]
 
 _CONNECT_TIMEOUT_S = 5
-_NOT_SET_UP = (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn, psycopg2.errors.UndefinedFunction)
+#: The server ends a statement in its time; so much later it is taken for hung, in a transaction of several later still.
+_HUNG_AFTER_S = 1.0
+_STATEMENTS_A_TRANSACTION = 4
+#: What psycopg2 raises, and a sentence for anybody; the first that fits.
+_SENTENCES: tuple[tuple[tuple[type[psycopg2.Error], ...], str], ...] = (
+    (
+        (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn, psycopg2.errors.UndefinedFunction),
+        "The telemetry store is not set up: run python -m data.stores.migrate.",
+    ),
+    ((psycopg2.errors.InsufficientPrivilege,), "The console's login may not do this in the telemetry store."),
+    ((psycopg2.errors.ReadOnlySqlTransaction,), "The telemetry store can only be read: it is a standby, or set so."),
+    ((psycopg2.errors.DiskFull,), "The telemetry store has no room on its disk."),
+    ((psycopg2.Error,), "The telemetry store cannot be reached."),
+)
 
 
 class StoreAwayError(TwinError):
@@ -81,7 +97,8 @@ class Database:
         Raises:
             StoreAwayError: as `fetch`; nothing of the block is stored then.
         """
-        with _explained(self._timeout_s), self._connection() as connection:
+        bound_s = _STATEMENTS_A_TRANSACTION * self._timeout_s
+        with _explained(self._timeout_s), self._connection() as connection, _bounded(connection, bound_s):
             connection.autocommit = False
             try:
                 with connection, connection.cursor() as cursor:
@@ -99,7 +116,7 @@ class Database:
                 return
 
     def _fetch(self, sql: str, parameters: Parameters | None) -> list[StoreRow]:
-        with self._connection() as connection, connection.cursor() as cursor:
+        with self._connection() as connection, _bounded(connection, self._timeout_s), connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             return rows_of(cursor)
 
@@ -125,11 +142,12 @@ class Database:
         try:
             return self._idle.pop()
         except IndexError:
-            connection = psycopg2.connect(
+            connection: psycopg2.extensions.connection = psycopg2.connect(
                 self._dsn,
                 options=self._options,
                 connect_timeout=_CONNECT_TIMEOUT_S,
                 application_name="battery-twin-console",
+                **NOTICE_LOST_SERVER,
             )
             connection.autocommit = True
             return connection
@@ -145,6 +163,30 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@contextmanager
+def _bounded(connection: psycopg2.extensions.connection, seconds: float) -> Iterator[None]:
+    """Lose `connection` where the block takes much longer than `seconds`.
+
+    A server that is paused or hung still holds its connections, so that no option of theirs ends the wait.
+    """
+    timer = threading.Timer(seconds + _HUNG_AFTER_S, _cut, (connection,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _cut(connection: psycopg2.extensions.connection) -> None:
+    # Of a copy, because libpq closes its own; what it waits for then ends as if the server had hung up.
+    with (
+        suppress(psycopg2.InterfaceError, OSError),  # closed meanwhile
+        socket.socket(fileno=os.dup(connection.fileno())) as line,
+    ):
+        line.shutdown(socket.SHUT_RDWR)
+
+
 def _is_lost(error: psycopg2.Error) -> bool:
     lost = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
     return lost and not isinstance(error, psycopg2.errors.QueryCanceled)
@@ -157,9 +199,5 @@ def _explained(timeout_s: float) -> Iterator[None]:
         yield
     except psycopg2.errors.QueryCanceled as error:
         raise StoreAwayError(f"The telemetry store took longer than {timeout_s:g} s to answer.") from error
-    except _NOT_SET_UP as error:
-        raise StoreAwayError("The telemetry store is not set up: run python -m data.stores.migrate.") from error
-    except psycopg2.errors.InsufficientPrivilege as error:
-        raise StoreAwayError("The console's login may not do this in the telemetry store.") from error
     except psycopg2.Error as error:
-        raise StoreAwayError("The telemetry store cannot be reached.") from error
+        raise StoreAwayError(next(said for kinds, said in _SENTENCES if isinstance(error, kinds))) from error

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +27,8 @@ INTERVAL_S = 1.0
 SLOW_INTERVAL_S = 3.0
 #: Looking takes at most this share of the time.
 _BUSY_SHARE = 0.2
+#: A look that takes longer is said, and said again.
+_OVERDUE_S = 3.0
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,20 @@ class Snapshot:
     Attributes:
         rows: every battery by id (columns of `Queries.snapshots`), as of the last successful look.
         taken_at: when that was; None before the first.
+        store_time: what the store's clock said then.  Ages of what is stored are told by it, and stand still with it.
         problem: why the store could not be looked at since, None where it could.
         open_alerts: severity by battery and rule.
         muted: those of them that somebody keeps out of the way.
+        alerts_problem: why alerts could not be kept at that look, None where they could.
     """
 
     rows: Mapping[str, StoreRow] = field(default_factory=dict)
     taken_at: datetime | None = None
+    store_time: datetime | None = None
     problem: str | None = None
     open_alerts: Mapping[Key, Severity] = field(default_factory=dict)
     muted: frozenset[Key] = frozenset()
+    alerts_problem: str | None = None
 
     def alerts_of(self, *categories: Category) -> dict[Key, Severity]:
         """Open alerts of these categories that are not muted, the worst first."""
@@ -58,7 +64,9 @@ class Snapshot:
 
 
 class Live:
-    """Looks, keeps alerts alive, and tells who subscribed to `changed`: a new snapshot and the ids that differ.
+    """Looks, keeps alerts alive, and tells who subscribed to `changed`: the snapshot and the ids that differ.
+
+    It tells after every look, because ages go on where nothing else does.
 
     Attributes:
         snapshot: the last one.
@@ -86,33 +94,59 @@ class Live:
             await asyncio.sleep(max(wanted - taken, taken / _BUSY_SHARE - taken, 0.05))
 
     async def look(self) -> None:
-        """One look; tells the subscribers if anything differs."""
-        before = self.snapshot
+        """One look; tells the subscribers, and meanwhile that it takes long."""
+        began = time.monotonic()
+        task = asyncio.create_task(asyncio.to_thread(self._look))
         try:
-            self.snapshot = await asyncio.to_thread(self._look)
+            while not (await asyncio.wait({task}, timeout=_OVERDUE_S))[0]:
+                waited = time.monotonic() - began
+                self._tell(self._troubled(f"The telemetry store has not answered for {waited:.0f} s."))
+            snapshot = task.result()
             self._seen = time.monotonic()
         except StoreAwayError as error:
-            self.snapshot = Snapshot(before.rows, before.taken_at, error.sentence, before.open_alerts, before.muted)
+            snapshot = self._troubled(error.sentence)
+        except Exception:  # noqa: BLE001 - said on every page and in the log
+            # Whoever looks for everybody must not end.
+            _log.exception("the store could not be looked at")
+            snapshot = self._troubled("The console failed to read the telemetry store; its log says why.")
+        finally:
+            task.cancel()
+        self._tell(snapshot)
+
+    def _troubled(self, problem: str) -> Snapshot:
+        return replace(self.snapshot, problem=problem)
+
+    def _tell(self, snapshot: Snapshot) -> None:
+        before, self.snapshot = self.snapshot, snapshot
+        for problem in ("problem", "alerts_problem"):
+            said = getattr(snapshot, problem)
+            if said is not None and getattr(before, problem) is None:
+                _log.warning("%s", said)
         changed = frozenset(
-            battery_id for battery_id, row in self.snapshot.rows.items() if before.rows.get(battery_id) != row
+            battery_id for battery_id, row in snapshot.rows.items() if before.rows.get(battery_id) != row
         )
-        if changed or _said(before) != _said(self.snapshot):
-            self.changed.emit(self.snapshot, changed)
+        self.changed.emit(snapshot, changed)
 
     def _look(self) -> Snapshot:
+        store_time = self._queries.now()
         rows = self._queries.snapshots()
-        open_alerts = self._keep_alerts(rows)
-        muted = self._alerts.muted() if open_alerts else frozenset()
-        return Snapshot({row["battery_id"]: row for row in rows}, datetime.now(UTC), None, open_alerts, muted)
+        seen = Snapshot({row["battery_id"]: row for row in rows}, datetime.now(UTC), store_time)
+        return self._with_alerts(seen)
 
-    def _keep_alerts(self, rows: list[StoreRow]) -> Mapping[Key, Severity]:
-        is_open = self._alerts.open_severities()
-        transitions = step(is_open, rows)
-        if transitions:
-            self._alerts.apply(transitions)
+    def _with_alerts(self, seen: Snapshot) -> Snapshot:
+        """`seen` with what is open after it, or with why that could not be kept: the rest is seen all the same."""
+        is_open, muted, problem = self.snapshot.open_alerts, self.snapshot.muted, None
+        try:
             is_open = self._alerts.open_severities()
+            transitions = step(is_open, seen.rows.values())
+            if transitions:
+                self._alerts.apply(transitions)
+                is_open = self._alerts.open_severities()
+            muted = self._alerts.muted() if is_open else frozenset()
+        except StoreAwayError as error:
+            problem = error.sentence
         self._count(is_open)
-        return is_open
+        return replace(seen, open_alerts=is_open, muted=muted, alerts_problem=problem)
 
     def _count(self, is_open: Mapping[Key, Severity]) -> None:
         counts: dict[tuple[str, str], int] = {}
@@ -121,10 +155,6 @@ class Live:
         self._metrics.open_alerts.clear()
         for labels, count in counts.items():
             self._metrics.open_alerts.labels(*labels).set(count)
-
-
-def _said(snapshot: Snapshot) -> tuple[object, ...]:
-    return snapshot.problem, snapshot.open_alerts, snapshot.muted
 
 
 @contextlib.asynccontextmanager

@@ -24,6 +24,7 @@ from training.release import RUL_UNIT
 LONGEST_HOURS = 24.0 * 366.0
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "Beyond this machine: no session and no token"},
+    429: {"model": ErrorAnswer, "description": "Beyond this machine: too many wrong tokens from this address"},
     422: {"model": ErrorAnswer, "description": "Bad input; `field` says which"},
     503: {"model": ErrorAnswer, "description": "The telemetry store cannot answer"},
 }

@@ -103,7 +103,7 @@ class _Battery:
         self._status = ""
         self._head(row)
         with div("tiles"):
-            self._tiles = {name: self._tile(name) for name in _tiles(row)}
+            self._tiles = {name: self._tile(name) for name in _tiles(row, None)}
         self._loading = text("Loading the past …", "muted small").props('role="status"')
         with div("quad"):
             self._cards = [_TargetCard(card) for card in CARDS]
@@ -119,7 +119,7 @@ class _Battery:
                     self._pack = PackView(row)
                 with panel("Sessions", "charge moved and resistance over the battery's age"):
                     self._cycles = div()
-        self._show(row)
+        self._show(row, context.live.snapshot.store_time)
         context.live.changed.subscribe(self._update)
         ui.timer(0.05, self._load, once=True)
 
@@ -151,13 +151,13 @@ class _Battery:
         charts.paint(chart, {charts.ACTUAL: {"line": "ink"}})
         return chart
 
-    def _show(self, row: StoreRow) -> None:
-        status = status_of(row)
+    def _show(self, row: StoreRow, now: datetime | None) -> None:
+        status = status_of(row, now)
         if status != self._status:
             self._chip.classes(remove=f"s-{self._status}", add=f"s-{status}")
             self._status = status
             set_text(self._chip, status)
-        for name, value in _tiles(row).items():
+        for name, value in _tiles(row, now).items():
             set_text(self._tiles[name], value)
         for card in self._cards:
             card.show(row)
@@ -166,7 +166,7 @@ class _Battery:
         row = snapshot.rows.get(self._battery_id)
         if row is None:
             return
-        self._show(row)
+        self._show(row, snapshot.store_time)
         if self._battery_id not in changed or row["time"] is None:
             return
         self._pack.show(row)
@@ -316,7 +316,7 @@ def _point(row: StoreRow, column: str) -> list[float | None]:
     return [milliseconds(row["time"]), row[column]]
 
 
-def _tiles(row: StoreRow) -> dict[str, str]:
+def _tiles(row: StoreRow, now: datetime | None) -> dict[str, str]:
     power = None if row["voltage"] is None else row["voltage"] * row["current"] / 1e3
     return {
         "Charge": number(row["soc"], 1, "%"),
@@ -327,7 +327,7 @@ def _tiles(row: StoreRow) -> dict[str, str]:
         "Ambient": number(row["ambient_temperature"], 1, "°C"),
         "Cycles": number(row["charge_cycles"], 1),
         "Speed": number(row["speed_kmh"], 0, "km/h"),
-        "Heard": "–" if row["created_at"] is None else f"{age(row['created_at'])} ago",
+        "Heard": "–" if row["created_at"] is None else f"{age(row['created_at'], now)} ago",
     }
 
 

@@ -33,13 +33,19 @@ class Visitor:
 
     access: Access
     session: str | None
+    has_token: bool = False
 
     @classmethod
     def of(cls, access: Access, headers: Mapping[str, str]) -> Visitor:
         """The visitor of a request."""
-        return cls(access, session_of(headers))
+        return cls(access, session_of(headers), has_token=access.bears_token(headers))
 
     @property
     def name(self) -> str | None:
         """Who may change something; None who may not.  Asked anew each time: a session ends."""
         return self.access.name_of(self.session)
+
+    @property
+    def may_look(self) -> bool:
+        """Whether the page may go on: where reading is guarded, not beyond the session's end."""
+        return not self.access.guards_reading or self.has_token or self.name is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import Any
@@ -92,7 +91,7 @@ class _Fleet:
         self._body.set_visibility(has_batteries)
         if not has_batteries:
             return
-        self._show_rows(snapshot.rows, changed)
+        self._show_rows(snapshot, changed)
         self._show_tiles(list(self._drawn.values()))
         if time.monotonic() - self._map_drawn_at > _MAP_EVERY_S:
             self._map_drawn_at = time.monotonic()
@@ -103,9 +102,9 @@ class _Fleet:
             self._shown_alerts = alerts
             self._show_alerts(alerts, bool(snapshot.open_alerts))
 
-    def _show_rows(self, rows: Mapping[str, StoreRow], changed: frozenset[str]) -> None:
-        now = datetime.now(UTC)
-        lines = {battery_id: _line(row, now) for battery_id, row in rows.items()}
+    def _show_rows(self, snapshot: Snapshot, changed: frozenset[str]) -> None:
+        now = snapshot.store_time or datetime.now(UTC)
+        lines = {battery_id: _line(row, now) for battery_id, row in snapshot.rows.items()}
         # What differs on the screen: a changed reading, or a battery that has fallen silent.
         differing = [line for battery_id, line in lines.items() if self._drawn.get(battery_id) != line]
         added = [line for line in differing if line["battery_id"] not in self._drawn]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import quote
 
 from nicegui import ui
 
+from monitoring.console.access import login_path
 from monitoring.console.alerts.rules import Category
 from monitoring.console.live import Snapshot
 from monitoring.console.pages.context import Context, Visitor
@@ -42,12 +42,14 @@ def frame(context: Context, visitor: Visitor, title: str, path: str) -> Iterator
         )
         _account(visitor, path)
     with div("twin"):
-        notice = div("notice bad").props('role="alert"')
-        with notice:
-            said = text("")
+        notice, said = _notice()
+        alerts_notice, alerts_said = _notice()
         yield
 
     def show(snapshot: Snapshot) -> None:
+        if not visitor.may_look:
+            ui.navigate.to(login_path(path))
+            return
         for (_, categories), count in zip(_COUNTS, counts, strict=True):
             open_count = len(snapshot.alerts_of(*categories))
             set_text(count, str(open_count))
@@ -61,9 +63,22 @@ def frame(context: Context, visitor: Visitor, title: str, path: str) -> Iterator
             set_text(pulse, "store away")
             since = f" What you see is {age(snapshot.taken_at)} old." if snapshot.taken_at else ""
             set_text(said, f"{snapshot.problem}{since} The console looks again every few seconds.")
+        alerts_notice.set_visibility(snapshot.alerts_problem is not None)
+        if snapshot.alerts_problem is not None:
+            set_text(
+                alerts_said,
+                f"Alerts are not kept: {snapshot.alerts_problem} "
+                "None opens or ends until they are; the state of each battery is as it was read.",
+            )
 
     show(context.live.snapshot)
     context.live.changed.subscribe(lambda snapshot, _: show(snapshot))
+
+
+def _notice() -> tuple[ui.element, ui.html]:
+    """A box for what is wrong, and its text."""
+    with div("notice bad").props('role="alert"') as box:
+        return box, text("")
 
 
 def _navigation(path: str) -> list[ui.html]:
@@ -84,7 +99,7 @@ def _navigation(path: str) -> list[ui.html]:
 
 def _account(visitor: Visitor, path: str) -> None:
     if visitor.name is None:
-        with ui.element("a").classes("quiet").props(f'href="/login?next={quote(path)}"'):
+        with ui.element("a").classes("quiet").props(f'href="{login_path(path)}"'):
             text("Log in", tag="span")
         return
     with ui.element("form").props('method="post" action="/logout"'), ui.element("button").classes("quiet"):

@@ -10,7 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from monitoring.console.access import LOGIN_PATH, SESSION_COOKIE, SESSION_S, Access, session_of
+from monitoring.console.access import LOGIN_PATH, SESSION_COOKIE, SESSION_S, Access, TooManyTokensError, session_of
 
 _FAILED_S = 0.5
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Log in · Battery twin</title>
@@ -53,7 +53,10 @@ class Login:
         next: Annotated[str, Form()] = "/",  # noqa: A002
     ) -> Response:
         """Begin a session, or ask again."""
-        session = self.access.log_in(token, name)
+        try:
+            session = self.access.log_in(token, name, request.client.host if request.client else "")
+        except TooManyTokensError as error:
+            return _form(next, error.sentence, 429)
         if session is None:
             await asyncio.sleep(_FAILED_S)
             return _form(next, "That is not the token.", 401)

@@ -38,10 +38,10 @@ def clock(time: datetime | None) -> str:
     return DASH if time is None else time.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def status_of(row: dict[str, Any], now: datetime | None = None) -> str:
-    """NORMAL, WARNING or CRITICAL; SILENT where nothing was heard for `SILENT_S`."""
+def status_of(row: dict[str, Any], now: datetime | None) -> str:
+    """NORMAL, WARNING or CRITICAL; SILENT where nothing was heard for `SILENT_S` as of `now`, the store's clock."""
     heard = row["created_at"]
-    if heard is None or ((now or datetime.now(UTC)) - heard).total_seconds() > SILENT_S:
+    if heard is None or now is None or (now - heard).total_seconds() > SILENT_S:
         return "SILENT"
     return str(row["status"])
 

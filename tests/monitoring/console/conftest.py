@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -34,10 +35,10 @@ def filled_dsn(postgres_server: str, new_database: Callable[[str], str]) -> str:
 
 
 @contextmanager
-def served(app: FastAPI) -> Iterator[httpx.Client]:
-    """A client of `app`, which listens meanwhile."""
+def served(app: FastAPI, **settings: Any) -> Iterator[httpx.Client]:
+    """A client of `app`, which listens meanwhile with `settings` of uvicorn."""
     port = free_port("127.0.0.1", 15100)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical"))
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", **settings))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:

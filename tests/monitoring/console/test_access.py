@@ -15,7 +15,16 @@ from pydantic import SecretStr
 
 from data.errors import TwinError
 from data.settings import Settings
-from monitoring.console.access import SESSION_COOKIE, SESSION_S, Access, Guard, is_loopback, token_of
+from monitoring.console.access import (
+    SESSION_COOKIE,
+    SESSION_S,
+    Access,
+    Guard,
+    TooManyTokensError,
+    is_loopback,
+    token_of,
+)
+from monitoring.console.pages.context import Visitor
 from monitoring.console.pages.login import Login
 from tests.monitoring.console.conftest import served
 
@@ -78,11 +87,41 @@ def test_sessions_begin_with_the_token_and_end(monkeypatch: pytest.MonkeyPatch) 
     assert not access.is_session(old)
 
 
-def test_guessing_is_slowed_down() -> None:
+def test_guessing_is_slowed_down_for_who_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
     access = Access(TOKEN, guards_reading=True)
-    for _ in range(10):
-        assert access.log_in("wrong", "eve") is None
-    assert access.log_in(TOKEN, "ada") is None  # for a minute
+    for _ in range(5):
+        assert access.log_in("wrong", "eve", "10.0.0.66") is None
+        assert not access.knows({"authorization": "Bearer wrong"}, "10.0.0.66")
+    with pytest.raises(TooManyTokensError, match="try again in a minute"):
+        access.log_in(TOKEN, "ada", "10.0.0.66")
+    with pytest.raises(TooManyTokensError):
+        access.knows({"authorization": f"Bearer {TOKEN}"}, "10.0.0.66")
+    session = access.log_in(TOKEN, "ada", "10.0.0.5")
+    assert session is not None
+    assert access.knows({"cookie": f"{SESSION_COOKIE}={session}"}, "10.0.0.66")  # a session is no guess
+    later = time.monotonic() + 61
+    monkeypatch.setattr("monitoring.console.access.time.monotonic", lambda: later)
+    assert access.log_in(TOKEN, "ada", "10.0.0.66") is not None
+
+
+@pytest.mark.parametrize("other", ['prefs={"a":1, "b":2}', "a[b]=c", "x", "=", 'broken="'])
+def test_cookies_of_other_programs_on_this_machine_do_no_harm(other: str) -> None:
+    access = Access(TOKEN, guards_reading=True)
+    session = access.log_in(TOKEN, "ada")
+    assert access.knows({"cookie": f"{other}; {SESSION_COOKIE}={session}"})
+    assert access.knows({"cookie": f"{SESSION_COOKIE}={session}; {other}"})
+
+
+def test_a_page_may_be_looked_at_as_long_as_its_session_lasts() -> None:
+    access = Access(TOKEN, guards_reading=True)
+    session = access.log_in(TOKEN, "ada")
+    assert session is not None
+    visitor = Visitor.of(access, {"cookie": f"{SESSION_COOKIE}={session}"})
+    assert visitor.may_look
+    access.log_out(session)
+    assert not visitor.may_look
+    assert Visitor.of(access, {"authorization": f"Bearer {TOKEN}"}).may_look
+    assert Visitor.of(Access(TOKEN, guards_reading=False), {}).may_look
 
 
 @pytest.fixture
@@ -129,6 +168,11 @@ def test_beyond_loopback_nothing_is_shown_without_the_token(guarded: Callable[[b
     assert client.get("/api/alerts", headers={"authorization": "Bearer wrong"}).status_code == 401
     assert client.get("/api/alerts", headers={"authorization": f"Bearer {TOKEN}"}).json() == "read"
     assert client.get("/health").json() == "alive"
+    for _ in range(9):
+        assert client.get("/api/alerts", headers={"authorization": "Bearer guess"}).status_code == 401
+    answer = client.get("/api/alerts", headers={"authorization": f"Bearer {TOKEN}"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "60")
+    assert "too many wrong tokens" in answer.json()["error"].lower()
     page = client.get("/battery/EV-1", headers={"accept": "text/html"})
     assert page.status_code == 303
     assert page.headers["location"] == "/login?next=/battery/EV-1"
@@ -137,7 +181,14 @@ def test_beyond_loopback_nothing_is_shown_without_the_token(guarded: Callable[[b
 def test_logging_in_stays_on_this_site() -> None:
     app, access = FastAPI(), Access(TOKEN, guards_reading=False)
     app.include_router(Login(access).router())
-    with served(app) as client:
+    with served(app, forwarded_allow_ips="127.0.0.1") as client:
+        form, https = {"token": TOKEN, "name": "ada"}, {"x-forwarded-proto": "https", "x-forwarded-for": "10.0.0.9"}
+        assert "; secure" not in client.post("/login", data=form).headers["set-cookie"].lower()
+        # A proxy in front of it that is trusted says that the visitor came by https, and from where.
+        assert "; secure" in client.post("/login", data=form, headers=https).headers["set-cookie"].lower()
+        for _ in range(10):
+            access.log_in("wrong", "eve", "10.0.0.9")
+        assert "try again in a minute" in client.post("/login", data=form, headers=https).text
         assert "not the token" in client.post("/login", data={"token": "wrong", "name": "eve"}).text
         for after, where in (("/alerts", "/alerts"), ("//evil.example", "/"), ("https://evil.example", "/")):
             answer = client.post("/login", data={"token": TOKEN, "name": "ada", "next": after})

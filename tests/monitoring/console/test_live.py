@@ -1,0 +1,140 @@
+"""Looking at the store for everybody: what is told, and when the store hangs, cannot be written to, or has another time."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from psycopg2.extensions import make_dsn
+
+from data.batch import Batch
+from data.stores.migrate import migrate
+from data.stores.postgres import PostgresStore
+from monitoring.console import live as live_module
+from monitoring.console.alerts.store import AlertStore
+from monitoring.console.api.health import Metrics
+from monitoring.console.database import Database, StoreAwayError
+from monitoring.console.live import Live, Snapshot
+from monitoring.console.pages.parts import status_of
+from monitoring.console.queries import Queries
+
+STATEMENT_S = 0.3
+
+
+@pytest.fixture(scope="module")
+def dsn(postgres_server: str, new_database: Callable[[str], str]) -> str:
+    """A store with one battery that is hot."""
+    dsn = new_database(postgres_server)
+    migrate(dsn)
+    store = PostgresStore(dsn)
+    hot = {"battery_id": "EV-1", "time": datetime.now(UTC), "voltage": 360.0, "current": 1.0, "temperature": 61.0}
+    store.write(Batch(readings=[hot]))
+    store.close()
+    return dsn
+
+
+@pytest.fixture
+def reading(dsn: str) -> Iterator[Database]:
+    database = Database(dsn, statement_timeout_s=STATEMENT_S)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def writing(dsn: str) -> Iterator[Database]:
+    database = Database(dsn, read_only=False)
+    with database.transaction() as cursor:
+        cursor.execute("TRUNCATE battery_alerts")
+    yield database
+    database.close()
+
+
+def told(live: Live, looks: int) -> list[Snapshot]:
+    """What subscribers hear during so many looks."""
+    heard: list[Snapshot] = []
+
+    async def look() -> None:
+        live.changed.subscribe(lambda snapshot, _: heard.append(snapshot))
+        for _ in range(looks):
+            await live.look()
+        await asyncio.sleep(0)
+
+    asyncio.run(look())
+    return heard
+
+
+def backend(database: Database) -> int:
+    """The process that serves the connection which is used next."""
+    row = database.fetch_one("SELECT pg_backend_pid() AS pid")
+    assert row is not None
+    return int(row["pid"])
+
+
+def test_every_look_is_told_because_ages_go_on(reading: Database, writing: Database) -> None:
+    heard = told(Live(Queries(reading), AlertStore(writing), Metrics()), 3)
+    assert len(heard) == 3
+    times = [snapshot.store_time for snapshot in heard]
+    assert None not in times
+    assert times == sorted(set(times))  # type: ignore[type-var]
+    assert heard[-1].open_alerts == {("EV-1", "thermal"): "CRITICAL"}
+
+
+def test_silence_is_told_by_the_stores_clock() -> None:
+    heard = datetime(2026, 1, 1, tzinfo=UTC)
+    row: dict[str, Any] = {"created_at": heard, "status": "NORMAL"}
+    assert status_of(row, heard + timedelta(seconds=59)) == "NORMAL"
+    assert status_of(row, heard + timedelta(seconds=61)) == "SILENT"
+
+
+def test_a_hung_server_is_said_and_left(
+    reading: Database, writing: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "_OVERDUE_S", 0.4)
+    live = Live(Queries(reading), AlertStore(writing), Metrics())
+    told(live, 1)
+    pid = backend(reading)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        heard = told(live, 1)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert "has not answered for" in str(heard[0].problem)
+    assert heard[0].rows.keys() == {"EV-1"}  # what was seen last stays
+    assert heard[-1].problem is None  # another connection answers
+
+
+def test_a_transaction_on_a_hung_server_ends(dsn: str) -> None:
+    database = Database(dsn, statement_timeout_s=0.1, read_only=False)
+    pid = backend(database)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreAwayError, match="cannot be reached"), database.transaction() as cursor:
+            cursor.execute("SELECT 1")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        database.close()
+
+
+def test_batteries_are_seen_where_alerts_cannot_be_kept(dsn: str, reading: Database, writing: Database) -> None:
+    standby = Database(make_dsn(dsn, options="-c default_transaction_read_only=on"), read_only=False)
+    (snapshot,) = told(Live(Queries(reading), AlertStore(standby), Metrics()), 1)
+    standby.close()
+    assert snapshot.problem is None
+    assert snapshot.rows["EV-1"]["temperature"] == 61.0
+    assert "can only be read" in str(snapshot.alerts_problem)
+    (snapshot,) = told(Live(Queries(reading), AlertStore(writing), Metrics()), 1)
+    assert snapshot.alerts_problem is None
+
+
+def test_a_look_that_fails_does_not_end_looking(reading: Database, writing: Database) -> None:
+    class Broken(AlertStore):
+        def open_severities(self) -> Any:
+            raise ValueError("a mistake of ours")
+
+    (snapshot,) = told(Live(Queries(reading), Broken(writing), Metrics()), 1)
+    assert "its log says why" in str(snapshot.problem)
