@@ -1,4 +1,4 @@
-"""Looking at the store for everybody: what is told, and when the store hangs, cannot be written to, or has another time."""
+"""Looking at the store for everybody: what is told, also when it hangs or cannot be written to."""
 
 from __future__ import annotations
 
@@ -91,9 +91,7 @@ def test_silence_is_told_by_the_stores_clock() -> None:
     assert status_of(row, heard + timedelta(seconds=61)) == "SILENT"
 
 
-def test_a_hung_server_is_said_and_left(
-    reading: Database, writing: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hung_server_is_said_and_left(reading: Database, writing: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_module, "_OVERDUE_S", 0.4)
     live = Live(Queries(reading), AlertStore(writing), Metrics())
     told(live, 1)
