@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 _FRESH_S = 1.0
 
 #: As the table `retrains` has them.
-RETRAIN_OUTCOMES = ("promoted", "not_promoted", "failed")
+RETRAIN_OUTCOMES = ("promoted", "not_promoted", "failed", "stopped")
 WATCH_STATES = ("watching", "passed", "rolled_back", "superseded")
 
 #: Gauge -> what it means, and where a reading has it.

@@ -34,6 +34,7 @@ from monitoring.drift.params import DriftParams
 from pipelines.params import load_params, start_logging, typed
 from pipelines.retraining.attempt import Attempt, Retrained
 from pipelines.retraining.comparison import RollbackParams
+from pipelines.retraining.promoted import settle
 from pipelines.retraining.records import RetrainStore
 from pipelines.retraining.trigger import RetrainParams, decide
 from pipelines.retraining.watch import PromotionWatch
@@ -96,8 +97,10 @@ class Retrainer:
             self._say(f"not now: {holder} is at work")
             return None
         try:
-            if orphans := self.records.close_orphans():
-                log.warning("%d trainings had ended without a word", orphans)
+            for retrain_id, error in self.records.orphans():
+                promotion = settle(self.records, self.registry, retrain_id, "failed", error)
+                had = "nothing" if promotion is None else f"release {promotion.release}"
+                log.warning("retraining %d is gone, and had promoted %s: %s", retrain_id, had, error)
             by = f"{current_user()} on {platform.node()}"
             watch = PromotionWatch(self.records, self.registry, self.rollback, by)
             watch.look()
@@ -111,7 +114,8 @@ class Retrainer:
                 self.settings, self.params, self.policy, self.drift, self.records, self.registry, by, self.stop.is_set
             )
             done = attempt.train(decision.reason, decision.drifts) if reason is None else attempt.train(reason, ())
-            watch.look()  # what was replaced predicts in the shadow from now on
+            if self.records.holds_lock():
+                watch.look()  # what was replaced predicts in the shadow from now on
             return done
         finally:
             self.records.unlock()

@@ -114,7 +114,7 @@ def scenario_params(project: Path, options: LoopOptions) -> dict[str, Any]:
         "tune": {"trials": 1, "max_rows": 2000, "n_estimators": [30], "max_depth": [12], "max_features": [0.33]},
         "drift": {"window_s": 3600},
         "retrain": {"pause_s": 60.0, "longest_pause_s": 240.0},
-        "rollback": {"min_outcomes": 100, "max_outcomes": 800},
+        "rollback": {"min_outcomes": 100, "max_outcomes": 800, "watch_s": 3600.0},
     }
     for section in (fast, options.params):
         for name, values in section.items():

@@ -8,10 +8,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import psycopg2
 
 from data.errors import TwinError
 from data.settings import Settings
@@ -20,12 +22,12 @@ from features.targets import TARGET_NAMES
 from monitoring.drift.params import DriftParams
 from pipelines.params import read_json, typed
 from pipelines.register import provenance_in
+from pipelines.retraining.promoted import TAG, Promotion, promotion_in, settle
 from pipelines.retraining.records import RetrainStore
 from pipelines.retraining.trigger import Drift, RetrainParams
 from pipelines.retraining.workspace import Workspace
 from training.gate import GateThresholds
 from training.mlflow_client import ending_run, experiment_id
-from training.registry.promotion import champions_of
 from training.registry.registration import RegisterReport, register_all
 from training.registry.store import RegistryStore
 
@@ -42,14 +44,12 @@ class Retrained:
 
     Attributes:
         report: what became of each model; None where it failed before.
-        promoted: whether another release serves now.
-        watched: by target, the promoted version and the one that it replaced.
+        promotion: the release that it brought about; None where what serves is what served before.
         error: why it failed, in a sentence; None where it did not.
     """
 
     report: RegisterReport | None = None
-    promoted: bool = False
-    watched: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    promotion: Promotion | None = None
     error: str | None = None
 
     @property
@@ -65,7 +65,7 @@ class Retrained:
 
 
 class StoppedError(RuntimeError):
-    """The training was told to stop, or may not go on."""
+    """The training was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -99,19 +99,35 @@ class Attempt:
         log.info("retraining %d begins: %s", retrain_id, reason)
         try:
             done = self._train(retrain_id, reason, drifts)
+        except (TwinError, StoppedError) as error:
+            return self._broke_off(retrain_id, error)
         except Exception as error:  # the watch goes on, whatever a training does
-            sentence = error.sentence if isinstance(error, TwinError) else f"{type(error).__name__}: {error}"
-            if not isinstance(error, TwinError | StoppedError):
-                log.exception("retraining %d failed", retrain_id)
-            done = Retrained(error=sentence.partition("\n")[0])
-            self.records.end(retrain_id, "failed", error=done.error)
-            log.error("retraining %d failed: %s", retrain_id, done.error)
-            return done
-        log.info("retraining %d %s: %s", retrain_id, "promoted" if done.promoted else "promoted nothing", done.detail)
+            log.exception("retraining %d failed", retrain_id)
+            return self._broke_off(retrain_id, error)
+        log.info("retraining %d %s: %s", retrain_id, "promoted" if done.promotion else "promoted nothing", done.detail)
         return done
 
+    def _broke_off(self, retrain_id: int, error: Exception) -> Retrained:
+        """Record why; what was promoted before is a promotion all the same."""
+        from mlflow.exceptions import MlflowException
+
+        outcome: Literal["failed", "stopped"] = "stopped" if isinstance(error, StoppedError) else "failed"
+        named = isinstance(error, TwinError | StoppedError)
+        sentence = (str(error) if named else f"{type(error).__name__}: {error}").partition("\n")[0]
+        log.error("retraining %d %s: %s", retrain_id, outcome, sentence)
+        promotion = None
+        try:
+            # The session may be the very thing that was lost; a new one is opened then.
+            self.records.note(retrain_id, error=sentence)
+            promotion = settle(self.records, self.registry, retrain_id, outcome, sentence)
+        except (psycopg2.Error, MlflowException, OSError, TwinError) as also:
+            log.warning("how retraining %d ended is recorded later: %s", retrain_id, str(also).partition("\n")[0])
+        if promotion is not None:
+            log.warning("retraining %d had promoted release %d before", retrain_id, promotion.release)
+        return Retrained(promotion=promotion, error=sentence)
+
     def _train(self, retrain_id: int, reason: str, drifts: Sequence[Drift]) -> Retrained:
-        tags = {"retrain": str(retrain_id), "retrain_reason": reason, **_drift_tags(drifts)}
+        tags = {TAG: str(retrain_id), "retrain_reason": reason, **_drift_tags(drifts)}
         with self._run(tags) as run_id, self._workspace(retrain_id) as workspace:
             self.records.note(retrain_id, run_id=run_id)
             # What one battery with a clock ahead of its time says must not make later drift look known.
@@ -123,18 +139,18 @@ class Attempt:
             workspace.train(self.settings.var, self._check_now_and_then())
             self._log(run_id, workspace, data_until)
             self._check()
-            before = self.registry.aliases().release
-            former = {} if before is None else champions_of(self.registry, before)
             report = self._register(workspace, tags, reason, drifts)
             # From here on it serves: on record at once, before anything else can go wrong.
-            promoted = report.release is not None and report.release != before
-            done = Retrained(report, promoted, _replaced(report, former) if promoted else {})
+            own = {model.target: model.version for model in report.models}
+            promotion = promotion_in(self.registry, report.release, lambda target, version: own[target] == version)
+            done = Retrained(report, promotion)
             self.records.end(
                 retrain_id,
-                "promoted" if done.promoted else "not_promoted",
+                "not_promoted" if promotion is None else "promoted",
                 detail=done.detail,
                 release=report.release,
-                watched=done.watched,
+                before=None if promotion is None else promotion.before,
+                watched=None if promotion is None else promotion.watched,
             )
         return done
 
@@ -201,7 +217,9 @@ class Attempt:
     def _check(self) -> None:
         """Go on only while nobody else can have begun."""
         if not self.records.holds_lock():
-            raise StoppedError("the session on the telemetry store was lost, and with it the right to train")
+            raise TwinError(
+                "The session on the telemetry store was lost, and with it the right to train.", field="telemetry_dsn"
+            )
 
     @contextmanager
     def _run(self, tags: Mapping[str, str]) -> Iterator[str]:
@@ -221,17 +239,6 @@ class Attempt:
             workspace.reports / "metrics.json",
         ):
             client.log_artifact(run_id, str(file))
-
-
-def _replaced(report: RegisterReport, former: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """By target, the version that was promoted and the one that it replaced."""
-    return {
-        model.target: (model.version, former[model.target])
-        for model in report.models
-        if model.version is not None
-        and model.state == "champion"
-        and former.get(model.target, model.version) != model.version
-    }
 
 
 def _drift_tags(drifts: Sequence[Drift]) -> dict[str, str]:

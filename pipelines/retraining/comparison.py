@@ -19,13 +19,16 @@ class RollbackParams:
 
     Attributes:
         min_outcomes: truths of a target, known for both models, before the two are first compared.
-        max_outcomes: after so many the watch ends.  They are compared each time that their number has doubled.
+        max_outcomes: with so many they are compared for the last time.  They are compared each time that their number
+            has doubled.
+        watch_s: and not before so much event time has passed since the promotion: a day has a night.
         min_batteries: fewer say nothing about the fleet.
         alpha: chance that noise alone takes a promotion back, over all comparisons of a watch.
     """
 
     min_outcomes: int = 200
     max_outcomes: int = 3200
+    watch_s: float = 86_400.0
     min_batteries: int = 4
     alpha: float = 0.01
 
@@ -33,6 +36,7 @@ class RollbackParams:
         wrong = (
             ("min_outcomes", self.min_outcomes, self.min_outcomes >= 1, "a number from 1 on"),
             ("max_outcomes", self.max_outcomes, self.max_outcomes >= self.min_outcomes, "at least min_outcomes"),
+            ("watch_s", self.watch_s, self.watch_s >= 0.0, "a number from 0 on"),
             ("min_batteries", self.min_batteries, self.min_batteries >= 2, "a number from 2 on"),
             ("alpha", self.alpha, 0.0 < self.alpha < 1.0, "a number between 0 and 1"),
         )

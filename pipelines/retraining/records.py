@@ -20,7 +20,7 @@ from monitoring.drift import windows
 from pipelines.retraining.comparison import PairedLoss
 from pipelines.retraining.trigger import Drift, Past
 
-OutcomeName = Literal["promoted", "not_promoted", "failed"]
+OutcomeName = Literal["promoted", "not_promoted", "failed", "stopped"]
 WatchEnd = Literal["passed", "rolled_back", "superseded"]
 
 #: Any number, the same for everyone: one training a store, whichever machine it runs on.
@@ -39,6 +39,7 @@ class Watched:
         since: event time up to which the new models had learned; nothing that they said is older.
         versions: by target, the new and the old version of the model.
         looks: by target, how many outcomes there were at the last comparison.
+        began: event time that the fleet had reached when the watch began; None where it has only now.
     """
 
     retrain_id: int
@@ -47,6 +48,7 @@ class Watched:
     since: datetime | None
     versions: Mapping[str, tuple[int, int]]
     looks: Mapping[str, int]
+    began: datetime | None
 
 
 class RetrainStore:
@@ -118,13 +120,14 @@ class RetrainStore:
     def past(self) -> Past:
         """The trainings so far."""
         ended_at, data_until = self._one(
-            "SELECT max(ended_at), max(data_until) FILTER (WHERE outcome <> 'failed') FROM retrains WHERE domain = %s",
+            "SELECT max(ended_at) FILTER (WHERE outcome <> 'stopped'), "
+            "max(data_until) FILTER (WHERE outcome IN ('promoted', 'not_promoted')) FROM retrains WHERE domain = %s",
             (self._domain,),
         )
         (unchanged,) = self._one(
             """
             SELECT count(*) FROM retrains
-            WHERE domain = %(domain)s AND ended_at IS NOT NULL AND retrain_id > COALESCE(
+            WHERE domain = %(domain)s AND outcome <> 'stopped' AND retrain_id > COALESCE(
                 (SELECT max(retrain_id) FROM retrains WHERE domain = %(domain)s AND outcome = 'promoted'
                  AND watch IS DISTINCT FROM 'rolled_back'), 0)
             """,
@@ -134,18 +137,17 @@ class RetrainStore:
 
     # One training
 
-    def close_orphans(self) -> int:
-        """End the records of trainings whose process is gone; only for the holder of the lock.  How many they were."""
-        cursor = self._execute(
+    def orphans(self) -> list[tuple[int, str]]:
+        """Trainings whose process is gone, and why they ended; only for the holder of the lock."""
+        rows = self._all(
             """
-            UPDATE retrains SET ended_at = now(), outcome = 'failed', error =
-                'it ended without a word: its process on ' || host || ' was stopped, or lost its session on the store; '
-                'whether it had promoted anything by then, the history of the registry says'
-            WHERE ended_at IS NULL AND domain = %s
+            SELECT retrain_id, COALESCE(error,
+                'it ended without a word: its process on ' || host || ' was stopped, or lost its session on the store')
+            FROM retrains WHERE ended_at IS NULL AND domain = %s ORDER BY retrain_id
             """,
             (self._domain,),
         )
-        return int(cursor.rowcount)
+        return [(number, error) for number, error in rows]
 
     def begin(self, reason: str, drifts: Sequence[Drift], release: int | None) -> int:
         """Record that a training begins; its number."""
@@ -157,12 +159,19 @@ class RetrainStore:
         )
         return int(retrain_id)
 
-    def note(self, retrain_id: int, *, run_id: str | None = None, data_until: datetime | None = None) -> None:
+    def note(
+        self,
+        retrain_id: int,
+        *,
+        run_id: str | None = None,
+        data_until: datetime | None = None,
+        error: str | None = None,
+    ) -> None:
         """Add what is known by now."""
         self._execute(
-            "UPDATE retrains SET run_id = COALESCE(%s, run_id), data_until = COALESCE(%s, data_until) "
-            "WHERE retrain_id = %s",
-            (run_id, data_until, retrain_id),
+            "UPDATE retrains SET run_id = COALESCE(%s, run_id), data_until = COALESCE(%s, data_until), "
+            "error = COALESCE(%s, error) WHERE retrain_id = %s",
+            (run_id, data_until, error, retrain_id),
         )
 
     def end(
@@ -173,21 +182,35 @@ class RetrainStore:
         detail: str | None = None,
         error: str | None = None,
         release: int | None = None,
+        before: int | None = None,
         watched: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
-        """Record how it ended, once; with `watched`, the promotion is compared with its predecessor from now on."""
+        """Record how it ended, once; with `watched`, the promotion is compared with its predecessor from now on.
+
+        A promotion is recorded also where somebody else has given the training up meanwhile: it serves.
+
+        Args:
+            release: that serves afterwards.
+            before: that it replaced; None: the one that served when the training began.
+        """
         self._execute(
-            "UPDATE retrains SET ended_at = now(), outcome = %s, detail = %s, error = %s, release_after = %s, "
-            "watch = %s, watched = %s WHERE retrain_id = %s AND ended_at IS NULL",
-            (
-                outcome,
-                detail,
-                error,
-                release,
-                "watching" if watched else None,
-                Json({target: list(pair) for target, pair in watched.items()}) if watched else None,
-                retrain_id,
-            ),
+            """
+            UPDATE retrains SET ended_at = now(), outcome = %(outcome)s, detail = %(detail)s, error = %(error)s,
+                release_after = %(release)s, release_before = COALESCE(%(before)s, release_before),
+                watch = %(watch)s, watched = %(watched)s
+            WHERE retrain_id = %(id)s
+              AND (ended_at IS NULL OR (%(outcome)s = 'promoted' AND outcome <> 'promoted'))
+            """,
+            {
+                "id": retrain_id,
+                "outcome": outcome,
+                "detail": detail,
+                "error": error,
+                "release": release,
+                "before": before,
+                "watch": "watching" if watched else None,
+                "watched": Json({target: list(pair) for target, pair in watched.items()}) if watched else None,
+            },
         )
 
     # The watch over a promotion
@@ -195,14 +218,22 @@ class RetrainStore:
     def watched(self) -> list[Watched]:
         """Promotions that are compared still, oldest first."""
         rows = self._all(
-            "SELECT retrain_id, release_after, release_before, data_until, watched, watch_looks FROM retrains "
-            "WHERE domain = %s AND watch = 'watching' ORDER BY retrain_id",
+            "SELECT retrain_id, release_after, release_before, data_until, watched, watch_looks, watch_from "
+            "FROM retrains WHERE domain = %s AND watch = 'watching' ORDER BY retrain_id",
             (self._domain,),
         )
         return [
-            Watched(number, after, before, since, {target: (new, old) for target, (new, old) in pairs.items()}, looks)
-            for number, after, before, since, pairs, looks in rows
+            Watched(
+                number, after, before, since, {target: (new, old) for target, (new, old) in pairs.items()}, looks, began
+            )
+            for number, after, before, since, pairs, looks, began in rows
         ]
+
+    def begin_watch(self, retrain_id: int, reached: datetime) -> None:
+        """Remember from which event time on a promotion is watched."""
+        self._execute(
+            "UPDATE retrains SET watch_from = COALESCE(watch_from, %s) WHERE retrain_id = %s", (reached, retrain_id)
+        )
 
     def paired(self, target: str, new: int, old: int, since: datetime | None) -> list[PairedLoss]:
         """Losses of champion `new` and of its shadow `old` on the same moments from `since` on, by battery."""

@@ -5,6 +5,7 @@ What trains is in `test_loop.py`; here a training comes as far as the store lets
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -29,18 +30,20 @@ from monitoring.exporter import TwinCollector
 from monitoring.fleet import FleetReader
 from monitoring.registry import RegistryWatch
 from pipelines.retrain import Retrainer, retraining
+from pipelines.retraining.promoted import Promotion
 from pipelines.retraining.records import RetrainStore
-from tests.monitoring.store_rows import at, query
+from pipelines.retraining.workspace import Workspace
+from tests.monitoring.store_rows import at, query, reading, write
 from tests.training.small_models import GATE, ModelFiles
 from training.registry.promotion import promote, rollback
-from training.registry.registration import Provenance, register_all
+from training.registry.registration import Provenance, RegisterReport, register_all
 from training.registry.store import RegistryStore
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS: Mapping[str, Any] = {
     **yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8")),
     "retrain": {"pause_s": 0.0, "longest_pause_s": 0.0},
-    "rollback": {"min_outcomes": 40, "max_outcomes": 160, "min_batteries": 4, "alpha": 0.01},
+    "rollback": {"min_outcomes": 40, "max_outcomes": 160, "watch_s": 0.0, "min_batteries": 4, "alpha": 0.01},
 }
 
 
@@ -138,9 +141,7 @@ def test_a_lock_that_was_lost_is_noticed_and_the_next_one_closes_the_record(dsn:
     query(dsn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'retrain by Ada%%'")
     assert not first.holds_lock()
     assert soon(second.try_lock)
-    assert second.close_orphans() == 1
-    ((outcome, error),) = retrains(dsn)
-    assert outcome == "failed"
+    ((_, error),) = second.orphans()
     assert error.startswith("it ended without a word: its process on ")
     first.close()
     second.close()
@@ -222,6 +223,129 @@ def test_the_command_trains_when_it_is_asked_to(dsn: str, champions: RegistrySto
     assert retrains(dsn, "outcome, reason") == [("failed", "new battery model")]
 
 
+# What was promoted is a promotion, however its training ended
+
+
+def register(store: RegistryStore, models: ModelFiles, target: str, noise: float, **tags: str) -> RegisterReport:
+    models.train(target, noise=noise)
+    provenance = Provenance("made_up", tags=tags)
+    return register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests", promotable=[target])
+
+
+def test_a_promotion_whose_training_is_gone_is_watched_and_takes_nobody_elses_along(
+    dsn: str, retrainer: Retrainer, tmp_path: Path
+) -> None:
+    store = retrainer.registry
+    number = retrainer.records.begin("somebody asked", (), store.aliases().release)
+    register(store, ModelFiles(tmp_path / "ada"), "soh", 0.1)  # meanwhile Ada promotes another target
+    register(store, ModelFiles(tmp_path / "ours"), "temperature", 0.02, retrain=str(number))
+    assert store.aliases().champions == {"soh": 1, "temperature": 3}
+    retrainer.look()
+    ((outcome, error, *release, watched, state),) = retrains(
+        dsn, "outcome, error, release_before, release_after, watched, watch"
+    )
+    assert outcome == "promoted"
+    assert "ended without a word" in error
+    assert release == [3, 4]
+    assert (watched, state) == ({"temperature": [3, 2]}, "watching")
+    lived(dsn, worse=1.0, new="3", old="2")
+    retrainer.look()
+    assert watch(dsn)[0] == "rolled_back"
+    assert store.aliases().champions == {"soh": 1, "temperature": 2}
+
+
+@pytest.mark.parametrize("how", ["another", "by hand"])
+def test_what_another_training_or_a_person_promoted_is_not_this_ones(
+    how: str, dsn: str, retrainer: Retrainer, tmp_path: Path
+) -> None:
+    store = retrainer.registry
+    number = retrainer.records.begin("somebody asked", (), 2)
+    tag = str(number) if how == "by hand" else "999"
+    models = ModelFiles(tmp_path / "models")
+    models.train("temperature", noise=0.02)
+    provenance = Provenance("made_up", tags={"retrain": tag})
+    allowed = ["soh"] if how == "by hand" else ["temperature"]
+    register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests", promotable=allowed)
+    if how == "by hand":
+        promote(store, GATE, {"temperature": 3}, reason="I like it", by="Ada")
+    assert store.aliases().champions == {"temperature": 3}
+    retrainer.look()
+    assert retrains(dsn, "outcome, watch") == [("failed", None)]
+
+
+def pipeline_gives(monkeypatch: pytest.MonkeyPatch, noise: float, meanwhile: Callable[[], object]) -> None:
+    """In place of minutes of `dvc repro`: a temperature model."""
+
+    def train(self: Workspace, _var: Path, _check: Callable[[], None]) -> None:
+        models = ModelFiles(self.models)
+        models.train("temperature", noise=noise)
+        self.reports.mkdir()
+        (self.reports / "metrics.json").write_text(json.dumps(models.metrics))
+        (self.reports / "folds.json").write_text("{}")
+        (self.folder / "dvc.lock").write_text("")
+        meanwhile()
+
+    monkeypatch.setattr(Workspace, "train", train)
+
+
+def test_a_release_is_taken_back_to_the_one_that_it_replaced(
+    dsn: str, retrainer: Retrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = retrainer.registry
+    write(dsn, readings=[reading(f"EV-{n}", 0.0) for n in range(8)])
+    pipeline_gives(monkeypatch, 0.02, lambda: register(store, ModelFiles(tmp_path / "ada"), "soh", 0.1))
+    done = retrainer.look("somebody asked")
+    assert done is not None
+    assert done.error is None
+    assert done.promotion == Promotion(4, 3, {"temperature": (3, 2)})
+    assert retrains(dsn, "outcome, release_before, release_after, watch") == [("promoted", 3, 4, "watching")]
+
+
+def test_a_release_that_others_made_meanwhile_is_not_its_own(
+    dsn: str, retrainer: Retrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = retrainer.registry
+    client = store.client
+    write(dsn, readings=[reading(f"EV-{n}", 0.0) for n in range(8)])
+    alias = ("battery-temperature", "champion", "1")
+    pipeline_gives(monkeypatch, 5.0, lambda: client.set_registered_model_alias(*alias))
+    done = retrainer.look("somebody asked")
+    assert done is not None
+    assert done.promotion is None
+    assert retrains(dsn, "outcome, watch") == [("not_promoted", None)]
+    assert store.aliases().release == 3, "the alias that somebody moved is followed"
+
+
+def test_a_store_that_is_lost_while_models_are_registered_does_not_lose_the_promotion(
+    dsn: str, retrainer: Retrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(dsn, readings=[reading(f"EV-{n}", 0.0) for n in range(8)])
+    pipeline_gives(monkeypatch, 0.02, lambda: None)
+    end = RetrainStore.end
+
+    def lost(self: RetrainStore, *values: Any, **named: Any) -> None:
+        monkeypatch.setattr(RetrainStore, "end", end)
+        query(dsn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'retrain by%%'")
+        end(self, *values, **named)
+
+    monkeypatch.setattr(RetrainStore, "end", lost)
+    done = retrainer.look("somebody asked")
+    assert done is not None
+    assert done.error is not None
+    assert done.promotion == Promotion(3, 2, {"temperature": (3, 2)})
+    assert retrains(dsn, "outcome, release_before, watch") == [("promoted", 2, "watching")]
+
+
+def test_a_promotion_that_is_recorded_late_overrides_whoever_gave_it_up(dsn: str) -> None:
+    records = RetrainStore(dsn, "battery", "Ada")
+    number = records.begin("a", (), 1)
+    records.end(number, "failed", error="it ended without a word")
+    records.end(number, "promoted", release=3, before=2, watched={"temperature": (3, 2)})
+    records.end(number, "failed", error="too late")
+    assert retrains(dsn, "outcome, error, release_before, watch") == [("promoted", None, 2, "watching")]
+    records.close()
+
+
 # The watch over a promotion
 
 
@@ -238,16 +362,18 @@ def promoted(dsn: str, store: RegistryStore) -> int:
     return number
 
 
-def lived(dsn: str, worse: float, *, batteries: int = 8, moments: int = 10, old: str = "1", since: int = 0) -> None:
-    """Truths of the same moments for champion 2 and for its shadow, with errors that are the battery's own."""
+def lived(
+    dsn: str, worse: float, *, batteries: int = 8, moments: int = 10, new: str = "2", old: str = "1", since: int = 0
+) -> None:
+    """Truths of the same moments for champion `new` and for its shadow, with errors that are the battery's own."""
     rng = np.random.default_rng(11 + since)
     rows = []
     for number in range(batteries):
         hardness = rng.uniform(0.1, 1.0)
         for moment in range(since, since + moments):
             shared = abs(rng.normal()) * hardness
-            new = shared * (1.0 + worse) + 0.2 * hardness * rng.normal()
-            for role, version, error in (("champion", "2", new), ("challenger", old, shared)):
+            error_now = shared * (1.0 + worse) + 0.2 * hardness * rng.normal()
+            for role, version, error in (("champion", new, error_now), ("challenger", old, shared)):
                 made = at(moment * 300.0)
                 rows.append(
                     (f"EV-{number}", made, "temperature", role, "battery-temperature", version,
@@ -280,7 +406,7 @@ def test_a_promotion_that_is_worse_than_its_shadow_is_taken_back(dsn: str, retra
     assert (aliases.champions, aliases.release, aliases.challengers) == ({"temperature": 1}, 1, {"temperature": 2})
     event = store.events()[-1]
     assert (event.kind, event.after) == ("rollback", aliases)
-    assert event.reason.startswith("worse than its predecessor: temperature 2: live error ")
+    assert event.reason.startswith("release 2 is worse than its predecessor: temperature 2: live error ")
     retrainer.look()
     assert store.events()[-1] == event, "once"
 
@@ -360,6 +486,64 @@ def test_what_somebody_else_moved_is_watched_no_longer(
     assert retrainer.registry.aliases().release == release
 
 
+def test_a_rollback_that_nobody_lived_to_write_down_is_one(
+    dsn: str, retrainer: Retrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = promoted(dsn, retrainer.registry)
+    lived(dsn, worse=1.0)
+
+    def killed(*_: Any) -> None:
+        raise psycopg2.OperationalError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RetrainStore, "end_watch", killed)
+        with pytest.raises(psycopg2.OperationalError):
+            retrainer.look()
+    assert watch(dsn)[0] == "watching"
+    assert retrainer.registry.aliases().release == 1
+    retrainer.look()
+    state, detail = watch(dsn)
+    assert state == "rolled_back"
+    assert (detail or "").startswith("temperature 2: live error ")
+    query(dsn, "UPDATE retrains SET ended_at = now() - interval '1 s' WHERE retrain_id = %s", (number,))
+    assert retrainer.records.past().unchanged == 1
+
+
+@pytest.mark.parametrize("gone", [("battery-temperature", "1"), ("battery-twin", "1")], ids=["model", "release"])
+def test_a_watch_that_has_nothing_to_compare_with_holds_up_no_training(
+    gone: tuple[str, str], dsn: str, retrainer: Retrainer
+) -> None:
+    promoted(dsn, retrainer.registry)
+    lived(dsn, worse=1.0)
+    retrainer.registry.client.delete_model_version(*gone)
+    drifting(dsn)
+    done = retrainer.look()
+    assert done is not None, "the drift is answered"
+    state, detail = query(dsn, "SELECT watch, watch_detail FROM retrains ORDER BY retrain_id")[0]
+    assert state == "superseded"
+    assert f"there is no version 1 of {gone[0]}" in detail
+
+
+def test_a_watch_lasts_a_day_of_the_fleet_however_many_outcomes_there_are(dsn: str, champions: RegistryStore) -> None:
+    settings = champions.settings.model_copy(update={"telemetry_dsn": SecretStr(dsn)})
+    params = {**PARAMS, "rollback": {**PARAMS["rollback"], "watch_s": 86_400.0}}
+    write(dsn, readings=[reading(f"EV-{n}", 0.0) for n in range(8)])
+    promoted(dsn, champions)
+    with retraining(settings, params, threading.Event()) as retrainer:
+        retrainer.look()
+        lived(dsn, worse=-0.5, moments=30)
+        retrainer.look()
+        retrainer.look()
+        assert watch(dsn)[0] == "watching"
+        assert query(dsn, "SELECT watch_looks FROM retrains") == [({"temperature": 159},)]
+        write(dsn, readings=[reading("EV-0", 86_400.0 + n) for n in range(9)])
+        retrainer.look()
+        assert watch(dsn)[0] == "watching", "one clock that is ahead is not the fleet's"
+        write(dsn, readings=[reading(f"EV-{n}", 86_400.0) for n in range(8)])
+        retrainer.look()
+        assert watch(dsn)[0] == "passed"
+
+
 # What is shown
 
 
@@ -367,7 +551,8 @@ def test_the_exporter_counts_trainings_and_watches(dsn: str, tmp_path: Path) -> 
     records = RetrainStore(dsn, "battery", "Ada")
     records.end(records.begin("a", (), 1), "failed", error="no")
     records.end(records.begin("b", (), 1), "promoted", release=2, watched={"soh": (2, 1)})
-    records.begin("c", (), 2)
+    records.end(records.begin("c", (), 2), "stopped", error="it was stopped")
+    records.begin("d", (), 2)
     records.close()
     reader = FleetReader(dsn)
     registry = CollectorRegistry()
@@ -378,6 +563,7 @@ def test_the_exporter_counts_trainings_and_watches(dsn: str, tmp_path: Path) -> 
         'model_retrains_total{outcome="promoted"} 1.0',
         'model_retrains_total{outcome="not_promoted"} 0.0',
         'model_retrains_total{outcome="failed"} 1.0',
+        'model_retrains_total{outcome="stopped"} 1.0',
         "model_retrain_running 1.0",
         'model_promotion_watches{state="watching"} 1.0',
         'model_promotion_watches{state="rolled_back"} 0.0',

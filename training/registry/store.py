@@ -93,6 +93,14 @@ class RegistryStore:
         """
         return _one_of(version, self.versions(target), model_name(self.domain, target))
 
+    def tags(self, target: str, version: int) -> dict[str, str]:
+        """What a version says of where it comes from.
+
+        Raises:
+            MlflowException: the version does not exist, or the registry did not answer.
+        """
+        return dict(self.client.get_model_version(model_name(self.domain, target), str(version)).tags)
+
     @contextmanager
     def files(self, target: str, version: int, *, evaluation: bool = True) -> Iterator[Path]:
         """A temporary folder with a version's `model.onnx` and `fit.json` and, asked for, its gate rows and metrics.
