@@ -11,10 +11,16 @@ from typing import Any, Literal
 
 Quantity = Literal["temperature", "voltage"]
 
-#: Where a pack does not say how many cells it has in series.
-DEFAULT_CELLS = 96
-MOST_CELLS = 400
+#: More groups are not drawn: nobody could tell them apart.
+MOST_DRAWN = 400
+_EXTREMES: Mapping[Quantity, tuple[str, str]] = {
+    "temperature": ("hottest probe", "coldest probe"),
+    "voltage": ("highest cell", "lowest cell"),
+}
+#: Of a box whose value is not known.
+UNKNOWN = ("#9aa3ad", "not known")
 _CELLS_A_ROW = 12
+_NO_COUNT = "How many cells this pack has in series is not known."
 #: The scale spans at least so much, so that noise does not look like trouble.
 _SHORTEST_SPAN: Mapping[Quantity, float] = {"temperature": 4.0, "voltage": 0.04}
 _UNITS: Mapping[Quantity, tuple[str, int]] = {"temperature": ("°C", 1), "voltage": ("V", 3)}
@@ -27,15 +33,17 @@ CIVIDIS = (
 
 @dataclass(frozen=True)
 class Cells:
-    """One value for each series group of cells.
+    """One value for each box that is drawn: a series group of cells, or an extreme of a pack of unknown size.
 
     Attributes:
-        values: in `unit`, in order of the groups; empty where nothing is known.
+        names: of the boxes.
+        values: in `unit`, in the same order; empty where nothing is known.
         lowest, highest: ends of the colour scale.
         note: what of it was sent and what was not.
     """
 
     quantity: Quantity
+    names: Sequence[str]
     values: Sequence[float]
     lowest: float
     highest: float
@@ -49,7 +57,7 @@ class Cells:
     def label(self, cell: int) -> str:
         """One cell for people."""
         unit, decimals = _UNITS[self.quantity]
-        return f"group {cell + 1}: {self.values[cell]:.{decimals}f} {unit}"
+        return f"{self.names[cell]}: {self.values[cell]:.{decimals}f} {unit}"
 
     def at(self, share: float) -> str:
         """The value at `share` of the scale, for people."""
@@ -61,10 +69,15 @@ class Cells:
         return colour_of((self.values[cell] - self.lowest) / (self.highest - self.lowest))
 
 
-def count_of(row: Mapping[str, Any]) -> int:
-    """How many series groups to draw."""
+def count_of(row: Mapping[str, Any]) -> int | None:
+    """How many series groups of cells the pack has; None where that is not known."""
     count = row.get("cells_in_series")
-    return min(max(int(count), 1), MOST_CELLS) if count else DEFAULT_CELLS
+    return int(count) if count and count >= 1 else None
+
+
+def drawn_of(row: Mapping[str, Any]) -> int:
+    """How many boxes to draw: one a group, or two, for the extremes, where their number is not known."""
+    return min(count_of(row) or len(_EXTREMES["temperature"]), MOST_DRAWN)
 
 
 def places(count: int) -> list[tuple[float, float]]:
@@ -90,35 +103,47 @@ def colour_of(share: float) -> str:
 
 def _temperatures(row: Mapping[str, Any]) -> Cells:
     hottest, coldest = row.get("temperature"), row.get("temperature_min")
-    count = count_of(row)
     if hottest is None:
         return _cells("temperature", [], "The pack has sent no temperature.")
-    if coldest is None or coldest > hottest:
-        return _cells("temperature", [hottest] * count, "The pack sends its hottest probe only: every cell shows it.")
+    has_coldest = coldest is not None and coldest <= hottest
+    if count_of(row) is None:
+        sent = "Sent: hottest and coldest probe." if has_coldest else "The pack sends its hottest probe only."
+        values = [hottest, coldest] if has_coldest else [hottest]
+        return _cells("temperature", values, f"{_NO_COUNT} {sent}", _EXTREMES["temperature"])
+    count = drawn_of(row)
+    if not has_coldest:
+        note = f"The pack sends its hottest probe only: every cell shows it.{_left_out(row)}"
+        return _cells("temperature", [hottest] * count, note)
     # Warm in the middle, where heat leaves last; where in the pack the probes sit is not sent.
     distance = [math.hypot(x, 1.4 * y) for x, y in places(count)]
     nearest, farthest = min(distance), max(distance)
     span = farthest - nearest or 1.0
     values = [hottest - (hottest - coldest) * (d - nearest) / span for d in distance]
-    note = "Sent: hottest and coldest probe. Which cells they are, and all between, is interpolated."
+    note = f"Sent: hottest and coldest probe. Which cells they are, and all between, is interpolated.{_left_out(row)}"
     return _cells("temperature", values, note)
 
 
 def _voltages(row: Mapping[str, Any]) -> Cells:
     lowest, highest = row.get("cell_voltage_min"), row.get("cell_voltage_max")
-    count = count_of(row)
+    in_series, count = count_of(row), drawn_of(row)
     if lowest is None or highest is None:
         if row.get("voltage") is None:
             return _cells("voltage", [], "The pack has sent no voltage.")
-        mean = row["voltage"] / count
-        return _cells("voltage", [mean] * count, "The pack sends no cell voltages: its own, shared out evenly.")
+        if in_series is None:
+            return _cells("voltage", [], f"{_NO_COUNT} It sends no cell voltages, so none is known.")
+        note = f"The pack sends no cell voltages: its own, shared out evenly.{_left_out(row)}"
+        return _cells("voltage", [row["voltage"] / in_series] * count, note)
+    if in_series is None:
+        note = f"{_NO_COUNT} Sent: lowest and highest cell."
+        return _cells("voltage", [highest, lowest], note, _EXTREMES["voltage"])
     median = row.get("cell_voltage_median")
     middle = (lowest + highest) / 2 if median is None else min(max(median, lowest), highest)
     values = [_between(lowest, middle, highest, index / max(count - 1, 1)) for index in range(count)]
     # Neighbours differ as cells do, but a battery looks the same each time.
     seed = hashlib.sha256(str(row["battery_id"]).encode()).digest()
     random.Random(seed).shuffle(values)  # noqa: S311
-    note = "Sent: lowest, median and highest cell. Which cells they are, and all between, is interpolated."
+    sent = "lowest and highest cell" if median is None else "lowest, median and highest cell"
+    note = f"Sent: {sent}. Which cells they are, and all between, is interpolated.{_left_out(row)}"
     return _cells("voltage", values, note)
 
 
@@ -128,10 +153,16 @@ def _between(lowest: float, middle: float, highest: float, share: float) -> floa
     return float(middle + (highest - middle) * (2 * share - 1))
 
 
-def _cells(quantity: Quantity, values: Sequence[float], note: str) -> Cells:
+def _left_out(row: Mapping[str, Any]) -> str:
+    count, drawn = count_of(row), drawn_of(row)
+    return "" if count is None or count == drawn else f" Drawn are {drawn} of its {count} groups."
+
+
+def _cells(quantity: Quantity, values: Sequence[float], note: str, names: Sequence[str] = ()) -> Cells:
     lowest, highest = (min(values), max(values)) if values else (0.0, 1.0)
     missing = max(_SHORTEST_SPAN[quantity] - (highest - lowest), 0.0) / 2
-    return Cells(quantity, values, lowest - missing, highest + missing, note)
+    names = names or [f"group {index + 1}" for index in range(len(values))]
+    return Cells(quantity, names, values, lowest - missing, highest + missing, note)
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from urllib.parse import quote
 
 from nicegui import ui
 
 from monitoring.console.database import StoreAwayError, StoreRow
 from monitoring.console.history import Series, Window
 from monitoring.console.live import Snapshot
+from monitoring.console.pack import count_of
 from monitoring.console.pages import charts
 from monitoring.console.pages.alerts import AlertList
 from monitoring.console.pages.charts import Lines, milliseconds
@@ -20,14 +23,17 @@ from monitoring.console.pages.context import Context, Visitor
 from monitoring.console.pages.frame import frame
 from monitoring.console.pages.pack import PackView
 from monitoring.console.pages.parts import (
+    SILENT_S,
     age,
     button,
     clock,
     div,
     empty,
     facts_html,
+    moment,
     number,
     panel,
+    power_kw,
     press,
     set_text,
     status_of,
@@ -36,6 +42,9 @@ from monitoring.console.pages.parts import (
 )
 
 _POINTS = 400
+#: Readings closer than this part of what is shown are one point.
+_STEPS = 7200
+_RETRY_S = 10.0
 _CYCLES = 60
 _SPANS = {"1 h": 1.0, "6 h": 6.0, "24 h": 24.0, "7 d": 168.0, "30 d": 720.0}
 
@@ -71,7 +80,7 @@ _ELECTRICAL = (("voltage", "Voltage", "V", 1), ("current", "Current", "A", 1), (
 
 def battery_page(context: Context, visitor: Visitor, battery_id: str) -> None:
     """Draw it."""
-    with frame(context, visitor, battery_id, "/battery"):
+    with frame(context, visitor, battery_id, f"/battery/{quote(battery_id, safe='')}"):
         row = context.live.snapshot.rows.get(battery_id)
         if row is not None:
             _Battery(context, visitor, row)
@@ -80,14 +89,14 @@ def battery_page(context: Context, visitor: Visitor, battery_id: str) -> None:
 
 
 def _wait_for(context: Context, battery_id: str) -> None:
-    is_there = context.live.snapshot.taken_at is not None
-    what = "It is in no table of the store." if is_there else "The store has not been looked at yet."
+    was_looked = context.live.snapshot.taken_at is not None
+    what = "It is in no table of the store." if was_looked else "The store has not been looked at yet."
     with div("panel"):
-        empty(f"No battery is called {battery_id}" if is_there else "Looking …", what)
+        empty(f"No battery is called {battery_id}" if was_looked else "Looking …", what)
         ui.link("All batteries", "/")
 
     def reload(snapshot: Snapshot) -> None:
-        if battery_id in snapshot.rows:
+        if battery_id in snapshot.rows or (snapshot.taken_at is not None and not was_looked):
             ui.navigate.reload()
 
     context.live.changed.subscribe(lambda snapshot, _: reload(snapshot))
@@ -99,7 +108,10 @@ class _Battery:
         self._battery_id: str = row["battery_id"]
         self._hours = 1.0
         self._newest: datetime | None = None
-        self._loaded = False
+        self._appended = 0
+        self._is_loaded = False
+        self._loading_count = 0
+        self._read_at = time.monotonic()
         self._status = ""
         self._head(row)
         with div("tiles"):
@@ -114,7 +126,7 @@ class _Battery:
                 with panel("Alerts of this battery"):
                     self._alerts = AlertList(context, visitor, battery_id=self._battery_id, cleared=10)
             with div("stack"):
-                cells = int(row["cells_in_series"]) if row["cells_in_series"] else None
+                cells = count_of(row)
                 with panel("Pack", f"{cells} groups of cells in series" if cells else "number of cells not known"):
                     self._pack = PackView(row)
                 with panel("Sessions", "charge moved and resistance over the battery's age"):
@@ -160,23 +172,36 @@ class _Battery:
         for name, value in _tiles(row, now).items():
             set_text(self._tiles[name], value)
         for card in self._cards:
-            card.show(row)
+            card.show(row, now)
 
-    def _update(self, snapshot: Snapshot, changed: frozenset[str]) -> None:
+    async def _update(self, snapshot: Snapshot, changed: frozenset[str]) -> None:
         row = snapshot.rows.get(self._battery_id)
         if row is None:
             return
         self._show(row, snapshot.store_time)
-        if self._battery_id not in changed or row["time"] is None:
-            return
-        self._pack.show(row)
-        if self._loaded and row["time"] != self._newest:
-            self._newest = row["time"]
-            window_ms = self._hours * 3.6e6
-            for card in self._cards:
-                card.append(row, window_ms)
-            for (column, _, _, _), chart in zip(_ELECTRICAL, self._electrical, strict=True):
-                charts.append(chart, {charts.ACTUAL: [_point(row, column)]}, window_ms)
+        if self._battery_id in changed and row["time"] is not None:
+            self._pack.show(row)
+            if self._is_loaded:
+                self._append(row)
+        if self._loading_count == 0 and snapshot.problem is None and self._wants_past():
+            await self._load()
+
+    def _append(self, row: StoreRow) -> None:
+        window = timedelta(hours=self._hours)
+        if self._newest is not None and row["time"] - self._newest < window / _STEPS:
+            return  # no pixel further
+        self._newest = row["time"]
+        self._appended += 1
+        window_ms = window.total_seconds() * 1e3
+        for card in self._cards:
+            card.append(row, window_ms)
+        for (column, _, _, _), chart in zip(_ELECTRICAL, self._electrical, strict=True):
+            charts.append(chart, {charts.ACTUAL: [_point(row, column)]}, window_ms)
+
+    def _wants_past(self) -> bool:
+        """Whether it was not there yet, or has grown by so many points that it is better read anew, as means."""
+        is_wanted = not self._is_loaded or self._appended >= _POINTS
+        return is_wanted and time.monotonic() - self._read_at > _RETRY_S
 
     async def _look_back(self, hours: float) -> None:
         self._hours = hours
@@ -185,6 +210,14 @@ class _Battery:
         await self._load()
 
     async def _load(self) -> None:
+        self._loading_count += 1
+        try:
+            await self._read()
+        finally:
+            self._loading_count -= 1
+
+    async def _read(self) -> None:
+        self._read_at = time.monotonic()
         hours = self._hours
         row = self._context.live.snapshot.rows[self._battery_id]
         until = row["time"] or datetime.now(UTC)
@@ -204,7 +237,7 @@ class _Battery:
         self._draw(readings, predictions)
         self._draw_cycles(cycles)
         set_text(self._loading, _said(readings, until))
-        self._newest, self._loaded = until, True
+        self._newest, self._appended, self._is_loaded = until, 0, True
 
     def _draw(self, readings: Series, predictions: Series) -> None:
         for card in self._cards:
@@ -257,8 +290,8 @@ class _TargetCard:
                 self._band = text("interval", "b", "span")
             self._band.set_visibility(False)
 
-    def show(self, row: StoreRow) -> None:
-        """The numbers."""
+    def show(self, row: StoreRow, now: datetime | None) -> None:
+        """The numbers, as of `now`, the store's clock."""
         card = self._card
         set_text(self._value, number(row[card.value], card.decimals, card.unit))
         lower, upper = row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"]
@@ -268,15 +301,18 @@ class _TargetCard:
             said = "this model gives no interval"
         else:
             said = f"{number(lower, card.decimals)} to {number(upper, card.decimals)}"
-        set_text(self._interval, said)
+        made = row["prediction_timestamp"]
+        is_old = False
+        if row[card.value] is not None and made is not None and now is not None:
+            is_old = (now - made).total_seconds() > SILENT_S
+        self._value.classes(add="muted" if is_old else "", remove="" if is_old else "muted")
+        set_text(self._interval, f"{said}; {age(made, now)} old" if is_old else said)
         actual = None if card.actual is None else row[card.actual]
         pairs = [("actual now", card.until_then if actual is None else number(actual, card.decimals, card.unit))]
         if card.prefix == "temperature":
-            due = row["temperature_due"]
-            pairs.append(("for", "–" if due is None else f"{due:%H:%M:%S} UTC"))
+            pairs.append(("for", moment(row["temperature_due"], now)))
         else:
-            made = row["prediction_timestamp"]
-            pairs.append(("made", "–" if made is None else f"{made:%H:%M:%S} UTC"))
+            pairs.append(("made", moment(made, now)))
         self._facts.set_content(facts_html(pairs))
 
     def draw(self, readings: Sequence[StoreRow], predictions: Sequence[StoreRow]) -> None:
@@ -284,9 +320,9 @@ class _TargetCard:
         card = self._card
         lines = Lines(actual=[] if card.actual is None else [_point(row, card.actual) for row in readings])
         for row in predictions:
-            time = row["temperature_due"] if card.prefix == "temperature" else row["time"]
-            if time is not None and row[card.prefix] is not None:
-                _extend(lines, time, row[card.prefix], row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"])
+            at = row["temperature_due"] if card.prefix == "temperature" else row["time"]
+            if at is not None and row[card.prefix] is not None:
+                _extend(lines, at, row[card.prefix], row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"])
         self._chart.options.clear()
         self._chart.options.update(charts.target_chart(lines, card.decimals))
         charts.paint(self._chart, charts.TARGET_COLOURS)
@@ -296,33 +332,31 @@ class _TargetCard:
         """The present."""
         card = self._card
         lines = Lines(actual=[] if card.actual is None else [_point(row, card.actual)])
-        time = row["temperature_due"] if card.prefix == "temperature" else row["time"]
-        if time is not None and row[card.value] is not None:
-            _extend(lines, time, row[card.value], row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"])
+        at = row["temperature_due"] if card.prefix == "temperature" else row["time"]
+        if at is not None and row[card.value] is not None:
+            _extend(lines, at, row[card.value], row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"])
         charts.append(self._chart, lines.by_id(), window_ms)
 
 
-def _extend(lines: Lines, time: datetime, value: float, lower: float | None, upper: float | None) -> None:
-    moment = milliseconds(time)
-    lines.predicted.append([moment, value])
-    lines.lower.append([moment, lower])
-    lines.width.append([moment, None if lower is None or upper is None else upper - lower])
+def _extend(lines: Lines, at: datetime, value: float, lower: float | None, upper: float | None) -> None:
+    at_ms = milliseconds(at)
+    lines.predicted.append([at_ms, value])
+    lines.lower.append([at_ms, lower])
+    lines.width.append([at_ms, None if lower is None or upper is None else upper - lower])
 
 
 def _point(row: StoreRow, column: str) -> list[float | None]:
     if column == "power":
-        known = row["voltage"] is not None and row["current"] is not None
-        return [milliseconds(row["time"]), row["voltage"] * row["current"] / 1e3 if known else None]
+        return [milliseconds(row["time"]), power_kw(row)]
     return [milliseconds(row["time"]), row[column]]
 
 
 def _tiles(row: StoreRow, now: datetime | None) -> dict[str, str]:
-    power = None if row["voltage"] is None else row["voltage"] * row["current"] / 1e3
     return {
         "Charge": number(row["soc"], 1, "%"),
         "Voltage": number(row["voltage"], 1, "V"),
         "Current": number(row["current"], 1, "A"),
-        "Power": number(power, 1, "kW"),
+        "Power": number(power_kw(row), 1, "kW"),
         "Hottest probe": number(row["temperature"], 1, "°C"),
         "Ambient": number(row["ambient_temperature"], 1, "°C"),
         "Cycles": number(row["charge_cycles"], 1),

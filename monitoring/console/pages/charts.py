@@ -29,6 +29,14 @@ _MAP = {
     "CRITICAL": ("rect", "#d55e00"),
     "SILENT": ("emptyCircle", "#8a94a0"),
 }
+#: "all": otherwise a width is put on top of zero where the lower end lies below it.
+_BAND: dict[str, Any] = {
+    "stack": "band",
+    "stackStrategy": "all",
+    "lineStyle": {"opacity": 0},
+    "silent": True,
+    "tooltip": {"show": False},
+}
 _TEXT = {"fontFamily": "system-ui, sans-serif"}
 
 
@@ -92,23 +100,8 @@ def target_chart(lines: Lines, decimals: int) -> dict[str, Any]:
     return {
         **_frame(decimals),
         "series": [
-            _line(
-                LOWER,
-                with_gaps(lines.lower),
-                stack="band",
-                lineStyle={"opacity": 0},
-                silent=True,
-                tooltip={"show": False},
-            ),
-            _line(
-                WIDTH,
-                with_gaps(lines.width),
-                stack="band",
-                lineStyle={"opacity": 0},
-                areaStyle={},
-                silent=True,
-                tooltip={"show": False},
-            ),
+            _line(LOWER, with_gaps(lines.lower), **_BAND),
+            _line(WIDTH, with_gaps(lines.width), areaStyle={}, **_BAND),
             _line(PREDICTED, with_gaps(lines.predicted), lineStyle={"width": 2}),
             _line(ACTUAL, with_gaps(lines.actual), lineStyle={"width": 1.5}),
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import UTC, datetime
 from statistics import fmean
@@ -17,11 +18,11 @@ from monitoring.console.pages import charts
 from monitoring.console.pages.context import Context, Visitor
 from monitoring.console.pages.frame import frame
 from monitoring.console.pages.parts import (
-    age,
     div,
     empty,
     number,
     panel,
+    power_kw,
     press,
     set_text,
     status_of,
@@ -37,6 +38,7 @@ _NUMBER = "p => p.value == null ? '–' : p.value.toFixed({decimals})"
 _OPEN = "location.assign('/battery/' + encodeURIComponent(e.data.battery_id))"
 _OPEN_BY_KEY = f"e => {{ if (e.event.key === 'Enter') {_OPEN} }}"
 _OPEN_BY_CLICK = f"e => {_OPEN}"
+_OF_THE_HEARD = "of the batteries that were heard within the last minute"
 _SHAPES = "({NORMAL: '● ', WARNING: '▲ ', CRITICAL: '■ ', SILENT: '○ '})"
 #: Worst first, whatever the alphabet says.
 _RANK = "({CRITICAL: 0, WARNING: 1, SILENT: 2, NORMAL: 3})"
@@ -45,6 +47,8 @@ _STATUS = {
     ":cellClass": "p => 'chip-cell s-' + p.value",
     ":comparator": f"(a, b) => {_RANK}[a] - {_RANK}[b]",
 }
+
+_HEARD = {":valueFormatter": "p => twin.heard(p.value)"}
 
 
 def fleet_page(context: Context, visitor: Visitor) -> None:
@@ -64,9 +68,9 @@ class _Fleet:
         with div("tiles eight"):
             self._tile("batteries", "Batteries")
             self._chips = {status: self._filter(status) for status in _FILTERS}
-            self._tile("soh", "Mean health")
-            self._tile("hottest", "Hottest")
-            self._tile("lowest", "Lowest charge")
+            self._tile("soh", "Mean health", _OF_THE_HEARD)
+            self._tile("hottest", "Hottest", _OF_THE_HEARD)
+            self._tile("lowest", "Lowest charge", _OF_THE_HEARD)
         self._empty = empty(
             "No battery has sent anything yet",
             "The live simulator (make run) lives through the past of its batteries first, which takes a moment; "
@@ -75,7 +79,10 @@ class _Fleet:
         self._body = div("split")
         with self._body:
             with panel("Batteries", "Enter or a click opens one; filter and sort by the heads"):
-                self._grid = ui.aggrid(_grid_options(), auto_size_columns=False).classes("fleet-grid")
+                # Apart from the grid, which is built anew, from its first rows, whenever its own style changes.
+                self._height = div("fleet-grid")
+                with self._height:
+                    self._grid = ui.aggrid(_grid_options(), auto_size_columns=False)
             with div("stack"):
                 with panel("Health against temperature", "a click opens the battery"):
                     self._map = ui.echart(charts.health_map(), on_point_click=_open_point).classes("chart map")
@@ -109,12 +116,14 @@ class _Fleet:
         differing = [line for battery_id, line in lines.items() if self._drawn.get(battery_id) != line]
         added = [line for line in differing if line["battery_id"] not in self._drawn]
         updated = [line for line in differing if line["battery_id"] in self._drawn]
+        removed = [{"battery_id": battery_id} for battery_id in self._drawn if battery_id not in lines]
         if len(lines) != len(self._drawn):
-            self._grid.style(f"max-height:{_ROW_PX * (len(lines) + 2) + 6}px")
+            self._height.style(f"max-height:{_ROW_PX * (len(lines) + 2) + 6}px")
         if not self._drawn:
             self._grid.options["rowData"] = added
-        elif added or updated:
-            self._grid.run_grid_method("applyTransactionAsync", {"add": added, "update": updated})
+        elif added or updated or removed:
+            rows_changed = {"add": added, "update": updated, "remove": removed}
+            self._grid.run_grid_method("applyTransactionAsync", rows_changed)
         self._drawn = lines
 
     def _show_tiles(self, lines: list[dict[str, Any]]) -> None:
@@ -122,12 +131,12 @@ class _Fleet:
         for status, tile in self._chips.items():
             set_text(tile, str(counts[status]))
         self._put("batteries", str(len(lines)))
-        known = [line["soh"] for line in lines if line["soh"] is not None]
-        self._put("soh", number(fmean(known), 1, "%") if known else "–")
-        hottest = max((line for line in lines if line["temperature"] is not None), key=_temperature, default=None)
-        self._put("hottest", number(hottest["temperature"], 1, "°C") if hottest else "–")
-        charges = [line["soc"] for line in lines if line["soc"] is not None]
-        self._put("lowest", number(min(charges), 0, "%") if charges else "–")
+        # A battery that was hot when it was last heard, in May, is not the hottest one.
+        heard = [line for line in lines if line["status"] != "SILENT"]
+        healths = _known(heard, "soh")
+        self._put("soh", number(fmean(healths) if healths else None, 1, "%"))
+        self._put("hottest", number(max(_known(heard, "temperature"), default=None), 1, "°C"))
+        self._put("lowest", number(min(_known(heard, "soc"), default=None), 0, "%"))
 
     def _show_alerts(self, alerts: list[tuple[Key, Severity]], any_open: bool) -> None:
         self._alerts.clear()
@@ -142,8 +151,8 @@ class _Fleet:
             if len(alerts) > _ALERTS:
                 ui.link(f"and {len(alerts) - _ALERTS} more", "/alerts").classes("small")
 
-    def _tile(self, key: str, label: str) -> None:
-        with div("tile"):
+    def _tile(self, key: str, label: str, hint: str = "") -> None:
+        with div("tile").props(f'title="{hint}"' if hint else ""):
             text(label, "k")
             self._tiles[key] = text("–", "v")
 
@@ -163,12 +172,11 @@ class _Fleet:
         for count in self._chips.values():
             parent = count.parent_slot.parent if count.parent_slot else tile
             press(parent, parent is tile and self._only is not None)
-        model = {"status": {"filterType": "text", "type": "equals", "filter": self._only}} if self._only else None
-        self._grid.run_grid_method("setFilterModel", model)
+        ui.run_javascript(f"twin.filterStatus({self._grid.id}, {json.dumps(self._only)})")
 
 
-def _temperature(line: dict[str, Any]) -> float:
-    return float(line["temperature"])
+def _known(lines: list[dict[str, Any]], column: str) -> list[float]:
+    return [line[column] for line in lines if line[column] is not None]
 
 
 def _open_point(event: Any) -> None:
@@ -179,7 +187,6 @@ def _open_point(event: Any) -> None:
 
 def _line(row: StoreRow, now: datetime) -> dict[str, Any]:
     """What the table shows of a battery; rounded, so that what looks the same is not sent again."""
-    heard = row["created_at"]
     return {
         "battery_id": row["battery_id"],
         "status": status_of(row, now),
@@ -188,31 +195,47 @@ def _line(row: StoreRow, now: datetime) -> dict[str, Any]:
         "soh_predicted": _rounded(row["soh_predicted"], 1),
         "temperature": _rounded(row["temperature"], 1),
         "forecast": _rounded(row["temperature_predicted"], 1),
-        "power": None if row["voltage"] is None else _rounded(row["voltage"] * row["current"] / 1e3, 1),
+        "power": _rounded(power_kw(row), 1),
         "rul": _rounded(row["rul_prediction"], 0),
         "failure": _rounded(row["failure_probability"], 3),
         "model": row["model"] or "",
         "fleet": row["fleet"] or "",
-        "heard": "–" if heard is None else "now" if (now - heard).total_seconds() < 10 else age(heard, now),
+        "heard": None if row["created_at"] is None else _minutes((now - row["created_at"]).total_seconds()),
     }
+
+
+def _minutes(seconds: float) -> float:
+    """In steps that grow with it: a row is not sent again each second only because time passes."""
+    step = next((step for step, below in ((10, 60), (60, 3600), (3600, 86400)) if seconds < below), 86400)
+    return max(seconds, 0.0) // step * step / 60
 
 
 def _rounded(value: float | None, decimals: int) -> float | None:
     return None if value is None else round(value, decimals)
 
 
-def _column(field: str, name: str, decimals: int | None = None, **more: Any) -> dict[str, Any]:
-    column: dict[str, Any] = {"field": field, "headerName": name, "sortable": True, "filter": True, **more}
-    if decimals is not None:
-        column |= {
-            "filter": "agNumberColumnFilter",
-            ":valueFormatter": _NUMBER.format(decimals=decimals),
-            "cellClass": "num",
-            "headerClass": "ag-right-aligned-header",
-            "width": 92,
-        }
-        column |= more
-    return column
+def _column(field: str, name: str, min_width: int, hint: str = "", **more: Any) -> dict[str, Any]:
+    """At least `min_width` pixels wide; what the table is wider than its columns is shared out among them."""
+    return {
+        "field": field,
+        "headerName": name,
+        "headerTooltip": hint or name,
+        "sortable": True,
+        "filter": "agTextColumnFilter",
+        "minWidth": min_width,
+        "flex": min_width,
+        **more,
+    }
+
+
+def _numbers(field: str, name: str, min_width: int, decimals: int, hint: str, **more: Any) -> dict[str, Any]:
+    shown = {
+        "filter": "agNumberColumnFilter",
+        ":valueFormatter": _NUMBER.format(decimals=decimals),
+        "cellClass": "num",
+        "headerClass": "ag-right-aligned-header",
+    }
+    return _column(field, name, min_width, hint, **{**shown, **more})
 
 
 def _grid_options() -> dict[str, Any]:
@@ -220,19 +243,19 @@ def _grid_options() -> dict[str, Any]:
         "rowData": [],
         ":getRowId": "p => p.data.battery_id",
         "columnDefs": [
-            _column("battery_id", "Battery", pinned="left", width=112, filter="agTextColumnFilter"),
-            {**_column("status", "Status", width=118, filter="agTextColumnFilter", sort="asc"), **_STATUS},
-            _column("soc", "Charge %", 1),
-            _column("soh", "Health %", 1),
-            _column("temperature", "°C", 1, width=74),
-            _column("forecast", "°C ahead", 1),
-            _column("power", "Power kW", 1),
-            _column("rul", "Life left", 0),
-            _column("failure", "Failure", 3, width=84),
-            _column("soh_predicted", "Health pred.", 1, width=104),
-            _column("model", "Model", width=120),
-            _column("fleet", "Use", width=96),
-            _column("heard", "Heard", width=80, sortable=False, filter=False),
+            _column("battery_id", "Battery", 96, pinned="left", width=96),
+            _column("status", "Status", 112, sort="asc", **_STATUS),
+            _numbers("soc", "Charge", 72, 1, "state of charge, %"),
+            _numbers("soh", "Health", 72, 1, "state of health, %: reported, else predicted"),
+            _numbers("temperature", "°C", 56, 1, "hottest probe, °C"),
+            _numbers("forecast", "Ahead", 66, 1, "temperature forecast, °C"),
+            _numbers("power", "kW", 58, 1, "power, kW, positive while discharging"),
+            _numbers("rul", "Life", 60, 0, "remaining life, equivalent full cycles"),
+            _numbers("failure", "Failure", 74, 3, "probability of failure"),
+            _numbers("heard", "Heard", 72, 0, "time since the last reading; filter it in minutes", **_HEARD),
+            _numbers("soh_predicted", "Pred. %", 76, 1, "predicted state of health, %"),
+            _column("model", "Model", 100),
+            _column("fleet", "Use", 84),
         ],
         "defaultColDef": {"resizable": True, "suppressHeaderMenuButton": False},
         "rowHeight": _ROW_PX,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from nicegui import ui
 
 from monitoring.console.database import StoreRow
-from monitoring.console.pack import Cells, Quantity, cells_of, count_of, places
+from monitoring.console.pack import UNKNOWN, Cells, Quantity, cells_of, drawn_of, places
 from monitoring.console.pages.parts import button, div, press, set_text, text
 
 _VIEWS = {"Tilt": (2.6, -6.9, 6.0), "Top": (0.0, -0.01, 8.2), "Side": (0.0, -8.0, 1.2)}
@@ -33,9 +33,7 @@ class PackView:
             self._scene.classes("w-full").props('role="img" aria-label="the cells of the pack"')
             tip = div("scene-tip").props(f'id="tip-{self._scene.id}"')
             tip.style("left:0;top:0")
-        with self._scene as scene:
-            self._boxes = [scene.box(0.86, 0.8, 1.15).move(0.95 * x, 0.9 * y, 0.0) for x, y in places(count_of(row))]
-        self._draw_first(cells_of(row, self._quantity))
+        self._build(row)
         self._look("Tilt")
         ui.run_javascript(f"twin.hover({self._scene.id}, 'tip-{self._scene.id}')")
         with div("scale"):
@@ -47,37 +45,46 @@ class PackView:
     def show(self, row: StoreRow) -> None:
         """Colour the cells anew; what looks the same is not sent again."""
         self._row = row
+        if drawn_of(row) != len(self._boxes):  # its data sheet has come
+            self._scene.clear()
+            self._build(row)
         cells = cells_of(row, self._quantity)
         for element, share in zip(self._ends, (0.0, 0.5, 1.0), strict=True):
             set_text(element, cells.at(share) if cells.values else "")
         set_text(self._note, cells.note)
-        colours = [cells.colour(index) for index in range(len(cells.values))]
-        labels = [cells.label(index) for index in range(len(cells.values))]
+        colours, labels = self._looks(cells)
         calls = self._material_calls(colours) + self._name_calls(labels)
         self._colours, self._labels = colours, labels
         if calls:
             # One message for all cells instead of one for each.
             self._scene.run_method("run_methods", calls)
 
-    def _draw_first(self, cells: Cells) -> None:
+    def _build(self, row: StoreRow) -> None:
         """With the scene's own methods: it repeats them where the browser has to build it anew."""
-        for index in range(len(cells.values)):
-            self._boxes[index].material(cells.colour(index)).with_name(cells.label(index))
-        self._colours = [cells.colour(index) for index in range(len(cells.values))]
-        self._labels = [cells.label(index) for index in range(len(cells.values))]
+        with self._scene as scene:
+            self._boxes = [scene.box(0.86, 0.8, 1.15).move(0.95 * x, 0.9 * y, 0.0) for x, y in places(drawn_of(row))]
+        cells = cells_of(row, self._quantity)
+        self._colours, self._labels = self._looks(cells)
+        for box, colour, label in zip(self._boxes, self._colours, self._labels, strict=True):
+            box.material(colour).with_name(label)
+
+    def _looks(self, cells: Cells) -> tuple[list[str], list[str]]:
+        """Colour and label of each box; what is not known any more must not keep the look of what was."""
+        known = range(len(cells.values))
+        missing = len(self._boxes) - len(known)
+        colours = [*(cells.colour(index) for index in known), *[UNKNOWN[0]] * missing]
+        return colours, [*(cells.label(index) for index in known), *[UNKNOWN[1]] * missing]
 
     def _material_calls(self, colours: list[str]) -> list[list[object]]:
         return [
             ["material", box.id, new, 1.0, "front"]
-            for index, (box, new) in enumerate(zip(self._boxes, colours, strict=False))
-            if index >= len(self._colours) or self._colours[index] != new
+            for box, new, old in zip(self._boxes, colours, self._colours, strict=True)
+            if old != new
         ]
 
     def _name_calls(self, labels: list[str]) -> list[list[object]]:
         return [
-            ["name", box.id, new]
-            for index, (box, new) in enumerate(zip(self._boxes, labels, strict=False))
-            if index >= len(self._labels) or self._labels[index] != new
+            ["name", box.id, new] for box, new, old in zip(self._boxes, labels, self._labels, strict=True) if old != new
         ]
 
     def _choose(self, quantity: Quantity) -> None:

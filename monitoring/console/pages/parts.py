@@ -38,12 +38,26 @@ def clock(time: datetime | None) -> str:
     return DASH if time is None else time.strftime("%Y-%m-%d %H:%M:%S")
 
 
+def moment(time: datetime | None, now: datetime | None = None) -> str:
+    """A moment in UTC; its date where that is not today's."""
+    if time is None:
+        return DASH
+    is_today = time.astimezone(UTC).date() == (now or datetime.now(UTC)).date()
+    return f"{time:%H:%M:%S} UTC" if is_today else f"{clock(time)} UTC"
+
+
 def status_of(row: dict[str, Any], now: datetime | None) -> str:
     """NORMAL, WARNING or CRITICAL; SILENT where nothing was heard for `SILENT_S` as of `now`, the store's clock."""
     heard = row["created_at"]
     if heard is None or now is None or (now - heard).total_seconds() > SILENT_S:
         return "SILENT"
     return str(row["status"])
+
+
+def power_kw(row: dict[str, Any]) -> float | None:
+    """Power of a reading, kW, positive while discharging; None where it cannot be known."""
+    known = row["voltage"] is not None and row["current"] is not None
+    return row["voltage"] * row["current"] / 1e3 if known else None
 
 
 def div(classes: str = "") -> ui.element:

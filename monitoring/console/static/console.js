@@ -69,6 +69,19 @@
     if (series.length) chart.setOption({ series });
   };
 
+  // The fleet's table by status; what else it is filtered by stays.
+  twin.filterStatus = (id, status) => {
+    const api = getElement(id).api;
+    const { status: _, ...others } = api.getFilterModel();
+    api.setFilterModel(status ? { ...others, status: { filterType: "text", type: "equals", filter: status } } : others);
+  };
+  // Minutes since a battery was heard, for people.
+  twin.heard = (minutes) => {
+    if (minutes == null) return "–";
+    if (minutes < 1) return minutes ? `${Math.round(minutes * 60)} s` : "now";
+    return minutes < 60 ? `${minutes} min` : minutes < 1440 ? `${minutes / 60} h` : `${minutes / 1440} d`;
+  };
+
   // The name of the cell under the pointer, beside it.
   twin.hover = async (sceneId, tipId, tries = 60) => {
     const scene = getElement(sceneId);

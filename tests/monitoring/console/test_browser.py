@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg2
 import pytest
 from PIL import Image
 
@@ -60,6 +61,7 @@ class Site:
 
     url: str
     shots: Path
+    dsn: str
     complaints: list[str] = field(default_factory=list)
     elsewhere: list[str] = field(default_factory=list)
 
@@ -199,7 +201,7 @@ def site(
     shots.mkdir(parents=True, exist_ok=True)
     drifting(dsn, datetime.now(UTC))
     with writing(dsn), console(dsn, folder, "/api/health") as url:
-        yield Site(url, shots)
+        yield Site(url, shots, dsn)
 
 
 @contextmanager
@@ -462,6 +464,71 @@ def test_dark_and_on_a_phone(path: str, visit: Callable[..., Any], site: Site) -
     page.wait_for_timeout(2500)
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
     page.screenshot(path=site.shots / f"console-{name}-phone.png")
+
+
+_GRID = "const api = getElement(+document.querySelector('.fleet-grid .nicegui-aggrid').id.slice(1)).api;"
+_DATA = "getElement(+document.querySelector('.quad .chart').id.slice(1)).chart.getOption().series.at(-1).data"
+
+
+def test_the_fleet_grows_while_somebody_filters_and_sorts(visit: Callable[..., Any], site: Site) -> None:
+    page = visit("/")
+    page.wait_for_selector(".ag-row")
+    shown = f"() => {{ {_GRID} return api.getDisplayedRowCount(); }}"
+    model = f"() => {{ {_GRID} return Object.keys(api.getFilterModel()).sort(); }}"
+    page.evaluate(
+        f"""() => {{ {_GRID}
+          api.setFilterModel({{soc: {{filterType: 'number', type: 'greaterThan', filter: 13}}}});
+          api.applyColumnState({{state: [{{colId: 'temperature', sort: 'desc'}}]}}); }}"""
+    )
+    assert page.evaluate(shown) == BATTERIES - 1  # without the empty one
+    page.locator('button[data-status="WARNING"]').click()
+    page.wait_for_function(f"() => {{ {_GRID} return api.getFilterModel().status?.filter === 'WARNING'; }}")
+    assert page.evaluate(model) == ["soc", "status"]
+    page.locator('button[data-status="WARNING"]').click()
+    page.wait_for_function(f"() => {{ {_GRID} return !api.getFilterModel().status; }}")
+    assert page.evaluate(model) == ["soc"]
+    # A laboratory cell of which little is known, and whose ammeter failed.
+    new = {"battery_id": "CELL-1", "time": datetime.now(UTC), "voltage": 3.7, "current": 1.0, "temperature": 70.0}
+    store = PostgresStore(site.dsn)
+    store.write(Batch(readings=[{**new, "temperature_min": 68.0, "soc": 50.0}]))
+    store.close()
+    with closing(psycopg2.connect(site.dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE ev_telemetry SET current = 'NaN' WHERE battery_id = 'CELL-1'")
+    page.wait_for_function(f"n => {{ {_GRID} return api.getDisplayedRowCount() === n; }}", arg=BATTERIES)
+    first = f"() => {{ {_GRID} return api.getDisplayedRowAtIndex(0).data.battery_id; }}"
+    assert page.evaluate(first) == "CELL-1"  # the hottest: it is still sorted
+    assert page.evaluate(model) == ["soc"]
+    page = visit("/battery/CELL-1")
+    page.wait_for_selector("text=Sent: hottest and coldest probe.")
+    page.get_by_role("button", name="Voltage").click()
+    page.wait_for_selector("text=It sends no cell voltages, so none is known.")
+
+
+def test_who_logs_in_from_a_battery_comes_back_to_it(visit: Callable[..., Any]) -> None:
+    page = visit("/battery/EV-0001")
+    page.get_by_role("link", name="Log in").click()
+    page.fill("input[name=name]", "ada")
+    page.fill("input[name=token]", TOKEN)
+    page.click("button")
+    page.wait_for_url("**/battery/EV-0001")
+    page.wait_for_selector("text=Log out ada")
+    # A wide window gets no point with each reading: nobody would see it, and the page would grow for days.
+    page.get_by_role("button", name="24 h").click()
+    page.wait_for_function("() => /every|means|each/.test(document.querySelector('[role=status].muted').textContent)")
+    page.wait_for_timeout(1500)
+    before = page.evaluate(f"() => {_DATA}.length")
+    page.wait_for_timeout(5000)
+    assert page.evaluate(f"() => {_DATA}.length") <= before + 1
+    # The band reaches from the lower end to the upper one where both are below zero.
+    upper = page.evaluate(
+        """() => {
+          const chart = getElement(+document.querySelector('.quad .chart').id.slice(1)).chart;
+          chart.setOption({series: [{id: 'lower', data: [[1e12, -5], [1.1e12, -5]]},
+                                    {id: 'width', data: [[1e12, 3], [1.1e12, 3]]}]});
+          const data = chart.getModel().getSeries().find(s => s.id === 'width').getData();
+          return data.get(data.getCalculationInfo('stackResultDimension'), 0); }"""
+    )
+    assert upper == -2
 
 
 def test_a_battery_that_does_not_exist(visit: Callable[..., Any]) -> None:

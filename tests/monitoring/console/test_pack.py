@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.console.pack import CIVIDIS, cells_of, colour_of, count_of, places
+from monitoring.console.pack import CIVIDIS, cells_of, colour_of, drawn_of, places
 
 TEMPERATURES = st.floats(-40.0, 120.0)
 VOLTAGES = st.floats(1.0, 5.0)
@@ -71,6 +71,25 @@ def test_every_group_has_a_place_of_its_own(count: int) -> None:
     assert len(set(places(count))) == count
 
 
-def test_a_pack_of_unknown_size_is_drawn_as_a_usual_one() -> None:
-    assert count_of({"cells_in_series": None}) == 96
-    assert count_of({"cells_in_series": 1e6}) == 400
+@pytest.mark.parametrize("count", [None, 0.0])
+def test_of_a_pack_of_unknown_size_no_cell_is_made_up(count: float | None) -> None:
+    row = {"battery_id": "EV-1", "cells_in_series": count, "voltage": 3.7, "temperature": 30.0, "temperature_min": 22.0}
+    voltages, temperatures = cells_of(row, "voltage"), cells_of(row, "temperature")
+    assert list(voltages.values) == []
+    assert "not known" in voltages.note
+    assert [temperatures.label(index) for index in range(drawn_of(row))] == [
+        "hottest probe: 30.0 °C",
+        "coldest probe: 22.0 °C",
+    ]
+    assert list(cells_of({**row, "temperature_min": None}, "temperature").values) == [30.0]
+    sent = cells_of({**row, "cell_voltage_min": 3.6, "cell_voltage_max": 3.8}, "voltage")
+    assert [sent.label(index) for index in range(2)] == ["highest cell: 3.800 V", "lowest cell: 3.600 V"]
+
+
+def test_a_pack_that_is_too_large_to_draw_is_shared_out_among_all_its_groups() -> None:
+    cells = cells_of(battery(800, voltage=2960.0), "voltage")
+    assert set(cells.values) == {3.7}
+    assert len(cells.values) == drawn_of(battery(800)) == 400
+    assert "400 of its 800 groups" in cells.note
+    assert "400 of its 800 groups" in cells_of(battery(800, temperature=30.0), "temperature").note
+    assert "groups" not in cells_of(battery(400, voltage=1480.0), "voltage").note
