@@ -21,12 +21,14 @@ logger = logging.getLogger(__name__)
 
 #: A registry that could not be asked is asked again after this long.
 _RETRY_S = 30.0
+_FIT_FILE = "fit.json"
 
 
 class ModelDefinitions:
     """`definitions` of each model's `fit.json`, fetched from the registry once.
 
-    A model that the registry does not have was made elsewhere; it is judged by the definitions of this project.
+    A model that the registry does not have, or has without them, was made elsewhere; it is judged by the definitions of
+    this project.
     """
 
     def __init__(self, settings: Settings, project: LabelParams) -> None:
@@ -49,25 +51,33 @@ class ModelDefinitions:
         return self._known.get(key)
 
     def _fetch(self, name: str, version: int) -> LabelParams:
+        from mlflow.artifacts import list_artifacts
         from mlflow.exceptions import MlflowException
 
         try:
             client = connect(self._settings)
-            client.get_model_version(name, str(version))
-        except OSError as error:
-            raise RegistryAwayError(str(error)) from error
+            address = client.get_model_version_download_uri(name, str(version))
+            files = {Path(file.path).name for file in list_artifacts(address, tracking_uri=client.tracking_uri)}
+            if _FIT_FILE not in files:
+                return self._foreign(name, version)
+            with tempfile.TemporaryDirectory() as scratch:
+                fit = fetch_file(client, name, version, _FIT_FILE, Path(scratch)).read_text(encoding="utf-8")
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                logger.warning("the registry has no %s version %s: judged by this project's definitions", name, version)
-                return self._project
+                return self._foreign(name, version)
             raise RegistryAwayError(str(error)) from error
-        with tempfile.TemporaryDirectory() as scratch:
-            try:
-                file = fetch_file(client, name, version, "fit.json", Path(scratch))
-            except TwinError as error:
-                raise RegistryAwayError(error.sentence) from error
-            fit = json.loads(file.read_text(encoding="utf-8"))
-        return LabelParams(**fit["definitions"])
+        except (TwinError, OSError) as error:
+            raise RegistryAwayError(str(error)) from error
+        try:
+            return LabelParams(**json.loads(fit)["definitions"])
+        except (ValueError, KeyError, TypeError):  # a file of the same name
+            return self._foreign(name, version)
+
+    def _foreign(self, name: str, version: int) -> LabelParams:
+        logger.warning(
+            "the registry has no definitions of %s version %s: judged by those of this project", name, version
+        )
+        return self._project
 
 
 def project_definitions(params_file: Path) -> LabelParams:

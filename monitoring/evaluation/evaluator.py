@@ -55,6 +55,9 @@ class Evaluator:
         self._store = EvaluationStore(dsn)
         self._definitions_of = definitions_of
         self._every_s = every_s
+        # Whose turn it was last: what one battery waits for must not keep the others waiting.
+        self._judged_after = ""
+        self._compared_after = dict.fromkeys(ROLES, "")
 
     def run(self, stop: threading.Event, interval_s: float) -> None:
         """Rounds until `stop` is set, `interval_s` apart where nothing waits; errors of the database are waited out."""
@@ -117,7 +120,7 @@ class Evaluator:
 
     def _judge(self) -> tuple[int, bool]:
         outcomes = 0
-        battery_ids = self._store.batteries_with_news(BATTERIES_A_ROUND)
+        battery_ids = self._store.batteries_with_news(BATTERIES_A_ROUND, self._judged_after)
         waiting = 0
         for battery_id in battery_ids:
             life = self._store.life(battery_id)
@@ -126,11 +129,14 @@ class Evaluator:
             done = len(known) + len(unknown) == len(kept)
             waiting += not done
             outcomes += self._store.settle(battery_id, known, unknown, done)
+            self._judged_after = battery_id
         return outcomes, len(battery_ids) == BATTERIES_A_ROUND and waiting < BATTERIES_A_ROUND
 
     def _compare(self, role: Role) -> tuple[int, bool]:
         """Compare the temperature predictions whose time has come, one an interval."""
-        moments = self._store.comparable(role, self._every_s)[:COMPARISONS_A_ROUND]
+        moments = self._store.comparable(role, self._every_s, COMPARISONS_A_ROUND, self._compared_after[role])
+        if moments:
+            self._compared_after[role] = moments[-1].battery_id
         ready = [(one, self._definitions(one)) for one in moments]
         judged = [(one, definitions) for one, definitions in ready if definitions is not None]
         predictions = [one.prediction for one, _ in judged if one.prediction is not None]

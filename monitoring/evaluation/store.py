@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import groupby
+from itertools import groupby, takewhile
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -87,7 +87,7 @@ class EvaluationStore(StoreSession):
     def new_readings(self, rows: int) -> list[NewReadings]:
         """Readings that were not observed yet, about `rows` of them at most, each battery's oldest first.
 
-        A reading whose age only its prediction knows waits for it.
+        A reading whose age only its prediction knows waits for it, and what came after it with it.
         """
         with self.transaction() as cursor:
             cursor.execute("SELECT count(*) FROM batteries")
@@ -95,7 +95,8 @@ class EvaluationStore(StoreSession):
             cursor.execute(
                 """
                 SELECT b.battery_id, e.observed_until, e.cycle_index, e.soh_cycle, e.soh, e.alarm_level,
-                       e.watched, t.time, COALESCE(t.charge_cycles, p.cycle_index), t.soh, t.warning_level
+                       e.watched, t.charge_cycles IS NULL AND t.time > COALESCE(predicted.time, '-infinity'),
+                       t.time, COALESCE(t.charge_cycles, p.cycle_index), t.soh, t.warning_level
                 FROM batteries b
                 LEFT JOIN evaluation_batteries e USING (battery_id)
                 LEFT JOIN LATERAL (
@@ -103,10 +104,15 @@ class EvaluationStore(StoreSession):
                     WHERE p.battery_id = b.battery_id AND p.role = 'champion' ORDER BY time DESC LIMIT 1
                 ) predicted ON true
                 CROSS JOIN LATERAL (
-                    SELECT * FROM ev_telemetry t
+                    SELECT time, charge_cycles FROM ev_telemetry t
                     WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL
                       AND t.time > COALESCE(e.observed_until, '-infinity')
-                      AND (t.charge_cycles IS NOT NULL OR t.time <= predicted.time)
+                    ORDER BY t.time LIMIT 1
+                ) first
+                CROSS JOIN LATERAL (
+                    SELECT * FROM ev_telemetry t
+                    WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL AND t.time >= first.time
+                      AND (first.charge_cycles IS NOT NULL OR first.time <= predicted.time)  -- else nothing is read
                     ORDER BY t.time LIMIT %s
                 ) t
                 LEFT JOIN LATERAL (
@@ -276,11 +282,17 @@ class EvaluationStore(StoreSession):
 
     # Judging the slow targets
 
-    def batteries_with_news(self, count: int) -> list[str]:
-        """Up to `count` batteries of which something is known that was not when they were last judged."""
+    def batteries_with_news(self, count: int, after: str = "") -> list[str]:
+        """Up to `count` batteries of which something is known that was not when they were last judged.
+
+        Args:
+            after: those behind this one in order first, so that some that wait do not keep others from their turn.
+        """
         with self.transaction() as cursor:
             cursor.execute(
-                "SELECT battery_id FROM evaluation_batteries WHERE has_news ORDER BY battery_id LIMIT %s", (count,)
+                "SELECT battery_id FROM evaluation_batteries WHERE has_news "
+                "ORDER BY battery_id <= %s, battery_id LIMIT %s",
+                (after, count),
             )
             return [battery_id for (battery_id,) in cursor.fetchall()]
 
@@ -372,8 +384,12 @@ class EvaluationStore(StoreSession):
 
     # Comparing the temperature
 
-    def comparable(self, role: Role, every_s: float) -> list[Comparable]:
-        """Of each battery the next moment to compare: the first in its interval of `every_s`, once it is due."""
+    def comparable(self, role: Role, every_s: float, count: int, after: str = "") -> list[Comparable]:
+        """Of up to `count` batteries the next moment to compare: the first in its interval of `every_s`, once due.
+
+        Args:
+            after: as in `batteries_with_news`.
+        """
         columns = _PREDICTION.format(p="p", due="p.due")
         with self.transaction() as cursor:
             cursor.execute(
@@ -397,8 +413,9 @@ class EvaluationStore(StoreSession):
                     ORDER BY t.time DESC LIMIT 1
                 ) reading
                 WHERE reading.time >= COALESCE(p.due, first.time + make_interval(secs => %s))
+                ORDER BY b.battery_id <= %s, b.battery_id LIMIT %s
                 """,  # noqa: S608 - our own words
-                (every_s,),
+                (every_s, after, count),
             )
             return [
                 Comparable(battery_id, time, Prediction(*row) if row[0] is not None else None)
@@ -449,23 +466,42 @@ class EvaluationStore(StoreSession):
             return changed
 
     def retire(self, target: str, days: float, rows: int) -> int:
-        """Delete up to `rows` outcomes of `target` that matured more than `days` ago; how many went."""
+        """Delete up to `rows` outcomes of `target` more than `days` before the battery's newest; how many went.
+
+        By the battery's own time: a history that is replayed is not old for itself, and a fast simulation is.
+        """
         with self.transaction() as cursor:
             cursor.execute(
-                "DELETE FROM prediction_outcomes WHERE ctid = ANY(ARRAY(SELECT ctid FROM prediction_outcomes "
-                "WHERE target = %s AND role = ANY(%s) AND matured_at < now() - make_interval(days => %s) LIMIT %s))",
-                (target, list(ROLES), int(days), rows),
+                """
+                DELETE FROM prediction_outcomes WHERE ctid = ANY(ARRAY(
+                    SELECT old.ctid
+                    FROM batteries b CROSS JOIN unnest(%(roles)s::text[]) AS r (role)
+                    CROSS JOIN LATERAL (
+                        SELECT time FROM prediction_outcomes o
+                        WHERE o.battery_id = b.battery_id AND o.target = %(target)s AND o.role = r.role
+                        ORDER BY o.time DESC LIMIT 1
+                    ) newest
+                    CROSS JOIN LATERAL (
+                        SELECT ctid FROM prediction_outcomes o
+                        WHERE o.battery_id = b.battery_id AND o.target = %(target)s AND o.role = r.role
+                          AND o.time < newest.time - make_interval(days => %(days)s)
+                        LIMIT %(rows)s
+                    ) old
+                    LIMIT %(rows)s
+                ))
+                """,
+                {"roles": list(ROLES), "target": target, "days": int(days), "rows": rows},
             )
             return int(cursor.rowcount)
 
 
 def _by_battery(rows: Sequence[tuple[Any, ...]]) -> Iterator[NewReadings]:
     for battery_id, group in groupby(rows, key=itemgetter(0)):
-        own = list(group)
+        own = list(takewhile(lambda row: not row[7], group))
         _, until, cycle_index, soh_cycle, soh, alarm, watched = own[0][:7]
         observed = Observed(until, cycle_index, soh_cycle, soh, alarm or 0.0, bool(watched))
-        readings = [Reading(*row[7:]) for row in own if row[8] is not None]
-        yield NewReadings(battery_id, observed, readings, own[-1][7])
+        readings = [Reading(*row[8:]) for row in own if row[9] is not None]
+        yield NewReadings(battery_id, observed, readings, own[-1][8])
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> tuple[FloatArray, ...]:

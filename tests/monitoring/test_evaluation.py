@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psycopg2
 import pytest
 
+from data.settings import Settings
 from data.stores.migrate import migrate
 from data.stores.retention import retire
 from features import labels
 from features.state import MAX_GAP_S
 from features.table import LabelParams
+from monitoring.evaluation import evaluator as evaluation
+from monitoring.evaluation.definitions import ModelDefinitions
 from monitoring.evaluation.evaluator import Evaluator
 from monitoring.evaluation.store import EvaluationStore
 from tests.monitoring.store_rows import START, at, every, outcomes, prediction, query, reading, write
+from training.mlflow_client import connect
 
 DEFINITIONS = LabelParams()
 
@@ -37,6 +44,14 @@ def evaluator_of(dsn: str, definitions: LabelParams | None = DEFINITIONS) -> Ite
         yield evaluator
     finally:
         evaluator.close()
+        until_unlocked(dsn)
+
+
+def until_unlocked(dsn: str) -> None:
+    """Return when the server has noticed that the last evaluator closed its session."""
+    sessions = "SELECT FROM pg_stat_activity WHERE application_name = %s AND datname = current_database()"
+    while query(dsn, sessions, ("battery-twin-evaluation",)):
+        time.sleep(0.01)
 
 
 def evaluate(dsn: str, definitions: LabelParams | None = DEFINITIONS) -> int:
@@ -327,6 +342,7 @@ def test_a_kill_at_any_transaction_loses_and_doubles_nothing(postgres_server: st
                 break
             finally:
                 evaluator.close()
+                until_unlocked(other)
     assert killed > 20
     assert everything(other) == expected
 
@@ -384,3 +400,105 @@ def test_a_round_finds_what_is_new_by_index(dsn: str) -> None:
     before = query(dsn, scans)
     assert evaluate(dsn) >= 8
     assert query(dsn, scans) == before
+
+
+# Nobody waits for somebody else
+
+
+def test_a_pack_without_age_that_nobody_predicts_is_not_read_again_and_again(dsn: str) -> None:
+    write(dsn, readings=[reading("EV-1", 0), reading("EV-2", 0, charge_cycles=1.0, soh=90.0)])
+    query(
+        dsn,
+        "INSERT INTO ev_telemetry (battery_id, time, voltage, current, temperature) SELECT 'EV-1', "
+        "%s + make_interval(secs => n), 360, 0, 25 FROM generate_series(1, 5000) n",
+        (at(0),),
+    )
+    query(dsn, "ANALYZE ev_telemetry")
+    read = (
+        "SELECT sum(idx_tup_fetch + seq_tup_read) FROM pg_stat_user_tables "
+        "WHERE relname = 'ev_telemetry' AND schemaname = current_schema()"
+    )
+    query(dsn, "SELECT pg_stat_force_next_flush()")
+    ((before,),) = query(dsn, read)
+    store = EvaluationStore(dsn)
+    assert [one.battery_id for one in store.new_readings(50_000)] == ["EV-2"]
+    with store.transaction() as cursor:
+        cursor.execute("SELECT pg_stat_force_next_flush()")
+    store.close()
+    ((after,),) = query(dsn, read)
+    assert after - before < 20
+
+
+def test_a_pack_that_sends_its_age_now_and_then_loses_no_reading(dsn: str) -> None:
+    write(
+        dsn,
+        readings=[
+            reading("EV-1", 0, charge_cycles=700.0, soh=81.0),
+            reading("EV-1", 60, soh=79.0),
+            reading("EV-1", 120, charge_cycles=710.0),
+        ],
+        predictions=slow("EV-1", 0, 700.0),
+    )
+    evaluate(dsn)
+    assert outcomes(dsn, "rul") == []  # what it said at 60 s waits for its age, and what came later with it
+    write(dsn, predictions=slow("EV-1", 60, 705.0))
+    evaluate(dsn)
+    assert outcomes(dsn, "rul")[0] == ("EV-1", 0.0, 300.0, 5.0)
+
+
+def test_a_model_whose_definitions_cannot_be_had_holds_up_nobody_elses(dsn: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(evaluation, "BATTERIES_A_ROUND", 2)
+    monkeypatch.setattr(evaluation, "COMPARISONS_A_ROUND", 2)
+    names = [f"EV-{n}" for n in range(1, 6)]
+    for name in names:
+        version = "2" if name == "EV-5" else "1"
+        live(dsn, name, [10.0, 20.5], [82.0, 79.9])
+        write(
+            dsn,
+            readings=[reading(name, 10_000 + s) for s in every(20, 320)],
+            predictions=[prediction(name, 10_000, "temperature", 31.0)],
+        )
+        query(dsn, "UPDATE battery_predictions SET model_version = %s WHERE battery_id = %s", (version, name))
+    evaluator = Evaluator(dsn, lambda _name, version: DEFINITIONS if version == "2" else None)
+    for _ in range(12):
+        evaluator.round()
+    evaluator.close()
+    until_unlocked(dsn)
+    assert [battery for battery, *_ in outcomes(dsn, "rul")] == ["EV-5"]
+    assert [battery for battery, *_ in outcomes(dsn, "temperature")] == ["EV-5"]
+
+
+def test_what_came_true_is_retired_by_the_time_of_the_battery(dsn: str) -> None:
+    """A history of long ago keeps its last month; one that is ahead of the clock has no more than that."""
+    ahead_s = (datetime.now(UTC) - START).total_seconds() + 400 * 86400
+    for name, begin in (("old", -2000 * 86400), ("ahead", ahead_s)):
+        for day in (0, 29, 40):
+            since = begin + day * 86400
+            write(
+                dsn,
+                readings=[reading(name, since + s) for s in every(20, 320)],
+                predictions=[prediction(name, since, "temperature", 25.0)],
+            )
+    evaluate(dsn)
+    days = query(dsn, "SELECT battery_id, count(*) FROM prediction_outcomes GROUP BY 1 ORDER BY 1")
+    assert days == [("ahead", 2), ("old", 2)]
+
+
+def test_definitions_are_those_of_the_model_and_else_the_projects(tmp_path: Path, empty_registry: Path) -> None:
+    settings, project = Settings(var=tmp_path), LabelParams(eol_fraction=0.5)
+    shutil.copy(empty_registry, tmp_path / "mlflow.db")
+    client = connect(settings)
+    client.create_registered_model("battery-rul")
+    files = {1: {"fit.json": '{"definitions": {"eol_fraction": 0.7}}'}, 2: {"MLmodel": ""}, 3: {"fit.json": "{}"}}
+    for version, contents in files.items():
+        folder = tmp_path / str(version)
+        folder.mkdir()
+        for name, content in contents.items():
+            (folder / name).write_text(content)
+        client.create_model_version("battery-rul", folder.as_uri())
+    definitions = ModelDefinitions(settings, project)
+    assert definitions("battery-rul", "1") == LabelParams(eol_fraction=0.7)
+    for version in ("2", "3", "4"):  # without them, with another file of that name, not there
+        assert definitions("battery-rul", version) == project
+    away = ModelDefinitions(Settings(var=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9"), project)
+    assert away("battery-rul", "2") is None
