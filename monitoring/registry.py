@@ -86,10 +86,12 @@ class RegistryWatch:
         self.is_up = True
 
     def _asked(self) -> RegistryState:
-        store = RegistryStore.open(self._settings, self._settings.domain)
+        store = RegistryStore.open(self._settings, self._settings.domain, patient=False)
         aliases = store.aliases()
+        before = {} if self.state is None else self.state.trainings
         return RegistryState(
-            trainings={target: len(store.versions(target)) for target in TARGET_NAMES},
+            # Versions are numbered from 1 on; how many there are goes back when one is deleted.
+            trainings={target: max([before.get(target, 0), *store.versions(target)]) for target in TARGET_NAMES},
             champions=aliases.champions,
             challengers=aliases.challengers,
             release=aliases.release,

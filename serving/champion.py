@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Mapping
@@ -81,10 +80,8 @@ class Champion:
 
     def _look(self) -> tuple[int | None, Mapping[str, int]]:
         if self._client is None:
-            # MLflow's own patience, seven times two minutes, would make a new champion wait after an outage.
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-            self._client = connect(self._settings)
+            # A new champion would wait long after an outage.
+            self._client = connect(self._settings, patient=False)
         domain = self._settings.domain
         challengers = challenger_versions(self._client, domain) if self._settings.shadow else {}
         return release_version(self._client, domain), challengers

@@ -14,9 +14,17 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def connect(settings: Settings) -> MlflowClient:
-    """A client of the tracking server and registry in `settings`; makes the database where there is none."""
+def connect(settings: Settings, *, patient: bool = True) -> MlflowClient:
+    """A client of the tracking server and registry in `settings`; makes the database where there is none.
+
+    Args:
+        patient: as long as MLflow waits by itself, seven times two minutes: right for a training of hours.  Who serves
+            or watches says at once that the registry is away, and asks again; this holds for the whole process.
+    """
     os.environ.update(NO_TELEMETRY)
+    if not patient:
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from mlflow import MlflowClient  # takes three seconds, so only those who need it wait
 

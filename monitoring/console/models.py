@@ -152,7 +152,7 @@ def _explained(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str | No
 def _view(settings: Settings, known: Mapping[tuple[str, int], VersionView]) -> ModelsView:
     from training.registry.store import RegistryStore
 
-    store = RegistryStore.open(settings, settings.domain)
+    store = RegistryStore.open(settings, settings.domain, patient=False)
     aliases = store.aliases()
 
     def views(versions: Mapping[str, int]) -> dict[str, VersionView]:

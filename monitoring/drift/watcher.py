@@ -237,7 +237,7 @@ def registered_references(settings: Settings) -> ReferenceOf:
         from training.registry.store import RegistryStore
 
         try:
-            rows = RegistryStore.open(settings, domain).reference(target, int(version))
+            rows = RegistryStore.open(settings, domain, patient=False).reference(target, int(version))
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psycopg2
 import pytest
 
-from data.settings import Settings
 from data.stores.migrate import migrate
 from data.stores.retention import retire
 from features import labels
 from features.state import MAX_GAP_S
 from features.table import LabelParams
 from monitoring.evaluation import evaluator as evaluation
-from monitoring.evaluation.definitions import ModelDefinitions
 from monitoring.evaluation.evaluator import Evaluator
 from monitoring.evaluation.store import EvaluationStore
 from tests.monitoring.store_rows import START, at, every, outcomes, prediction, query, reading, write
-from training.mlflow_client import connect
 
 DEFINITIONS = LabelParams()
 
@@ -482,23 +477,3 @@ def test_what_came_true_is_retired_by_the_time_of_the_battery(dsn: str) -> None:
     evaluate(dsn)
     days = query(dsn, "SELECT battery_id, count(*) FROM prediction_outcomes GROUP BY 1 ORDER BY 1")
     assert days == [("ahead", 2), ("old", 2)]
-
-
-def test_definitions_are_those_of_the_model_and_else_the_projects(tmp_path: Path, empty_registry: Path) -> None:
-    settings, project = Settings(var=tmp_path), LabelParams(eol_fraction=0.5)
-    shutil.copy(empty_registry, tmp_path / "mlflow.db")
-    client = connect(settings)
-    client.create_registered_model("battery-rul")
-    files = {1: {"fit.json": '{"definitions": {"eol_fraction": 0.7}}'}, 2: {"MLmodel": ""}, 3: {"fit.json": "{}"}}
-    for version, contents in files.items():
-        folder = tmp_path / str(version)
-        folder.mkdir()
-        for name, content in contents.items():
-            (folder / name).write_text(content)
-        client.create_model_version("battery-rul", folder.as_uri())
-    definitions = ModelDefinitions(settings, project)
-    assert definitions("battery-rul", "1") == LabelParams(eol_fraction=0.7)
-    for version in ("2", "3", "4"):  # without them, with another file of that name, not there
-        assert definitions("battery-rul", version) == project
-    away = ModelDefinitions(Settings(var=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9"), project)
-    assert away("battery-rul", "2") is None

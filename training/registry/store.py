@@ -52,13 +52,13 @@ class RegistryStore:
     domain: str
 
     @classmethod
-    def open(cls, settings: Settings, domain: str) -> RegistryStore:
-        """Connect to the registry in `settings`.
+    def open(cls, settings: Settings, domain: str, *, patient: bool = True) -> RegistryStore:
+        """Connect to the registry in `settings`, as `training.mlflow_client.connect`.
 
         Raises:
             TwinError: `domain` cannot name registered models.
         """
-        return cls(connect(settings), settings, domain_name(domain))
+        return cls(connect(settings, patient=patient), settings, domain_name(domain))
 
     def domains(self) -> list[str]:
         """Every domain that has a registered model or release, by name."""
