@@ -159,6 +159,11 @@ def rows_of(cursor: psycopg2.extensions.cursor) -> list[StoreRow]:
     return [dict(zip(names, map(_finite, values), strict=True)) for values in cursor.fetchall()]
 
 
+def is_finite(column: str) -> str:
+    """A condition in SQL, for what is computed there: the store sorts NaN above every number."""
+    return f"abs({column}) < 'Infinity'"
+
+
 def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from features.targets import TARGET_NAMES
-from monitoring.console.database import Database, StoreRow
+from monitoring.console.database import Database, StoreRow, is_finite
 
 #: More rows than this are not read for one answer: each may be a page of its own, and a page may be on disk.
 MOST_ROWS = 6_000
@@ -39,6 +39,9 @@ _HOURLY = {
     "rul_prediction": "avg_rul",
     "failure_probability": "avg_failure_prob",
 }
+_END_FUNCTIONS = (("lowest", "min"), ("highest", "max"))
+#: Of these a mean comes with the lowest and the highest reading of its interval, `<column>_lowest` and `_highest`.
+RANGE_COLUMNS = ("temperature", "voltage", "current")
 _PREDICTION_COLUMNS = tuple(
     (target, column, target if column == "value" else f"{target}_{column}")
     for target in TARGET_NAMES
@@ -83,7 +86,11 @@ class Histories:
         self._database = database
 
     def readings(self, window: Window) -> Series:
-        """Readings, columns `time`, `is_charging` and `READING_COLUMNS`, NULL where not known."""
+        """Readings, columns `time`, `is_charging`, `READING_COLUMNS` and the two ends of each of `RANGE_COLUMNS`.
+
+        A mean leaves out NaN.  Means of hourly means know what `ev_telemetry_hourly` keeps, and the ends are known for
+        means of readings only: None otherwise.
+        """
         count = self._count("ev_telemetry", window)
         if count <= window.points:
             return self._series(_READINGS_RAW, window, "every row")
@@ -152,47 +159,65 @@ _INTERVALS = (
 )
 _IN_INTERVAL = "battery_id = %(id)s AND time >= i.start AND time < i.start + %(step)s AND time <= %(until)s"
 _READINGS = ", ".join(READING_COLUMNS)
-_PIVOTED = (
-    ", ".join(
-        f"avg({column}) FILTER (WHERE target = '{target}') AS {name}" for target, column, name in _PREDICTION_COLUMNS
-    )
-    + ", max(due) FILTER (WHERE target = 'temperature') AS temperature_due"
+_ENDS = {f"{column}_{end}": (function, column) for column in RANGE_COLUMNS for end, function in _END_FUNCTIONS}
+_NO_ENDS = ", ".join(f"NULL::double precision AS {name}" for name in _ENDS)
+
+
+def _of(function: str, column: str, condition: str = "true") -> str:
+    """`function` over what is known of `column`: one NaN would make it NaN."""
+    return f"{function}({column}) FILTER (WHERE {condition} AND {is_finite(column)})"
+
+
+def _predicted(target: str) -> str:
+    return f"target = '{target}'"
+
+
+_PIVOTED = ", ".join(
+    f"{_of('avg', column, _predicted(target))} AS {name}" for target, column, name in _PREDICTION_COLUMNS
 )
+# After `time` by its horizon: a mean of forecasts stands as far after the begin of its interval as each stands after
+# the moment it was made, so that it meets the mean of the readings that it is about.
+_HORIZON = f"avg(due - time) FILTER (WHERE {_predicted('temperature')})"
 
 # ruff: noqa: S608 - the names are our own, every value is a parameter
 _READINGS_RAW = (
-    f"SELECT time, is_charging, {_READINGS} FROM ev_telemetry WHERE {_WHERE} AND voltage IS NOT NULL ORDER BY time"
+    f"SELECT time, is_charging, {_READINGS}, {_NO_ENDS} FROM ev_telemetry "
+    f"WHERE {_WHERE} AND voltage IS NOT NULL ORDER BY time"
 )
 _READINGS_MEAN = f"""
     SELECT {_BIN.format(time="time")} AS time, bool_or(is_charging) AS is_charging,
-           {", ".join(f"avg({column}) AS {column}" for column in READING_COLUMNS)}
+           {", ".join(f"{_of('avg', column)} AS {column}" for column in READING_COLUMNS)},
+           {", ".join(f"{_of(function, column)} AS {name}" for name, (function, column) in _ENDS.items())}
     FROM ev_telemetry WHERE {_WHERE} AND voltage IS NOT NULL GROUP BY 1 ORDER BY 1
 """
 _READINGS_HOURLY = f"""
     SELECT {_BIN.format(time="bucket")} AS time, NULL::boolean AS is_charging, {
     ", ".join(
-        f"avg({_HOURLY[column]}) AS {column}" if column in _HOURLY else f"NULL::double precision AS {column}"
+        f"{_of('avg', _HOURLY[column])} AS {column}" if column in _HOURLY else f"NULL::double precision AS {column}"
         for column in READING_COLUMNS
     )
-}
+}, {_NO_ENDS}
     FROM ev_telemetry_hourly WHERE battery_id = %(id)s AND bucket BETWEEN %(since)s AND %(until)s GROUP BY 1 ORDER BY 1
 """
 _READINGS_SAMPLED = f"""
-    SELECT e.* FROM {_INTERVALS}, LATERAL (
+    SELECT e.*, {_NO_ENDS} FROM {_INTERVALS}, LATERAL (
         SELECT time, is_charging, {_READINGS} FROM ev_telemetry
         WHERE {_IN_INTERVAL} AND time >= %(since)s AND voltage IS NOT NULL ORDER BY time DESC LIMIT 1
     ) e ORDER BY e.time
 """
 _PREDICTIONS_RAW = f"""
-    SELECT time, {_PIVOTED} FROM battery_predictions WHERE {_WHERE} AND role = 'champion' GROUP BY time ORDER BY time
+    SELECT time, {_PIVOTED}, time + {_HORIZON} AS temperature_due
+    FROM battery_predictions WHERE {_WHERE} AND role = 'champion' GROUP BY time ORDER BY time
 """
 _PREDICTIONS_MEAN = f"""
-    SELECT {_BIN.format(time="time")} AS time, {_PIVOTED}
+    SELECT {_BIN.format(time="time")} AS time, {_PIVOTED},
+           {_BIN.format(time="time")} + {_HORIZON} AS temperature_due
     FROM battery_predictions WHERE {_WHERE} AND role = 'champion' GROUP BY 1 ORDER BY 1
 """
 _PREDICTIONS_SAMPLED = f"""
     SELECT p.* FROM {_INTERVALS}, LATERAL (
-        SELECT max(time) AS time, {_PIVOTED} FROM (
+        SELECT max(time) AS time, {_PIVOTED}, max(due) FILTER (WHERE {_predicted("temperature")}) AS temperature_due
+        FROM (
             SELECT * FROM battery_predictions
             WHERE {_IN_INTERVAL} AND time >= %(since)s AND role = 'champion'
             ORDER BY time DESC LIMIT {len(TARGET_NAMES)}
@@ -201,7 +226,9 @@ _PREDICTIONS_SAMPLED = f"""
 """
 
 _MEASURES = ", ".join(
-    f"{function}({column}) AS {column}_{function}" for column in READING_COLUMNS for function in ("avg", "min", "max")
+    f"{_of(function, column)} AS {column}_{function}"
+    for column in READING_COLUMNS
+    for function in ("avg", "min", "max")
 )
 _STATS = f"""
     SELECT count(*) AS readings, min(time) AS first_time, max(time) AS last_time, {_MEASURES}

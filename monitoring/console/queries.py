@@ -12,7 +12,7 @@ from typing import cast
 from data.contract import BATTERY_FIELDS, READING_FIELDS, names
 from features.targets import TARGET_NAMES
 from monitoring.console.alerts.rules import RULES
-from monitoring.console.database import Database, StoreRow
+from monitoring.console.database import Database, StoreRow, is_finite
 
 #: Newest rows of `battery_predictions` among which the newest of each target is looked for: a target may be withheld
 #: for a while, and a challenger writes as many as the champion.
@@ -20,53 +20,78 @@ _NEWEST_PREDICTIONS = 32
 #: A forecast is held against a reading so far from its due time, as everywhere (contract: targets).
 _DUE_TOLERANCE = timedelta(seconds=30)
 
+#: So long after the reading that it was made from a prediction stands in: health and life change over many cycles, of
+#: which a day has few.  A forecast of the temperature stands in until it is due.
+PREDICTIONS_HOLD = timedelta(days=1)
+_AHEAD_OF_IT = dict.fromkeys(TARGET_NAMES, "") | {"temperature": " AND COALESCE(due > l.time, true)"}
+#: As good as no limit, and a time that every clock can show.
+_FOREVER_S = 1e9
+
 _DATA_SHEET = ", ".join(f"b.{name}" for name in names(BATTERY_FIELDS) if name != "battery_id")
 
 
+#: The newest row of the battery of `b` that is a reading: one without a voltage holds a prediction that came before its
+#: reading, and one too far in the future comes from a wrong clock and would stand in front of all others.
+_NEWEST_READING = """(
+    SELECT * FROM ev_telemetry e
+    WHERE e.battery_id = b.battery_id AND e.voltage IS NOT NULL AND e.time <= now() + %(ahead)s
+    ORDER BY e.time DESC LIMIT 1
+)"""
+
+
 def _newest_predictions(columns: Sequence[str]) -> str:
-    """A subquery with the champion's newest value (lower, upper, ...) of each target, one row for the battery of `l`.
+    """A subquery with what the champion said last of each target (value, lower, ...), as of the reading `l` of `b`.
 
     `array_agg` takes the rows in the order in which the index gives them, which is the newest first.
     """
     values = ", ".join(
-        f"(array_agg({column}) FILTER (WHERE target = '{target}'))[1] AS {target}_{column}"
+        f"(array_agg({column}) FILTER (WHERE target = '{target}'{_AHEAD_OF_IT[target]}))[1] AS {target}_{column}"
         for target in TARGET_NAMES
         for column in columns
     )
     return f"""(
         SELECT {values}, max(predicted_at) AS predicted_at FROM (
             SELECT * FROM battery_predictions n
-            WHERE n.battery_id = l.battery_id AND n.role = 'champion'
+            WHERE n.battery_id = b.battery_id AND n.role = 'champion' AND n.time <= now() + %(ahead)s
+              AND n.time > COALESCE(l.time, now()) - %(hold)s
             ORDER BY n.time DESC LIMIT {len(TARGET_NAMES)}
         ) newest
     )"""  # noqa: S608 - our own names
 
 
+def _finite(column: str) -> str:
+    return f"CASE WHEN {is_finite(column)} THEN {column} END"
+
+
 # A reading is stored a moment before its predictions, so that its own columns are often still empty: what was predicted
 # last stands in, and the health follows from both.  Otherwise every alert would come and go with each reading.
-_RUL = "COALESCE(l.rul_prediction, p.rul_value)"
-_FAILURE = "COALESCE(l.failure_probability, p.failure_value)"
-_STATUS = f"CASE WHEN l.time IS NOT NULL THEN get_battery_health(l.soc, l.soh, l.temperature, {_FAILURE}) END"
-_READING = ", ".join(f"l.{name}" for name in names(READING_FIELDS))
+_RUL = f"COALESCE({_finite('l.rul_prediction')}, {_finite('p.rul_value')})"
+_FAILURE = f"COALESCE({_finite('l.failure_probability')}, {_finite('p.failure_value')})"
+_HEALTH = ", ".join((*map(_finite, ("l.soc", "l.soh", "l.temperature")), _FAILURE))
+_STATUS = f"CASE WHEN l.time IS NOT NULL THEN get_battery_health({_HEALTH}) END"
+_READING = ", ".join(f"l.{name}" for name in names(READING_FIELDS) if name != "battery_id")
 _SNAPSHOT = f"""
-    SELECT {_READING}, l.created_at, {_DATA_SHEET}, {_STATUS} AS status,
+    SELECT b.battery_id, {_READING}, l.created_at, l.late, {_DATA_SHEET}, {_STATUS} AS status,
            {_RUL} AS rul_prediction, p.rul_lower, p.rul_upper,
            {_FAILURE} AS failure_probability, p.failure_lower, p.failure_upper,
            p.soh_value AS soh_predicted, p.soh_lower, p.soh_upper,
            p.temperature_value AS temperature_predicted, p.temperature_lower, p.temperature_upper, p.temperature_due,
            COALESCE(l.prediction_timestamp, p.predicted_at) AS prediction_timestamp
-    FROM latest_battery_status l
-    JOIN batteries b ON b.battery_id = l.battery_id
+    FROM batteries b
+    LEFT JOIN LATERAL {_NEWEST_READING} l ON true
     LEFT JOIN LATERAL {_newest_predictions(("value", "lower", "upper", "due"))} p ON true
 """  # noqa: S608
+# More than what a rule holds for, never less: which of a rule's columns counts is said in one place, by the rules.
 _ATTENTION = f"""
     SELECT * FROM (
-        SELECT l.battery_id, l.time, l.soc, l.soh, l.temperature, p.soh_value AS soh_predicted, {_STATUS} AS status,
+        SELECT b.battery_id, l.time, l.soc, l.soh, l.temperature, p.soh_value AS soh_predicted, {_STATUS} AS status,
                {_RUL} AS rul_prediction, {_FAILURE} AS failure_probability
-        FROM latest_battery_status l LEFT JOIN LATERAL {_newest_predictions(("value",))} p ON true
+        FROM batteries b
+        LEFT JOIN LATERAL {_NEWEST_READING} l ON true
+        LEFT JOIN LATERAL {_newest_predictions(("value",))} p ON true
     ) s WHERE {
     " OR ".join(
-        f"COALESCE({', '.join(rule.columns)}) {'>' if rule.is_high else '<'} {rule.warning}" for rule in RULES.values()
+        f"{column} {'>' if rule.is_high else '<'} {rule.warning}" for rule in RULES.values() for column in rule.columns
     )
 }
 """  # noqa: S608
@@ -134,10 +159,14 @@ class Queries:
     """The questions, each one short statement.
 
     Every method raises `StoreAwayError` where the store cannot answer.  Times are aware and in UTC.
+
+    Args:
+        max_future_s: a reading whose time is further ahead of the store's clock is not yet seen, s.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, max_future_s: float) -> None:
         self._database = database
+        self._newest = {"ahead": timedelta(seconds=min(max_future_s, _FOREVER_S)), "hold": PREDICTIONS_HOLD}
 
     def ping(self) -> None:
         """Return where the store answers and has our schema."""
@@ -165,17 +194,25 @@ class Queries:
             "SELECT * FROM latest_battery_status WHERE battery_id = %(id)s", {"id": battery_id}
         )
 
+    def newest_time(self, battery_id: str) -> datetime | None:
+        """Time of the newest reading; None where there is none."""
+        row = self._database.fetch_one(
+            f"SELECT l.time FROM batteries b, LATERAL {_NEWEST_READING} l WHERE b.battery_id = %(id)s",  # noqa: S608
+            {"id": battery_id, **self._newest},
+        )
+        return None if row is None else cast(datetime, row["time"])
+
     def snapshot(self, battery_id: str) -> StoreRow | None:
         """Newest reading, newest predictions and data sheet of one battery."""
-        return self._database.fetch_one(f"{_SNAPSHOT} WHERE l.battery_id = %(id)s", {"id": battery_id})
+        return self._database.fetch_one(f"{_SNAPSHOT} WHERE b.battery_id = %(id)s", {"id": battery_id, **self._newest})
 
     def snapshots(self) -> list[StoreRow]:
         """The same of every battery, in order of their ids."""
-        return self._database.fetch(f"{_SNAPSHOT} ORDER BY l.battery_id")
+        return self._database.fetch(f"{_SNAPSHOT} ORDER BY b.battery_id", self._newest)
 
     def attention(self) -> list[StoreRow]:
         """What the rules of alerts go by, of every battery for which one may hold."""
-        return self._database.fetch(_ATTENTION)
+        return self._database.fetch(_ATTENTION, self._newest)
 
     def predictions(self, battery_id: str) -> list[StoreRow]:
         """The newest prediction of each target and role."""

@@ -57,7 +57,7 @@ class Console:
         dsn = settings.telemetry_dsn.get_secret_value()
         access = Access(token_of(settings), guards_reading=not is_loopback(settings.host))
         reading, writing = Database(dsn), Database(dsn, connections=2, read_only=False)
-        metrics, queries, alerts = Metrics(), Queries(reading), AlertStore(writing)
+        metrics, queries, alerts = Metrics(), Queries(reading, settings.max_future_s), AlertStore(writing)
         context = Context(
             access=access,
             live=Live(queries, alerts, metrics),

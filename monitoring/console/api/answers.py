@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from data.contract import BATTERY_FIELDS, READING_FIELDS
 from data.contract import Field as Column
-from monitoring.console.history import Method
+from monitoring.console.history import RANGE_COLUMNS, Method
 
 _TYPES: dict[str, Any] = {"text": str, "time": datetime, "float": float, "bool": bool}
 Status = Literal["NORMAL", "WARNING", "CRITICAL"]
@@ -134,10 +134,20 @@ class ComparisonAnswer(_Answer):
     comparison: list[Comparison]
 
 
+_ENDS: dict[str, Any] = {
+    f"{column}_{end}": (
+        float | None,
+        Field(None, description=f"{end} {column} in the interval of a mean of readings; null by any other method"),
+    )
+    for column in RANGE_COLUMNS
+    for end in ("lowest", "highest")
+}
 HistoryReading = create_model(
     "HistoryReading",
     __base__=_Answer,
+    __doc__="One reading, or what stands for those of an interval.",
     time=(datetime, ...),
+    **_ENDS,
     rul_prediction=(float | None, None),
     failure_probability=(float | None, None),
     **_fields(
@@ -170,7 +180,10 @@ class HistoryPrediction(_Answer):
 class Resolution(_Answer):
     """How rows were put together."""
 
-    method: Method
+    method: Method = Field(
+        description="means leave out NaN; 'mean of hourly means' knows voltage, current, temperature, soc, soh, "
+        "charge_cycles and the two predictions, and null for all else; 'newest in each interval' can miss a short peak"
+    )
     interval_s: float | None = Field(None, description="null where every row is given")
 
 

@@ -18,7 +18,7 @@ from monitoring.console.queries import Queries
 
 def create_api(database: Database, settings: Settings, reports: Path, metrics: Metrics) -> FastAPI:
     """The application with every path of the contract, `/openapi.json` and its page `/docs`, all from this machine."""
-    queries = Queries(database)
+    queries = Queries(database, settings.max_future_s)
     # FastAPI's own page loads its scripts from the internet.
     app: FastAPI = FastAPIOffline(
         "/docs",

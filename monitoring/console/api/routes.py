@@ -18,7 +18,7 @@ from monitoring.console.api import answers
 from monitoring.console.api.errors import ApiError, ErrorAnswer
 from monitoring.console.database import StoreRow
 from monitoring.console.history import DEFAULT_POINTS, MOST_POINTS, READING_COLUMNS, Histories, Series, Window
-from monitoring.console.queries import Queries
+from monitoring.console.queries import PREDICTIONS_HOLD, Queries
 from training.release import RUL_UNIT
 
 LONGEST_HOURS = 24.0 * 366.0
@@ -113,7 +113,11 @@ class Api:
         """Per target: what was predicted for now, what is true now, and the error, where the truth is known."""
         row = self._snapshot(battery_id)
         battery_id = row["battery_id"]
-        newest = {p["target"]: p for p in self.queries.predictions(battery_id) if p["role"] == "champion"}
+        newest = {
+            p["target"]: p
+            for p in self.queries.predictions(battery_id)
+            if p["role"] == "champion" and (row["time"] is None or row["time"] - p["time"] < PREDICTIONS_HOLD)
+        }
         matured = {outcome["target"]: outcome for outcome in self.queries.outcomes(battery_id)}
         entries = []
         for target in TARGETS:
@@ -218,11 +222,8 @@ class Api:
         return row
 
     def _window(self, battery_id: str | None, hours: float, points: int) -> Window:
-        battery_id = self._battery_id(battery_id)
-        newest = self.queries.latest(battery_id)
-        if newest is None:
-            raise _unknown(battery_id)
-        until = newest["time"] or self.queries.now()
+        battery_id = self._known(battery_id)
+        until = self.queries.newest_time(battery_id) or self.queries.now()
         return Window(battery_id, until - timedelta(hours=hours), until, points)
 
     def _forecast_for_now(self, battery_id: str, time: datetime | None, newest: StoreRow | None) -> StoreRow | None:

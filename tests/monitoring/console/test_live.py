@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -76,7 +77,7 @@ def backend(database: Database) -> int:
 
 
 def test_every_look_is_told_because_ages_go_on(reading: Database, writing: Database) -> None:
-    heard = told(Live(Queries(reading), AlertStore(writing), Metrics()), 3)
+    heard = told(Live(Queries(reading, math.inf), AlertStore(writing), Metrics()), 3)
     assert len(heard) == 3
     times = [snapshot.store_time for snapshot in heard]
     assert None not in times
@@ -93,7 +94,7 @@ def test_silence_is_told_by_the_stores_clock() -> None:
 
 def test_a_hung_server_is_said_and_left(reading: Database, writing: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_module, "_OVERDUE_S", 0.4)
-    live = Live(Queries(reading), AlertStore(writing), Metrics())
+    live = Live(Queries(reading, math.inf), AlertStore(writing), Metrics())
     told(live, 1)
     pid = backend(reading)
     os.kill(pid, signal.SIGSTOP)
@@ -120,12 +121,12 @@ def test_a_transaction_on_a_hung_server_ends(dsn: str) -> None:
 
 def test_batteries_are_seen_where_alerts_cannot_be_kept(dsn: str, reading: Database, writing: Database) -> None:
     standby = Database(make_dsn(dsn, options="-c default_transaction_read_only=on"), read_only=False)
-    (snapshot,) = told(Live(Queries(reading), AlertStore(standby), Metrics()), 1)
+    (snapshot,) = told(Live(Queries(reading, math.inf), AlertStore(standby), Metrics()), 1)
     standby.close()
     assert snapshot.problem is None
     assert snapshot.rows["EV-1"]["temperature"] == 61.0
     assert "can only be read" in str(snapshot.alerts_problem)
-    (snapshot,) = told(Live(Queries(reading), AlertStore(writing), Metrics()), 1)
+    (snapshot,) = told(Live(Queries(reading, math.inf), AlertStore(writing), Metrics()), 1)
     assert snapshot.alerts_problem is None
 
 
@@ -134,5 +135,5 @@ def test_a_look_that_fails_does_not_end_looking(reading: Database, writing: Data
         def open_severities(self) -> Any:
             raise ValueError("a mistake of ours")
 
-    (snapshot,) = told(Live(Queries(reading), Broken(writing), Metrics()), 1)
+    (snapshot,) = told(Live(Queries(reading, math.inf), Broken(writing), Metrics()), 1)
     assert "its log says why" in str(snapshot.problem)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -21,9 +22,11 @@ from monitoring.console.api.app import create_api
 from monitoring.console.api.health import Metrics
 from monitoring.console.database import Database, StoreAwayError
 from monitoring.console.history import MOST_ROWS, Histories, Window
+from monitoring.console.queries import Queries
 from tests.monitoring.console.conftest import SIZE, served
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HORIZON = timedelta(seconds=300)
 ONE = "EV-0001"
 MakeApi = Callable[[str], httpx.Client]
 BATTERY_PATHS = ("status", "detailed", "comparison", "history", "latest", "predictions", "stats")
@@ -142,6 +145,70 @@ def test_an_alert_does_not_come_and_go_while_the_prediction_is_under_way(
     assert got(client, "/api/alerts")["count"] == 1
 
 
+def test_a_prediction_that_comes_before_its_reading_hides_no_reading(api_on: MakeApi, empty: str, write: Any) -> None:
+    write(Batch(readings=[reading(0, temperature=65.0)]))
+    write(Batch(predictions=[prediction("failure", 0.2, 1), prediction("rul", 400.0, 1)]))
+    client = api_on(empty)
+    status = got(client, "/api/battery/status")
+    assert (status["temperature"], status["status"], status["failure_probability"]) == (65.0, "CRITICAL", 0.2)
+    (alert,) = got(client, "/api/alerts")["alerts"]
+    assert [reason["rule"] for reason in alert["reasons"]] == ["thermal"]
+    assert got(client, "/api/battery/history")["until"] == "2026-01-01T00:00:00Z"
+
+
+def test_a_wrong_clock_does_not_stand_in_front_of_all_readings(api_on: MakeApi, empty: str, write: Any) -> None:
+    now = datetime.now(UTC)
+    times = {50.0: now - timedelta(seconds=1), 21.0: now + timedelta(hours=1)}
+    write(Batch(readings=[reading(time=time, temperature=temperature) for temperature, time in times.items()]))
+    client = api_on(empty)
+    assert got(client, "/api/battery/status")["temperature"] == 50.0
+    assert got(client, "/api/alerts")["count"] == 1
+    database = Database(empty)
+    ahead = Queries(database, math.inf).snapshot("EV-1")  # as where a simulator runs ahead of the clock
+    database.close()
+    assert ahead is not None
+    assert ahead["temperature"] == 21.0
+
+
+def test_what_was_predicted_long_ago_is_not_current(api_on: MakeApi, empty: str, write: Any) -> None:
+    made = [prediction("failure", 0.9), prediction("soh", 70.0)]
+    write(Batch(readings=[reading()], predictions=[*made, prediction("temperature", 31.0, due=NOW + HORIZON)]))
+    client = api_on(empty)
+    assert got(client, "/api/battery/status")["temperature_predicted"] == 31.0
+    write(Batch(readings=[reading(300.0)]))
+    status = got(client, "/api/battery/status")
+    assert (status["temperature_predicted"], status["failure_probability"]) == (None, 0.9)  # its time is over
+    write(Batch(readings=[reading(23 * 3600.0)]))
+    assert got(client, "/api/battery/status")["status"] == "CRITICAL"
+    write(Batch(readings=[reading(25 * 3600.0, soh=80.0)]))  # nobody has predicted anything for a day
+    status = got(client, "/api/battery/status")
+    assert (status["failure_probability"], status["soh_predicted"], status["status"]) == (None, None, "WARNING")
+    (alert,) = got(client, "/api/alerts")["alerts"]
+    assert [reason["rule"] for reason in alert["reasons"]] == ["poor_health"]
+    assert got(client, "/api/battery/comparison")["comparison"][0]["predicted"] is None
+
+
+def test_a_late_reading_is_said_to_be_late(api_on: MakeApi, empty: str, write: Any) -> None:
+    write(Batch(late=[reading()]))
+    client = api_on(empty)
+    assert got(client, "/api/battery/status")["late"] is True
+    write(Batch(readings=[reading(1)]))
+    assert got(client, "/api/battery/status")["late"] is None
+
+
+def test_alerts_see_past_a_nan_as_the_status_does(api_on: MakeApi, empty: str, write: Any) -> None:
+    write(Batch(readings=[reading(soh=90.0)], predictions=[prediction("soh", 70.0)]))
+    client = api_on(empty)
+    assert got(client, "/api/alerts")["count"] == 0  # what the pack reports counts
+    database = Database(empty, read_only=False)
+    with database.transaction() as cursor:
+        cursor.execute("UPDATE ev_telemetry SET soh = 'NaN'")
+    database.close()
+    (alert,) = got(client, "/api/alerts")["alerts"]
+    assert [reason["rule"] for reason in alert["reasons"]] == ["poor_health"]
+    assert alert["reasons"][0]["reason"] == got(client, "/api/battery/status")["reasons"][0]
+
+
 def test_comparison_holds_a_forecast_against_the_moment_it_was_made_for(
     api_on: MakeApi, empty: str, write: Any
 ) -> None:
@@ -218,6 +285,62 @@ def test_a_long_history_is_averaged_and_says_so(api: httpx.Client, filled_dsn: s
         {"id": ONE, "t": datetime.fromisoformat(row["time"])},
     )
     assert row["temperature"] == pytest.approx(expected["value"])
+
+
+def test_means_keep_their_peaks_and_meet_their_forecasts(api_on: MakeApi, empty: str, write: Any) -> None:
+    minutes = range(0, 24 * 60, 5)
+    write(
+        Batch(
+            readings=[reading(60.0 * m, temperature=62.0 if m == 605 else 20.0 + m / 60) for m in minutes],
+            predictions=[
+                prediction("temperature", 25.0, 60.0 * m, due=NOW + timedelta(minutes=m) + HORIZON) for m in minutes
+            ],
+        )
+    )
+    database = Database(empty, read_only=False)
+    with database.transaction() as cursor:
+        cursor.execute("UPDATE ev_telemetry SET soc = 'NaN' WHERE time = %(t)s", {"t": NOW + timedelta(minutes=600)})
+        cursor.execute("UPDATE ev_telemetry SET soc = 50 WHERE time = %(t)s", {"t": NOW + timedelta(minutes=605)})
+    database.close()
+    client = api_on(empty)
+    answer = got(client, "/api/battery/history", points=24)
+    assert answer["resolution"]["readings"]["method"] == "mean"
+    (hot,) = (row for row in answer["readings"] if row["temperature_highest"] == 62.0)
+    assert hot["temperature"] < 34.0
+    assert hot["temperature_lowest"] == pytest.approx(30.0)
+    assert hot["soc"] == 50.0  # what is no number does not hide the rest
+    assert answer["resolution"]["predictions"]["method"] == "mean"
+    for row in answer["predictions"]:
+        # As far after the begin of its interval as each is after the moment it was made, however long the interval.
+        assert datetime.fromisoformat(row["temperature_due"]) - datetime.fromisoformat(row["time"]) == HORIZON
+    raw = got(client, "/api/battery/history", hours=1)["readings"]
+    assert {row["temperature_highest"] for row in raw} == {None}
+    stats = got(client, "/api/battery/stats")["statistics"]
+    assert stats["soc"] == {"avg": 50.0, "min": 50.0, "max": 50.0}
+
+
+def test_it_is_the_same_on_timescaledb(api_on: MakeApi, timescaledb_dsn: str, new_database: Any) -> None:
+    dsn = new_database(timescaledb_dsn)
+    migrate(dsn)
+    store, now = PostgresStore(dsn), datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    hours = [now - timedelta(hours=h) for h in range(48, 0, -1)]
+    old = prediction("failure", 0.9, time=now - timedelta(days=2))
+    store.write(Batch(readings=[reading(time=t, temperature=20.0, soc=60.0) for t in hours], predictions=[old]))
+    store.write(Batch(predictions=[prediction("rul", 400.0, time=now)]))  # its reading has not come yet
+    store.close()
+    connection = psycopg2.connect(dsn)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT compress_chunk(c) FROM show_chunks('ev_telemetry') c")
+    connection.close()
+    client = api_on(dsn)
+    status = got(client, "/api/battery/status")
+    assert (status["temperature"], status["rul_prediction"], status["failure_probability"]) == (20.0, 400.0, None)
+    assert got(client, "/api/alerts")["count"] == 0
+    answer = got(client, "/api/battery/history", hours=47, points=20)
+    assert answer["resolution"]["readings"]["method"] == "mean of hourly means"
+    assert {row["temperature"] for row in answer["readings"]} == {20.0}
+    assert {row["temperature_highest"] for row in answer["readings"]} == {None}  # an hour keeps its mean only
 
 
 def test_a_dense_history_costs_one_probe_a_point(empty: str) -> None:
