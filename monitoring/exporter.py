@@ -10,7 +10,9 @@ import logging
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import psycopg2
@@ -25,6 +27,11 @@ logger = logging.getLogger(__name__)
 
 #: Two that ask at once get one answer.
 _FRESH_S = 1.0
+#: A scrape waits so long for the store and then says that it is away: Prometheus gives up after 4 s, and would call the
+#: exporter down.
+_PATIENCE_S = 2.5
+#: A battery that was never predicted waits for it only if it was heard of so lately: others came with an import.
+_HEARD_OF_S = 3600.0
 
 #: As the table `retrains` has them.
 RETRAIN_OUTCOMES = ("promoted", "not_promoted", "failed", "stopped")
@@ -57,8 +64,25 @@ _OF_TRUTHS: dict[str, tuple[str, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """What one reading of the store gave.
+
+    Attributes:
+        snapshot: None where the store did not answer.
+        predictions: how many there were since the start, by battery.
+        errors: of each target the cumulative buckets and the sum, since the start.
+    """
+
+    snapshot: Snapshot | None = None
+    predictions: Mapping[str, int] = field(default_factory=dict)
+    errors: Sequence[tuple[str, list[tuple[str, float]], float]] = ()
+
+
 class TwinCollector(Collector):
     """Reads the store at every scrape, and holds what is counted since the start.
+
+    It is read in a thread of its own, so that one that neither answers nor refuses is said to be away as well.
 
     Args:
         clock: the wall clock, s since the epoch.
@@ -69,49 +93,66 @@ class TwinCollector(Collector):
         self._registry = registry
         self._clock = clock
         self._lock = threading.Lock()
-        self._read_at = float("-inf")
-        self._snapshot: Snapshot | None = None
+        self._asked_at = float("-inf")
+        self._pool = ThreadPoolExecutor(1)
+        self._reading: Future[_Answer] | None = None
         self._histograms = {target: _Histogram(watched) for target, watched in WATCHED.items()}
+        self._answer = self._counted(None)
 
     def collect(self) -> Iterator[Metric]:
         """Every metric, now."""
-        with self._lock:
-            if time.monotonic() - self._read_at > _FRESH_S:
-                self._snapshot = self._read()
-                self._read_at = time.monotonic()
-            snapshot = self._snapshot
-            predictions = dict(self._reader.predictions)
-            histograms = [one.family_sample() for one in self._histograms.values()]
+        answer = self._newest()
+        snapshot = answer.snapshot
         yield _gauge("twin_store_up", "1 if the telemetry store answers", 0.0 if snapshot is None else 1.0)
         if snapshot is not None:
             yield from _battery_gauges(snapshot)
-            yield from _lag(snapshot, self._clock())
+            state = self._registry.state
+            has_release = state is not None and state.release is not None
+            yield from _lag(snapshot, self._clock(), has_release=has_release)
             yield from _accuracy(snapshot)
             yield from _models(snapshot)
             yield from _drift(snapshot)
             yield from _retrains(snapshot)
         made = CounterMetricFamily("predictions", "champion predictions stored, all targets", labels=["battery_id"])
-        for battery_id, count in predictions.items():
+        for battery_id, count in answer.predictions.items():
             made.add_metric([battery_id], count)
         yield made
         errors = HistogramMetricFamily(
             "prediction_error", "absolute error of the champion, in the unit of the metric", labels=["metric"]
         )
-        for target, buckets, total in histograms:
+        for target, buckets, total in answer.errors:
             errors.add_metric([target], buckets, total)
         yield errors
         yield from _registry(self._registry)
 
-    def _read(self) -> Snapshot | None:
+    def _newest(self) -> _Answer:
+        with self._lock:
+            if time.monotonic() - self._asked_at > _FRESH_S:
+                reading, self._reading = self._reading or self._pool.submit(self._read), None
+                try:
+                    self._answer = reading.result(_PATIENCE_S)
+                except TimeoutError:
+                    logger.warning("the telemetry store did not answer within %g s", _PATIENCE_S)
+                    self._reading = reading  # which goes on
+                    self._answer = replace(self._answer, snapshot=None)
+                self._asked_at = time.monotonic()
+            return self._answer
+
+    def _read(self) -> _Answer:
+        snapshot = None
         try:
             snapshot = self._reader.read()
         except psycopg2.Error as error:
             logger.warning("the telemetry store could not be read: %s", str(error).strip())
-            return None
+        return self._counted(snapshot)
+
+    def _counted(self, snapshot: Snapshot | None) -> _Answer:
         for target, errors in self._reader.take_errors().items():
             for size in errors:
                 self._histograms[target].observe(size)
-        return snapshot
+        return _Answer(
+            snapshot, dict(self._reader.predictions), [one.family_sample() for one in self._histograms.values()]
+        )
 
 
 class _Histogram:
@@ -150,10 +191,11 @@ def _battery_gauges(snapshot: Snapshot) -> Iterator[Metric]:
         if value is not None:
             health.add_metric([reading.battery_id], value)
     yield health
+    standing = snapshot.standing()
     for name, (description, target) in _OF_PREDICTIONS.items():
         gauge = GaugeMetricFamily(name, description, labels=["battery_id"])
         bounds = GaugeMetricFamily(f"{name}_interval", f"{description}: its interval", labels=["battery_id", "bound"])
-        for prediction in snapshot.predictions:
+        for prediction in standing:
             if prediction.target == target:
                 gauge.add_metric([prediction.battery_id], prediction.value)
                 for bound, limit in (("lower", prediction.lower), ("upper", prediction.upper)):
@@ -170,14 +212,17 @@ def _battery_gauges(snapshot: Snapshot) -> Iterator[Metric]:
         yield gauge
 
 
-def _lag(snapshot: Snapshot, now_s: float) -> Iterator[Metric]:
+def _lag(snapshot: Snapshot, now_s: float, *, has_release: bool) -> Iterator[Metric]:
+    """Of a store that nobody predicts from, and that nobody could, no battery waits."""
     lag = GaugeMetricFamily(
         "prediction_lag_seconds",
         "how long the oldest reading without a prediction has been waiting in the store",
         labels=["battery_id"],
     )
+    is_predicted = has_release or bool(snapshot.predictions)
     for reading in snapshot.readings:
-        if reading.predicted_until is not None:
+        is_heard_of = now_s - reading.stored_at.timestamp() < _HEARD_OF_S
+        if reading.predicted_until is not None or (is_predicted and is_heard_of):
             lag.add_metric([reading.battery_id], _waiting_s(reading.waiting_since, now_s))
     yield lag
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import psycopg2
 import psycopg2.extensions
 
 from features.targets import TARGET_NAMES
-from monitoring.newest import NEWEST_PREDICTIONS
+from monitoring.newest import NEWEST_PREDICTIONS, PREDICTIONS_HOLD
 from monitoring.session import StoreSession
 from monitoring.watched import WATCHED
 
@@ -21,6 +21,8 @@ RECENT_OUTCOMES = 500
 #: A forecast counts as made for a moment up to so long after it was due, as in training.
 FORECAST_TOLERANCE_S = 30.0
 _STATEMENT_TIMEOUT_MS = 5_000
+#: What a battery that was never predicted has waited is looked for so far back.
+_NEVER_PREDICTED_SINCE = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class NewestReading:
         stored_at: when it reached the store, on the wall clock; `time` is event time.
         predicted_until: event time of its newest champion prediction.
         temperature_predicted: what was forecast for this moment, degC.
-        waiting_since: when the oldest reading without a prediction reached the store; None where none waits.
+        waiting_since: when the oldest reading without a prediction reached the store, of an hour of its readings where
+            it was never predicted; None where none waits.
     """
 
     battery_id: str
@@ -49,9 +52,11 @@ class NewestReading:
 
 @dataclass(frozen=True)
 class NewestPrediction:
-    """The champion's newest prediction of one target of one battery."""
+    """The champion's newest prediction of one target of one battery, made from the reading at `time`."""
 
     battery_id: str
+    time: datetime
+    due: datetime | None
     target: str
     value: float
     lower: float | None
@@ -108,6 +113,16 @@ class Snapshot:
     recent: list[Recent] = field(default_factory=list)
     drift: list[Drift] = field(default_factory=list)
     retrains: Retrains = field(default_factory=Retrains)
+
+    def standing(self) -> list[NewestPrediction]:
+        """The predictions that still say something of now; of the others too much was lived since."""
+        newest = {one.battery_id: one.time for one in self.readings}
+        return [
+            one
+            for one in self.predictions
+            if (now := newest.get(one.battery_id)) is None
+            or (now - one.time <= PREDICTIONS_HOLD and (one.due is None or one.due > now))
+        ]
 
 
 class FleetReader(StoreSession):
@@ -204,12 +219,13 @@ def _readings(cursor: psycopg2.extensions.cursor) -> list[NewestReading]:
         ) forecast ON true
         LEFT JOIN LATERAL (
             SELECT created_at FROM ev_telemetry w
-            WHERE w.battery_id = b.battery_id AND w.time > predicted.time AND w.voltage IS NOT NULL
+            WHERE w.battery_id = b.battery_id AND w.voltage IS NOT NULL
+              AND w.time > COALESCE(predicted.time, t.time - %s)
             ORDER BY w.time LIMIT 1
         ) waiting ON true
         ORDER BY b.battery_id
         """,
-        (FORECAST_TOLERANCE_S,),
+        (FORECAST_TOLERANCE_S, _NEVER_PREDICTED_SINCE),
     )
     return [NewestReading(*row) for row in cursor.fetchall()]
 
@@ -217,7 +233,7 @@ def _readings(cursor: psycopg2.extensions.cursor) -> list[NewestReading]:
 def _predictions(cursor: psycopg2.extensions.cursor) -> list[NewestPrediction]:
     cursor.execute(
         f"""
-        SELECT b.battery_id, p.target, p.value, p.lower, p.upper, COALESCE(p.model_name, ''),
+        SELECT b.battery_id, p.time, p.due, p.target, p.value, p.lower, p.upper, COALESCE(p.model_name, ''),
                COALESCE(p.model_version, '')
         FROM {NEWEST_PREDICTIONS}
         """  # noqa: S608 - a text of our own

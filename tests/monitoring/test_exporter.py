@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg2
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -22,6 +23,7 @@ from data.embedded.ports import free_port
 from data.settings import Settings
 from data.stores.migrate import migrate
 from features.table import LabelParams
+from monitoring import exporter
 from monitoring.__main__ import metrics_server
 from monitoring.evaluation.evaluator import Evaluator
 from monitoring.exporter import TwinCollector
@@ -62,7 +64,7 @@ class Watch:
         self.text = ""
 
     def scrape(self) -> Samples:
-        self.collector._read_at = float("-inf")
+        self.collector._asked_at = float("-inf")
         registry = CollectorRegistry()
         registry.register(self.collector)
         self.text = generate_latest(registry).decode()
@@ -150,7 +152,7 @@ def test_what_is_not_known_has_no_sample(dsn: str, watch: Watch) -> None:
 
 
 def test_an_interval_is_shown_and_its_coverage_counted(dsn: str, watch: Watch) -> None:
-    times = [0.0, 300.0, 600.0, 900.0]
+    times = [0.0, 300.0, 600.0, 900.0, 1220.0]
     write(
         dsn,
         readings=[reading("EV-1", s) for s in every(20, 1220)],
@@ -191,6 +193,38 @@ def test_drift_is_shown(dsn: str, watch: Watch) -> None:
     samples = watch.scrape()
     assert of(samples, "model_drifting", metric="rul", kind="errors") == 1
     assert of(samples, "model_drift_score", metric="rul", kind="errors") == 0.4
+
+
+def test_a_forecast_stands_until_its_moment_and_other_predictions_for_a_day(dsn: str, watch: Watch) -> None:
+    targets = {"temperature": 61.0, "soh": 90.0, "rul": 80.0, "failure": 0.9}
+    write(
+        dsn,
+        readings=[reading("EV-1", 0)],
+        predictions=[prediction("EV-1", 0, target, value) for target, value in targets.items()],
+    )
+    held = "battery_soh_predicted", "battery_rul_predicted", "battery_failure_predicted"
+    for seconds, forecast, stands in ((280, 61.0, True), (300, None, True), (86400, None, True), (86401, None, False)):
+        write(dsn, readings=[reading("EV-1", seconds)])
+        samples = watch.scrape()
+        assert of(samples, "battery_temperature_forecast", battery_id="EV-1") == forecast
+        assert all((of(samples, name, battery_id="EV-1") is not None) == stands for name in held)
+    assert of(samples, "model_batteries", metric="rul", model="battery-rul", version="1") == 1.0
+
+
+def test_a_battery_that_was_never_predicted_waits_where_somebody_predicts(dsn: str, watch: Watch) -> None:
+    write(dsn, readings=[reading("EV-1", s) for s in (0, 3000, 4000)])
+    query(dsn, "UPDATE ev_telemetry SET created_at = now() - interval '50 s' WHERE time = %s", (at(3000),))
+    # Nobody predicts here, and no release is there to do it with: on purpose.
+    assert of(watch.scrape(), "prediction_lag_seconds", battery_id="EV-1") is None
+    watch.registry.state = RegistryState(trainings={}, release=1)
+    assert of(watch.scrape(), "prediction_lag_seconds", battery_id="EV-1") == pytest.approx(50, abs=5)
+    watch.registry.state = None
+    write(dsn, readings=[reading("EV-2", 0)], predictions=[prediction("EV-2", 0, "soh", 90.0)])
+    assert of(watch.scrape(), "prediction_lag_seconds", battery_id="EV-1") == pytest.approx(50, abs=5)
+    # What came with an import, and is not heard of any more, waits for nobody.
+    query(dsn, "UPDATE ev_telemetry SET created_at = now() - interval '2 hours'")
+    assert of(watch.scrape(), "prediction_lag_seconds", battery_id="EV-1") is None
+    assert of(watch.scrape(), "prediction_lag_seconds", battery_id="EV-2") == 0.0
 
 
 class CountingReader(FleetReader):
@@ -241,6 +275,27 @@ def test_a_store_that_is_away_is_said_to_be_and_nothing_old_is_shown(tmp_path: P
     samples = away.scrape()
     assert of(samples, "twin_store_up") == 0
     assert not [name for name, _ in samples if name.startswith("battery_")]
+
+
+def test_a_store_that_neither_answers_nor_refuses_is_away_in_time_for_a_scrape(
+    dsn: str, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "_PATIENCE_S", 0.2)
+    write(dsn, readings=[reading("EV-1", 0)], predictions=[prediction("EV-1", 0, "soh", 90.0)])
+    watch.scrape()
+    write(dsn, predictions=[prediction("EV-1", 1, "soh", 90.0)])
+    silent = psycopg2.connect(dsn)
+    silent.cursor().execute("LOCK TABLE batteries IN ACCESS EXCLUSIVE MODE")
+    for _ in range(2):
+        samples = watch.scrape()
+        assert of(samples, "twin_store_up") == 0
+        assert of(samples, "battery_voltage", battery_id="EV-1") is None
+        assert of(samples, "predictions_total", battery_id="EV-1") == 1  # what was counted is not forgotten
+    silent.close()
+    monkeypatch.undo()
+    samples = watch.scrape()
+    assert of(samples, "twin_store_up") == 1
+    assert of(samples, "predictions_total", battery_id="EV-1") == 2
 
 
 def test_it_is_served_and_the_server_stops(dsn: str, watch: Watch) -> None:
