@@ -27,6 +27,7 @@ from monitoring.console.pages.alerts import alerts_page
 from monitoring.console.pages.battery import battery_page
 from monitoring.console.pages.context import Context, Visitor
 from monitoring.console.pages.data import REPORT_PATH, data_page
+from monitoring.console.pages.failure import failed_page
 from monitoring.console.pages.fleet import fleet_page
 from monitoring.console.pages.login import Login
 from monitoring.console.pages.models import models_page
@@ -122,6 +123,7 @@ def _add_pages(app: FastAPI, context: Context) -> None:
     }
     for path, page in pages.items():
         ui.page(path)(page)
+    nicegui_app.on_page_exception(failed_page)
     nicegui_app.add_static_files("/console-static", STATIC)
     # Tailwind's compiler is left out: the console has its own few styles.
     ui.run_with(

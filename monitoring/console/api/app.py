@@ -10,7 +10,7 @@ from fastapi_offline import FastAPIOffline
 from data.settings import Settings
 from monitoring.console.api.errors import add_error_handlers, refuse_other_paths
 from monitoring.console.api.health import CountRequests, Health, Metrics
-from monitoring.console.api.routes import Api
+from monitoring.console.api.routes import EXPECTED, Api
 from monitoring.console.database import Database
 from monitoring.console.history import Histories
 from monitoring.console.queries import Queries
@@ -27,7 +27,7 @@ def create_api(database: Database, settings: Settings, reports: Path, metrics: M
         version="1",
         swagger_ui_parameters={"defaultModelsExpandDepth": 0},
     )
-    add_error_handlers(app)
+    add_error_handlers(app, EXPECTED)
     api, health = Api(queries, Histories(database)).router(), Health(queries, settings, reports, metrics).router()
     app.include_router(api)
     app.include_router(health)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from data.errors import TwinError, error_body
 from monitoring.console.database import StoreAwayError
 
 _log = logging.getLogger(__name__)
+_MOST_SHOWN = 60
 
 
 class ApiError(TwinError):
@@ -34,8 +36,17 @@ class ErrorAnswer(BaseModel):
     value: Any = None
 
 
-def add_error_handlers(app: FastAPI) -> None:
-    """Answer every error of `app` in the contract's form."""
+def add_error_handlers(app: FastAPI, expected: Mapping[str, str]) -> None:
+    """Answer every error of `app` in the contract's form.
+
+    Args:
+        expected: by parameter, what it may be and what to do; for the sentence about a value that it may not be.
+    """
+
+    async def _on_invalid(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)  # noqa: S101 - Starlette hands over what it was registered for
+        return error_response(422, _invalid(error, expected))
+
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(StoreAwayError, _on_store_away)
     app.add_exception_handler(RequestValidationError, _on_invalid)
@@ -67,13 +78,16 @@ async def _on_store_away(_: Request, error: Exception) -> Response:
     return error_response(503, error)
 
 
-async def _on_invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101
+def _invalid(error: RequestValidationError, expected: Mapping[str, str]) -> TwinError:
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"] if part not in ("query", "path", "body")]
-    field = ".".join(place) or None
-    sentence = f"{field or 'the request'}: {str(first['msg']).lower()}"
-    return error_response(422, TwinError(sentence, field=field, value=first.get("input")))
+    field = ".".join(str(part) for part in first["loc"] if part not in ("query", "path", "body")) or None
+    value = first.get("input")
+    if field in expected:
+        shown = repr(value)
+        shown = shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}…"
+        return TwinError(f"{field}: {shown} will not do: {expected[field]}", field=field, value=value)
+    reason = str(first["msg"])
+    return TwinError(f"{field or 'the request'}: {reason[:1].lower()}{reason[1:]}", field=field, value=value)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:

@@ -22,6 +22,7 @@ from monitoring.console.queries import PREDICTIONS_HOLD, Queries
 from training.release import RUL_UNIT
 
 LONGEST_HOURS = 24.0 * 366.0
+FEWEST_POINTS = 10
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorAnswer, "description": "Beyond this machine: no session and no token"},
     429: {"model": ErrorAnswer, "description": "Beyond this machine: too many wrong tokens from this address"},
@@ -60,7 +61,13 @@ Hours = Annotated[
         description="length of the window, which ends with the newest reading",
     ),
 ]
-Points = Annotated[int, Query(ge=10, le=MOST_POINTS, description="about how many points at most")]
+Points = Annotated[int, Query(ge=FEWEST_POINTS, le=MOST_POINTS, description="about how many points at most")]
+#: What each parameter may be, for whoever gave something else.
+EXPECTED: dict[str, str] = {
+    "battery_id": "an id is 1 to 50 letters, digits and _ . - ; /api/batteries/list has those that exist",
+    "hours": f"give the length of the window in hours, a number above 0 and up to {LONGEST_HOURS:.0f}",
+    "points": f"give a whole number from {FEWEST_POINTS} to {MOST_POINTS}",
+}
 
 
 @dataclass(frozen=True)

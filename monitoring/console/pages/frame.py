@@ -20,7 +20,7 @@ _COUNTS: tuple[tuple[str, tuple[Category, ...]], ...] = (
     ("Low charge", ("charge",)),
 )
 _STATIC = "/console-static"
-_HEAD = f"""
+HEAD = f"""
 <link rel="stylesheet" href="{_STATIC}/console.css">
 <script src="{_STATIC}/console.js"></script>
 """
@@ -30,7 +30,7 @@ _HEAD = f"""
 def frame(context: Context, visitor: Visitor, title: str, path: str) -> Iterator[None]:
     """Draw the frame; the page goes inside."""
     ui.page_title(f"{title} · Battery twin")
-    ui.add_head_html(_HEAD)
+    ui.add_head_html(HEAD)
     _watch(context)
     with ui.header().classes("bar"):
         ui.link("Battery twin", "/").classes("brand")

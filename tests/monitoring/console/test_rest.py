@@ -20,6 +20,7 @@ from data.stores.migrate import migrate
 from data.stores.postgres import PostgresStore
 from monitoring.console.api.app import create_api
 from monitoring.console.api.health import Metrics
+from monitoring.console.api.routes import EXPECTED
 from monitoring.console.database import Database, StoreAwayError
 from monitoring.console.history import MOST_ROWS, Histories, Window
 from monitoring.console.queries import Queries
@@ -404,7 +405,9 @@ def test_an_unknown_battery_is_404(path: str, api: httpx.Client) -> None:
 def test_bad_input_is_422_with_a_sentence_that_names_it(
     query: dict[str, object], field: str, api: httpx.Client
 ) -> None:
-    assert refused(api, "/api/battery/history", 422, **query).startswith(f"{field}: ")
+    sentence = refused(api, "/api/battery/history", 422, **query)
+    assert sentence.startswith(f"{field}: {str(query[field])!r}"[:50])
+    assert EXPECTED[field] in sentence
 
 
 def test_other_paths_and_methods_are_refused_with_a_sentence(api: httpx.Client) -> None:
