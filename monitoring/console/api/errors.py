@@ -82,7 +82,7 @@ def _invalid(error: RequestValidationError, expected: Mapping[str, str]) -> Twin
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"] if part not in ("query", "path", "body")) or None
     value = first.get("input")
-    if field in expected:
+    if field is not None and field in expected:
         shown = repr(value)
         shown = shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}…"
         return TwinError(f"{field}: {shown} will not do: {expected[field]}", field=field, value=value)
