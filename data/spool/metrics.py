@@ -32,4 +32,7 @@ def spool_metrics(spool: Spool, deliveries: Sequence[Delivery]) -> Iterator[Metr
         set_aside.add_metric([delivery.consumer], delivery.refused)
     yield from (depth, waiting_bytes, age, readings, delivered, failures, set_aside)
     yield GaugeMetricFamily("spool_used_bytes", "bytes of the file that are in use", value=spool.used_bytes())
+    yield GaugeMetricFamily(
+        "spool_producers_max_bytes", "bytes in use above which readings are refused", value=spool.producers_max_bytes
+    )
     yield GaugeMetricFamily("spool_max_bytes", "bytes that the file and its log may take", value=spool.max_bytes)

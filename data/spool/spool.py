@@ -141,10 +141,10 @@ class Spool:
                 raise self._full("its disk has no room")
             with self._transaction() as connection:
                 used = _used_bytes(connection) + _size(rows)
-                if used > self._producers_bytes:
+                if used > self.producers_max_bytes:
                     raise SpoolFullError(
-                        f"the spool {self.path} is full ({used} of {self._producers_bytes} bytes): bring back the sink "
-                        "that it waits for, or raise TWIN_SPOOL_MAX_BYTES",
+                        f"the spool {self.path} is full ({used} of {self.producers_max_bytes} bytes): bring back the "
+                        "sink that it waits for, or raise TWIN_SPOOL_MAX_BYTES",
                         field="spool_max_bytes",
                         value=self.max_bytes,
                     )
@@ -264,7 +264,8 @@ class Spool:
             self._owner.close()
 
     @property
-    def _producers_bytes(self) -> int:
+    def producers_max_bytes(self) -> int:
+        """What may be in use before `append` refuses; the rest is the consumers'."""
         return int(self._database_bytes * _PRODUCERS_SHARE)
 
     @property

@@ -49,6 +49,9 @@ def test_the_rules_do_what_their_tests_say() -> None:
         ("battery_soc_actual < 20", "battery_soc_actual <= 20"),
         ("keep_firing_for: 10s", "keep_firing_for: 0s"),
         ("prediction_interval_outcomes >= 100", "prediction_interval_outcomes >= 10"),
+        ("unless on() (twin_store_up == 1)", "unless on() (twin_store_up >= 0)"),
+        ('and on (battery_id) ALERTS{alertname="ThermalExcess"}', ""),
+        ("spool_producers_max_bytes > 0.9", "spool_producers_max_bytes > 0.95"),
     ],
 )
 def test_a_wrong_rule_is_noticed(tmp_path: Path, right: str, wrong: str) -> None:

@@ -379,7 +379,8 @@ def test_the_simulator_counts_what_it_does(settings: Settings) -> None:
         assert float(samples[f'spool_depth{{consumer="{consumer}"}}']) >= 0
         assert float(samples[f'spool_oldest_age_seconds{{consumer="{consumer}"}}']) >= 0
         assert float(samples[f'spool_delivered_total{{consumer="{consumer}"}}']) > 5
-    assert 0 < float(samples["spool_used_bytes"]) < float(samples["spool_max_bytes"])
+    used, refusing, most = (float(samples[f"spool_{name}_bytes"]) for name in ("used", "producers_max", "max"))
+    assert 0 < used < refusing < most
     assert not [name for name in samples if name.startswith("battery_")], "those are of python -m monitoring"
 
 
