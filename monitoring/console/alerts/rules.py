@@ -55,11 +55,15 @@ class Rule:
         return self.critical if severity == "CRITICAL" and self.critical is not None else self.warning
 
     def reason(self, value: float, severity: Severity) -> str:
-        """A sentence for people."""
-        side = "above" if self.is_high else "below"
-        unit = f" {self.unit}" if self.unit else ""
+        """A sentence for people; `value` may be within the margin, where an alert that began goes on."""
         limit = self.threshold(severity)
-        return f"{self.title} {value:.{self.decimals}f}{unit} is {side} {limit:.{self.decimals}f}{unit}"
+        if self._exceeds(value, limit, is_held=False):
+            return f"{self.title} {self._shown(value)} is {'above' if self.is_high else 'below'} {self._shown(limit)}"
+        end = limit - self.margin if self.is_high else limit + self.margin
+        return f"{self.title} {self._shown(value)} is not back to {self._shown(end)} yet"
+
+    def _shown(self, value: float) -> str:
+        return f"{value:.{self.decimals}f}{f' {self.unit}' if self.unit else ''}"
 
     def _exceeds(self, value: float, threshold: float, is_held: bool) -> bool:
         margin = self.margin if is_held else 0.0

@@ -17,7 +17,7 @@ from monitoring.console.history import Series, Window
 from monitoring.console.live import Snapshot
 from monitoring.console.pack import count_of
 from monitoring.console.pages import charts
-from monitoring.console.pages.alerts import AlertList
+from monitoring.console.pages.alert_list import AlertList
 from monitoring.console.pages.charts import Lines, milliseconds
 from monitoring.console.pages.context import Context, Visitor
 from monitoring.console.pages.frame import frame
@@ -124,7 +124,7 @@ class _Battery:
                 with panel("Voltage, current and power", "positive while discharging"):
                     self._electrical = [self._line(title, unit) for _, title, unit, _ in _ELECTRICAL]
                 with panel("Alerts of this battery"):
-                    self._alerts = AlertList(context, visitor, battery_id=self._battery_id, cleared=10)
+                    self._alerts = AlertList(context, visitor, battery_id=self._battery_id, most=10)
             with div("stack"):
                 cells = count_of(row)
                 with panel("Pack", f"{cells} groups of cells in series" if cells else "number of cells not known"):

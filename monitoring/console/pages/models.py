@@ -14,7 +14,7 @@ from monitoring.console.database import StoreAwayError, StoreRow
 from monitoring.console.models import ModelsView, VersionView
 from monitoring.console.pages.context import Context, Visitor
 from monitoring.console.pages.frame import frame
-from monitoring.console.pages.parts import DASH, button, clock, div, empty, number, panel, table, text
+from monitoring.console.pages.parts import DASH, acting, button, clock, div, empty, number, panel, table, text
 from monitoring.console.queries import SHADOW_BATTERIES
 from training.release import model_name
 
@@ -231,9 +231,6 @@ class _Models:
                 if self._visitor.name is None:
                     ui.notify("Your session is over: log in again.", type="warning")
                     return
-                if "disabled" in act.props:  # a second click was on its way already
-                    return
-                act.props("disabled")
                 working.set_content("Working; the gate may take a few seconds …")
                 try:
                     sentences = await change(reason.value or "")
@@ -242,13 +239,12 @@ class _Models:
                     return
                 finally:
                     working.set_content("")
-                    act.props(remove="disabled")
                 dialog.close()
                 self._tell(sentences)
                 await self._load()
 
             with div("acts row-wrap"):
-                act = button(label, confirm)
+                acting(label, confirm)
                 button("Cancel", dialog.close)
         dialog.open()
 

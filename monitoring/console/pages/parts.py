@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -136,6 +136,22 @@ def button(label: str, on_click: Any, *, pressed: bool | None = None, classes: s
     if pressed is not None:
         press(element, pressed)
     return element.on("click", on_click)
+
+
+def acting(label: str, work: Callable[[], Awaitable[None]]) -> ui.element:
+    """A button that cannot be pressed again before what it began has ended."""
+
+    async def act() -> None:
+        if "disabled" in element.props:  # a second click was on its way already
+            return
+        element.props("disabled")
+        try:
+            await work()
+        finally:
+            element.props(remove="disabled")
+
+    element = button(label, act)
+    return element
 
 
 def press(element: ui.element, is_pressed: bool) -> None:

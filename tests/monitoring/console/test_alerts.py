@@ -14,7 +14,7 @@ from data.errors import TwinError
 from data.stores.migrate import migrate
 from monitoring.console.alerts.life import Key, step
 from monitoring.console.alerts.rules import RULES, Rule, Severity, reasons
-from monitoring.console.alerts.store import AlertStore
+from monitoring.console.alerts.store import AlertChangedError, AlertStore, Chosen
 from monitoring.console.database import Database
 from monitoring.console.live import Snapshot
 
@@ -123,7 +123,7 @@ def test_it_is_remembered_once_by_two_consoles(store: AlertStore) -> None:
     assert alert["evidence"]["temperature"] == 61.0
     assert store.open_severities() == {("EV-1", "thermal"): "CRITICAL"}
     store.apply(step(store.open_severities(), [row(60, temperature=20.0)]))
-    (alert,) = store.alerts("EV-1")
+    (alert,) = store.alerts(Chosen("EV-1"))
     assert alert["cleared_at"] == NOW + timedelta(seconds=60)
     assert store.open_severities() == {}
     store.apply(step({}, [row(120, temperature=50.0)]))
@@ -133,13 +133,95 @@ def test_it_is_remembered_once_by_two_consoles(store: AlertStore) -> None:
 def test_somebody_who_knows_is_told_again_when_it_gets_worse(store: AlertStore) -> None:
     store.apply(step({}, [row(temperature=50.0)]))
     (alert,) = store.alerts()
-    store.acknowledge(alert["alert_id"], by="ada", note="on my way")
+    assert store.acknowledge({alert["alert_id"]: "WARNING"}, by="ada", note="on my way") == 1
     (alert,) = store.alerts()
     assert (alert["acknowledged_by"], alert["note"]) == ("ada", "on my way")
     store.apply(step(store.open_severities(), [row(1, temperature=70.0)]))
     (alert,) = store.alerts()
     assert alert["severity"] == "CRITICAL"
     assert alert["acknowledged_by"] is None
+
+
+def test_an_alert_within_its_margin_is_not_said_to_be_beyond_its_threshold() -> None:
+    said = {
+        (rule, value, severity): RULES[rule].reason(value, severity)
+        for rule, value, severity in (
+            ("thermal", 61.0, "CRITICAL"), ("thermal", 44.0, "WARNING"), ("thermal", 59.0, "CRITICAL"),
+            ("low_charge", 31.0, "WARNING"), ("low_charge", 29.0, "WARNING"), ("failure_risk", 0.27, "WARNING"),
+        )
+    }  # fmt: skip
+    assert list(said.values()) == [
+        "Temperature 61.0 °C is above 60.0 °C",
+        "Temperature 44.0 °C is not back to 43.0 °C yet",
+        "Temperature 59.0 °C is not back to 58.0 °C yet",
+        "State of charge 31.0 % is not back to 33.0 % yet",
+        "State of charge 29.0 % is below 30.0 %",
+        "Failure probability 0.27 is not back to 0.25 yet",
+    ]
+    opened = {("EV-1", "thermal"): "CRITICAL"}
+    (milder,) = step(opened, [row(temperature=44.0)])  # type: ignore[arg-type]
+    assert (milder.kind, milder.severity, milder.reason) == ("change", "WARNING", said["thermal", 44.0, "WARNING"])
+
+
+def test_only_what_was_seen_is_acknowledged(store: AlertStore) -> None:
+    store.apply(step({}, [row(temperature=50.0)]))
+    (alert,) = store.alerts()
+    seen = {alert["alert_id"]: alert["severity"]}
+    store.acknowledge(seen, by="ada", note="on my way")
+    with pytest.raises(AlertChangedError, match="ada has acknowledged it already: on my way"):
+        store.acknowledge(seen, by="bob", note="")
+    assert store.alerts()[0]["acknowledged_by"] == "ada"
+    store.apply(step(store.open_severities(), [row(1, temperature=70.0)]))
+    with pytest.raises(AlertChangedError, match="CRITICAL now and was WARNING"):
+        store.acknowledge(seen, by="bob", note="")
+    (alert,) = store.alerts()
+    assert (alert["acknowledged_by"], alert["note"]) == (None, None)
+    store.apply(step({}, [row(2, battery_id="EV-2", temperature=50.0)]))
+    seen |= {one["alert_id"]: one["severity"] for one in store.alerts(Chosen("EV-2"))}
+    assert store.acknowledge(seen, by="bob", note="both") == 1
+    store.apply(step(store.open_severities(), [row(3, temperature=20.0)]))
+    with pytest.raises(AlertChangedError, match="over since 2026-01-01 00:00:03 UTC"):
+        store.acknowledge({alert["alert_id"]: "CRITICAL"}, by="bob", note="")
+    with pytest.raises(AlertChangedError, match="All of these"):
+        store.acknowledge(seen, by="bob", note="")
+
+
+def test_rare_alerts_that_are_over_are_not_crowded_out_and_many_are_counted(store: AlertStore) -> None:
+    store.apply(step({}, [row(temperature=50.0)]))
+    store.apply(step(store.open_severities(), [row(1, temperature=20.0)]))
+    for second in range(2, 26, 2):
+        store.apply(step({}, [row(second, soc=20.0)]))
+        store.apply(step(store.open_severities(), [row(second + 1, soc=90.0)]))
+    safety = Chosen(rules=("thermal", "failure_risk"))
+    assert [alert["rule"] for alert in store.alerts(safety, most=5)] == ["thermal"]
+    assert len(store.alerts(most=5)) == 5
+    store.apply(step({}, [row(30, battery_id=f"EV-{k}", soc=20.0 - k) for k in range(12)]))
+    open_ones = [alert for alert in store.alerts(most=5) if alert["state"] == "open"]
+    assert (len(open_ones), open_ones[0]["of_state"]) == (5, 12)
+    assert {alert["severity"] for alert in open_ones} == {"CRITICAL"}
+
+
+def test_alerts_are_found_by_battery_and_fleet(store: AlertStore, database: Database) -> None:
+    with database.transaction() as cursor:
+        cursor.execute("TRUNCATE batteries")
+        cursor.execute("INSERT INTO batteries (battery_id, fleet) VALUES ('EV-1', 'Taxi'), ('EV_1', NULL)")
+    store.apply(step({}, [row(battery_id=battery_id, soc=20.0) for battery_id in ("EV-1", "EV_1", "EV-22")]))
+    found = {text: {alert["battery_id"] for alert in store.alerts(Chosen(text=text))} for text in ("taxi", "ev_", "2 ")}
+    assert found == {"taxi": {"EV-1"}, "ev_": {"EV_1"}, "2 ": {"EV-22"}}
+
+
+def test_a_mute_of_every_battery_is_listed_and_ends(store: AlertStore) -> None:
+    store.apply(step({}, [row(battery_id=f"EV-{k}", soc=20.0) for k in range(3)]))
+    store.mute(None, "low_charge", hours=1, by="ada", reason="night")
+    muted = store.alerts()
+    assert [(alert["state"], alert["muted_by"], alert["mute_battery_id"]) for alert in muted] == [
+        ("muted", "ada", None)
+    ] * 3
+    (mute,) = store.mutes()
+    assert (mute["muted_by"], mute["battery_id"], mute["rule"]) == ("ada", None, "low_charge")
+    store.unmute(mute["battery_id"], mute["rule"])
+    assert store.mutes() == []
+    assert {alert["state"] for alert in store.alerts()} == {"open"}
 
 
 def test_a_mute_hides_and_ends(store: AlertStore) -> None:
@@ -157,7 +239,7 @@ def test_a_mute_hides_and_ends(store: AlertStore) -> None:
 
 def test_what_cannot_be_is_refused(store: AlertStore) -> None:
     with pytest.raises(TwinError, match="no alert 99"):
-        store.acknowledge(99, by="ada", note="")
+        store.acknowledge({99: "WARNING"}, by="ada", note="")
     with pytest.raises(TwinError, match="no rule weather"):
         store.mute("EV-1", "weather", hours=1, by="ada", reason="rain")
     with pytest.raises(TwinError, match="30 days"):
