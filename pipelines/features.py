@@ -48,19 +48,27 @@ def _row_key(table: pd.DataFrame) -> tuple[str, ...]:
 def _beginning(
     readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The first half of some batteries' histories: of their readings, and of the cycles that had ended by then."""
+    """The beginning of some batteries' histories: half of their readings, and the cycles that had ended by then."""
     ids = np.unique(np.concatenate([frame["battery_id"].astype(str) for frame in (readings, cycles)]))
     some = ids[:: max(1, len(ids) // _GUARDED_BATTERIES)]
-    halves = [
-        _first_half(frame[frame["battery_id"].isin(some)], order)
-        for frame, order in ((readings, "time"), (cycles, "cycle_index"))
-    ]
-    newest = halves[0].groupby("battery_id")["time"].max()
-    read_until = newest.reindex(cycles["battery_id"]).set_axis(cycles.index)
+    readings, cycles = (frame[frame["battery_id"].isin(some)] for frame in (readings, cycles))
+    until = _beginning_ends(readings, cycles)
+    read_until, ended_until = (until.reindex(frame["battery_id"]).set_axis(frame.index) for frame in (readings, cycles))
     # Where a cycle and the readings cannot be told apart in time, half of the cycles it is.
-    untimed = cycles["end_time"].isna() | read_until.isna()
-    kept = (cycles["end_time"] <= read_until) | (untimed & cycles.index.isin(halves[1].index))
-    return halves[0], cycles[kept], batteries[batteries["battery_id"].isin(some)]
+    untimed = cycles["end_time"].isna() | ended_until.isna()
+    half = _first_half(cycles, "cycle_index").index
+    kept = (cycles["end_time"] <= ended_until) | (untimed & cycles.index.isin(half))
+    return readings[readings["time"] <= read_until], cycles[kept], batteries[batteries["battery_id"].isin(some)]
+
+
+def _beginning_ends(readings: pd.DataFrame, cycles: pd.DataFrame) -> pd.Series:
+    """When the beginning of each battery with readings ends; something comes after it."""
+    until = _first_half(readings, "time").groupby("battery_id")["time"].max()
+    ends, times = cycles.groupby("battery_id")["end_time"], readings.groupby("battery_id")["time"]
+    first, last, read = (found.reindex(until.index) for found in (ends.min(), ends.max(), times.max()))
+    # Readings may be older than every session that is kept of them; a beginning without one would compare nothing.
+    is_later = (first > until) & ((first < last) | (first < read))
+    return until.mask(is_later, first)
 
 
 def _first_half(frame: pd.DataFrame, order: str) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """The telemetry store as files to learn from: a consistent copy that stays as it is while the store lives on.
 
-Cycles are taken whole, since they are few and kept for good; of the readings, each battery's last days.  Rows pass
-through in chunks, so that a store of any size is copied in bounded memory.
+Cycles are taken whole, since they are few and kept for good; of the readings, the last days of a sample of the
+batteries, since whoever learns from the copy holds all of them in memory.  Rows pass through in chunks, so that a store
+of any size is copied in bounded memory.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -44,10 +45,12 @@ class SnapshotParams:
     Attributes:
         days: how much of each battery's readings, back from its newest one.
         every_s: at most one reading a battery in so many seconds, and each at which an alarm changes; 0: all of them.
+        batteries: whose readings are taken; as far as possible the same in every snapshot.
     """
 
     days: float = 7.0
     every_s: float = 10.0
+    batteries: int = 100
 
     def __post_init__(self) -> None:
         if not self.days > 0.0:
@@ -58,6 +61,12 @@ class SnapshotParams:
                 field="snapshot.every_s",
                 value=self.every_s,
             )
+        if not self.batteries >= 1:
+            raise TwinError(
+                f"snapshot.batteries is {self.batteries!r}; give a number from 1 on",
+                field="snapshot.batteries",
+                value=self.batteries,
+            )
 
 
 def take_snapshot(
@@ -67,6 +76,7 @@ def take_snapshot(
     *,
     until: datetime | None = None,
     field_map: FieldMap | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Path:
     """Copy the store's batteries, cycles and newest readings into a new folder under `folder`.
 
@@ -77,6 +87,7 @@ def take_snapshot(
         until: leave aside what happened later; None for all that there is.
         field_map: with a table or query of the site's own, which is copied as it is, all of it, in place of our
             table for the same rows; whoever reads the files translates it.
+        check: called for each battery and each chunk of rows; what it raises ends the copy, and nothing is left of it.
 
     Raises:
         TwinError: the store cannot be read or holds nothing to learn from.
@@ -90,7 +101,7 @@ def take_snapshot(
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             arriving = Path(scratch) / "snapshot"
             arriving.mkdir()
-            newest = _copy(connection, arriving, params, until, field_map)
+            newest = _copy(connection, arriving, params, until, field_map, check)
             digest = hashlib.sha256((arriving / MANIFEST).read_bytes()).hexdigest()
             taken = folder / f"{newest:%Y%m%dT%H%M%SZ}-{digest[:8]}"
             if not taken.is_dir():
@@ -117,6 +128,7 @@ def _copy(
     params: SnapshotParams,
     until: datetime | None,
     field_map: FieldMap | None,
+    check: Callable[[], None],
 ) -> datetime:
     """Write tables and manifest; the time of the newest thing in them, now where nothing of ours has a time."""
     last = until or datetime.max.replace(tzinfo=UTC)
@@ -124,22 +136,25 @@ def _copy(
         cursor.execute("SET TIME ZONE 'UTC'")
         cursor.execute("SELECT battery_id FROM batteries ORDER BY battery_id")
         ids = [battery_id for (battery_id,) in cursor.fetchall()]
-    theirs = None if field_map is None else _write_theirs(connection, folder / THEIRS, field_map)
+    theirs = None if field_map is None else _write_theirs(connection, folder / THEIRS, field_map, check)
     ours = [table for table in ("readings", "cycles") if field_map is None or field_map.table != table]
     batteries = _write(
         folder / BATTERIES,
         BATTERY_FIELDS,
         _rows(connection, sql.SQL("SELECT {} FROM batteries ORDER BY battery_id"), BATTERY_FIELDS),
+        check,
     )
     cycles = _write(
         folder / CYCLES,
         CYCLE_FIELDS,
         _rows(connection, _CYCLES_SQL, CYCLE_FIELDS, {"until": last}) if "cycles" in ours else iter(()),
+        check,
     )
     readings = _write(
         folder / READINGS,
         READING_FIELDS,
-        _readings(connection, ids, params, last) if "readings" in ours else iter(()),
+        _readings(connection, ids, params, last, check) if "readings" in ours else iter(()),
+        check,
     )
     newest = max((table.newest for table in (cycles, readings) if table.newest is not None), default=None)
     if newest is None and theirs is None:
@@ -154,6 +169,7 @@ def _copy(
             "until": _text(readings.newest),
             "days": params.days,
             "every_s": params.every_s,
+            "batteries": params.batteries,
         },
         "cycles": {"rows": cycles.rows, "from": _text(cycles.oldest), "until": _text(cycles.newest)},
         "batteries": {"rows": batteries.rows},
@@ -164,7 +180,9 @@ def _copy(
     return newest or datetime.now(UTC)
 
 
-def _write_theirs(connection: psycopg2.extensions.connection, path: Path, field_map: FieldMap) -> int:
+def _write_theirs(
+    connection: psycopg2.extensions.connection, path: Path, field_map: FieldMap, check: Callable[[], None]
+) -> int:
     """Write the mapped columns of somebody's table or query as text, in its order of batteries and times."""
     relation = find_relation(connection, field_map)
     order = [column for target in ("battery_id", "time", "cycle_index") if (column := relation.column(target))]
@@ -176,6 +194,7 @@ def _write_theirs(connection: psycopg2.extensions.connection, path: Path, field_
     with connection.cursor(name="theirs") as cursor, pq.ParquetWriter(path, schema, compression="zstd") as writer:
         cursor.execute(query, ())
         while chunk := cursor.fetchmany(_CHUNK_ROWS):
+            check()
             writer.write_table(
                 pa.Table.from_arrays([pa.array(c, pa.string()) for c in zip(*chunk, strict=True)], schema=schema)
             )
@@ -210,11 +229,37 @@ _ALL_READINGS_SQL = sql.SQL("""
 
 
 def _readings(
-    connection: psycopg2.extensions.connection, ids: Sequence[str], params: SnapshotParams, until: datetime
+    connection: psycopg2.extensions.connection,
+    ids: Sequence[str],
+    params: SnapshotParams,
+    until: datetime,
+    check: Callable[[], None],
 ) -> Iterator[list[tuple[object, ...]]]:
     """Each battery's window, battery by battery: one that has fallen silent teaches with what it said last."""
     query = _READINGS_SQL if params.every_s else _ALL_READINGS_SQL
-    for battery_id in ids:
+    for battery_id, newest in sorted(_sample(connection, ids, params.batteries, until, check)):
+        values = {
+            "battery_id": battery_id,
+            "after": newest - timedelta(days=params.days),
+            "until": newest,
+            "every_s": params.every_s,
+        }
+        yield from _rows(connection, query, READING_FIELDS, values)
+
+
+def _sample(
+    connection: psycopg2.extensions.connection,
+    ids: Sequence[str],
+    count: int,
+    until: datetime,
+    check: Callable[[], None],
+) -> list[tuple[str, datetime]]:
+    """The first `count` batteries with readings, in the order of a hash of their names, and the newest of each."""
+    found: list[tuple[str, datetime]] = []
+    for battery_id in sorted(ids, key=lambda name: hashlib.sha256(name.encode()).hexdigest()):
+        if len(found) == count:
+            break
+        check()
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT max(time) FROM ev_telemetry WHERE battery_id = %s AND time <= %s AND voltage IS NOT NULL",
@@ -222,13 +267,8 @@ def _readings(
             )
             (newest,) = cursor.fetchone() or (None,)
         if newest is not None:
-            values = {
-                "battery_id": battery_id,
-                "after": newest - timedelta(days=params.days),
-                "until": newest,
-                "every_s": params.every_s,
-            }
-            yield from _rows(connection, query, READING_FIELDS, values)
+            found.append((battery_id, newest))
+    return found
 
 
 def _rows(
@@ -252,13 +292,16 @@ class _Written:
     newest: datetime | None
 
 
-def _write(path: Path, fields: Sequence[Field], chunks: Iterator[list[tuple[object, ...]]]) -> _Written:
+def _write(
+    path: Path, fields: Sequence[Field], chunks: Iterator[list[tuple[object, ...]]], check: Callable[[], None]
+) -> _Written:
     """Write one table; how many rows it got and from when to when."""
     schema = pa.schema([pa.field(field.name, _ARROW[field.kind]) for field in fields])
     clock = next((i for i, field in enumerate(fields) if field.name in ("time", "end_time")), None)
     rows, times = 0, list[datetime]()
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for chunk in chunks:
+            check()
             columns = [
                 pa.array(values, field.type) for values, field in zip(zip(*chunk, strict=True), schema, strict=True)
             ]

@@ -171,7 +171,10 @@ class Attempt:
             raise TwinError("No telemetry store is named.", field="telemetry_dsn")
         params = typed(SnapshotParams, self.params.get("snapshot", {}), "snapshot")
         return take_snapshot(
-            self.settings.telemetry_dsn.get_secret_value(), workspace.folder / "data" / "raw" / SOURCE, params
+            self.settings.telemetry_dsn.get_secret_value(),
+            workspace.folder / "data" / "raw" / SOURCE,
+            params,
+            check=self._check_now_and_then(),
         )
 
     def _params_on(self, source: Path, drifts: Sequence[Drift]) -> dict[str, Any]:

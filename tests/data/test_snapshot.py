@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -142,7 +143,30 @@ def test_readings_are_thinned_but_no_alarm_is(dsn: str, tmp_path: Path) -> None:
     assert set(steps.value_counts()[lambda count: count > 1].index) == set(steps[lively["warning_level"] == 3.0])
 
 
-@pytest.mark.parametrize("field", ["days", "every_s"])
+def test_readings_are_of_a_stable_sample_and_cycles_of_all(dsn: str, tmp_path: Path) -> None:
+    one = SnapshotParams(days=1000.0, every_s=0.0, batteries=1)
+    telemetry = taken(dsn, tmp_path, one)
+    (first,) = sorted(["EV-1", "EV-2"], key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:1]
+    assert set(telemetry.readings["battery_id"]) == {first}
+    assert len(telemetry.cycles) == len(SESSIONS)
+    assert len(telemetry.batteries) == 3, "one that has no readings takes nobody's place"
+    assert set(taken(dsn, tmp_path).readings["battery_id"]) == {"EV-1", "EV-2"}
+
+
+@pytest.mark.parametrize("asked", [1, 3, 6])
+def test_a_copy_that_is_told_to_stop_leaves_nothing(asked: int, dsn: str, tmp_path: Path) -> None:
+    calls = iter(range(1, 100))
+
+    def check() -> None:
+        if next(calls) == asked:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        take_snapshot(dsn, tmp_path, EVERYTHING, check=check)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("field", ["days", "every_s", "batteries"])
 def test_parameters_that_make_no_sense_are_refused(field: str) -> None:
     with pytest.raises(TwinError, match=rf"snapshot\.{field}"):
         SnapshotParams(**{field: -1.0})

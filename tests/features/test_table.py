@@ -99,6 +99,15 @@ def test_the_guard_passes_sessions_with_a_window_of_readings(no_cycles: pd.DataF
     assert {"soh", "temperature"} <= set(built.tables)
 
 
+def test_the_guard_passes_readings_that_are_older_than_the_sessions(no_cycles: pd.DataFrame) -> None:
+    readings, batteries, sessions = lived(no_cycles)
+    newest = sessions.sort_values("end_time").tail(len(sessions) // 4)
+    middle = readings["time"].iloc[len(readings) // 2]
+    assert newest["end_time"].min() > middle
+    tables = features(readings, newest, batteries, LabelParams(min_rows=2)).tables
+    assert set(tables) == {"soh", "temperature"}
+
+
 def test_alarms_are_events_even_without_any_health(no_cycles: pd.DataFrame) -> None:
     days = [drive(np.arange(0.0, 10_800.0, 30.0) + 86_400.0 * day, seed=1) for day in range(40)]
     readings = pd.concat(days, ignore_index=True).assign(soh=np.nan, warning_level=0.0)

@@ -32,6 +32,7 @@ from monitoring.registry import RegistryWatch
 from pipelines.retrain import Retrainer, retraining
 from pipelines.retraining.promoted import Promotion
 from pipelines.retraining.records import RetrainStore
+from pipelines.retraining.trigger import Past
 from pipelines.retraining.workspace import Workspace
 from tests.monitoring.store_rows import at, query, reading, write
 from tests.training.small_models import GATE, ModelFiles
@@ -177,6 +178,20 @@ def test_a_training_that_fails_leaves_the_champion_and_says_why(dsn: str, retrai
     assert run.info.status == "FAILED"
     assert run.data.tags["drift.temperature.errors"] == "0.9"
     assert run.data.tags["retrain_reason"] == reason
+
+
+def test_a_training_that_is_told_to_stop_has_not_failed(dsn: str, champions: RegistryStore) -> None:
+    settings = champions.settings.model_copy(update={"telemetry_dsn": SecretStr(dsn)})
+    write(dsn, readings=[reading(f"EV-{n}", 0.0) for n in range(8)])
+    drifting(dsn)
+    stop = threading.Event()
+    with retraining(settings, {**PARAMS, "retrain": {"pause_s": 3600.0}}, stop) as retrainer:
+        stop.set()
+        retrainer.look()
+        assert retrains(dsn) == [("stopped", "it was stopped")]
+        assert retrainer.records.past() == Past()
+        retrainer.look()
+    assert len(retrains(dsn)) == 2, "the next one does not wait"
 
 
 def test_it_is_not_tried_again_at_once(dsn: str, champions: RegistryStore) -> None:
