@@ -36,7 +36,7 @@ _DVC_CONFIG = """\
     check_update = false
     site_cache_dir = {folder}/.dvc/site
 """
-_LAST_STAGE = "evaluate"
+_REPRO = (sys.executable, "-m", "dvc", "repro", "evaluate")
 _DVC_FAILED = "ERROR: failed to reproduce"
 _POLL_S = 0.5
 _STOP_TIMEOUT_S = 10.0
@@ -92,10 +92,10 @@ class Workspace:
         log = self.folder / "train.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "dvc", "repro", _LAST_STAGE],
+                [sys.executable, "-m", "pipelines.retraining.tethered", *_REPRO],
                 cwd=self.folder,
                 env={**os.environ, **NO_TELEMETRY, **own},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -106,6 +106,8 @@ class Workspace:
                     time.sleep(_POLL_S)
             finally:
                 _end(process)
+                if process.stdin is not None:
+                    process.stdin.close()
         if process.returncode != 0:
             raise TwinError(why_it_failed(log.read_text(encoding="utf-8", errors="replace")), field="dvc repro")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from pipelines.retraining.comparison import PairedLoss, RollbackParams, compare
 from pipelines.retraining.trigger import Drift, Past, RetrainParams, decide
 from pipelines.retraining.workspace import why_it_failed
 
+ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 PARAMS = RetrainParams(pause_s=3600.0, longest_pause_s=14_400.0)
 CHAMPIONS = {"temperature": 3, "soh": 2}
@@ -171,3 +175,31 @@ def test_why_a_training_failed_is_the_words_of_its_stage() -> None:
     assert why_it_failed(ours) == "KeyError: 'voltage'"
     assert why_it_failed(dvc) == dvc
     assert why_it_failed("") == "dvc repro failed without a word"
+
+
+TETHERED = [sys.executable, "-m", "pipelines.retraining.tethered"]
+
+
+def test_what_a_killed_training_has_started_ends_with_it() -> None:
+    starter = (
+        "import subprocess, sys, time\n"
+        "subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, start_new_session=True)\n"
+        "time.sleep(600)"
+    )
+    stage = ["sh", "-c", "echo began; sleep 600 & wait"]
+    with subprocess.Popen(
+        [sys.executable, "-c", starter, *TETHERED, *stage], cwd=ROOT, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"began\n"
+        process.kill()
+        # The pipe ends when nobody is left who could write to it.
+        assert process.communicate(timeout=60.0) == (b"", None)
+
+
+@pytest.mark.parametrize(("stage", "code"), [("exit 3", 3), ("trap 'exit 7' TERM; kill -TERM 0; sleep 1", 7)])
+def test_what_ends_by_itself_says_how(stage: str, code: int) -> None:
+    with subprocess.Popen(
+        [*TETHERED, "sh", "-c", stage], cwd=ROOT, stdin=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.wait(60.0) == code
