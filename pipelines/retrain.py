@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,9 @@ from data.errors import TwinError
 from data.settings import Settings
 from data.stores.migrate import migrate
 from data.stores.snapshot import SnapshotParams
+from features.targets import TARGETS
 from monitoring.drift.params import DriftParams
-from pipelines.params import load_params, start_logging, typed
+from pipelines.params import load_params, read_json, start_logging, typed
 from pipelines.retraining.attempt import Attempt, Retrained
 from pipelines.retraining.comparison import RollbackParams
 from pipelines.retraining.promoted import settle
@@ -40,6 +41,7 @@ from pipelines.retraining.trigger import RetrainParams, decide
 from pipelines.retraining.watch import PromotionWatch
 from training.registry.promotion import current_user
 from training.registry.store import RegistryStore
+from training.splits import MIN_BATTERIES_FOR_GATE
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Retrainer:
     registry: RegistryStore
     stop: threading.Event
     _said: str = ""
+    _learned_from: dict[tuple[str, int], frozenset[str]] = field(default_factory=dict)
 
     def run(self, interval_s: float) -> None:
         """Look every `interval_s` until `stop` is set; a store or a registry that is away is waited for."""
@@ -106,7 +109,14 @@ class Retrainer:
             watch.look()
             drifts = self.records.drifts()
             champions = self.registry.aliases().champions if drifts else {}
-            decision = decide(drifts, champions, self.records.past(), datetime.now(UTC), self.policy)
+            decision = decide(
+                drifts,
+                champions,
+                self.records.past(),
+                datetime.now(UTC),
+                self.policy,
+                lambda target: self._why_in_vain(target, champions[target]),
+            )
             self._say(decision.reason)
             if reason is None and not decision.drifts:
                 return None
@@ -119,6 +129,22 @@ class Retrainer:
             return done
         finally:
             self.records.unlock()
+
+    def _why_in_vain(self, target: str, champion: int) -> str | None:
+        """Why the gate would refuse whatever is trained: no battery is left that it could be compared on."""
+        fleet = self.records.fleet(TARGETS[target].cadence, MIN_BATTERIES_FOR_GATE)
+        if not 0 < len(fleet) < MIN_BATTERIES_FOR_GATE:
+            return None
+        if (target, champion) not in self._learned_from:
+            with self.registry.files(target, champion, evaluation=False) as folder:
+                self._learned_from[target, champion] = frozenset(read_json(folder / "fit.json")["train_batteries"])
+        if not self._learned_from[target, champion].issuperset(fleet):
+            return None
+        return (
+            f"its champion has learned from all {len(fleet)} batteries there are, and of fewer than "
+            f"{MIN_BATTERIES_FOR_GATE} none is held out to compare it on; train by hand (`python -m pipelines.retrain "
+            "--reason ...`) and promote with `python -m training.registry promote --force`"
+        )
 
     @contextmanager
     def _alive(self) -> Iterator[None]:

@@ -117,6 +117,17 @@ class RetrainStore:
         )
         return [Drift(*row) for row in rows]
 
+    def fleet(self, cadence: Literal["reading", "cycle"], at_most: int) -> list[str]:
+        """Batteries that a model of this cadence may learn from, in the order of their names."""
+        has_cycles = "OR EXISTS (SELECT FROM battery_cycles c WHERE c.battery_id = b.battery_id)"
+        rows = self._all(
+            "SELECT b.battery_id FROM batteries b WHERE EXISTS (SELECT FROM ev_telemetry t "  # noqa: S608 - our own words
+            "WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL) "
+            f"{has_cycles if cadence == 'cycle' else ''} ORDER BY b.battery_id LIMIT %s",
+            (at_most,),
+        )
+        return [battery_id for (battery_id,) in rows]
+
     def past(self) -> Past:
         """The trainings so far."""
         ended_at, data_until = self._one(

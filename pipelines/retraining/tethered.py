@@ -1,4 +1,4 @@
-"""Run a command that ends with whoever started it, however that ends: `python -m pipelines.retraining.tethered COMMAND`.
+"""Run a command that ends with whoever started it: `python -m pipelines.retraining.tethered COMMAND`.
 
 Standard input is a pipe whose other end the starter holds.  A starter that is killed can end nobody, but its end of the
 pipe is closed; then the whole process group is killed, so it is to be started in a session of its own.

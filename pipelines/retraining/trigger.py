@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -83,7 +83,12 @@ class Decision:
 
 
 def decide(
-    drifts: Sequence[Drift], champions: Mapping[str, int], past: Past, now: datetime, params: RetrainParams
+    drifts: Sequence[Drift],
+    champions: Mapping[str, int],
+    past: Past,
+    now: datetime,
+    params: RetrainParams,
+    why_in_vain: Callable[[str], str | None] = lambda _target: None,
 ) -> Decision:
     """Train on drift of the present champion that no training has answered yet, and not too soon after the last one.
 
@@ -91,6 +96,7 @@ def decide(
         drifts: those that are drifting now.
         champions: version by target.
         now: the wall clock.
+        why_in_vain: why nothing that is trained could replace the champion of a target; None where something could.
     """
     if not drifts:
         return Decision((), "nothing drifts")
@@ -104,7 +110,11 @@ def decide(
     if past.ended_at is not None and now < past.ended_at + pause:
         until = (past.ended_at + pause).isoformat(timespec="seconds")
         return Decision((), f"{new[0].sentence}, but the last training was not long ago: not before {until}")
-    return Decision(tuple(new), "; ".join(one.sentence for one in new))
+    vain = {one.target: why_in_vain(one.target) for one in new}
+    useful = tuple(one for one in new if vain[one.target] is None)
+    if not useful:
+        return Decision((), f"{new[0].sentence}, but {vain[new[0].target]}")
+    return Decision(useful, "; ".join(one.sentence for one in useful))
 
 
 def _is_new(drift: Drift, past: Past) -> bool:

@@ -35,7 +35,7 @@ from pipelines.retraining.records import RetrainStore
 from pipelines.retraining.trigger import Past
 from pipelines.retraining.workspace import Workspace
 from tests.monitoring.store_rows import at, query, reading, write
-from tests.training.small_models import GATE, ModelFiles
+from tests.training.small_models import GATE, TRAIN_BATTERIES, ModelFiles
 from training.registry.promotion import promote, rollback
 from training.registry.registration import Provenance, RegisterReport, register_all
 from training.registry.store import RegistryStore
@@ -214,6 +214,23 @@ def test_what_does_not_drift_and_what_serves_no_longer_is_left_alone(dsn: str, r
     drifting(dsn, version="1")
     assert retrainer.look() is None
     assert retrains(dsn) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "trains"),
+    [(TRAIN_BATTERIES[:4], False), (TRAIN_BATTERIES[:5], True), ((*TRAIN_BATTERIES[:3], "EV-1"), True)],
+    ids=["all seen", "enough", "one is new"],
+)
+def test_a_fleet_that_can_spare_no_battery_for_the_gate_does_not_train_for_ever(
+    names: tuple[str, ...], trains: bool, dsn: str, retrainer: Retrainer, caplog: Any
+) -> None:
+    write(dsn, readings=[reading(name, 0.0) for name in names])
+    drifting(dsn)
+    retrainer.stop.set()  # whatever begins is stopped at once
+    with caplog.at_level("INFO"):
+        done = retrainer.look()
+    assert (done is not None) == trains
+    assert ("learned from all 4 batteries there are, and of fewer than 5 none is held out" in caplog.text) != trains
 
 
 def test_what_drifts_in_another_domain_is_left_alone(dsn: str, retrainer: Retrainer) -> None:
