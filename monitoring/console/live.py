@@ -25,8 +25,9 @@ _log = logging.getLogger(__name__)
 INTERVAL_S = 1.0
 #: While the store is away, and while nobody watches: alerts go on.
 SLOW_INTERVAL_S = 3.0
-#: Looking takes at most this share of the time.
+#: Looking takes at most this share of the time, unless nobody would have seen anything for as long as this.
 _BUSY_SHARE = 0.2
+_LONGEST_PAUSE_S = 10.0
 #: A look that takes longer is said, and said again.
 _OVERDUE_S = 3.0
 
@@ -89,9 +90,14 @@ class Live:
         while True:
             began = time.monotonic()
             await self.look()
-            taken = time.monotonic() - began
-            wanted = INTERVAL_S if self.watchers and self.snapshot.problem is None else SLOW_INTERVAL_S
-            await asyncio.sleep(max(wanted - taken, taken / _BUSY_SHARE - taken, 0.05))
+            await asyncio.sleep(self._pause(time.monotonic() - began))
+
+    def _pause(self, taken: float) -> float:
+        """Seconds until the next look, after one that took so many."""
+        if self.snapshot.problem is not None:
+            return SLOW_INTERVAL_S
+        wanted = INTERVAL_S if self.watchers else SLOW_INTERVAL_S
+        return min(max(wanted - taken, taken / _BUSY_SHARE - taken, 0.05), _LONGEST_PAUSE_S)
 
     async def look(self) -> None:
         """One look; tells the subscribers, and meanwhile that it takes long."""

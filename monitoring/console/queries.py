@@ -13,6 +13,7 @@ from data.contract import BATTERY_FIELDS, READING_FIELDS, names
 from features.targets import TARGET_NAMES
 from monitoring.console.alerts.rules import RULES
 from monitoring.console.database import Database, StoreRow, is_finite
+from monitoring.newest import PREDICTIONS_HOLD
 
 #: Newest rows of `battery_predictions` among which the newest of each target is looked for: a target may be withheld
 #: for a while, and a challenger writes as many as the champion.
@@ -20,9 +21,7 @@ _NEWEST_PREDICTIONS = 32
 #: A forecast is held against a reading so far from its due time, as everywhere (contract: targets).
 _DUE_TOLERANCE = timedelta(seconds=30)
 
-#: So long after the reading that it was made from a prediction stands in: health and life change over many cycles, of
-#: which a day has few.  A forecast of the temperature stands in until it is due.
-PREDICTIONS_HOLD = timedelta(days=1)
+#: A forecast of the temperature stands until it is due.
 _AHEAD_OF_IT = dict.fromkeys(TARGET_NAMES, "") | {"temperature": " AND COALESCE(due > l.time, true)"}
 #: As good as no limit, and a time that every clock can show.
 _FOREVER_S = 1e9

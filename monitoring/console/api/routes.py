@@ -18,7 +18,8 @@ from monitoring.console.api import answers
 from monitoring.console.api.errors import ApiError, ErrorAnswer
 from monitoring.console.database import StoreRow
 from monitoring.console.history import DEFAULT_POINTS, MOST_POINTS, READING_COLUMNS, Histories, Series, Window
-from monitoring.console.queries import PREDICTIONS_HOLD, Queries
+from monitoring.console.queries import Queries
+from monitoring.newest import PREDICTIONS_HOLD
 from training.release import RUL_UNIT
 
 LONGEST_HOURS = 24.0 * 366.0

@@ -67,8 +67,8 @@ def frame(context: Context, visitor: Visitor, title: str, path: str) -> Iterator
         if snapshot.alerts_problem is not None:
             set_text(
                 alerts_said,
-                f"Alerts are not kept: {snapshot.alerts_problem} "
-                "None opens or ends until they are; the state of each battery is as it was read.",
+                f"Alerts are not kept. {snapshot.alerts_problem} "
+                "None opens or ends here meanwhile; the state of each battery is up to date.",
             )
 
     show(context.live.snapshot)

@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,7 +21,7 @@ from monitoring.console import live as live_module
 from monitoring.console.alerts.store import AlertStore
 from monitoring.console.api.health import Metrics
 from monitoring.console.database import Database, StoreAwayError
-from monitoring.console.live import Live, Snapshot
+from monitoring.console.live import Live, Snapshot, looking
 from monitoring.console.pages.parts import status_of
 from monitoring.console.queries import Queries
 
@@ -105,6 +106,31 @@ def test_a_hung_server_is_said_and_left(reading: Database, writing: Database, mo
     assert "has not answered for" in str(heard[0].problem)
     assert heard[0].rows.keys() == {"EV-1"}  # what was seen last stays
     assert heard[-1].problem is None  # another connection answers
+
+
+def test_a_store_that_takes_long_to_be_away_is_looked_for_again_soon(
+    reading: Database, writing: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "SLOW_INTERVAL_S", 0.05)
+
+    class Away(Queries):
+        def now(self) -> datetime:
+            time.sleep(0.5)
+            raise StoreAwayError("away")
+
+    async def look() -> None:
+        live, third, heard = Live(Away(reading, math.inf), AlertStore(writing), Metrics()), asyncio.Event(), []
+
+        def hear(snapshot: Snapshot) -> None:
+            heard.append(snapshot)
+            if len(heard) == 3:
+                third.set()
+
+        live.changed.subscribe(lambda snapshot, _: hear(snapshot))
+        async with looking(live):
+            await asyncio.wait_for(third.wait(), 4.5)  # with pauses four times as long as a look it would be 5 s
+
+    asyncio.run(look())
 
 
 def test_a_transaction_on_a_hung_server_ends(dsn: str) -> None:
