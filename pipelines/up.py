@@ -84,7 +84,9 @@ def with_free_ports(settings: Settings) -> tuple[Settings, list[str]]:
 def environment_of(settings: Settings) -> dict[str, str]:
     """The environment of the children: this one, with the ports that were chosen."""
     ports = {f"TWIN_{name.upper()}": str(getattr(settings, name)) for name in _PORTS}
-    return {**os.environ, **NO_TELEMETRY, **ports, "PYTHONUNBUFFERED": "1"}
+    # The simulator may run ahead of the clock, and goes on from there the next time: its readings are to be seen.
+    ahead = {"TWIN_MAX_FUTURE_S": "inf"}
+    return {**ahead, **os.environ, **NO_TELEMETRY, **ports, "PYTHONUNBUFFERED": "1"}
 
 
 def backgrounds(settings: Settings) -> list[Background]:

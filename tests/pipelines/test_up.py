@@ -93,6 +93,7 @@ def test_a_taken_port_is_left_to_its_owner() -> None:
     assert settings.service_port > port
     assert moved[0] == f"Port {port} is taken: service is at {settings.service_port} this time."
     assert environment_of(settings)["TWIN_SERVICE_PORT"] == str(settings.service_port)
+    assert environment_of(settings)["TWIN_MAX_FUTURE_S"] == "inf"  # a simulator runs ahead, and is seen
 
 
 def test_a_foreign_mlflow_is_not_started() -> None:
