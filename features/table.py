@@ -199,7 +199,7 @@ def _label_health(folded: _Folded, cycles: pd.DataFrame, batteries: pd.DataFrame
     last_observed = watched.groupby("battery_id")["cycle_index"].max()
     parts: list[pd.DataFrame] = []
     no_cycles = np.empty(0)
-    reports_warnings = _reports_warnings(folded.readings, cycles)
+    reporting = _reporting_warnings(folded.readings, cycles)
     for battery_id, part in rows.groupby("battery_id", sort=True):
         health = measured[measured["battery_id"] == battery_id]
         index = part["cycle_index"].to_numpy(dtype=float)
@@ -208,7 +208,7 @@ def _label_health(folded: _Folded, cycles: pd.DataFrame, batteries: pd.DataFrame
             health["cycle_index"].to_numpy(dtype=float), health["soh_fraction"].to_numpy(), params.eol_fraction
         )
         events = faults.get(str(battery_id), no_cycles)
-        watched_for_failure = len(health) > 0 or reports_warnings
+        watched_for_failure = len(health) > 0 or str(battery_id) in reporting
         failure = labels.failure_within(
             index,
             horizon_cycles=params.failure_horizon_cycles,
@@ -227,8 +227,14 @@ def _label_health(folded: _Folded, cycles: pd.DataFrame, batteries: pd.DataFrame
     return pd.concat(parts, ignore_index=True) if parts else rows.reindex(columns=[*rows.columns, *columns])
 
 
-def _reports_warnings(readings: pd.DataFrame, cycles: pd.DataFrame) -> bool:
-    return any("warning_level" in frame and frame["warning_level"].notna().any() for frame in (readings, cycles))
+def _reporting_warnings(readings: pd.DataFrame, cycles: pd.DataFrame) -> set[str]:
+    """The batteries whose silence says something, as they have ever reported an alarm level."""
+    frames = [frame for frame in (readings, cycles) if "warning_level" in frame]
+    return {
+        str(battery_id)
+        for frame in frames
+        for battery_id in frame.dropna(subset="warning_level")["battery_id"].unique()
+    }
 
 
 def _fault_cycles(readings: pd.DataFrame, cycles: pd.DataFrame, params: LabelParams) -> dict[str, FloatArray]:

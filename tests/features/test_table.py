@@ -134,6 +134,18 @@ def test_alarms_are_events_even_without_any_health(no_cycles: pd.DataFrame) -> N
     assert unknown.not_available["failure"].startswith("0 labelled rows")
 
 
+def test_the_silence_of_a_make_that_reports_no_alarms_is_no_health(no_cycles: pd.DataFrame) -> None:
+    days = [drive(np.arange(0.0, 10_800.0, 30.0) + 86_400.0 * day, seed=1) for day in range(40)]
+    speaks = pd.concat(days, ignore_index=True).assign(soh=np.nan, warning_level=0.0)
+    speaks.loc[len(speaks) // 2, "warning_level"] = 3.0
+    silent = speaks.assign(battery_id="EV-2", warning_level=np.nan)
+    batteries = pd.DataFrame({"battery_id": ["EV-1", "EV-2"], "nominal_capacity_ah": [100.0, 100.0]})
+    params = LabelParams(failure_horizon_cycles=4, min_events=5, min_rows=20)
+    built = build(pd.concat([speaks, silent], ignore_index=True), no_cycles, batteries, params)
+    assert set(built.cycles["battery_id"]) == {"EV-1", "EV-2"}
+    assert set(built.tables["failure"]["battery_id"]) == {"EV-1"}
+
+
 def test_late_rows_are_told(no_cycles: pd.DataFrame) -> None:
     readings = drive(np.arange(0.0, 3600.0, 30.0), seed=1).assign(soh=np.nan, warning_level=np.nan)
     batteries = pd.DataFrame({"battery_id": ["EV-1"], "nominal_capacity_ah": [100.0]})
