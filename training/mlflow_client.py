@@ -49,14 +49,18 @@ def experiment_id(client: MlflowClient, settings: Settings, domain: str) -> str:
 
 
 @contextmanager
-def ending_run(client: MlflowClient, run_id: str) -> Iterator[None]:
-    """Says at its end how the run `run_id` went: finished, failed, or killed where it was interrupted."""
+def ending_run(client: MlflowClient, run_id: str, *, stopped_by: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Says at its end how the run `run_id` went: finished, failed, or killed where it was interrupted.
+
+    Args:
+        stopped_by: errors that are no failure: somebody told it to stop.
+    """
     status = "KILLED"
     try:
         yield
         status = "FINISHED"
-    except Exception:
-        status = "FAILED"
+    except Exception as error:
+        status = "KILLED" if isinstance(error, stopped_by) else "FAILED"
         raise
     finally:
         client.set_terminated(run_id, status)

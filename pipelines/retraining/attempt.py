@@ -230,7 +230,7 @@ class Attempt:
         client = self.registry.client
         experiment = experiment_id(client, self.settings, self.registry.domain)
         run_id = str(client.create_run(experiment, run_name="retrain", tags={"kind": "retrain", **tags}).info.run_id)
-        with ending_run(client, run_id):
+        with ending_run(client, run_id, stopped_by=(StoppedError,)):
             yield run_id
 
     def _log(self, run_id: str, workspace: Workspace, data_until: datetime) -> None:

@@ -188,7 +188,9 @@ def test_a_training_that_is_told_to_stop_has_not_failed(dsn: str, champions: Reg
     with retraining(settings, {**PARAMS, "retrain": {"pause_s": 3600.0}}, stop) as retrainer:
         stop.set()
         retrainer.look()
-        assert retrains(dsn) == [("stopped", "it was stopped")]
+        ((outcome, error, run_id),) = retrains(dsn, "outcome, error, run_id")
+        assert (outcome, error) == ("stopped", "it was stopped")
+        assert champions.client.get_run(run_id).info.status == "KILLED"
         assert retrainer.records.past() == Past()
         retrainer.look()
     assert len(retrains(dsn)) == 2, "the next one does not wait"
