@@ -506,14 +506,20 @@ def test_the_fleet_grows_while_somebody_filters_and_sorts(visit: Callable[..., A
     # A laboratory cell of which little is known, and whose ammeter failed.
     new = {"battery_id": "CELL-1", "time": datetime.now(UTC), "voltage": 3.7, "current": 1.0, "temperature": 70.0}
     store = PostgresStore(site.dsn)
-    store.write(Batch(readings=[{**new, "temperature_min": 68.0, "soc": 50.0}]))
+    silent = {**new, "battery_id": "CELL-2", "temperature": 90.0, "soc": 1.0}
+    store.write(Batch(readings=[{**new, "temperature_min": 68.0, "soc": 50.0}, silent]))
     store.close()
     with closing(psycopg2.connect(site.dsn)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("UPDATE ev_telemetry SET current = 'NaN' WHERE battery_id = 'CELL-1'")
+        cursor.execute("UPDATE ev_telemetry SET created_at = now() - interval '1 year' WHERE battery_id = 'CELL-2'")
     page.wait_for_function(f"n => {{ {_GRID} return api.getDisplayedRowCount() === n; }}", arg=BATTERIES)
     first = f"() => {{ {_GRID} return api.getDisplayedRowAtIndex(0).data.battery_id; }}"
     assert page.evaluate(first) == "CELL-1"  # the hottest: it is still sorted
     assert page.evaluate(model) == ["soc"]
+    page.wait_for_function("() => document.querySelector('button[data-status=SILENT] .v').textContent === '1'")
+    # What was measured a year ago is neither the hottest nor the emptiest now.
+    tiles = dict(text.split("\n") for text in page.locator(".tiles .tile").all_inner_texts())
+    assert (tiles["Hottest"], tiles["Lowest charge"]) == ("70.0 °C", "12 %")
     page = visit("/battery/CELL-1")
     page.wait_for_selector("text=Sent: hottest and coldest probe.")
     page.get_by_role("button", name="Voltage").click()
