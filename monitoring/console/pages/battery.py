@@ -13,12 +13,12 @@ from urllib.parse import quote
 from nicegui import ui
 
 from monitoring.console.database import StoreAwayError, StoreRow
-from monitoring.console.history import Series, Window
+from monitoring.console.history import RANGE_COLUMNS, Series, Window
 from monitoring.console.live import Snapshot
 from monitoring.console.pack import count_of
 from monitoring.console.pages import charts
 from monitoring.console.pages.alert_list import AlertList
-from monitoring.console.pages.charts import Lines, milliseconds
+from monitoring.console.pages.charts import Ends, Lines, milliseconds
 from monitoring.console.pages.context import Context, Visitor
 from monitoring.console.pages.frame import frame
 from monitoring.console.pages.pack import PackView
@@ -159,8 +159,8 @@ class _Battery:
 
     def _line(self, title: str, unit: str) -> ui.echart:
         text(f"{title}, {unit}", "muted small")
-        chart = ui.echart(charts.line_chart(charts.ACTUAL, [], 1)).classes("chart").style("height:112px")
-        charts.paint(chart, {charts.ACTUAL: {"line": "ink"}})
+        chart = ui.echart(charts.line_chart([], Ends(), 1)).classes("chart").style("height:112px")
+        charts.paint(chart, charts.LINE_COLOURS)
         return chart
 
     def _show(self, row: StoreRow, now: datetime | None) -> None:
@@ -245,8 +245,8 @@ class _Battery:
         for (column, _, _, decimals), chart in zip(_ELECTRICAL, self._electrical, strict=True):
             points = [_point(row, column) for row in readings.rows]
             chart.options.clear()
-            chart.options.update(charts.line_chart(charts.ACTUAL, points, decimals))
-            charts.paint(chart, {charts.ACTUAL: {"line": "ink"}})
+            chart.options.update(charts.line_chart(points, _ends(readings.rows, column), decimals))
+            charts.paint(chart, charts.LINE_COLOURS)
 
     def _draw_cycles(self, cycles: Sequence[StoreRow]) -> None:
         self._cycles.clear()
@@ -318,7 +318,9 @@ class _TargetCard:
     def draw(self, readings: Sequence[StoreRow], predictions: Sequence[StoreRow]) -> None:
         """The past."""
         card = self._card
-        lines = Lines(actual=[] if card.actual is None else [_point(row, card.actual) for row in readings])
+        lines = Lines()
+        if card.actual is not None:
+            lines = Lines(actual=[_point(row, card.actual) for row in readings], ends=_ends(readings, card.actual))
         for row in predictions:
             at = row["temperature_due"] if card.prefix == "temperature" else row["time"]
             if at is not None and row[card.prefix] is not None:
@@ -351,6 +353,14 @@ def _point(row: StoreRow, column: str) -> list[float | None]:
     return [milliseconds(row["time"]), row[column]]
 
 
+def _ends(rows: Sequence[StoreRow], column: str) -> Ends:
+    lowest, highest = f"{column}_lowest", f"{column}_highest"
+    if column not in RANGE_COLUMNS:
+        return Ends()
+    known = [row for row in rows if row[lowest] is not None]
+    return Ends([_point(row, lowest) for row in known], [_point(row, highest) for row in known])
+
+
 def _tiles(row: StoreRow, now: datetime | None) -> dict[str, str]:
     return {
         "Charge": number(row["soc"], 1, "%"),
@@ -368,8 +378,8 @@ def _tiles(row: StoreRow, now: datetime | None) -> dict[str, str]:
 def _said(series: Series, until: datetime) -> str:
     how = {
         "every row": "every reading",
-        "mean": f"means over {series.interval_s or 0:g} s",
-        "mean of hourly means": f"means over {(series.interval_s or 0) / 3600:g} h",
-        "newest in each interval": f"one reading each {series.interval_s or 0:g} s",
+        "mean": f"means over {series.interval_s or 0:g} s, in grey from the lowest reading to the highest",
+        "mean of hourly means": f"means over {(series.interval_s or 0) / 3600:g} h, without the peaks within",
+        "newest in each interval": f"one reading each {series.interval_s or 0:g} s, without what lies between",
     }[series.method]
     return f"{len(series.rows)} points, {how}; until {clock(until)} UTC, event time."

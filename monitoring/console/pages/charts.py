@@ -17,9 +17,16 @@ Point = list[float | None]
 Colours = Mapping[str, Mapping[str, str]]
 
 ACTUAL, PREDICTED, LOWER, WIDTH = "actual", "predicted", "lower", "width"
-#: Colours of the four lines of a target.
-TARGET_COLOURS: Colours = {
+LOWEST, HIGHEST, SPREAD = "lowest", "highest", "spread"
+#: Colours of one quantity, and of the lines of a target.
+LINE_COLOURS: Colours = {
     ACTUAL: {"line": "ink"},
+    LOWEST: {"line": "muted"},
+    HIGHEST: {"line": "muted"},
+    SPREAD: {"area": "spread"},
+}
+TARGET_COLOURS: Colours = {
+    **LINE_COLOURS,
     PREDICTED: {"line": "predicted"},
     WIDTH: {"area": "band"},
 }
@@ -29,15 +36,33 @@ _MAP = {
     "CRITICAL": ("rect", "#d55e00"),
     "SILENT": ("emptyCircle", "#8a94a0"),
 }
-#: "all": otherwise a width is put on top of zero where the lower end lies below it.
-_BAND: dict[str, Any] = {
-    "stack": "band",
-    "stackStrategy": "all",
-    "lineStyle": {"opacity": 0},
-    "silent": True,
-    "tooltip": {"show": False},
-}
+_UNSEEN: dict[str, Any] = {"lineStyle": {"opacity": 0}, "silent": True}
+#: A short peak is too narrow for a band.
+_THIN: dict[str, Any] = {"lineStyle": {"width": 1, "opacity": 0.6}, "silent": True}
+_UNTOLD: dict[str, Any] = {"tooltip": {"show": False}}
+#: Otherwise a width is put on top of zero where the lower end lies below it.
+_STACKED = {"stackStrategy": "all"}
 _TEXT = {"fontFamily": "system-ui, sans-serif"}
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The lowest and the highest reading behind each mean of a chart; empty where it shows readings."""
+
+    lowest: list[Point] = field(default_factory=list)
+    highest: list[Point] = field(default_factory=list)
+
+    def series(self) -> list[dict[str, Any]]:
+        """A band between them, and their values for the pointer."""
+        spread: list[Point] = [
+            [low[0], None if low[1] is None or high[1] is None else high[1] - low[1]]
+            for low, high in zip(self.lowest, self.highest, strict=True)
+        ]
+        return [
+            _line(LOWEST, with_gaps(self.lowest), stack="ends", **_STACKED, **_THIN),
+            _line(SPREAD, with_gaps(spread), stack="ends", areaStyle={}, **_STACKED, **_UNSEEN, **_UNTOLD),
+            _line(HIGHEST, with_gaps(self.highest), **_THIN),
+        ]
 
 
 @dataclass(frozen=True)
@@ -48,6 +73,7 @@ class Lines:
     predicted: list[Point] = field(default_factory=list)
     lower: list[Point] = field(default_factory=list)
     width: list[Point] = field(default_factory=list)
+    ends: Ends = field(default_factory=Ends)
 
     @property
     def has_interval(self) -> bool:
@@ -96,21 +122,22 @@ def append(chart: ui.echart, points: Mapping[str, Sequence[Point]], window_ms: f
 
 
 def target_chart(lines: Lines, decimals: int) -> dict[str, Any]:
-    """Actual and predicted with the band of the interval."""
+    """Actual and predicted with the band of the interval, and what was lowest and highest where means are shown."""
     return {
         **_frame(decimals),
         "series": [
-            _line(LOWER, with_gaps(lines.lower), **_BAND),
-            _line(WIDTH, with_gaps(lines.width), areaStyle={}, **_BAND),
+            _line(LOWER, with_gaps(lines.lower), stack="band", **_STACKED, **_UNSEEN, **_UNTOLD),
+            _line(WIDTH, with_gaps(lines.width), stack="band", areaStyle={}, **_STACKED, **_UNSEEN, **_UNTOLD),
+            *lines.ends.series(),
             _line(PREDICTED, with_gaps(lines.predicted), lineStyle={"width": 2}),
             _line(ACTUAL, with_gaps(lines.actual), lineStyle={"width": 1.5}),
         ],
     }
 
 
-def line_chart(name: str, points: list[Point], decimals: int) -> dict[str, Any]:
+def line_chart(points: list[Point], ends: Ends, decimals: int) -> dict[str, Any]:
     """One quantity over time."""
-    return {**_frame(decimals), "series": [_line(name, with_gaps(points), lineStyle={"width": 1.5})]}
+    return {**_frame(decimals), "series": [*ends.series(), _line(ACTUAL, with_gaps(points), lineStyle={"width": 1.5})]}
 
 
 def cycles_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
