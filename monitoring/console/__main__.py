@@ -24,11 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve; 0 after it was told to stop, 2 if it could not begin."""
     parser = argparse.ArgumentParser(prog="python -m monitoring.console", description=__doc__)
     parser.add_argument("--reports", type=Path, default=Path("reports"), help="what the pipeline reported")
+    parser.add_argument("--quarantine", type=Path, default=Path("data/quarantine"), help="what the pipeline set aside")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="where the gate's thresholds are")
     arguments = parser.parse_args(argv)
     try:
         with _store_set_up(Settings()) as settings:
-            console = Console.open(settings, reports=arguments.reports, params=arguments.params)
+            console = Console.open(
+                settings, reports=arguments.reports, params=arguments.params, quarantine=arguments.quarantine
+            )
             # uvicorn hands it on when it has finished; by default that would end us before the embedded store.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             uvicorn.run(

@@ -47,7 +47,7 @@ class Console:
     context: Context
 
     @classmethod
-    def open(cls, settings: Settings, *, reports: Path, params: Path) -> Console:
+    def open(cls, settings: Settings, *, reports: Path, params: Path, quarantine: Path) -> Console:
         """Build it; the store need not be there yet.  Once a process: NiceGUI keeps its pages globally.
 
         Raises:
@@ -66,7 +66,7 @@ class Console:
             histories=Histories(reading),
             alerts=alerts,
             models=ModelDesk(settings, params),
-            reports=Reports(reports),
+            reports=Reports(reports, quarantine),
         )
         app = create_api(reading, settings, reports, metrics)
         app.include_router(Login(access).router())

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from nicegui import ui
 
+from data.kafka import DEAD_LETTER_TOPIC
 from monitoring.console.pages.context import Context, Visitor
 from monitoring.console.pages.frame import frame
-from monitoring.console.pages.parts import age, div, empty, panel, table, text
+from monitoring.console.pages.parts import DASH, age, div, empty, panel, table, text
+from monitoring.console.reports import LOOKED_AT, Rejected
 
 _REFRESH_S = 10.0
+_MOST_CONTENT = 300
 REPORT_PATH = "/reports/validation.html"
 
 
@@ -37,10 +41,11 @@ class _Data:
         reports = self._context.reports
         report = await asyncio.to_thread(reports.validation)
         at = reports.validated_at()
+        self._sub.set_content("" if at is None else f"validated {age(at)} ago")
         if (report, at) == self._seen:
             return
+        rejected = await asyncio.to_thread(reports.rejected)
         self._seen = (report, at)
-        self._sub.set_content("" if at is None else f"validated {age(at)} ago")
         self._body.clear()
         with self._body:
             if report is None:
@@ -48,9 +53,14 @@ class _Data:
                     empty("Nothing has been validated yet", "Run the pipeline: make repro.")
             else:
                 _draw(report, has_page=reports.page.exists())
+                _draw_rejected(report, rejected, reports.quarantine)
+            _draw_letters()
 
 
 def _draw(report: dict[str, Any], *, has_page: bool) -> None:
+    if report.get("refused"):
+        with div("notice bad").props('role="alert"'):
+            text(f"Nothing was learned from it: {report['refused']}")
     with div("tiles"):
         for name, value in (
             ("Source", str(report.get("source", "–"))),
@@ -94,6 +104,50 @@ def _draw(report: dict[str, Any], *, has_page: bool) -> None:
             [(rule["table"], rule["rule"], f"{rule['checked']:,}", f"{rule['failed']:,}") for rule in rules],
             numeric=(2, 3),
         )
+
+
+def _draw_rejected(report: dict[str, Any], rejected: list[Rejected] | None, folder: Path) -> None:
+    if not report.get("rows_quarantined"):
+        return
+    with panel("Rows that were set aside", "the first of each reason"):
+        if not rejected:
+            empty("The rows are not here", f"They are in {folder}, where the pipeline ran: make repro.")
+            return
+        for one in rejected:
+            with ui.element("details"):
+                with ui.element("summary").classes("fold"):
+                    text(f"{one.table}: {one.reason}", tag="span")
+                    text(f" · {one.count:,}", "muted", "span")
+                table(
+                    ("From", "Row", "Field", "Value", "Content"),
+                    [
+                        (
+                            row["source_file"],
+                            f"{row['row']:,}",
+                            row["field"],
+                            row["value"] or DASH,
+                            _cut(row["content"]),
+                        )
+                        for row in one.examples
+                    ],
+                    numeric=(1,),
+                )
+        total = report["rows_quarantined"]
+        shown = f"Of {total:,} rows the first {LOOKED_AT:,} were looked at. " if total > LOOKED_AT else ""
+        text(f"{shown}All of them are in {folder / 'quarantine.csv'}.", "muted small")
+
+
+def _draw_letters() -> None:
+    with panel("Live messages that are no reading"):
+        text(
+            f"They go to the Kafka topic {DEAD_LETTER_TOPIC}, each with its reason, the field at fault and what was "
+            "sent. The stream scorer counts them by reason in its metric scorer_dead_letters_total.",
+            "small",
+        )
+
+
+def _cut(content: str) -> str:
+    return content if len(content) <= _MOST_CONTENT else f"{content[:_MOST_CONTENT]} …"
 
 
 def _share(failed: int, checked: int) -> str:

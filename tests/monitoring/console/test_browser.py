@@ -5,6 +5,7 @@ Takes the pictures of the README too: TWIN_SCREENSHOTS names their folder (`make
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pandas as pd
 import psycopg2
 import pytest
 from PIL import Image
@@ -27,6 +29,7 @@ from PIL import Image
 from data.batch import Batch
 from data.embedded.ports import free_port
 from data.settings import Settings
+from data.sources.base import REJECTED_COLUMNS
 from data.stores.migrate import migrate
 from data.stores.postgres import PostgresStore
 from features.state import FOLD_VERSION
@@ -205,7 +208,7 @@ def site(
 
 
 @contextmanager
-def console(dsn: str, folder: Path, ready: str) -> Iterator[str]:
+def console(dsn: str, folder: Path, ready: str, *arguments: str) -> Iterator[str]:
     """The address of a console on `dsn`, once `ready` answers 200; it must not have failed in the end."""
     port = free_port("127.0.0.1", 15300)
     environment = os.environ | {
@@ -215,7 +218,7 @@ def console(dsn: str, folder: Path, ready: str) -> Iterator[str]:
         "TWIN_CONSOLE_TOKEN": TOKEN,
     }
     log = folder / "console.log"
-    command = [sys.executable, "-m", "monitoring.console"]
+    command = [sys.executable, "-m", "monitoring.console", *arguments]
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
@@ -588,8 +591,22 @@ def test_while_the_store_is_away_it_is_said(path: str, visit: Callable[..., Any]
     assert "store away" in page.locator(".pulse").inner_text()
 
 
+def test_rows_that_were_set_aside_are_shown(visit: Callable[..., Any], away: str) -> None:
+    page = visit(away + "/data")
+    page.get_by_text("voltage: not from 0 to 2000 V").click()
+    page.wait_for_selector("text=fleet.csv")
+    assert "9000.5" in page.locator("details[open]").inner_text()
+    assert "Nothing was learned from it: the sign" in page.locator(".twin").inner_text()
+    assert "ev_battery_telemetry_dead_letter" in page.locator(".twin").inner_text()
+
+
 @pytest.fixture(scope="module")
 def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("away")
-    with console(f"postgresql://me:hunter2@/telemetry?host={folder}", folder, "/health") as url:
+    report = {"source": "csv", "rows_read": 9, "rows_kept": 8, "rows_quarantined": 1, "refused": "the sign is wrong"}
+    (folder / "validation.json").write_text(json.dumps(report))
+    row = ("readings", "fleet.csv", 7, "voltage", "9000.5", "voltage: not from 0 to 2000 V", '{"voltage": 9000.5}')
+    pd.DataFrame([row], columns=list(REJECTED_COLUMNS)).to_parquet(folder / "quarantine.parquet")
+    dsn, here = f"postgresql://me:hunter2@/telemetry?host={folder}", ("--reports", folder, "--quarantine", folder)
+    with console(dsn, folder, "/health", *map(str, here)) as url:
         yield url

@@ -14,7 +14,7 @@ from tests.monitoring.console.conftest import served
 
 def test_a_page_that_fails_does_not_say_what_went_wrong_inside(tmp_path: Path) -> None:
     settings = Settings(var=tmp_path, telemetry_dsn=SecretStr(f"postgresql://me@/telemetry?host={tmp_path}"))
-    console = Console.open(settings, reports=tmp_path, params=tmp_path / "params.yaml")
+    console = Console.open(settings, reports=tmp_path, params=tmp_path / "params.yaml", quarantine=tmp_path)
 
     @ui.page("/broken")
     def broken() -> None:
