@@ -50,7 +50,7 @@ class SnapshotParams:
 
     days: float = 7.0
     every_s: float = 10.0
-    batteries: int = 100
+    batteries: int = 50
 
     def __post_init__(self) -> None:
         if not self.days > 0.0:

@@ -21,6 +21,7 @@ import numpy as np
 import psycopg2
 import pytest
 import yaml
+from mlflow.exceptions import MlflowException
 from prometheus_client import CollectorRegistry, generate_latest
 from pydantic import SecretStr
 
@@ -368,6 +369,23 @@ def test_a_store_that_is_lost_while_models_are_registered_does_not_lose_the_prom
     assert done.error is not None
     assert done.promotion == Promotion(3, 2, {"temperature": (3, 2)})
     assert retrains(dsn, "outcome, release_before, watch") == [("promoted", 2, "watching")]
+
+
+def test_how_it_ended_is_recorded_once_the_registry_is_back(
+    dsn: str, retrainer: Retrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_: RegistryStore) -> None:
+        raise MlflowException("the registry is away")
+
+    write(dsn, readings=[reading(f"EV-{n}", 0.0) for n in range(8)])
+    with monkeypatch.context() as patch:
+        pipeline_gives(patch, 0.02, lambda: patch.setattr(RegistryStore, "aliases", away))
+        done = retrainer.look("somebody asked")
+        assert done is not None
+        assert done.error == "MlflowException: the registry is away"
+        assert retrains(dsn) == [(None, done.error)]
+    retrainer.look()
+    assert retrains(dsn) == [("failed", done.error)]
 
 
 def test_a_promotion_that_is_recorded_late_overrides_whoever_gave_it_up(dsn: str) -> None:
