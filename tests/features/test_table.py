@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+import pytest
 from conftest_features import drive
 
-from features.table import LabelParams, build
+from features.guard import LeakError
+from features.table import FeatureTables, LabelParams, build
 from pipelines.features import features
 
 Cells = tuple[pd.DataFrame, pd.DataFrame]
@@ -99,13 +103,25 @@ def test_the_guard_passes_sessions_with_a_window_of_readings(no_cycles: pd.DataF
     assert {"soh", "temperature"} <= set(built.tables)
 
 
-def test_the_guard_passes_readings_that_are_older_than_the_sessions(no_cycles: pd.DataFrame) -> None:
+def test_the_guard_compares_also_where_readings_are_older_than_the_sessions(
+    no_cycles: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
     readings, batteries, sessions = lived(no_cycles)
     newest = sessions.sort_values("end_time").tail(len(sessions) // 4)
     middle = readings["time"].iloc[len(readings) // 2]
     assert newest["end_time"].min() > middle
     tables = features(readings, newest, batteries, LabelParams(min_rows=2)).tables
     assert set(tables) == {"soh", "temperature"}
+
+    def knows_the_future(*history: Any) -> FeatureTables:
+        built = build(*history)
+        if "soh" in built.tables:
+            built.tables["soh"]["cycles"] = len(built.tables["soh"])
+        return built
+
+    monkeypatch.setattr("pipelines.features.build", knows_the_future)
+    with pytest.raises(LeakError, match="cycles comes from the future"):
+        features(readings, newest, batteries, LabelParams(min_rows=2))
 
 
 def test_alarms_are_events_even_without_any_health(no_cycles: pd.DataFrame) -> None:
