@@ -80,6 +80,8 @@ class LoopResult:
     """What was seen; all times are event time.
 
     Attributes:
+        retrains: trainings that a drift started.
+        windows, windows_out: of the temperature model, and how many were out in any way.
         errors: of the live temperature forecasts: `time`, `role`, `model_version`, `battery_id`, `error` in degC.
         calls: of the client that never stopped asking.
     """
@@ -91,6 +93,8 @@ class LoopResult:
     promoted: datetime | None = None
     ended: datetime | None = None
     retrains: int = 0
+    windows: int = 0
+    windows_out: int = 0
     errors: pd.DataFrame = field(default_factory=pd.DataFrame)
     calls: Calls = field(default_factory=Calls)
 
@@ -279,6 +283,13 @@ def _follow(dsn: str, options: LoopOptions, result: LoopResult, console: Console
             result.errors = _errors(cursor, result.began)
             cursor.execute("SELECT count(*) FROM retrains WHERE drift <> '[]'")
             (result.retrains,) = cursor.fetchone() or (0,)
+            cursor.execute(
+                "SELECT count(*), count(*) FILTER (WHERE is_out) FROM (SELECT bool_or(is_out) AS is_out "
+                "FROM drift_windows WHERE target = %s AND window_start >= %s "
+                "GROUP BY window_start) w",
+                (TARGET, result.began),
+            )
+            result.windows, result.windows_out = cursor.fetchone() or (0, 0)
     finally:
         connection.close()
 
