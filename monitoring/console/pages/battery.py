@@ -95,8 +95,13 @@ def _wait_for(context: Context, battery_id: str) -> None:
         empty(f"No battery is called {battery_id}" if was_looked else "Looking …", what)
         ui.link("All batteries", "/")
 
+    is_leaving = False
+
     def reload(snapshot: Snapshot) -> None:
-        if battery_id in snapshot.rows or (snapshot.taken_at is not None and not was_looked):
+        nonlocal is_leaving
+        is_known = battery_id in snapshot.rows or (snapshot.taken_at is not None and not was_looked)
+        if is_known and not is_leaving:  # asked again, a slow browser would begin again
+            is_leaving = True
             ui.navigate.reload()
 
     context.live.changed.subscribe(lambda snapshot, _: reload(snapshot))
