@@ -175,6 +175,20 @@ def fill(dsn: str, battery_id: str, rows: int, start: datetime) -> None:
     )
 
 
+def test_a_prediction_that_comes_before_its_reading_hides_no_reading(dsn: str) -> None:
+    fill(dsn, "early", 10, NOW)
+    query(
+        dsn,
+        "INSERT INTO ev_telemetry (battery_id, time, failure_probability, prediction_timestamp) "
+        "VALUES ('early', %s, 0.01, now())",
+        (NOW + timedelta(seconds=10),),
+    )
+    newest = "SELECT voltage, failure_probability FROM latest_battery_status WHERE battery_id = 'early'"
+    assert query(dsn, newest) == [(9.0, None)]
+    fill(dsn, "early", 1, NOW + timedelta(seconds=11))
+    assert query(dsn, newest) == [(0.0, None)]
+
+
 def test_latest_view_probes_the_index_and_keeps_silent_batteries(dsn: str) -> None:
     fill(dsn, "busy", 20_000, NOW)
     fill(dsn, "silent", 10, NOW - timedelta(days=60))
