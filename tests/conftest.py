@@ -16,7 +16,6 @@ import psycopg2
 import pytest
 
 from data.embedded.mqtt_broker import embedded_mqtt_broker
-from data.embedded.ports import free_port
 from data.embedded.postgres import embedded_postgres
 from data.settings import Settings
 from deploy.servers.install import DEBIAN, KAFKA, MINIO
@@ -27,6 +26,7 @@ from deploy.servers.mlflow import mlflow as running_mlflow
 from deploy.servers.mosquitto import Mosquitto
 from deploy.servers.mosquitto import mosquitto as running_mosquitto
 from deploy.servers.postgres import Postgres, databases, missing_timescaledb, postgres
+from deploy.servers.process import unused_port
 from tests.needs import need
 from training.mlflow_client import connect
 
@@ -82,7 +82,7 @@ def postgres_dsn(postgres_server: str) -> str:
 @pytest.fixture(scope="session")
 def mqtt_broker() -> Iterator[tuple[str, int]]:
     """Host and port of a running broker."""
-    with embedded_mqtt_broker("127.0.0.1", free_port("127.0.0.1", 18830)) as address:
+    with embedded_mqtt_broker("127.0.0.1", unused_port()) as address:
         yield address
 
 

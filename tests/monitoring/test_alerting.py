@@ -12,10 +12,10 @@ import httpx
 import pytest
 import yaml
 
-from data.embedded.ports import free_port
 from data.settings import Settings
 from data.stores.migrate import migrate
 from deploy.servers.install import DEBIAN
+from deploy.servers.process import unused_port
 from deploy.servers.prometheus import alertmanager, prometheus
 from monitoring.__main__ import watching
 from monitoring.alerting import ALERTS_FILE, FOLDER, PROMETHEUS_FILE, alertmanager_config, main, prometheus_config
@@ -104,7 +104,7 @@ def test_an_overheating_is_told_within_30_seconds_and_taken_back(postgres_dsn: s
     """A reading in the store, the exporter, Prometheus, Alertmanager, a webhook: all with the settings that ship."""
     need(DEBIAN["prometheus"], DEBIAN["prometheus-alertmanager"])
     migrate(postgres_dsn)
-    port = free_port("127.0.0.1", 19130)
+    port = unused_port()
     settings = Settings(var=tmp_path, telemetry_dsn=postgres_dsn, metrics_port=port)
     began = time.time()
 

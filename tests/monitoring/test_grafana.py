@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data.embedded.ports import free_port
 from data.settings import Settings
 from data.stores.migrate import migrate
 from deploy.servers.install import DEBIAN
+from deploy.servers.process import unused_port
 from deploy.servers.prometheus import prometheus
 from monitoring.__main__ import watching
 from monitoring.alerting import prometheus_config
@@ -122,7 +122,7 @@ def test_every_query_finds_data(postgres_server: str, new_database: Callable[[st
     dsn = new_database(postgres_server)
     migrate(dsn)
     live(dsn)
-    settings = Settings(var=tmp_path, telemetry_dsn=dsn, metrics_port=free_port("127.0.0.1", 19140))
+    settings = Settings(var=tmp_path, telemetry_dsn=dsn, metrics_port=unused_port())
     wanted = [target for target in targets() if not any(word in target.text for word in ELSEWHERE)]
     assert len(wanted) >= 20
     with watching(settings, tmp_path / "none.yaml", threading.Event()):

@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 
 from data.contract import SIGNALS
-from data.embedded.ports import free_port
 from data.settings import Settings
+from deploy.servers.process import unused_port
 from serving.predictor import Predictor
 from tests.training.small_models import release_small_models
 from training.release import LoadedRelease, load_release
@@ -55,7 +55,7 @@ def predictor(release: LoadedRelease) -> Predictor:
 @contextmanager
 def serve(settings: Settings, workers: int, ready: str) -> Iterator[httpx.Client]:
     """A client of the service on the registry in `settings`, from when the path `ready` answers with 200."""
-    port = free_port(HOST, 31700)
+    port = unused_port()
     environment = os.environ | {
         "TWIN_VAR": str(settings.var),
         "TWIN_SERVICE_PORT": str(port),

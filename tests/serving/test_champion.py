@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from data.embedded.ports import free_port
 from data.settings import Settings
+from deploy.servers.process import unused_port
 from features.state import FOLD_VERSION, new_states
 from features.targets import TARGET_NAMES
 from serving.champion import Champion
@@ -137,9 +137,7 @@ def test_a_registry_that_is_away_disturbs_nothing(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     followed.served()
-    away = store.settings.model_copy(
-        update={"mlflow_tracking_uri": f"http://127.0.0.1:{free_port('127.0.0.1', 31900)}"}
-    )
+    away = store.settings.model_copy(update={"mlflow_tracking_uri": f"http://127.0.0.1:{unused_port()}"})
     followed.champion._settings, followed.champion._client = away, None
     for _ in range(2):
         assert followed.served() == ("followed-twin/1", None)

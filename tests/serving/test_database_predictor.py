@@ -25,12 +25,12 @@ from psycopg2.extras import execute_values
 
 from data.batch import Batch, Row, rows_of
 from data.contract import CYCLE_FIELDS
-from data.embedded.ports import free_port
 from data.errors import TwinError
 from data.field_map import FieldMap, parse_field_map
 from data.settings import Settings
 from data.stores.migrate import migrate
 from data.stores.postgres import PostgresStore
+from deploy.servers.process import unused_port
 from features import fold
 from features import state as s
 from features.table import LabelParams, build
@@ -676,7 +676,7 @@ def test_the_program_predicts_with_the_champion_until_it_is_stopped(
     postgres_server: str, new_database: Callable[[str], str], registry: Settings, predictor: Predictor, tmp_path: Path
 ) -> None:
     dsn = new_database(postgres_server)
-    port = free_port("127.0.0.1", 31900)
+    port = unused_port()
     environment = os.environ | {
         "TWIN_VAR": str(registry.var),
         "TWIN_TELEMETRY_DSN": dsn,

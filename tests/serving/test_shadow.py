@@ -13,8 +13,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from data.embedded.ports import free_port
 from data.settings import Settings
+from deploy.servers.process import unused_port
 from features.state import new_states
 from serving.metrics import ShadowMetrics
 from serving.moments import Moments, moments_of
@@ -109,7 +109,7 @@ def test_every_moment_offered_is_in_the_store(
 def test_a_store_that_is_away_costs_nobody_time_and_the_loss_is_counted(
     shadowing: Callable[..., Shadowing], challenger: Predictor
 ) -> None:
-    nobody = f"postgresql://postgres@127.0.0.1:{free_port('127.0.0.1', 31950)}/postgres"
+    nobody = f"postgresql://postgres@127.0.0.1:{unused_port()}/postgres"
     shadow = shadowing(nobody, capacity=50)
     shadow.recorder.start()
     shadow.recorder.offer(ids(10), moments(10), challenger)

@@ -16,8 +16,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from benchmarks.console_store import StoreSize, fill
-from data.embedded.ports import free_port
 from data.settings import Settings
+from deploy.servers.process import unused_port
 from monitoring.console.api.app import create_api
 from monitoring.console.api.health import Metrics
 from monitoring.console.database import Database
@@ -37,7 +37,7 @@ def filled_dsn(postgres_server: str, new_database: Callable[[str], str]) -> str:
 @contextmanager
 def served(app: FastAPI, **settings: Any) -> Iterator[httpx.Client]:
     """A client of `app`, which listens meanwhile with `settings` of uvicorn."""
-    port = free_port("127.0.0.1", 15100)
+    port = unused_port()
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", **settings))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

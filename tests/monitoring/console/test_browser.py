@@ -27,11 +27,11 @@ import pytest
 from PIL import Image
 
 from data.batch import Batch
-from data.embedded.ports import free_port
 from data.settings import Settings
 from data.sources.base import REJECTED_COLUMNS
 from data.stores.migrate import migrate
 from data.stores.postgres import PostgresStore
+from deploy.servers.process import unused_port
 from features.state import FOLD_VERSION
 from features.targets import TARGET_NAMES
 from monitoring.drift.params import DriftParams
@@ -210,7 +210,7 @@ def site(
 @contextmanager
 def console(dsn: str, folder: Path, ready: str, *arguments: str) -> Iterator[str]:
     """The address of a console on `dsn`, once `ready` answers 200; it must not have failed in the end."""
-    port = free_port("127.0.0.1", 15300)
+    port = unused_port()
     environment = os.environ | {
         "TWIN_VAR": str(folder / "var"),
         "TWIN_TELEMETRY_DSN": dsn,

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import httpx
 
-from data.embedded.ports import free_port
+from deploy.servers.process import unused_port
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_told_to_stop_it_leaves_nothing_running(server_folders: Path) -> None:
     folder = server_folders / "console alone"
-    port = free_port("127.0.0.1", 15400)
+    port = unused_port()
     own = {name: value for name, value in os.environ.items() if not name.startswith("TWIN_")}
     environment = own | {"TWIN_VAR": str(folder), "TWIN_CONSOLE_PORT": str(port)}
     process = subprocess.Popen([sys.executable, "-m", "monitoring.console"], cwd=ROOT, env=environment)
