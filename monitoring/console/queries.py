@@ -38,10 +38,11 @@ _NEWEST_READING = """(
 )"""
 
 
-def _newest_predictions(columns: Sequence[str]) -> str:
+def _newest_predictions(columns: Sequence[str], wanted: str = "true") -> str:
     """A subquery with what the champion said last of each target (value, lower, ...), as of the reading `l` of `b`.
 
-    `array_agg` takes the rows in the order in which the index gives them, which is the newest first.
+    It looks only where `wanted` is true of the reading, and has NULLs elsewhere.  `array_agg` takes the rows in the
+    order in which the index gives them, which is the newest first.
     """
     values = ", ".join(
         f"(array_agg({column}) FILTER (WHERE target = '{target}'{_AHEAD_OF_IT[target]}))[1] AS {target}_{column}"
@@ -52,7 +53,7 @@ def _newest_predictions(columns: Sequence[str]) -> str:
         SELECT {values}, max(predicted_at) AS predicted_at FROM (
             SELECT * FROM battery_predictions n
             WHERE n.battery_id = b.battery_id AND n.role = 'champion' AND n.time <= now() + %(ahead)s
-              AND n.time > COALESCE(l.time, now()) - %(hold)s
+              AND n.time > COALESCE(l.time, now()) - %(hold)s AND {wanted}
             ORDER BY n.time DESC LIMIT {len(TARGET_NAMES)}
         ) newest
     )"""  # noqa: S608 - our own names
@@ -80,6 +81,9 @@ _SNAPSHOT = f"""
     LEFT JOIN LATERAL {_NEWEST_READING} l ON true
     LEFT JOIN LATERAL {_newest_predictions(("value", "lower", "upper", "due"))} p ON true
 """  # noqa: S608
+# Of most batteries the reading has it all, and half of the work is saved.
+_STOOD_IN = ("l.soh", "l.rul_prediction", "l.failure_probability")
+_LACKS = f"({' OR '.join(f'{_finite(name)} IS NULL' for name in _STOOD_IN)})"
 # More than what a rule holds for, never less: which of a rule's columns counts is said in one place, by the rules.
 _ATTENTION = f"""
     SELECT * FROM (
@@ -87,7 +91,7 @@ _ATTENTION = f"""
                {_RUL} AS rul_prediction, {_FAILURE} AS failure_probability
         FROM batteries b
         LEFT JOIN LATERAL {_NEWEST_READING} l ON true
-        LEFT JOIN LATERAL {_newest_predictions(("value",))} p ON true
+        LEFT JOIN LATERAL {_newest_predictions(("value",), _LACKS)} p ON true
     ) s WHERE {
     " OR ".join(
         f"{column} {'>' if rule.is_high else '<'} {rule.warning}" for rule in RULES.values() for column in rule.columns
