@@ -408,6 +408,8 @@ def test_an_alert_is_acknowledged_and_muted(visit: Callable[..., Any], site: Sit
     page.get_by_label("Note: what is being done").fill("is on its way to a charger")
     page.locator(".q-dialog").get_by_role("button", name="Acknowledge").click()
     page.wait_for_selector("text=ada knows since")
+    page.locator(".q-dialog").wait_for(state="hidden")
+    page.wait_for_timeout(500)  # its shade goes slowly
     page.screenshot(path=site.shots / "console-alerts.png")
     safety.get_by_role("button", name="Acknowledge all of these").click()
     page.locator(".q-dialog").get_by_role("button", name="Acknowledge").click()
