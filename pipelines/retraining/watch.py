@@ -141,7 +141,7 @@ class PromotionWatch:
             return  # somebody was faster; the next look sees it
         self._release_shadow(watched)
         reason = _WORSE.format(release=watched.release) + sentence
-        rollback(self.registry, reason=reason, by=self.by, to=watched.before)
+        rollback(self.registry, reason=reason, by=self.by, to=watched.before, expected=watched.release)
         self.records.end_watch(watched.retrain_id, "rolled_back", sentence)
         log.warning("release %d is rolled back: %s", watched.release, sentence)
 
