@@ -114,6 +114,7 @@ class _Battery:
         self._hours = 1.0
         self._newest: datetime | None = None
         self._appended = 0
+        self._sessions: Sequence[StoreRow] | None = None
         self._is_loaded = False
         self._loading_count = 0
         self._read_at = time.monotonic()
@@ -254,6 +255,9 @@ class _Battery:
             charts.paint(chart, charts.LINE_COLOURS)
 
     def _draw_cycles(self, cycles: Sequence[StoreRow]) -> None:
+        if cycles == self._sessions:
+            return  # another span has the same, and a chart that goes as it comes is an error in the browser
+        self._sessions = cycles
         self._cycles.clear()
         with self._cycles:
             if not cycles:
