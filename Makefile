@@ -42,11 +42,11 @@ setup: $(VENV)/.ready ## a virtual environment from the hash-locked requirements
 
 run: setup ## retrain what changed, then service, MLflow and live simulator; FOR=60 stops after 60 s
 	@python -m simulator.live --check $(LIVE_ARGS)
-	@python -m pipelines.repro --default
-	@python -m pipelines.up $(LIVE_ARGS)
+	@python -m training.experiment --default
+	@python -m deploy.up $(LIVE_ARGS)
 
 repro: setup ## dvc repro; SOURCE=matr DATA=path trains on another source as a named experiment
-	@python -m pipelines.repro $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA),--data $(DATA)) $(ARGS)
+	@python -m training.experiment $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 # Most of their time is waiting for servers.  A file stays in one process, as its tests share what they have started.
 test: setup ## the default tests, JOBS=2 files at a time
@@ -68,7 +68,7 @@ chaos: setup ## kill every part of the twin on real servers at random moments, a
 	python -m tests.chaos $(ARGS)
 
 loop: setup ## a fleet's summer turns hot: drift, retraining, promotion at high speed; draws docs/images/loop.png
-	@python -m pipelines.loop $(ARGS)
+	@python -m benchmarks.loop $(ARGS)
 
 lint: setup ## ruff, mypy, import directions
 	ruff check .
@@ -81,7 +81,7 @@ format: setup ## let ruff format
 	ruff format .
 
 screenshots: setup ## the pictures of the console in docs/images, taken by its browser test
-	TWIN_SCREENSHOTS=docs/images python -m pytest tests/monitoring/console/test_browser.py $(ARGS)
+	TWIN_SCREENSHOTS=docs/images python -m pytest tests/console/test_browser.py $(ARGS)
 
 bench: setup ## speed, each figure as a ratio to a peer in the same run; ARGS="stream growth" measures these parts only
 	python -m benchmarks $(ARGS)

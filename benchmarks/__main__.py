@@ -24,7 +24,7 @@ from benchmarks.ingest import ingest
 from benchmarks.report import Figure, markdown, replaced
 from benchmarks.stream import stream
 from benchmarks.training import training
-from pipelines.params import FEATURES, MODELS, REPORTS, read_json, write_json
+from training.params import FEATURES, MODELS, REPORTS, read_json, write_json
 
 #: By name, with which the names of its figures begin.
 PARTS: dict[str, Callable[[], Sequence[Figure]]] = {

@@ -27,13 +27,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.console_store import StoreSize, fill
-from data.embedded.ports import free_port
-from data.embedded.postgres import embedded_postgres
-from data.settings import Settings
+from console.connection_pool import Database
+from console.history import Histories, Window
+from console.queries import Queries
 from deploy.servers.install import DEBIAN
-from monitoring.console.database import Database
-from monitoring.console.history import Histories, Window
-from monitoring.console.queries import Queries
+from telemetry.embedded.ports import free_port
+from telemetry.embedded.postgres import embedded_postgres
+from telemetry.settings import Settings
 
 _HOST = "127.0.0.1"
 _CALLS = 300
@@ -109,7 +109,7 @@ def _console(dsn: str) -> Iterator[httpx.Client]:
     port = free_port(_HOST, 15200)
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"TWIN_VAR": folder, "TWIN_CONSOLE_PORT": str(port), "TWIN_TELEMETRY_DSN": dsn}
-        process = subprocess.Popen([sys.executable, "-m", "monitoring.console"], env=environment)
+        process = subprocess.Popen([sys.executable, "-m", "console"], env=environment)
         try:
             with httpx.Client(base_url=f"http://{_HOST}:{port}", timeout=30.0, trust_env=False) as http:
                 _wait(http, process)

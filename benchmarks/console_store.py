@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import psycopg2
 
-from data.stores.migrate import migrate
+from telemetry.stores.migrate import migrate
 
 _BATCHES = 20
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from features.fold import CYCLE_FEATURES, READING_FEATURES
+from features.state_update import CYCLE_FEATURES, READING_FEATURES
 from features.targets import TARGETS
 from training.model_files import load_skops
 from training.onnx_runtime import ForestFile, OnnxForests

@@ -17,15 +17,15 @@ import numpy as np
 
 from benchmarks.http_predict import release
 from benchmarks.ingest import readings, servers
-from data.batch import Batch, Row
-from data.contract import SIGNALS
-from data.settings import Settings
-from data.sinks.store import StoreSink
-from features.fold import fold_cycles
 from features.state import READING_INPUTS, FloatArray, new_states, set_battery
-from serving.moments import fold_each
+from features.state_update import fold_cycles
+from serving.feature_snapshots import fold_each
 from serving.predictor import Predictor
 from serving.scorer import Scorer
+from telemetry.batch import Batch, Row
+from telemetry.contract import SIGNALS
+from telemetry.settings import Settings
+from telemetry.sinks.postgres import StoreSink
 from training.release import load_release
 
 _BATTERIES = (10, 100, 1_000)

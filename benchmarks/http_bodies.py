@@ -10,8 +10,8 @@ import httpx
 import numpy as np
 import orjson
 
-from data.contract import SIGNALS
-from data.wire import rfc3339
+from telemetry.contract import SIGNALS
+from telemetry.wire import rfc3339
 
 _BATTERY = {"nominal_capacity_ah": 150.0, "cells_in_series": 96.0, "chemistry": "NMC", "model": "made up"}
 _START = datetime(2026, 1, 1, tzinfo=UTC)

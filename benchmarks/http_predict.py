@@ -24,14 +24,14 @@ from typing import Any
 import httpx
 
 from benchmarks.http_bodies import fleet_body, history_body, lived, single_bodies
-from data.embedded.ports import free_port
-from data.errors import TwinError
-from data.settings import NO_TELEMETRY, Settings
 from features.targets import TARGET_NAMES
-from pipelines.params import MODELS
+from telemetry.embedded.ports import free_port
+from telemetry.errors import TwinError
+from telemetry.settings import NO_TELEMETRY, Settings
 from training.mlflow_client import experiment_id
+from training.params import MODELS
 from training.registry.promotion import publish
-from training.registry.store import RegistryStore
+from training.registry.registry_store import RegistryStore
 from training.release import CONTENT_TAG, content_sha256
 from training.tracking import MODEL_FOLDER
 

@@ -18,12 +18,12 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions
 
-from data.batch import Batch, Row
-from data.contract import READING_FIELDS, names
-from data.embedded.postgres import embedded_postgres
-from data.sinks.store import StoreSink
 from deploy.servers.install import DEBIAN
 from deploy.servers.postgres import License, missing_timescaledb, postgres
+from telemetry.batch import Batch, Row
+from telemetry.contract import READING_FIELDS, names
+from telemetry.embedded.postgres import embedded_postgres
+from telemetry.sinks.postgres import StoreSink
 
 ROWS = 5_000
 _BATTERIES = 100

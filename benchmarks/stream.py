@@ -27,17 +27,17 @@ import psycopg2
 from confluent_kafka import Producer
 from kafka import KafkaConsumer, TopicPartition
 
-from data.batch import Batch, Row
-from data.contract import SIGNALS
-from data.embedded.postgres import embedded_postgres
-from data.kafka import PREDICTIONS_TOPIC, TELEMETRY_TOPIC
-from data.settings import Settings
-from data.stores.migrate import migrate
-from data.stores.postgres import PostgresStore
-from data.wire import reading_message
 from deploy.servers.kafka import kafka
 from deploy.servers.process import unused_port
 from serving.stream.topics import connection, ensure_topics
+from telemetry.batch import Batch, Row
+from telemetry.contract import SIGNALS
+from telemetry.embedded.postgres import embedded_postgres
+from telemetry.kafka_client import PREDICTIONS_TOPIC, TELEMETRY_TOPIC
+from telemetry.settings import Settings
+from telemetry.stores.migrate import migrate
+from telemetry.stores.postgres import PostgresStore
+from telemetry.wire import reading_message
 from training.release import load_release
 
 _ROOT = Path(__file__).resolve().parents[1]

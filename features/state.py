@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from data.chemistries import CHEMISTRY_NAMES, DEFAULT_CHEMISTRY
-from data.contract import SIGNALS
-from data.errors import TwinError
+from telemetry.chemistries import CHEMISTRY_NAMES, DEFAULT_CHEMISTRY
+from telemetry.contract import SIGNALS
+from telemetry.errors import TwinError
 
 FloatArray = NDArray[np.float64]
 
@@ -165,7 +165,7 @@ def set_battery(
     """Tell `state` what its battery is made of; what is not given stays as it was.
 
     Raises:
-        TwinError: if `chemistry` is not an entry of `data.chemistries`.
+        TwinError: if `chemistry` is not an entry of `telemetry.chemistries`.
     """
     if nominal_capacity_ah is not None and nominal_capacity_ah == nominal_capacity_ah:
         state[NOMINAL_CAPACITY_AH] = nominal_capacity_ah

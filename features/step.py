@@ -17,9 +17,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from data.chemistries import CHEMISTRIES
-from data.contract import SIGNAL_FIELDS, SIGNALS
 from features import state as s
+from telemetry.chemistries import CHEMISTRIES
+from telemetry.contract import SIGNAL_FIELDS, SIGNALS
 
 # Compile-time constants for numba.
 _EDGES = np.array([c.window_edges_v for c in CHEMISTRIES.values()])

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.contract import SIGNALS
 from features import labels
-from features.fold import (
+from features.state import MAX_GAP_S, FloatArray, new_states, set_battery
+from features.state_update import (
     CYCLE_FEATURES,
     READING_FEATURES,
     BoolArray,
@@ -19,8 +19,8 @@ from features.fold import (
     fold_readings,
     readings_matrix,
 )
-from features.state import MAX_GAP_S, FloatArray, new_states, set_battery
 from features.targets import TARGETS, Target
+from telemetry.contract import SIGNALS
 
 #: Columns of every table besides features and labels.
 KEYS: tuple[str, ...] = ("battery_id", "time", "cycle_index", "life_quarter")
@@ -67,7 +67,7 @@ class _Folded:
 
 
 def build(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame, params: LabelParams) -> FeatureTables:
-    """Fold a source's history and label it; frames in contract columns, see `data.contract`."""
+    """Fold a source's history and label it; frames in contract columns, see `telemetry.contract`."""
     folded = _fold(readings, cycles, batteries)
     health = _label_health(folded, cycles, batteries, params)
     ahead = _label_temperature(folded.readings, params)

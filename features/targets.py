@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from features.fold import CYCLE_FEATURES, READING_FEATURES
+from features.state_update import CYCLE_FEATURES, READING_FEATURES
 
 
 @dataclass(frozen=True)

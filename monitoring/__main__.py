@@ -20,18 +20,18 @@ import psycopg2
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.registry import Collector
 
-from data.embedded.ports import free_port
-from data.embedded.store import store_named
-from data.errors import TwinError
-from data.settings import Settings
-from data.stores.migrate import migrate
-from monitoring.drift.params import project_drift
+from monitoring.drift.drift_params import project_drift
 from monitoring.drift.watcher import DriftWatcher, registered_references
 from monitoring.evaluation.definitions import ModelDefinitions, project_definitions
 from monitoring.evaluation.evaluator import Evaluator
 from monitoring.exporter import TwinCollector
-from monitoring.fleet import FleetReader
-from monitoring.registry import RegistryWatch
+from monitoring.fleet_queries import FleetReader
+from monitoring.registry_poll import RegistryWatch
+from telemetry.embedded.ports import free_port
+from telemetry.embedded.telemetry_store import store_named
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
+from telemetry.stores.migrate import migrate
 
 logger = logging.getLogger(__name__)
 

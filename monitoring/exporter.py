@@ -19,9 +19,9 @@ import psycopg2
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from monitoring.fleet import FleetReader, NewestReading, Snapshot
-from monitoring.registry import RegistryWatch
-from monitoring.watched import WATCHED, Watched
+from monitoring.fleet_queries import FleetReader, NewestReading, Snapshot
+from monitoring.registry_poll import RegistryWatch
+from monitoring.target_metrics import WATCHED, Watched
 
 logger = logging.getLogger(__name__)
 

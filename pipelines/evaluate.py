@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from features.targets import TARGETS
-from pipelines.command import exit_code
-from pipelines.params import FEATURES, MODELS, REPORTS, load_params, read_json, start_logging, write_json
+from telemetry.command import exit_code
 from training import plots
 from training.evaluate import add_linear_extrapolation, by_fold, permutation_importance, report
 from training.onnx_runtime import OnnxForest
+from training.params import FEATURES, MODELS, REPORTS, load_params, read_json, start_logging, write_json
 
 log = logging.getLogger(__name__)
 

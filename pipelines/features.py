@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pandas as pd
 
-from features import guard
+from features import leakage_check
 from features.state import FOLD_VERSION
 from features.table import KEYS, FeatureTables, LabelParams, build
 from features.targets import TARGETS
-from pipelines.command import exit_code
-from pipelines.params import FEATURES, VALIDATED, load_params, start_logging, typed, write_json
+from telemetry.command import exit_code
+from training.params import FEATURES, VALIDATED, load_params, start_logging, typed, write_json
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ def features(
     beginning = build(*_beginning(readings, cycles, batteries), _any_number(params))
     for name, table in built.tables.items():
         target = TARGETS[name]
-        guard.refuse_labels(target, target.feature_names)
+        leakage_check.refuse_labels(target, target.feature_names)
         if name in beginning.tables:
-            guard.refuse_future(table, beginning.tables[name], target.feature_names, _row_key(table))
-        guard.refuse_formula(table, target, target.feature_names)
+            leakage_check.refuse_future(table, beginning.tables[name], target.feature_names, _row_key(table))
+        leakage_check.refuse_formula(table, target, target.feature_names)
     return built
 
 

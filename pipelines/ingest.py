@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from data.sources import Telemetry, read_source
-from pipelines.command import exit_code
-from pipelines.params import INTERIM, load_params, start_logging, write_json
+from telemetry.command import exit_code
+from telemetry.sources import Telemetry, read_source
+from training.params import INTERIM, load_params, start_logging, write_json
 
 log = logging.getLogger(__name__)
 

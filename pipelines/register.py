@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data.settings import Settings
-from features.targets import TARGET_NAMES
-from pipelines.command import exit_code
-from pipelines.params import FEATURES, MODELS, REPORTS, file_hash, load_params, read_json, start_logging
+from telemetry.command import exit_code
+from telemetry.settings import Settings
 from training.gate import GateThresholds
+from training.params import MODELS, REPORTS, load_params, read_json, start_logging
 from training.registry.promotion import current_user
-from training.registry.registration import Provenance, RegisterReport, register_all
-from training.registry.store import RegistryStore
+from training.registry.provenance import provenance_in
+from training.registry.registration import RegisterReport, register_all
+from training.registry.registry_store import RegistryStore
 from training.release import twin_name
-
-REQUIREMENTS = Path("requirements.lock")
 
 _COLOURS = {"champion": "green", "challenger": "yellow", "not registered": "red", "not available": "dim"}
 
@@ -38,26 +35,6 @@ def main() -> None:
         by=current_user(),
     )
     show(report, params["domain"], Console())
-
-
-def provenance_in(workspace: Path, source: str, tags: Mapping[str, str] | None = None) -> Provenance:
-    """Where the models in the folder `workspace` come from.
-
-    Args:
-        source: the data source's name.
-        tags: what else their runs shall say.
-    """
-    paths = {target: workspace / FEATURES / f"{target}.parquet" for target in TARGET_NAMES}
-    tables = {target: path for target, path in paths.items() if path.exists()}
-    return Provenance(
-        source=source,
-        data_sha256={target: file_hash(path) for target, path in tables.items()},
-        tables=tables,
-        folds=read_json(workspace / REPORTS / "folds.json"),
-        plots=tuple(sorted((workspace / REPORTS / "plots").glob("*.png"))),
-        requirements=REQUIREMENTS if REQUIREMENTS.exists() else None,
-        tags=tags or {},
-    )
 
 
 def show(report: RegisterReport, domain: str, console: Console) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipelines.command import exit_code
-from pipelines.params import load_params
 from simulator.fleet import SimulateParams, simulate_fleet
+from telemetry.command import exit_code
+from training.params import load_params
 
 FLEET = Path("data/raw/fleet")
 

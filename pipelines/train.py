@@ -9,15 +9,15 @@ import sys
 
 import pandas as pd
 
-from data.errors import TwinError
 from features.state import FOLD_VERSION
 from features.targets import TARGET_NAMES, TARGETS
-from pipelines.command import exit_code
-from pipelines.params import FEATURES, MODELS, TUNED, load_params, read_json, start_logging, write_json
+from telemetry.command import exit_code
+from telemetry.errors import TwinError
 from training.crossfit import fit_final, judge, out_of_fold
 from training.forests import ForestParams, inputs
 from training.model_files import save_canonical_skops
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference, to_onnx
+from training.params import FEATURES, MODELS, TUNED, load_params, read_json, start_logging, write_json
 from training.splits import split
 
 log = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from data.settings import Settings
 from features.targets import TARGET_NAMES, TARGETS
-from pipelines.command import exit_code
-from pipelines.params import FEATURES, TUNED, file_hash, load_params, read_json, start_logging, typed, write_json
+from telemetry.command import exit_code
+from telemetry.settings import Settings
 from training import tracking
 from training.forest_library import forests
+from training.params import FEATURES, TUNED, file_hash, load_params, read_json, start_logging, typed, write_json
 from training.splits import split
 from training.tuning import TuneParams, study_name, tune_forest
 

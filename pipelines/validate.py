@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from data.sources import Telemetry
-from data.validation import RefusedError, ValidationResult, validate
-from data.validation_report import render, summary
-from pipelines.command import exit_code
 from pipelines.ingest import TABLES
-from pipelines.params import INTERIM, QUARANTINE, REPORTS, VALIDATED, read_json, start_logging, write_json
+from telemetry.command import exit_code
+from telemetry.sources import Telemetry
+from telemetry.validation import RefusedError, ValidationResult, validate
+from telemetry.validation_report import render, summary
+from training.params import INTERIM, QUARANTINE, REPORTS, VALIDATED, read_json, start_logging, write_json
 
 log = logging.getLogger(__name__)
 

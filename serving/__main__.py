@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from data.settings import NO_TELEMETRY, Settings
+from telemetry.settings import NO_TELEMETRY, Settings
 
 _ROOT = Path(__file__).resolve().parents[1]
 

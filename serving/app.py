@@ -17,16 +17,16 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from data.errors import error_body
-from data.schemas.request import PredictRequest
-from serving.answer import answer
 from serving.champion import Champion
-from serving.decode import Limits, decode_request
 from serving.errors import RequestError
-from serving.messages import ErrorAnswer, PredictAnswer, answer_entries
-from serving.metrics import Metrics
+from serving.request_decoding import Limits, decode_request
+from serving.request_scoring import answer
+from serving.response import ErrorAnswer, PredictAnswer, answer_entries
 from serving.scorer import Scorer
+from serving.service_metrics import Metrics
 from serving.shadow import ShadowRecorder
+from telemetry.errors import error_body
+from telemetry.schemas.request import PredictRequest
 
 #: A request larger than this is answered by a thread, so that small ones need not wait for it.
 _INLINE_BYTES = 64 * 1024

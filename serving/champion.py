@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from data.errors import TwinError
-from data.settings import Settings
-from serving.collector import settle
-from serving.metrics import Reason, ReleaseMetrics
+from serving.garbage_collection import settle
 from serving.predictor import Predictor
 from serving.scorer import Scorer
+from serving.service_metrics import Reason, ReleaseMetrics
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
 from training.challengers import challenger_versions, load_challengers
 from training.last_release import recall_release, remember_release
 from training.mlflow_client import connect

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from data.errors import TwinError
+from telemetry.errors import TwinError
 
 
 class RequestError(TwinError):

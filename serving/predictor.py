@@ -12,18 +12,18 @@ from operator import attrgetter
 
 import numpy as np
 
-from data.errors import TwinError
-from features import fold
+from features import state_update
 from features.state import FOLD_VERSION, FloatArray, new_states
 from features.targets import TARGETS, Target
-from serving.moments import Moments, moments_of
+from serving.feature_snapshots import Moments, moments_of
+from telemetry.errors import TwinError
 from training.onnx_runtime import ForestFile, OnnxForests
 from training.release import LoadedRelease, LocalModel
 
 NOT_PROMOTED = "no model was promoted for this target"
 
 # By cadence.
-_FEATURE_NAMES = {"reading": fold.READING_FEATURES, "cycle": fold.CYCLE_FEATURES}
+_FEATURE_NAMES = {"reading": state_update.READING_FEATURES, "cycle": state_update.CYCLE_FEATURES}
 _FEATURES = {"reading": attrgetter("reading_features"), "cycle": attrgetter("cycle_features")}
 
 

@@ -12,11 +12,11 @@ from typing import cast
 
 import numpy as np
 
-from data.batch import Row
-from data.chemistries import CHEMISTRY_NAMES
-from data.stores import history
-from features.fold import fold_cycles, fold_readings
 from features.state import READING_INPUTS, FloatArray, new_states, set_battery
+from features.state_update import fold_cycles, fold_readings
+from telemetry.batch import Row
+from telemetry.chemistries import CHEMISTRY_NAMES
+from telemetry.stores import history
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS = READING_INPUTS[1:]

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from data.batch import Row
-from serving.moments import Moments
+from serving.feature_snapshots import Moments
+from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor, TargetValues
-from serving.records import prediction_rows
+from telemetry.batch import Row
 
 
 @dataclass(frozen=True)

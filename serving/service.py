@@ -5,14 +5,14 @@ from __future__ import annotations
 import bentoml
 from starlette.exceptions import HTTPException
 
-from data.settings import Settings
-from serving.answer import compile_fold
 from serving.app import create_app
 from serving.champion import Champion
-from serving.collector import quieten
-from serving.decode import Limits
-from serving.metrics import Metrics
+from serving.garbage_collection import quieten
+from serving.request_decoding import Limits
+from serving.request_scoring import compile_fold
+from serving.service_metrics import Metrics
 from serving.shadow import ShadowRecorder
+from telemetry.settings import Settings
 
 settings = Settings()
 metrics = Metrics()

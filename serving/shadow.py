@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 
-from data.batch import Batch, Row
-from data.embedded.postgres import embedded_postgres
-from data.errors import TwinError
-from data.settings import Settings
-from data.sinks.base import SinkError, SinkRefusedError
-from data.sinks.store import StoreSink
-from serving.metrics import Loss, ShadowMetrics
-from serving.moments import Moments, concatenate
+from serving.feature_snapshots import Moments, concatenate
+from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
-from serving.records import prediction_rows
+from serving.service_metrics import Loss, ShadowMetrics
+from telemetry.batch import Batch, Row
+from telemetry.embedded.postgres import embedded_postgres
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
+from telemetry.sinks.base import SinkError, SinkRefusedError
+from telemetry.sinks.postgres import StoreSink
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.contract import BATTERY_FIELDS, READING_FIELDS, names
 from simulator.ageing import NEW
 from simulator.climate import SECONDS_PER_DAY, ambient_c
 from simulator.designs import CAR_MODELS, USAGES, CarModel, Usage, draw_design, pick
@@ -35,6 +34,7 @@ from simulator.life import (
 )
 from simulator.pack import PackState
 from simulator.sensors import SAMPLE_SIZE, TIME_S, measure
+from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, names
 
 FloatArray = NDArray[np.float64]
 

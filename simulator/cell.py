@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-from data.chemistries import Chemistry
 from simulator.compiled import compiled
+from telemetry.chemistries import Chemistry
 
 KELVIN_AT_0_C = 273.15
 REFERENCE_K = 298.15

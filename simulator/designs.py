@@ -11,7 +11,6 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from data.chemistries import CHEMISTRIES
 from simulator.ageing import NO_KNEE, AgeingParameters, Stress
 from simulator.cell import CellParameters, ocv_table
 from simulator.climate import WEATHER_PERIODS_DAYS, ClimateParameters
@@ -21,6 +20,7 @@ from simulator.life import Design, UsageParameters
 from simulator.pack import PackParameters
 from simulator.sensors import draw_sensors
 from simulator.thermal import ThermalParameters
+from telemetry.chemistries import CHEMISTRIES
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.contract import BATTERY_FIELDS, names
-from data.errors import TwinError
 from simulator.battery import Battery, streams
 from simulator.designs import CAR_MODELS
+from telemetry.contract import BATTERY_FIELDS, names
+from telemetry.errors import TwinError
 
 DAYS_PER_YEAR = 365.25
 

@@ -15,9 +15,9 @@ from datetime import datetime
 
 import pandas as pd
 
-from data.errors import TwinError
 from simulator.faults import KIND_NAMES
 from simulator.live_pack import LivePack
+from telemetry.errors import TwinError
 
 #: Core temperature of an injected overheating, degC: above the alarm of the contract whatever the sensor's offset.
 OVERHEATED_C = 68.0

@@ -24,26 +24,26 @@ import psycopg2
 import yaml
 from rich.console import Console
 
-from data.embedded.parts import embedded_parts
-from data.embedded.ports import free_port
-from data.errors import TwinError
-from data.settings import Settings
-from data.sinks import make_sinks
-from data.sinks.base import Sink, SinkError, SinkUnavailableError
-from data.spool.delivery import Delivery, SinkWorker
-from data.spool.spool import Spool
-from data.stores.postgres import PostgresStore
-from simulator.client import PredictionClient, PredictionError
-from simulator.exporter import LiveCollector, metrics_server
 from simulator.fleet import SimulateParams
 from simulator.injections import KINDS, REGIMES, Injection, injected, parse_regime
 from simulator.live_battery import LiveBattery
 from simulator.live_loop import NEWEST_TIME, PRODUCER, LiveLoop, memory_of
 from simulator.live_pack import LivePack
 from simulator.live_twin import LiveTwin
-from simulator.predictions import CONSUMER, READINGS_A_CALL, PredictionWorker, fold_pasts
-from simulator.tally import Summary, Tally
+from simulator.prediction_consumer import CONSUMER, READINGS_A_CALL, PredictionWorker, fold_pasts
+from simulator.run_statistics import Summary, Tally
+from simulator.service_client import PredictionClient, PredictionError
+from simulator.simulator_metrics import LiveCollector, metrics_server
 from simulator.terminal import View, print_summary, view_for
+from telemetry.embedded.defaults import embedded_parts
+from telemetry.embedded.ports import free_port
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
+from telemetry.sinks import make_sinks
+from telemetry.sinks.base import Sink, SinkError, SinkUnavailableError
+from telemetry.spool.delivery import Delivery, SinkWorker
+from telemetry.spool.spool import Spool
+from telemetry.stores.postgres import PostgresStore
 
 READY_TIMEOUT_S = 120.0
 FINISH_TIMEOUT_S = 30.0

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from threading import Event
 
-from data.batch import Batch
-from data.spool.delivery import Delivery
-from data.spool.spool import Spool, SpoolFullError
 from simulator.live_twin import LiveTwin
-from simulator.tally import Tally
+from simulator.run_statistics import Tally
+from telemetry.batch import Batch
+from telemetry.spool.delivery import Delivery
+from telemetry.spool.spool import Spool, SpoolFullError
 
 #: The name under which the spool keeps how far event time has come, and what each battery has to know to go on.
 PRODUCER = "simulator"

@@ -14,15 +14,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from data.contract import READING_FIELDS, names
-from data.errors import TwinError
 from simulator.battery import Battery, Identity
 from simulator.climate import SECONDS_PER_DAY, daily_mean_c
 from simulator.faults import KIND_NAMES
 from simulator.fleet import SimulateParams, batteries_table, history, logs_until, new_battery
 from simulator.life import NO_FAULT, Design, condition_of, health, pass_days
-from simulator.memory import made_of, recall, remember
 from simulator.pack import cell_voltages_v
+from simulator.saved_state import made_of, recall, remember
+from telemetry.contract import READING_FIELDS, names
+from telemetry.errors import TwinError
 
 #: A longer time between two readings is passed by average use; a shorter one is lived second by second.
 LONGEST_STEP_S = 2.0 * 3600.0

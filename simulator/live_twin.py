@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from data.batch import Row, rows_of
-from simulator.client import Answer
 from simulator.live_battery import LiveBattery
+from simulator.service_client import Answer
+from telemetry.batch import Row, rows_of
 
 
 @dataclass

@@ -12,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from data.health import battery_health
-from simulator.client import ANSWER_FIELDS
 from simulator.live_twin import LiveTwin
-from simulator.tally import Summary, Tally
+from simulator.run_statistics import Summary, Tally
+from simulator.service_client import ANSWER_FIELDS
+from telemetry.health import battery_health
 
 _STATUS_STYLE = {"NORMAL": "green", "WARNING": "yellow", "CRITICAL": "bold red"}
 _LINE_EVERY_S = 5.0

@@ -15,9 +15,6 @@ from urllib.parse import urlsplit
 import psycopg2
 import pytest
 
-from data.embedded.mqtt_broker import embedded_mqtt_broker
-from data.embedded.postgres import embedded_postgres
-from data.settings import Settings
 from deploy.servers.install import DEBIAN, KAFKA, MINIO
 from deploy.servers.kafka import Kafka, kafka
 from deploy.servers.minio import Minio
@@ -27,6 +24,9 @@ from deploy.servers.mosquitto import Mosquitto
 from deploy.servers.mosquitto import mosquitto as running_mosquitto
 from deploy.servers.postgres import Postgres, databases, missing_timescaledb, postgres
 from deploy.servers.process import unused_port
+from telemetry.embedded.mqtt_broker import embedded_mqtt_broker
+from telemetry.embedded.postgres import embedded_postgres
+from telemetry.settings import Settings
 from tests.needs import need
 from training.mlflow_client import connect
 

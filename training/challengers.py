@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from data.errors import TwinError
-from data.settings import Settings
 from features.targets import TARGET_NAMES
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
 from training.release import (
     CHALLENGER,
     CONTENT_TAG,

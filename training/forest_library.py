@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sklearn import ensemble
 
-from data.errors import TwinError
+from telemetry.errors import TwinError
 
 Library = Literal["scikit-learn", "scikit-learn-intelex"]
 

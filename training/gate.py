@@ -6,7 +6,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
-from data.errors import TwinError
+from telemetry.errors import TwinError
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import json
 import tempfile
 from pathlib import Path
 
-from data.errors import TwinError
-from data.settings import Settings
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
 from training.release import LoadedRelease, Release, cached_model, model_cache, twin_name
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from data.settings import NO_TELEMETRY, Settings
+from telemetry.settings import NO_TELEMETRY, Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

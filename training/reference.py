@@ -7,7 +7,7 @@ import pandas as pd
 
 from features.table import KEYS
 from features.targets import Target
-from training.registry.judging import FEATURE_PREFIX
+from training.registry.gate_scores import FEATURE_PREFIX
 from training.splits import split
 
 #: Some megabytes at most.

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import TwinError
-from data.settings import Settings
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
 from training.mlflow_client import connect
 
 if TYPE_CHECKING:

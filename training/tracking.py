@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from data.settings import Settings
+from telemetry.settings import Settings
 from training.mlflow_client import connect, ending_run, experiment_id
 
 if TYPE_CHECKING:

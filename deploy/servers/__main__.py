@@ -16,12 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from data.errors import TwinError
 from deploy.servers.kafka import kafka
 from deploy.servers.minio import REGION, minio
 from deploy.servers.mlflow import mlflow
 from deploy.servers.mosquitto import mosquitto
 from deploy.servers.postgres import License, databases, missing_timescaledb, postgres
+from telemetry.errors import TwinError
 
 Started = TypeVar("Started")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from data.errors import TwinError
+from telemetry.errors import TwinError
 
 
 def with_lines(file: Path, replacements: Mapping[str, str]) -> str:

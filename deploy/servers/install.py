@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from data.errors import TwinError
 from deploy.servers.process import run
 from deploy.servers.versions import versions
+from telemetry.errors import TwinError
 
 _MAVEN_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 _POLICY = Path("/usr/sbin/policy-rc.d")

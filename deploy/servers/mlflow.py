@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.settings import NO_TELEMETRY
 from deploy.servers.minio import REGION, Minio
 from deploy.servers.process import HOST, Command, Server, answers, unused_port
+from telemetry.settings import NO_TELEMETRY
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """PostgreSQL of Debian's, with TimescaleDB where its library is present, over a Unix socket and loopback TCP.
 
-`data/embedded/postgres.py` is for people: one server that several processes share and nobody has to stop.  This one is
-compose's, with the same settings file, and can be killed and started again.
+`telemetry/embedded/postgres.py` is shared by several processes and stops by itself.  This one has the settings
+file of compose, and can be killed and started again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from urllib.parse import quote
 
 import psycopg2
 
-from data.embedded.server_user import let_others_enter, server_user, system_user
 from deploy.servers.install import DEBIAN, require
 from deploy.servers.process import HOST, Command, Server, run, unused_port
 from deploy.servers.versions import DEPLOY, versions
+from telemetry.embedded.server_user import let_others_enter, server_user, system_user
 
 License = Literal["timescale", "apache"]
 _OWNER_ONLY = 0o600

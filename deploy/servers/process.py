@@ -17,8 +17,8 @@ from types import TracebackType
 
 import httpx
 
-from data.embedded.ports import free_port
-from data.errors import TwinError
+from telemetry.embedded.ports import free_port
+from telemetry.errors import TwinError
 
 HOST = "127.0.0.1"
 _STOP_TIMEOUT_S = 20.0

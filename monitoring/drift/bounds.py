@@ -13,12 +13,12 @@ from typing import Protocol
 
 import numpy as np
 
-from features.fold import BoolArray, IntArray
 from features.state import FloatArray
+from features.state_update import BoolArray, IntArray
 from monitoring.drift.distances import RankScale, combined, distances, shares
-from monitoring.drift.params import DriftParams
-from monitoring.drift.reference import Reference
-from monitoring.drift.store import Kind
+from monitoring.drift.drift_params import DriftParams
+from monitoring.drift.drift_store import Kind
+from monitoring.drift.registered_reference import Reference
 
 #: Windows drawn for each of the `false_alarms` that are allowed.
 _DRAWN_FOR_EACH = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from monitoring.drift.params import DriftParams
+from monitoring.drift.drift_params import DriftParams
 
 
 @dataclass(frozen=True)

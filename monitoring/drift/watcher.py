@@ -13,15 +13,15 @@ from functools import lru_cache
 
 import psycopg2
 
-from data.errors import TwinError
-from data.settings import Settings
 from features.targets import TARGETS
 from monitoring.drift import windows
 from monitoring.drift.bounds import Bounds, too_small
-from monitoring.drift.params import DriftParams
-from monitoring.drift.reference import Reference
-from monitoring.drift.store import DriftStore, Followed, Kind, Window
-from monitoring.registry import RegistryAwayError, has_registry
+from monitoring.drift.drift_params import DriftParams
+from monitoring.drift.drift_store import DriftStore, Followed, Kind, Window
+from monitoring.drift.registered_reference import Reference
+from monitoring.registry_poll import RegistryAwayError, has_registry
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -234,7 +234,7 @@ def registered_references(settings: Settings) -> ReferenceOf:
             return None
         from mlflow.exceptions import MlflowException
 
-        from training.registry.store import RegistryStore
+        from training.registry.registry_store import RegistryStore
 
         try:
             rows = RegistryStore.open(settings, domain, patient=False).reference(target, int(version))

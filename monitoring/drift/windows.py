@@ -16,16 +16,16 @@ from typing import Any
 import numpy as np
 import psycopg2.extensions
 
-from data.chemistries import CHEMISTRY_NAMES
-from data.stores import history
-from features.fold import CYCLE_FEATURES, READING_FEATURES, IntArray, fold_cycles, fold_readings
 from features.state import READING_INPUTS, FloatArray, new_states, set_battery
+from features.state_update import CYCLE_FEATURES, READING_FEATURES, IntArray, fold_cycles, fold_readings
 from features.table import LabelParams
 from features.targets import TARGETS
 from monitoring.drift.bounds import thinned
-from monitoring.drift.params import DriftParams
-from monitoring.drift.store import Followed
-from monitoring.newest import NEWEST_PREDICTIONS
+from monitoring.drift.drift_params import DriftParams
+from monitoring.drift.drift_store import Followed
+from monitoring.newest_predictions import NEWEST_PREDICTIONS
+from telemetry.chemistries import CHEMISTRY_NAMES
+from telemetry.stores import history
 
 Connection = psycopg2.extensions.connection
 

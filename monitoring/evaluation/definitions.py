@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 
-from data.errors import TwinError
-from data.settings import Settings
 from features.table import LabelParams
-from monitoring.registry import RegistryAwayError, has_registry
+from monitoring.registry_poll import RegistryAwayError, has_registry
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
 from training.mlflow_client import connect
 from training.release import fetch_file
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 
 import psycopg2
 
-from data.stores.retention import RETENTION_DAYS
 from features.table import LabelParams
-from monitoring.evaluation.judge import Outcome, judge, temperature_truth
-from monitoring.evaluation.observe import observe
-from monitoring.evaluation.store import ROLES, Comparable, EvaluationStore, Role
+from monitoring.evaluation.observations import observe
+from monitoring.evaluation.outcome_store import ROLES, Comparable, EvaluationStore, Role
+from monitoring.evaluation.outcomes import Outcome, judge, temperature_truth
+from telemetry.stores.retention import RETENTION_DAYS
 
 logger = logging.getLogger(__name__)
 

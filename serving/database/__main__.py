@@ -21,19 +21,19 @@ from pathlib import Path
 
 import psycopg2
 
-from data.embedded.store import store_named
-from data.errors import TwinError
-from data.field_map import load_field_map
-from data.settings import Settings
-from data.stores.migrate import migrate
-from data.stores.postgres import PostgresStore
-from serving.answer import compile_fold
 from serving.champion import Champion
-from serving.collector import quieten
-from serving.database.feed import SiteFeed, StoreFeed
-from serving.database.metrics import DatabaseMetrics, metrics_server
-from serving.database.run import run
-from serving.database.work import Limits, Worker
+from serving.database.batch import Limits, Worker
+from serving.database.batch_loop import run
+from serving.database.predictor_metrics import DatabaseMetrics, metrics_server
+from serving.database.row_source import SiteFeed, StoreFeed
+from serving.garbage_collection import quieten
+from serving.request_scoring import compile_fold
+from telemetry.embedded.telemetry_store import store_named
+from telemetry.errors import TwinError
+from telemetry.field_map import load_field_map
+from telemetry.settings import Settings
+from telemetry.stores.migrate import migrate
+from telemetry.stores.postgres import PostgresStore
 
 logger = logging.getLogger("serving.database")
 

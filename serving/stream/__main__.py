@@ -13,14 +13,14 @@ import time
 from confluent_kafka import KafkaException
 from quixstreams.exceptions import QuixException
 
-from data.embedded.ports import free_port
-from data.errors import TwinError
-from data.settings import Settings
 from serving.champion import Champion
-from serving.metrics import ReleaseMetrics
+from serving.service_metrics import ReleaseMetrics
 from serving.stream.app import run_stream
-from serving.stream.metrics import StreamMetrics, metrics_server
+from serving.stream.scorer_metrics import StreamMetrics, metrics_server
 from serving.stream.topics import connection
+from telemetry.embedded.ports import free_port
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
 
 _FIRST_RETRY_S = 1.0
 _LONGEST_RETRY_S = 10.0

@@ -10,16 +10,16 @@ from confluent_kafka import TopicPartition
 from quixstreams import Application, State
 from quixstreams.kafka import ConnectionConfig
 
-from data.kafka import TELEMETRY_TOPIC
-from data.settings import Settings
-from data.sinks.store import StoreSink
-from serving.stream.inbox import Limits
-from serving.stream.metrics import StreamMetrics
-from serving.stream.outlet import Outlet
-from serving.stream.past import Past
-from serving.stream.sink import CheckpointSink, Releases
-from serving.stream.states import NoHistory, States
+from serving.stream.checkpoint import CheckpointSink, Releases
+from serving.stream.checkpoint_states import NoHistory, States
+from serving.stream.message_parser import Limits
+from serving.stream.producer import Outlet
+from serving.stream.scorer_metrics import StreamMetrics
+from serving.stream.state_restore import Past
 from serving.stream.topics import connection, ensure_topics
+from telemetry.kafka_client import TELEMETRY_TOPIC
+from telemetry.settings import Settings
+from telemetry.sinks.postgres import StoreSink
 
 #: A consumer that does not ask for messages for so long loses its batteries to another.
 _MAX_POLL_S = 600.0

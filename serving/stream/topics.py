@@ -8,8 +8,8 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
 from quixstreams.kafka import ConnectionConfig
 
-from data.kafka import DEAD_LETTER_TOPIC, PREDICTIONS_TOPIC, TELEMETRY_TOPIC, client_options
-from data.settings import Settings
+from telemetry.kafka_client import DEAD_LETTER_TOPIC, PREDICTIONS_TOPIC, TELEMETRY_TOPIC, client_options
+from telemetry.settings import Settings
 
 _TIMEOUT_S = 30.0
 _BROKERS_DEFAULT = -1

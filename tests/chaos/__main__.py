@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from data.errors import TwinError
+from telemetry.errors import TwinError
 from tests.chaos.counting import Count
 from tests.chaos.disk import cannot_trace
 from tests.chaos.parts import Supervisor

@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 import psycopg2
 
-from data.batch import Row
-from data.contract import READING_FIELDS, names
-from data.wire import json_values
-from features import fold
-from features.fold import closed_table
+from features import state_update
 from features.state import FloatArray
-from serving.cycles import cycle_rows
-from serving.moments import Moments, fold_each_closing
+from features.state_update import closed_table
+from serving.feature_snapshots import Moments, fold_each_closing
+from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
-from serving.records import prediction_rows
+from serving.session_rows import cycle_rows
+from telemetry.batch import Row
+from telemetry.contract import READING_FIELDS, names
+from telemetry.wire import json_values
 from tests.chaos.ledger import Account, Key, key_of
 
 _READING = names(READING_FIELDS)
@@ -153,7 +153,7 @@ def _sessions(dsn: str, states: Mapping[str, FloatArray]) -> Counter[tuple[Any, 
 def _folded(readings: Sequence[Row], states: Mapping[str, FloatArray]) -> tuple[Moments, Counter[tuple[Any, ...]]]:
     """The moments after each of `readings` (by battery and time), and the sessions that ended."""
     ids = list(states)
-    matrix = fold.readings_matrix(pd.DataFrame([{**row} for row in readings], columns=_READING))
+    matrix = state_update.readings_matrix(pd.DataFrame([{**row} for row in readings], columns=_READING))
     battery_row = np.array([ids.index(str(row["battery_id"])) for row in readings], dtype=np.int64)
     memory = np.stack([states[battery_id].copy() for battery_id in ids])
     moments, folded, closed = fold_each_closing(memory, battery_row, matrix)

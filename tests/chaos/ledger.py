@@ -14,9 +14,9 @@ from pathlib import Path
 
 import orjson
 
-from data.batch import Batch, Row
-from data.spool.entries import bodies, entry
-from data.spool.spool import Spool, SpoolFullError
+from telemetry.batch import Batch, Row
+from telemetry.spool.entries import bodies, entry
+from telemetry.spool.spool import Spool, SpoolFullError
 
 #: What tells a reading from every other one.
 Key = tuple[str, datetime]

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from data.errors import TwinError
 from deploy.servers.process import Server
+from telemetry.errors import TwinError
 
 logger = logging.getLogger(__name__)
 

@@ -25,25 +25,25 @@ import numpy as np
 import psycopg2
 import yaml
 
-from data.batch import Batch, Row, rows_of
-from data.contract import READING_FIELDS, names
-from data.errors import TwinError
-from data.settings import NO_TELEMETRY, Settings
-from data.spool.spool import set_aside_in
-from data.stores.migrate import migrate
-from data.stores.postgres import PostgresStore
 from deploy.servers.kafka import Kafka, kafka
 from deploy.servers.minio import minio
 from deploy.servers.mlflow import mlflow
 from deploy.servers.mosquitto import Mosquitto, mosquitto
 from deploy.servers.postgres import Postgres, databases, postgres
 from deploy.servers.process import HOST, Command, Server, answers, unused_port
-from features import fold
+from features import state_update
 from features.state import FOLD_VERSION, FloatArray, decode, new_states
 from features.targets import TARGET_NAMES
 from serving.predictor import Predictor
 from serving.replay import tell
 from simulator.fleet import SimulateParams, new_battery
+from telemetry.batch import Batch, Row, rows_of
+from telemetry.contract import READING_FIELDS, names
+from telemetry.errors import TwinError
+from telemetry.settings import NO_TELEMETRY, Settings
+from telemetry.spool.spool import set_aside_in
+from telemetry.stores.migrate import migrate
+from telemetry.stores.postgres import PostgresStore
 from tests.chaos.counting import Count, count
 from tests.chaos.ledger import Account, read_ledger
 from tests.chaos.parts import Supervisor
@@ -51,7 +51,7 @@ from tests.features.conftest_features import laboratory
 from tests.training.small_models import GATE, ModelFiles
 from training.registry.promotion import promote
 from training.registry.registration import Provenance, register_all
-from training.registry.store import RegistryStore
+from training.registry.registry_store import RegistryStore
 from training.release import LoadedRelease, fetch_model, model_cache, read_release, release_version, twin_name
 
 logger = logging.getLogger(__name__)
@@ -384,8 +384,8 @@ def _first_state(battery: Row) -> FloatArray:
     """What a battery of which the store knows only what was published begins with."""
     states = new_states(1)
     tell(states[0], battery)
-    cycles = fold.cycles_matrix(laboratory(str(battery["battery_id"]), PUBLISHED_CYCLES, 0.001, 0))
-    fold.fold_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
+    cycles = state_update.cycles_matrix(laboratory(str(battery["battery_id"]), PUBLISHED_CYCLES, 0.001, 0))
+    state_update.fold_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
     state: FloatArray = states[0]
     return state
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.batch import Batch
-from data.spool.spool import MIN_BYTES, Spool
+from telemetry.batch import Batch
+from telemetry.spool.spool import MIN_BYTES, Spool
 from tests.chaos.disk import Changed, Disk, Event, Synced, Told, traced
 from tests.chaos.spool_writer import DONE, PREDICTOR, number_of
-from tests.data.spool.rows import CONSUMERS, reading
+from tests.telemetry.spool.rows import CONSUMERS, reading
 
 _ROOT = Path(__file__).resolve().parents[2]
 _EVERYTHING = 10**6

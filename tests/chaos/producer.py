@@ -14,9 +14,9 @@ from threading import Event
 from rich.console import Console
 
 import simulator.live
-from data.settings import Settings
 from simulator.live import LiveOptions, run_live
 from simulator.terminal import LineView
+from telemetry.settings import Settings
 from tests.chaos.ledger import Ledger, LedgerSpool
 from tests.simulator.counting_battery import Battery
 

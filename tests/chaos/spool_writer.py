@@ -12,17 +12,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.batch import Batch
-from data.spool.entries import Entry
-from data.spool.spool import MIN_BYTES, Spool
-from tests.data.spool.rows import CONSUMERS, prediction, reading
+from telemetry.batch import Batch
+from telemetry.spool.entries import Entry
+from telemetry.spool.spool import MIN_BYTES, Spool
+from tests.telemetry.spool.rows import CONSUMERS, prediction, reading
 
 #: Who predicts, and under which name it keeps how far it has come.
 PREDICTOR, DONE = "mqtt", "done"
 
 
 def number_of(entry: Entry) -> int:
-    """The number that a row of `tests.data.spool.rows` carries."""
+    """The number that a row of `tests.telemetry.spool.rows` carries."""
     return int(float(str(entry.row["current" if entry.kind == "reading" else "value"])))
 
 

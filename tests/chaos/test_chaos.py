@@ -18,31 +18,31 @@ import psycopg2
 import pytest
 from rich.console import Console
 
-from data.batch import Batch, rows_of
-from data.sinks.store import StoreSink
-from data.spool.delivery import Delivery, SinkWorker
-from data.spool.spool import MIN_BYTES, Spool
-from data.stores.migrate import migrate
-from data.stores.postgres import PostgresStore
 from deploy.servers.install import DEBIAN, KAFKA, MINIO
 from deploy.servers.postgres import Postgres, postgres
 from deploy.servers.process import HOST, Command, Server, answers, unused_port
-from features.fold import closed_table, readings_matrix
 from features.state import FOLD_VERSION, FloatArray, new_states, set_battery
+from features.state_update import closed_table, readings_matrix
 from features.targets import TARGET_NAMES
-from serving.cycles import cycle_rows
-from serving.moments import fold_each_closing
+from serving.feature_snapshots import fold_each_closing
+from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
-from serving.records import prediction_rows
+from serving.session_rows import cycle_rows
+from telemetry.batch import Batch, rows_of
+from telemetry.sinks.postgres import StoreSink
+from telemetry.spool.delivery import Delivery, SinkWorker
+from telemetry.spool.spool import MIN_BYTES, Spool
+from telemetry.stores.migrate import migrate
+from telemetry.stores.postgres import PostgresStore
 from tests.chaos.__main__ import chaos, print_report
 from tests.chaos.counting import Count, count
 from tests.chaos.disk import Event, cannot_trace
 from tests.chaos.ledger import Account, HastySpool, Ledger, key_of, read_ledger
 from tests.chaos.power_cut import cut_power, traced_spool
 from tests.chaos.small_disk import SmallDisk, small_disk
-from tests.data.spool.rows import reading
 from tests.features.conftest_features import drive
 from tests.needs import need
+from tests.telemetry.spool.rows import reading
 from tests.training.small_models import ModelFiles
 from training.release import (
     LoadedRelease,

@@ -16,8 +16,6 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from paho.mqtt.enums import CallbackAPIVersion
 
-from data.errors import TwinError
-from data.settings import Settings
 from deploy.servers.files import with_lines, with_properties
 from deploy.servers.install import DEBIAN, KAFKA, MINIO, Package, require
 from deploy.servers.kafka import Kafka
@@ -25,6 +23,8 @@ from deploy.servers.mosquitto import Mosquitto
 from deploy.servers.postgres import Postgres, postgres
 from deploy.servers.process import HOST, Command, Server
 from deploy.servers.prometheus import alertmanager, prometheus
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
 from tests.needs import need
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from data.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field
+from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field
 
 START_S = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from conftest_features import drive
 
-from features import fold
 from features import state as s
+from features import state_update
 
 #: Largest difference from the 0.5 s features, in each feature's unit, at 30 s sampling of a drive whose
 #: current turns over within a minute.
@@ -23,39 +23,39 @@ TOLERANCES = {
 }
 
 
-def folded(every_s: float) -> tuple[np.ndarray, fold.ReadingFold]:
+def folded(every_s: float) -> tuple[np.ndarray, state_update.ReadingFold]:
     readings = drive(np.arange(0.0, 10_801.0, every_s), seed=5)
     states = s.new_states(1)
     s.set_battery(states[0], nominal_capacity_ah=100.0, cells_in_series=96, chemistry="NMC")
-    matrix = fold.readings_matrix(readings)
-    return matrix[:, 0], fold.fold_readings(states, np.zeros(len(matrix), dtype=np.int64), matrix)
+    matrix = state_update.readings_matrix(readings)
+    return matrix[:, 0], state_update.fold_readings(states, np.zeros(len(matrix), dtype=np.int64), matrix)
 
 
 @pytest.fixture(scope="module")
-def finest() -> tuple[np.ndarray, fold.ReadingFold]:
+def finest() -> tuple[np.ndarray, state_update.ReadingFold]:
     return folded(0.5)
 
 
 @pytest.mark.parametrize("every_s", [10.0, 30.0])
-def test_reading_features_agree(finest: tuple[np.ndarray, fold.ReadingFold], every_s: float) -> None:
+def test_reading_features_agree(finest: tuple[np.ndarray, state_update.ReadingFold], every_s: float) -> None:
     times, result = folded(every_s)
     at = np.searchsorted(finest[0], times)
     # Right after a session starts or ends the rates may still disagree about whether it has.
     same_session = (
-        result.features[:, fold.READING_FEATURES.index("session_direction")]
-        == (finest[1].features[at, fold.READING_FEATURES.index("session_direction")])
+        result.features[:, state_update.READING_FEATURES.index("session_direction")]
+        == (finest[1].features[at, state_update.READING_FEATURES.index("session_direction")])
     )
     assert same_session.mean() > 0.97
     settled = same_session & (times > times[0] + 300.0)
     for stem, tolerance in TOLERANCES.items():
-        for column, name in enumerate(fold.READING_FEATURES):
+        for column, name in enumerate(state_update.READING_FEATURES):
             if name.startswith(stem):
                 difference = np.abs(result.features[settled, column] - finest[1].features[at[settled], column])
                 assert np.nanmax(difference, initial=0.0) <= tolerance, name
 
 
 @pytest.mark.parametrize("every_s", [10.0, 30.0])
-def test_session_summaries_agree(finest: tuple[np.ndarray, fold.ReadingFold], every_s: float) -> None:
+def test_session_summaries_agree(finest: tuple[np.ndarray, state_update.ReadingFold], every_s: float) -> None:
     reference, table = finest[1].closed_table(), folded(every_s)[1].closed_table()
     assert table["kind"].tolist() == reference["kind"].tolist()
     assert table["throughput_ah"].to_numpy() == pytest.approx(reference["throughput_ah"].to_numpy(), rel=0.02)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest_features import drive
 
-from features.guard import LeakError
+from features.leakage_check import LeakError
 from features.table import FeatureTables, LabelParams, build
 from pipelines.features import features
 

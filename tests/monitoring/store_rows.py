@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg2
 
-from data.batch import Batch, Row
-from data.stores.postgres import PostgresStore
+from telemetry.batch import Batch, Row
+from telemetry.stores.postgres import PostgresStore
 
 #: Recent, because old outcomes are retired, and on the hour, where intervals of comparison begin.
 START = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=2)

@@ -13,14 +13,14 @@ import numpy as np
 import psycopg2
 import pytest
 
-from data.stores.migrate import migrate
-from data.stores.retention import retire
 from features import labels
 from features.state import MAX_GAP_S
 from features.table import LabelParams
 from monitoring.evaluation import evaluator as evaluation
 from monitoring.evaluation.evaluator import Evaluator
-from monitoring.evaluation.store import EvaluationStore
+from monitoring.evaluation.outcome_store import EvaluationStore
+from telemetry.stores.migrate import migrate
+from telemetry.stores.retention import retire
 from tests.monitoring.store_rows import START, at, every, outcomes, prediction, query, reading, write
 
 DEFINITIONS = LabelParams()

@@ -19,16 +19,16 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from data.embedded.ports import free_port
-from data.settings import Settings
-from data.stores.migrate import migrate
 from features.table import LabelParams
 from monitoring import exporter
 from monitoring.__main__ import metrics_server
 from monitoring.evaluation.evaluator import Evaluator
 from monitoring.exporter import TwinCollector
-from monitoring.fleet import FleetReader
-from monitoring.registry import RegistryState, RegistryWatch
+from monitoring.fleet_queries import FleetReader
+from monitoring.registry_poll import RegistryState, RegistryWatch
+from telemetry.embedded.ports import free_port
+from telemetry.settings import Settings
+from telemetry.stores.migrate import migrate
 from tests.monitoring.store_rows import at, every, prediction, query, reading, write
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data.settings import Settings
-from data.stores.migrate import migrate
 from deploy.servers.install import DEBIAN
 from deploy.servers.process import unused_port
 from deploy.servers.prometheus import prometheus
 from monitoring.__main__ import watching
-from monitoring.alerting import prometheus_config
+from monitoring.alerting_config import prometheus_config
 from monitoring.exporter import _OF_PREDICTIONS, _OF_READINGS, _OF_TRUTHS
 from monitoring.grafana.panels import DASHBOARDS, FLEET
+from telemetry.settings import Settings
+from telemetry.stores.migrate import migrate
 from tests.monitoring import store_rows as rows
 from tests.monitoring.panel_data import DASHBOARDS as FOLDER
 from tests.monitoring.panel_data import points, targets

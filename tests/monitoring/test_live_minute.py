@@ -22,13 +22,13 @@ import psycopg2
 import pytest
 import yaml
 
-from data.embedded.ports import free_port
-from data.embedded.postgres import embedded_postgres
-from data.settings import Settings
 from deploy.servers.install import DEBIAN
 from deploy.servers.prometheus import alertmanager, prometheus
-from monitoring.alerting import alertmanager_config, prometheus_config
+from monitoring.alerting_config import alertmanager_config, prometheus_config
 from monitoring.grafana.panels import DASHBOARDS
+from telemetry.embedded.ports import free_port
+from telemetry.embedded.postgres import embedded_postgres
+from telemetry.settings import Settings
 from tests.monitoring.panel_data import Target, points, targets
 from tests.monitoring.test_exporter import CONTRACT, Samples, samples_of
 from tests.monitoring.webhook import Webhook, webhook

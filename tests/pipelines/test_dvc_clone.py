@@ -18,14 +18,14 @@ import pandas as pd
 import pytest
 import yaml
 
-from data.batch import Batch, rows_of
-from data.contract import CYCLE_FIELDS, names
-from data.settings import NO_TELEMETRY
-from data.stores.migrate import migrate
-from data.stores.postgres import PostgresStore
 from deploy.servers.minio import REGION, Minio
 from deploy.servers.process import HOST, Command, Server, answers, unused_port
-from pipelines.params import read_json
+from telemetry.batch import Batch, rows_of
+from telemetry.contract import CYCLE_FIELDS, names
+from telemetry.settings import NO_TELEMETRY
+from telemetry.stores.migrate import migrate
+from telemetry.stores.postgres import PostgresStore
+from training.params import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -205,7 +205,7 @@ def test_what_was_lived_is_learned_from_again(
     store.close()
     monkeypatch.setenv("TWIN_TELEMETRY_DSN", dsn)
     before = read_json(clone / "reports" / "metrics.json")
-    run(clone, sys.executable, "-m", "pipelines.repro", "--source", "timescale", "--domain", "lived")
+    run(clone, sys.executable, "-m", "training.experiment", "--source", "timescale", "--domain", "lived")
     metrics = read_json(clone / "reports" / "metrics.json")
     assert (metrics["source"], metrics["domain"]) == ("timescale", "lived")
     assert "temperature" in metrics["targets"]

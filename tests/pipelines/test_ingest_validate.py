@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from data.errors import TwinError
 from pipelines import ingest, validate
-from pipelines.command import REFUSED, exit_code
-from pipelines.params import read_json
+from telemetry.command import REFUSED, exit_code
+from telemetry.errors import TwinError
 from tests.data import source_files as files
+from training.params import read_json
 
 PARAMS = {
     "source": {"field_map": None, "batteries": None},

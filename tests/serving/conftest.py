@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.contract import SIGNALS
-from data.settings import Settings
 from deploy.servers.process import unused_port
 from serving.predictor import Predictor
+from telemetry.contract import SIGNALS
+from telemetry.settings import Settings
 from tests.training.small_models import release_small_models
 from training.release import LoadedRelease, load_release
 

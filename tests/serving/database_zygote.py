@@ -14,15 +14,15 @@ from pathlib import Path
 
 import psycopg2
 
-from data.settings import Settings
-from data.stores.postgres import PostgresStore
-from serving.answer import compile_fold
-from serving.database.feed import StoreFeed
-from serving.database.metrics import DatabaseMetrics
-from serving.database.run import run
-from serving.database.work import Limits, Worker
+from serving.database.batch import Limits, Worker
+from serving.database.batch_loop import run
+from serving.database.predictor_metrics import DatabaseMetrics
+from serving.database.row_source import StoreFeed
 from serving.predictor import Predictor
+from serving.request_scoring import compile_fold
 from serving.scorer import Scorer
+from telemetry.settings import Settings
+from telemetry.stores.postgres import PostgresStore
 from training.release import load_release
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data.settings import NO_TELEMETRY
+from telemetry.settings import NO_TELEMETRY
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from data.settings import Settings
 from deploy.servers.process import unused_port
 from features.state import FOLD_VERSION, new_states
 from features.targets import TARGET_NAMES
 from serving.champion import Champion
-from serving.metrics import Metrics, ReleaseMetrics
-from serving.moments import Moments, moments_of
+from serving.feature_snapshots import Moments, moments_of
+from serving.service_metrics import Metrics, ReleaseMetrics
+from telemetry.settings import Settings
 from tests.serving.conftest import ROOT
 from tests.training.small_models import GATE, ModelFiles
 from training.last_release import recall_release
 from training.registry.promotion import promote, rollback
 from training.registry.registration import Provenance, register_all
-from training.registry.store import RegistryStore
+from training.registry.registry_store import RegistryStore
 from training.release import CHAMPION, PinnedModel, Release, read_release, twin_name
 
 
@@ -215,7 +215,7 @@ def test_a_challenger_that_cannot_be_loaded_is_told_and_left_out(followed: Follo
 
 _WORKER = """
 import sys
-from serving.metrics import Metrics
+from serving.service_metrics import Metrics
 metrics = Metrics()
 metrics.release._version.labels("twin").set(int(sys.argv[1]))
 metrics.release.failed("release")

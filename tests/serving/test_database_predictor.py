@@ -23,27 +23,27 @@ import psycopg2
 import pytest
 from psycopg2.extras import execute_values
 
-from data.batch import Batch, Row, rows_of
-from data.contract import CYCLE_FIELDS
-from data.errors import TwinError
-from data.field_map import FieldMap, parse_field_map
-from data.settings import Settings
-from data.stores.migrate import migrate
-from data.stores.postgres import PostgresStore
 from deploy.servers.process import unused_port
-from features import fold
 from features import state as s
+from features import state_update
 from features.table import LabelParams, build
-from serving.database import states
-from serving.database.feed import Feed, SiteFeed, StoreFeed
-from serving.database.late import LateRows
-from serving.database.metrics import DatabaseMetrics
-from serving.database.run import run
-from serving.database.work import Limits, Worker
-from serving.moments import fold_each
+from serving.database import state_tables
+from serving.database.batch import Limits, Worker
+from serving.database.batch_loop import run
+from serving.database.late_rows import LateRows
+from serving.database.predictor_metrics import DatabaseMetrics
+from serving.database.row_source import Feed, SiteFeed, StoreFeed
+from serving.feature_snapshots import fold_each
+from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
-from serving.records import prediction_rows
 from serving.scorer import Scorer
+from telemetry.batch import Batch, Row, rows_of
+from telemetry.contract import CYCLE_FIELDS
+from telemetry.errors import TwinError
+from telemetry.field_map import FieldMap, parse_field_map
+from telemetry.settings import Settings
+from telemetry.stores.migrate import migrate
+from telemetry.stores.postgres import PostgresStore
 from tests.features.conftest_features import drive, empty_frame
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,7 +145,9 @@ def offline(predictor: Predictor, readings: pd.DataFrame) -> dict[tuple[str, dat
     for state in states:
         s.set_battery(state, **PACK)
     ordered = readings.sort_values(["battery_id", "time"], kind="stable")
-    moments, folded = fold_each(states, np.searchsorted(ids, ordered["battery_id"]), fold.readings_matrix(ordered))
+    moments, folded = fold_each(
+        states, np.searchsorted(ids, ordered["battery_id"]), state_update.readings_matrix(ordered)
+    )
     assert folded.all()
     rows = prediction_rows(
         list(ordered["battery_id"]),
@@ -288,9 +290,9 @@ def test_what_a_battery_is_made_of_may_become_known_later(embedded: Site, predic
     embedded.store.write(Batch(readings=rows_of(readings.iloc[20:40]), batteries=[{"battery_id": "EV-7", **PACK}]))
     drain(worker, Scorer(predictor))
     states = s.new_states(1)
-    fold_each(states, np.zeros(20, dtype=np.int64), fold.readings_matrix(readings.head(20)))
+    fold_each(states, np.zeros(20, dtype=np.int64), state_update.readings_matrix(readings.head(20)))
     s.set_battery(states[0], **PACK)
-    rest = fold.readings_matrix(readings.iloc[20:40])
+    rest = state_update.readings_matrix(readings.iloc[20:40])
     expected = predictor.predict_moments(fold_each(states, np.zeros(20, dtype=np.int64), rest)[0])["temperature"].values
     got = embedded.query("SELECT value FROM battery_predictions WHERE target = 'temperature' ORDER BY time OFFSET 20")
     assert [value for (value,) in got] == expected.tolist()
@@ -379,7 +381,7 @@ def test_late_rows_are_flagged_after_a_transaction_that_failed(
     drain(worker, Scorer(predictor))
     embedded.store.write(Batch(readings=rows_of(readings.loc[[40]])))
     with monkeypatch.context() as broken:
-        broken.setattr(states, "claim", _gone)
+        broken.setattr(state_tables, "claim", _gone)
         with pytest.raises(psycopg2.OperationalError):
             worker.work(Scorer(predictor))
     assert embedded.counted("database_rows_late_total") == len(flagged(embedded)) == 0

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import serving.answer
-from data.errors import TwinError
-from features import fold, state
+import serving.request_scoring
+from features import state, state_update
 from features.targets import TARGET_NAMES, TARGETS
-from serving.answer import Question, answer
-from serving.decode import Limits, decode_request
-from serving.messages import BatteryPrediction, answer_entries
 from serving.predictor import NOT_PROMOTED, Prediction, Predictor
+from serving.request_decoding import Limits, decode_request
+from serving.request_scoring import Question, answer
+from serving.response import BatteryPrediction, answer_entries
 from serving.surface import SURFACES
+from telemetry.errors import TwinError
 from training.onnx_runtime import OnnxForest
 from training.release import LoadedRelease
 
@@ -78,10 +78,10 @@ def test_predictions_are_those_of_the_forests_on_the_folds_features(
     (one,) = ask(predictor, battery(readings=range(0, 600, 10), cycles=range(1, 15)))
     given_ = decoded(battery(readings=range(0, 600, 10), cycles=range(1, 15)))
     states = given_.states.copy()
-    fold.fold_cycles(states, np.zeros(14, dtype=np.int64), given_.cycles)
-    fold.fold_readings(states, np.zeros(60, dtype=np.int64), given_.readings)
-    vectors = {"reading": fold.reading_features(states[0]), "cycle": fold.cycle_features(states[0])}
-    names = {"reading": fold.READING_FEATURES, "cycle": fold.CYCLE_FEATURES}
+    state_update.fold_cycles(states, np.zeros(14, dtype=np.int64), given_.cycles)
+    state_update.fold_readings(states, np.zeros(60, dtype=np.int64), given_.readings)
+    vectors = {"reading": state_update.reading_features(states[0]), "cycle": state_update.cycle_features(states[0])}
+    names = {"reading": state_update.READING_FEATURES, "cycle": state_update.CYCLE_FEATURES}
     for name, target in TARGETS.items():
         features = dict(zip(names[target.cadence], vectors[target.cadence], strict=True))
         model = release.models[name]
@@ -208,7 +208,7 @@ def test_every_reading_is_one_request_a_reading(predictor: Predictor, battery: B
         for i in range(data.draw(st.integers(1, 4)))
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serving.answer, "_MOMENTS", data.draw(st.integers(1, 30)))
+        patch.setattr(serving.request_scoring, "_MOMENTS", data.draw(st.integers(1, 30)))
         together = ask(predictor, *asked, every_reading=True)
     expected = []
     for entry in asked:

@@ -10,13 +10,13 @@ import pandas as pd
 import psycopg2
 import pytest
 
-from data.batch import Batch, rows_of
-from data.stores import history
-from data.stores.migrate import migrate
-from data.stores.postgres import PostgresStore
-from features import fold
 from features import state as s
+from features import state_update
 from serving.replay import replay
+from telemetry.batch import Batch, rows_of
+from telemetry.stores import history
+from telemetry.stores.migrate import migrate
+from telemetry.stores.postgres import PostgresStore
 from tests.features.conftest_features import START_S, drive, laboratory
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -59,8 +59,8 @@ def offline(readings: pd.DataFrame, cycles: pd.DataFrame | None = None) -> np.nd
     states = s.new_states(1)
     s.set_battery(states[0], **PACK)  # type: ignore[arg-type]
     if cycles is not None:
-        fold.fold_cycles(states, np.zeros(len(cycles), dtype=np.int64), fold.cycles_matrix(cycles))
-    fold.fold_readings(states, np.zeros(len(readings), dtype=np.int64), fold.readings_matrix(readings))
+        state_update.fold_cycles(states, np.zeros(len(cycles), dtype=np.int64), state_update.cycles_matrix(cycles))
+    state_update.fold_readings(states, np.zeros(len(readings), dtype=np.int64), state_update.readings_matrix(readings))
     return states[0]
 
 
@@ -91,7 +91,7 @@ def test_pages_of_any_size_are_one_history(connection: history.Connection) -> No
     assert len(pages) > 5
     assert same(np.concatenate(pages), whole)
     expected = gappy(0)
-    assert np.array_equal(whole[:, 0], fold.readings_matrix(expected)[:, 0])
+    assert np.array_equal(whole[:, 0], state_update.readings_matrix(expected)[:, 0])
     assert same(whole[:, 1:], expected[list(columns)].to_numpy(dtype=float))
 
 

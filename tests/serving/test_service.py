@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.batch import rows_of
-from data.contract import CYCLE_FIELDS, READING_FIELDS
-from data.wire import json_values
 from features import state
 from features.table import LabelParams, build
-from serving.answer import answer
-from serving.decode import Limits, decode_request
-from serving.messages import ErrorAnswer, PredictAnswer
 from serving.predictor import Predictor
+from serving.request_decoding import Limits, decode_request
+from serving.request_scoring import answer
+from serving.response import ErrorAnswer, PredictAnswer
+from telemetry.batch import rows_of
+from telemetry.contract import CYCLE_FIELDS, READING_FIELDS
+from telemetry.wire import json_values
 from tests.features.conftest_features import drive, empty_frame
 
 Battery = Callable[..., dict[str, Any]]

@@ -13,14 +13,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
-from data.settings import Settings
 from deploy.servers.process import unused_port
 from features.state import new_states
-from serving.metrics import ShadowMetrics
-from serving.moments import Moments, moments_of
+from serving.feature_snapshots import Moments, moments_of
+from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
-from serving.records import prediction_rows
+from serving.service_metrics import ShadowMetrics
 from serving.shadow import ShadowRecorder
+from telemetry.settings import Settings
 from training.release import LoadedRelease
 
 START_S = 1_767_225_600.0

@@ -26,25 +26,25 @@ from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, C
 from prometheus_client import generate_latest
 from pydantic import SecretStr
 
-from data.batch import Batch, Row, rows_of
-from data.kafka import DEAD_LETTER_TOPIC, PREDICTIONS_TOPIC, TELEMETRY_TOPIC
-from data.settings import Settings
-from data.stores.migrate import migrate
-from data.stores.postgres import PostgresStore
-from data.wire import reading_message
 from deploy.servers.kafka import Kafka
 from deploy.servers.process import unused_port
-from features import fold
 from features import state as s
-from serving.moments import fold_each
+from features import state_update
+from serving.feature_snapshots import fold_each
+from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
-from serving.records import prediction_rows
 from serving.scorer import Scorer
 from serving.stream.__main__ import main
 from serving.stream.app import run_stream
-from serving.stream.metrics import StreamMetrics
+from serving.stream.scorer_metrics import StreamMetrics
 from serving.stream.topics import changelog, connection, ensure_topics
 from serving.surface import utc
+from telemetry.batch import Batch, Row, rows_of
+from telemetry.kafka_client import DEAD_LETTER_TOPIC, PREDICTIONS_TOPIC, TELEMETRY_TOPIC
+from telemetry.settings import Settings
+from telemetry.stores.migrate import migrate
+from telemetry.stores.postgres import PostgresStore
+from telemetry.wire import reading_message
 from tests.features.conftest_features import drive, laboratory
 from training.release import LoadedRelease
 
@@ -100,9 +100,9 @@ class Fleet:
         for key, frame in self.readings.items():
             states = s.new_states(1)
             s.set_battery(states[0], **PACK)  # type: ignore[arg-type]
-            cycles = fold.cycles_matrix(self.cycles[key])
-            fold.fold_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
-            moments, _ = fold_each(states, np.zeros(len(frame), dtype=np.int64), fold.readings_matrix(frame))
+            cycles = state_update.cycles_matrix(self.cycles[key])
+            state_update.fold_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
+            moments, _ = fold_each(states, np.zeros(len(frame), dtype=np.int64), state_update.readings_matrix(frame))
             given = prediction_rows(
                 [key] * len(frame),
                 moments,
@@ -121,7 +121,7 @@ class Fleet:
             states = s.new_states(1)
             s.set_battery(states[0], **PACK)  # type: ignore[arg-type]
             rows = np.zeros(len(frame), dtype=np.int64)
-            closed = fold.fold_readings(states, rows, fold.readings_matrix(frame)).closed_table()
+            closed = state_update.fold_readings(states, rows, state_update.readings_matrix(frame)).closed_table()
             every += [(key, kind, utc(end)) for kind, end in zip(closed["kind"], closed["end_s"], strict=True)]
         assert every
         return sorted(every)
@@ -488,8 +488,8 @@ def test_partitions_that_are_lost_while_the_store_is_away_are_read_again(
     settings: Settings, store: Store, predictor: Predictor, kafka_server: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are paused then, for longer here than the broker is away."""
-    monkeypatch.setattr("serving.stream.sink._FIRST_RETRY_S", 15.0)
-    monkeypatch.setattr("serving.stream.sink._LONGEST_RETRY_S", 15.0)
+    monkeypatch.setattr("serving.stream.checkpoint._FIRST_RETRY_S", 15.0)
+    monkeypatch.setattr("serving.stream.checkpoint._LONGEST_RETRY_S", 15.0)
     fleet = Fleet.of("LOST", 4, TIMES_S[:60])
     n_targets = 4 * len(fleet.ids)
     store.write(fleet.past())

@@ -9,14 +9,14 @@ import numpy as np
 import psycopg2
 import pytest
 
-from data.batch import Batch, rows_of
-from data.sinks.base import SinkUnavailableError
-from data.stores.migrate import migrate
-from data.stores.postgres import PostgresStore
-from features import fold
 from features import state as s
-from serving.stream.past import Past
-from serving.stream.states import NoHistory, NotYetError, States
+from features import state_update
+from serving.stream.checkpoint_states import NoHistory, NotYetError, States
+from serving.stream.state_restore import Past
+from telemetry.batch import Batch, rows_of
+from telemetry.sinks.base import SinkUnavailableError
+from telemetry.stores.migrate import migrate
+from telemetry.stores.postgres import PostgresStore
 from tests.features.conftest_features import START_S, drive
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,7 +50,7 @@ def past(dsn: str) -> Iterator[Past]:
 def lived(**pack: object) -> np.ndarray:
     states = s.new_states(1)
     s.set_battery(states[0], **pack)  # type: ignore[arg-type]
-    fold.fold_readings(states, np.zeros(len(LIVED), dtype=np.int64), fold.readings_matrix(LIVED))
+    state_update.fold_readings(states, np.zeros(len(LIVED), dtype=np.int64), state_update.readings_matrix(LIVED))
     return states[0]
 
 

@@ -20,15 +20,15 @@ import psycopg2
 import pytest
 from pydantic import SecretStr
 
-from data.settings import Settings
 from features.state import FOLD_VERSION
 from features.targets import TARGET_NAMES
 from serving.surface import SURFACES
+from telemetry.settings import Settings
 from tests.serving.conftest import serve
 from tests.training.small_models import GATE, ModelFiles
 from training.registry.promotion import promote, rollback
 from training.registry.registration import Provenance, register_all
-from training.registry.store import RegistryStore
+from training.registry.registry_store import RegistryStore
 from training.release import CHAMPION, PinnedModel, Release, read_release, twin_name
 
 Battery = Callable[..., dict[str, Any]]

@@ -16,23 +16,23 @@ import psycopg2
 import pytest
 from pydantic import SecretStr
 
-from data.batch import Batch, rows_of
-from data.contract import CYCLE_FIELDS, READING_FIELDS, names
-from data.kafka import PREDICTIONS_TOPIC
-from data.settings import Settings
-from data.stores.migrate import migrate
-from data.stores.postgres import PostgresStore
-from data.wire import json_values
-from features import fold
 from features import state as s
-from serving.database.feed import StoreFeed
-from serving.database.late import LateRows
-from serving.database.metrics import DatabaseMetrics
-from serving.database.work import Limits, Worker
+from features import state_update
+from serving.database.batch import Limits, Worker
+from serving.database.late_rows import LateRows
+from serving.database.predictor_metrics import DatabaseMetrics
+from serving.database.row_source import StoreFeed
 from serving.predictor import Predictor
 from serving.scorer import Scorer
 from serving.stream.topics import connection, ensure_topics
 from serving.surface import SURFACES, rfc3339
+from telemetry.batch import Batch, rows_of
+from telemetry.contract import CYCLE_FIELDS, READING_FIELDS, names
+from telemetry.kafka_client import PREDICTIONS_TOPIC
+from telemetry.settings import Settings
+from telemetry.stores.migrate import migrate
+from telemetry.stores.postgres import PostgresStore
+from telemetry.wire import json_values
 from tests.serving.test_stream import PACK, Fleet, Releases, Store, feed, received, scored_while
 
 #: A drive, a gap that ends it, and the beginning of another.
@@ -242,7 +242,11 @@ def throughputs(fleet: Fleet) -> list[float]:
         states = s.new_states(1)
         s.set_battery(states[0], **PACK)  # type: ignore[arg-type]
         rows = np.zeros(len(frame), dtype=np.int64)
-        found += list(fold.fold_readings(states, rows, fold.readings_matrix(frame)).closed_table()["throughput_ah"])
+        found += list(
+            state_update.fold_readings(states, rows, state_update.readings_matrix(frame)).closed_table()[
+                "throughput_ah"
+            ]
+        )
     return sorted(found)
 
 

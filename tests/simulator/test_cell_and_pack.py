@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.chemistries import CHEMISTRIES
 from simulator.cell import current_for_power, ocv_table, open_circuit_voltage, soc_at_rest
 from simulator.designs import CAR_MODELS, draw_pack
 from simulator.pack import (
@@ -20,6 +19,7 @@ from simulator.pack import (
     source,
     step,
 )
+from telemetry.chemistries import CHEMISTRIES
 
 PACK = draw_pack(CAR_MODELS[0], np.random.default_rng(1))
 NEW = Condition(PACK.nominal_capacity_ah, 0.0, 0.0, 0.0, 1.0, 0.0)

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.contract import BATTERY_FIELDS, READING_FIELDS, READING_REQUIRED, names
-from data.errors import TwinError
 from pipelines.simulate import write_fleet
 from simulator.battery import streams
 from simulator.fleet import SimulateParams, history, new_battery, simulate_fleet, simulate_life
 from simulator.life import pass_days
+from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, READING_REQUIRED, names
+from telemetry.errors import TwinError
 
 SEED = 7
 PARAMS = SimulateParams(batteries=6, cycles_between_logs=60.0)

@@ -9,10 +9,10 @@ from functools import cache
 
 import pytest
 
-from data.errors import TwinError
 from simulator.fleet import SimulateParams
 from simulator.injections import FAST_AGEING, HEAT_WAVE_C, KINDS, InjectedPack, Injection, injected, parse_regime
 from simulator.live_pack import LivePack
+from telemetry.errors import TwinError
 
 PARAMS = SimulateParams(cycles_between_logs=60.0)
 AT = datetime(2026, 1, 1, 8, tzinfo=UTC)

@@ -48,6 +48,6 @@ def test_make_run_asks_before_the_pipeline() -> None:
     modules = [line.split("-m ")[1].strip() for line in said.splitlines() if line.startswith("python -m ")]
     assert modules == [
         "simulator.live --check --for abc --speed 2",
-        "pipelines.repro --default",
-        "pipelines.up --for abc --speed 2",
+        "training.experiment --default",
+        "deploy.up --for abc --speed 2",
     ]

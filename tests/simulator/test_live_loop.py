@@ -26,21 +26,21 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 
-from data.batch import Batch, Kind
-from data.embedded.ports import free_port
-from data.errors import TwinError
-from data.kafka import client_options
-from data.settings import Settings
-from data.sinks import SINKS
-from data.sinks.base import SinkRefusedError, SinkUnavailableError
-from data.sinks.kafka import KafkaSink
-from data.spool.spool import MIN_BYTES, Spool, SpoolFullError
-from simulator.client import PredictionClient, PredictionError
 from simulator.live import LiveOptions, main, run_live
-from simulator.predictions import CONSUMER
-from simulator.tally import Summary, Tally
-from tests.data.destinations import consumed
+from simulator.prediction_consumer import CONSUMER
+from simulator.run_statistics import Summary, Tally
+from simulator.service_client import PredictionClient, PredictionError
+from telemetry.batch import Batch, Kind
+from telemetry.embedded.ports import free_port
+from telemetry.errors import TwinError
+from telemetry.kafka_client import client_options
+from telemetry.settings import Settings
+from telemetry.sinks import SINKS
+from telemetry.sinks.base import SinkRefusedError, SinkUnavailableError
+from telemetry.sinks.kafka import KafkaSink
+from telemetry.spool.spool import MIN_BYTES, Spool, SpoolFullError
 from tests.simulator.counting_battery import Battery
+from tests.telemetry.destinations import consumed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -528,11 +528,11 @@ def test_the_program_runs_real_batteries_and_ends_on_ctrl_c(settings: Settings, 
 #: Starts live runs to be killed: importing takes seconds and happens once, then each line makes one more by a fork.
 KILLED = """
 import os, sys, threading
-from data.settings import Settings
+from telemetry.settings import Settings
 from simulator.live import LiveOptions, run_live
 from simulator.terminal import LineView
 from rich.console import Console
-from tests.data.destinations import consumed
+from tests.telemetry.destinations import consumed
 from tests.simulator.counting_battery import Battery
 
 for _ in sys.stdin:

@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from data.contract import READING_FIELDS, names
-from data.errors import TwinError
 from simulator.faults import KIND_NAMES
 from simulator.fleet import SimulateParams
 from simulator.life import CHARGE, REST, Activity
 from simulator.live_pack import LivePack
+from telemetry.contract import READING_FIELDS, names
+from telemetry.errors import TwinError
 
 PARAMS = SimulateParams(cycles_between_logs=60.0)
 AT = datetime(2026, 1, 1, 8, tzinfo=UTC)

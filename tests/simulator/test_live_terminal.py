@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from simulator.client import Answer, Prediction
 from simulator.live_twin import LiveTwin
-from simulator.tally import Summary, Tally
+from simulator.run_statistics import Summary, Tally
+from simulator.service_client import Answer, Prediction
 from simulator.terminal import LineView, TableView, print_summary, view_for
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

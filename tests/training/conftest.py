@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from data.settings import Settings
 from features.targets import TARGET_NAMES
+from telemetry.settings import Settings
 from tests.training.small_models import ModelFiles
 from training.registry.registration import Provenance
-from training.registry.store import RegistryStore
+from training.registry.registry_store import RegistryStore
 
 
 @pytest.fixture

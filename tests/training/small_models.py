@@ -17,14 +17,14 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from data.settings import Settings
 from features.state import FOLD_VERSION
 from features.targets import TARGET_NAMES, TARGETS, Target
+from telemetry.settings import Settings
 from training.gate import GateThresholds
 from training.model_files import save_canonical_skops
 from training.onnx_export import onnx_difference, to_onnx
 from training.registry.registration import Provenance, register_all
-from training.registry.store import RegistryStore
+from training.registry.registry_store import RegistryStore
 from training.sentinel import SENTINEL
 from training.splits import split
 

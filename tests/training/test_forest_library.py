@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.errors import TwinError
 from features.targets import TARGETS
+from telemetry.errors import TwinError
 from training.forest_library import forests
 from training.forests import ForestParams, fit, predict
 

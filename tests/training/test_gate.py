@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import TwinError
+from telemetry.errors import TwinError
 from training.gate import BatteryError, GateScore, GateThresholds, decide
 
 THRESHOLDS = GateThresholds({"soh": 0.02}, tolerance=0.0)

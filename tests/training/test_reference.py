@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.settings import Settings
 from features.targets import TARGETS
 from monitoring.drift.watcher import registered_references
+from telemetry.settings import Settings
 from tests.training.small_models import GATE, ModelFiles
 from training.reference import MAX_BATTERIES, MAX_ROWS_PER_BATTERY, reference_rows
 from training.registry.registration import Provenance, register_all
-from training.registry.store import RegistryStore
+from training.registry.registry_store import RegistryStore
 from training.splits import split
 
 SOH = TARGETS["soh"]

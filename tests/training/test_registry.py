@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data.errors import TwinError
-from data.settings import Settings
 from features.targets import TARGET_NAMES
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
 from tests.training.small_models import GATE, GATE_BATTERIES, TRAIN_BATTERIES, ModelFiles
 from training.registry.__main__ import main
 from training.registry.promotion import promote, rollback, synchronise
 from training.registry.registration import Provenance, Registered, RegisterReport, register_all
-from training.registry.store import RegistryStore
+from training.registry.registry_store import RegistryStore
 from training.release import load_release, model_name, read_release
 
 Register = Callable[[], RegisterReport]

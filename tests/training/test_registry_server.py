@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from data.settings import NO_TELEMETRY, Settings
 from deploy.servers.process import HOST, Command, Server, answers, unused_port
+from telemetry.settings import NO_TELEMETRY, Settings
 from tests.training.small_models import GATE, ModelFiles
 from training.registry.promotion import rollback
 from training.registry.registration import Provenance, register_all
-from training.registry.store import RegistryStore
+from training.registry.registry_store import RegistryStore
 from training.release import load_release
 
 

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.errors import TwinError
-from data.settings import Settings
 from features.targets import TARGET_NAMES
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
 from tests.training.small_models import GATE, ModelFiles
 from training.onnx_runtime import OnnxForest
 from training.registry.registration import Provenance, register_all
-from training.registry.store import RegistryStore
+from training.registry.registry_store import RegistryStore
 from training.release import LoadedRelease, PinnedModel, Release, load_release, release_version
 
 ROOT = Path(__file__).resolve().parents[2]

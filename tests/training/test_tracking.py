@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.settings import Settings
+from telemetry.settings import Settings
 from tests.training.small_models import ModelFiles
 from training.model_files import load_skops
-from training.registry.store import RegistryStore
+from training.registry.registry_store import RegistryStore
 from training.tracking import FinalRun, git_commit, log_final_run, tuning_run
 
 

@@ -15,13 +15,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from data.errors import TwinError
-from data.settings import Settings
 from features.targets import TARGET_NAMES
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
 from training.gate import GateThresholds
 from training.registry.events import Event
 from training.registry.promotion import Outcome, current_user, promote, rollback, synchronise
-from training.registry.store import RegistryStore
+from training.registry.registry_store import RegistryStore
 from training.release import twin_name
 
 

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from data.errors import TwinError
+from telemetry.errors import TwinError
 from training.gate import GateThresholds, Verdict
 from training.registry.events import Aliases, Event, Kind
-from training.registry.judging import Candidate, judge
-from training.registry.store import RegistryStore
+from training.registry.gate_scores import Candidate, judge
+from training.registry.registry_store import RegistryStore
 from training.release import (
     CHAMPION,
     PinnedModel,

@@ -10,17 +10,17 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from data.errors import TwinError
 from features.targets import TARGET_NAMES, TARGETS
+from telemetry.errors import TwinError
 from training.gate import GateThresholds, Verdict
 from training.model_card import CardContext, model_card
 from training.model_files import load_skops
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference
 from training.reference import reference_rows
 from training.registry.events import Event
-from training.registry.judging import FEATURE_PREFIX
+from training.registry.gate_scores import FEATURE_PREFIX
 from training.registry.promotion import publish, record, synchronise, verdict_on
-from training.registry.store import RegistryStore
+from training.registry.registry_store import RegistryStore
 from training.release import CONTENT_TAG, content_sha256
 from training.tracking import FinalRun, git_commit, log_final_run
 

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
-from data.contract import CYCLE_FIELDS, names
 from features.table import LabelParams, build
 from features.targets import TARGETS
-from monitoring.drift.reference import Reference
+from monitoring.drift.registered_reference import Reference
+from telemetry.contract import CYCLE_FIELDS, names
 from training.reference import reference_rows
 
 DAY_S = 86_400.0

@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import ks_2samp
 
 from monitoring.drift.bounds import Bounds, thinned, too_small
-from monitoring.drift.params import DriftParams
-from monitoring.drift.reference import Reference
-from monitoring.drift.store import Kind
+from monitoring.drift.drift_params import DriftParams
+from monitoring.drift.drift_store import Kind
+from monitoring.drift.registered_reference import Reference
 
 DAY_S = 86_400.0
 PARAMS = DriftParams(false_alarms=0.01)

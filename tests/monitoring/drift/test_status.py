@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import TwinError
-from data.stores.migrate import migrate
-from monitoring.drift.params import DriftParams, project_drift
+from monitoring.drift.drift_params import DriftParams, project_drift
+from monitoring.drift.drift_store import DriftStore, Followed, Window
 from monitoring.drift.status import rule
-from monitoring.drift.store import DriftStore, Followed, Window
+from telemetry.errors import TwinError
+from telemetry.stores.migrate import migrate
 from tests.monitoring.store_rows import query
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

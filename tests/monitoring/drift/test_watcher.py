@@ -18,17 +18,17 @@ import psycopg2
 import pytest
 from psycopg2.extras import execute_values
 
-from data.batch import rows_of
-from data.settings import Settings
-from data.stores.migrate import migrate
-from features.fold import READING_FEATURES
+from features.state_update import READING_FEATURES
 from monitoring.drift import watcher as watching
 from monitoring.drift import windows
-from monitoring.drift.params import DriftParams
-from monitoring.drift.reference import Reference
+from monitoring.drift.drift_params import DriftParams
+from monitoring.drift.registered_reference import Reference
 from monitoring.drift.status import rule
 from monitoring.drift.watcher import DriftWatcher, registered_references
-from monitoring.registry import RegistryAwayError
+from monitoring.registry_poll import RegistryAwayError
+from telemetry.batch import rows_of
+from telemetry.settings import Settings
+from telemetry.stores.migrate import migrate
 from tests.monitoring.drift.made_up_fleet import DAY_S, START, WEAR, Regime, batteries_of, lived, references
 from tests.monitoring.store_rows import query, write
 
@@ -289,8 +289,8 @@ def test_features_of_the_store_are_those_that_training_makes(dsn: str, known: Ma
 
 
 def training_features(start: datetime, time_s: np.ndarray, battery_ids: Any) -> np.ndarray:
-    from features.fold import fold_readings, readings_matrix
     from features.state import new_states, set_battery
+    from features.state_update import fold_readings, readings_matrix
 
     rows = []
     for number in LIVE:

@@ -1,0 +1,53 @@
+"""The picture of a loop: the live error over event time, and what happened when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from benchmarks.loop.scenario import LoopResult
+
+_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#777777"  # Okabe and Ito, as in training.plots
+_BIN_S = 3600.0
+
+
+def draw(result: LoopResult, path: Path) -> None:
+    """Draw mean absolute errors by the hour, champion and shadow, with marks, into `path`."""
+    if result.began is None:
+        return
+    figure = Figure(figsize=(8.6, 3.6), layout="constrained", dpi=110)
+    ax = figure.subplots()
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(alpha=0.25, linewidth=0.6)
+    zero = result.shifted or result.began
+    styles = (("champion", _BLUE, "what serves"), ("challenger", _GREY, "the replaced model, in the shadow"))
+    for role, colour, label in styles:
+        rows = result.errors[result.errors["role"] == role]
+        if rows.empty:
+            continue
+        hours = (rows["time"] - zero).dt.total_seconds() / _BIN_S
+        error = rows["error"].abs().groupby(hours.floordiv(1.0)).mean()
+        ax.plot(error.index + 0.5, error, marker="o", markersize=3.5, color=colour, label=label)
+    marks = (
+        (result.shifted, "hot summer\nbegins"),
+        (result.flagged, "drift\nflagged"),
+        (result.promoted, "retrained,\npromoted"),
+    )
+    top = ax.get_ylim()[1]
+    for moment, label in marks:
+        if moment is not None:
+            x = (moment - zero).total_seconds() / _BIN_S
+            ax.axvline(x, color=_ORANGE, linewidth=1.2, linestyle="--")
+            ax.annotate(
+                label, (x, top), xytext=(4, -2), textcoords="offset points", fontsize=8, va="top", color=_ORANGE
+            )
+    ax.set(
+        xlabel="hours since the shift, event time",
+        ylabel="error of the 5-minute forecast [°C]",
+        ylim=(0.0, top),
+        title=f"Mean absolute error, live, {result.errors['battery_id'].nunique()} batteries",
+    )
+    ax.legend(frameon=False, fontsize=8, loc="lower center", ncols=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Software": None})

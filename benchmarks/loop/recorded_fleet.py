@@ -1,0 +1,65 @@
+"""Living batteries with some days of telemetry behind them, in the store and in their own memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import pandas as pd
+
+from features.table import LabelParams, build
+from simulator.fleet import SimulateParams
+from simulator.live import LIFE_SHARES
+from simulator.live_pack import LivePack
+from telemetry.batch import Batch, Row, rows_of
+from telemetry.contract import CYCLE_FIELDS, READING_FIELDS, names
+from telemetry.sources.base import empty_table
+from telemetry.stores.postgres import PostgresStore
+
+#: The sessions are wanted, whatever can be learned from them.
+ANY_NUMBER = LabelParams(min_rows=1, min_events=0)
+
+
+class RecordedPack(LivePack):
+    """A live pack whose history is what `record` lived."""
+
+    def record(self, until: datetime, step_s: float) -> pd.DataFrame:
+        """Live until `until`, one reading each `step_s`; columns of the contract."""
+        rows: list[Row] = []
+        while self.last_time + timedelta(seconds=step_s) <= until:
+            rows.append(self.read(self.last_time + timedelta(seconds=step_s)))
+        recorded = pd.DataFrame(rows, columns=names(READING_FIELDS))
+        self._past = recorded.assign(time=pd.to_datetime(recorded["time"], utc=True).dt.as_unit("us"))
+        return self._past
+
+
+def recorded_fleet(
+    params: Mapping[str, Any], count: int, dsn: str, *, at: datetime, days: float, step_s: float
+) -> list[RecordedPack]:
+    """`count` batteries that have lived until `at`; the store holds the readings and sessions of their last `days`.
+
+    Args:
+        params: content of params.yaml; none of the batteries is in the training files that it describes.
+    """
+    simulate = SimulateParams.from_mapping(params["simulate"])
+    youngest, oldest = LIFE_SHARES
+    store = PostgresStore(dsn)
+    packs = []
+    for number in range(count):
+        pack = RecordedPack.start(
+            simulate,
+            params["seed"],
+            simulate.batteries + number,
+            at=at - timedelta(days=days),
+            life_share=youngest + (oldest - youngest) * (number + 0.5) / count,
+        )
+        # From the last of its logs to the first day that is recorded, by average use.
+        pack.read(at - timedelta(days=days))
+        readings, batteries = pack.record(at, step_s), pack.batteries_row()
+        folded = build(readings, empty_table(CYCLE_FIELDS), batteries, ANY_NUMBER)
+        sessions = folded.cycles.reindex(columns=names(CYCLE_FIELDS))
+        store.write(Batch(readings=rows_of(readings), batteries=rows_of(batteries), cycles=rows_of(sessions)))
+        packs.append(pack)
+    store.close()
+    return packs

@@ -1,0 +1,344 @@
+"""The way from the first model to the last: live, shift, drift, retrain, promote, live on."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psycopg2
+import yaml
+from pydantic import SecretStr
+from rich.console import Console
+
+from benchmarks.loop.load_client import Calls, keep_calling
+from benchmarks.loop.recorded_fleet import recorded_fleet
+from deploy.up import Background, environment_of, running
+from retraining.retrainer import retraining
+from simulator.injections import injected, parse_regime
+from simulator.live import LiveOptions, run_live
+from simulator.live_twin import LiveTwin
+from simulator.run_statistics import Tally
+from telemetry.embedded.ports import free_port
+from telemetry.embedded.postgres import embedded_postgres
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
+from telemetry.stores.migrate import migrate
+
+TARGET = "temperature"
+_PORTS = ("service_port", "metrics_port", "simulator_metrics_port", "mqtt_port")
+_POLL_S = 1.0
+#: Longest time that the retraining may take to end.
+_END_S = 60.0
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How long and how fast.
+
+    Attributes:
+        past_days: that the first model learns from.
+        step_s: event time between two readings of a battery.
+        speed: how much faster event time passes than the clock.
+        before_h, after_h: event time lived before the shift, and after the promotion.
+        timeout_s: on the clock, from the first live reading on.
+        regime: an entry of `simulator.injections.REGIMES`, with a hyphen; None: nothing changes.
+        params: what differs from params.yaml, section by section.
+    """
+
+    batteries: int = 8
+    past_days: float = 1.5
+    step_s: float = 30.0
+    speed: float = 240.0
+    before_h: float = 5.0
+    after_h: float = 8.0
+    timeout_s: float = 1800.0
+    regime: str | None = "hot-summer"
+    params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("batteries", "past_days", "step_s", "speed", "before_h", "after_h", "timeout_s"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise TwinError(f"{name} is {value!r}: it must be greater than 0.", field=f"--{name}", value=value)
+
+
+@dataclass
+class LoopResult:
+    """What was seen; all times are event time.
+
+    Attributes:
+        retrains: trainings that a drift started.
+        windows, windows_out: of the temperature model, and how many were out in any way.
+        errors: of the live temperature forecasts: `time`, `role`, `model_version`, `battery_id`, `error` in degC.
+        calls: of the client that never stopped asking.
+    """
+
+    began: datetime | None = None
+    shifted: datetime | None = None
+    flagged: datetime | None = None
+    retrained: datetime | None = None
+    promoted: datetime | None = None
+    ended: datetime | None = None
+    retrains: int = 0
+    windows: int = 0
+    windows_out: int = 0
+    errors: pd.DataFrame = field(default_factory=pd.DataFrame)
+    calls: Calls = field(default_factory=Calls)
+
+    def mean_error(self, since: datetime | None, until: datetime | None, role: str = "champion") -> float:
+        """Mean absolute error of forecasts made between two moments, degC; NaN where there are none."""
+        rows = self.errors[self.errors["role"] == role]
+        if since is not None:
+            rows = rows[rows["time"] >= since]
+        if until is not None:
+            rows = rows[rows["time"] < until]
+        return float(rows["error"].abs().mean())
+
+
+def scenario_params(project: Path, options: LoopOptions) -> dict[str, Any]:
+    """`params.yaml` of the project, with what a fast run needs to be otherwise."""
+    params: dict[str, Any] = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    fast: dict[str, dict[str, Any]] = {
+        # Few old logs: only the newest days matter here.
+        "simulate": {"cycles_between_logs": 150.0},
+        "snapshot": {"days": options.past_days + 2.0, "every_s": 0},
+        "tune": {"trials": 1, "max_rows": 2000, "n_estimators": [30], "max_depth": [12], "max_features": [0.33]},
+        "drift": {"window_s": 3600},
+        "retrain": {"pause_s": 60.0, "longest_pause_s": 240.0},
+        "rollback": {"min_outcomes": 100, "max_outcomes": 800, "watch_s": 3600.0},
+    }
+    for section in (fast, options.params):
+        for name, values in section.items():
+            params[name] = {**params.get(name, {}), **values}
+    return params
+
+
+def run_scenario(folder: Path, project: Path, options: LoopOptions, console: Console) -> LoopResult:
+    """Live the scenario on embedded parts in the new folder `folder`.
+
+    Raises:
+        TwinError: a part could not be started, or no first model was good enough.
+    """
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError as error:
+        raise TwinError(f"{folder} is there already; name a new folder", field="--keep", value=str(folder)) from error
+    params = scenario_params(project, options)
+    params_file = folder / "params.yaml"
+    params_file.write_text(yaml.safe_dump(params), encoding="utf-8")
+    with ExitStack() as stack:
+        dsn = stack.enter_context(embedded_postgres((folder / "postgres").resolve()))
+        ports = {name: free_port("127.0.0.1", 32100 + 20 * n) for n, name in enumerate(_PORTS)}
+        settings = Settings(
+            var=folder.resolve(),
+            telemetry_dsn=SecretStr(dsn),
+            mqtt_host=None,
+            shadow=True,
+            evaluation_interval_s=1.0,
+            retrain_interval_s=1.0,
+            max_future_s=math.inf,
+        ).model_copy(update=ports)
+        migrate(dsn)
+        # Mid January, so that a run of any date sees the same weather; readings never go back in time.
+        at = datetime(datetime.now(UTC).year + 1, 1, 15, tzinfo=UTC)
+        console.print(f"living {options.past_days:g} winter days of {options.batteries} batteries …", highlight=False)
+        packs = recorded_fleet(params, options.batteries, dsn, at=at, days=options.past_days, step_s=options.step_s)
+        console.print("training the first model on them …", highlight=False)
+        _first_model(settings, params)
+        environment = {**environment_of(settings), **_named(settings)}
+        stack.enter_context(running(_servers(settings, params_file), environment, console))
+        stack.enter_context(_retraining_process(settings, params_file, environment))
+        result = LoopResult()
+        stop, calling = threading.Event(), threading.Event()
+        timetable = [] if options.regime is None else [parse_regime(f"{options.regime}@{_shift_s(options):g}s")]
+        batteries = injected(packs, timetable, speed=options.speed)
+        live = LiveOptions(interval_s=options.step_s / options.speed, speed=options.speed)
+        stack.enter_context(_thread(stop, lambda: run_live(batteries, settings, live, _QuietView(console), stop)))
+        caller = _thread(calling, lambda: keep_calling(settings.service_url, calling, result.calls))
+        stack.enter_context(caller)
+        _follow(dsn, options, result, console, stop)
+    return result
+
+
+def _shift_s(options: LoopOptions) -> float:
+    return options.before_h * 3600.0 / options.speed
+
+
+def _first_model(settings: Settings, params: Mapping[str, Any]) -> None:
+    with retraining(settings, params, threading.Event()) as retrainer:
+        done = retrainer.look("the first model of this fleet")
+        champions = retrainer.registry.aliases().champions
+    if done is None or TARGET not in champions:
+        raise TwinError(f"there is no first model: {done.detail if done else 'somebody else trains'}", field="loop")
+
+
+def _named(settings: Settings) -> dict[str, str]:
+    """What the children have to know besides the ports."""
+    assert settings.telemetry_dsn is not None
+    return {
+        "TWIN_VAR": str(settings.var),
+        "TWIN_TELEMETRY_DSN": settings.telemetry_dsn.get_secret_value(),
+        "TWIN_SHADOW": "true",
+        "TWIN_EVALUATION_INTERVAL_S": str(settings.evaluation_interval_s),
+        "TWIN_RETRAIN_INTERVAL_S": str(settings.retrain_interval_s),
+        "TWIN_MAX_FUTURE_S": "inf",
+    }
+
+
+def _servers(settings: Settings, params_file: Path) -> list[Background]:
+    logs = settings.var / "log"
+    metrics = f"http://{settings.host}:{settings.metrics_port}/metrics"
+    service = settings.service_url
+    return [
+        Background(
+            "prediction service", (sys.executable, "-m", "serving"), f"{service}/readyz", service, logs / "service.log"
+        ),
+        Background(
+            "metrics",
+            (sys.executable, "-m", "monitoring", "--params", str(params_file)),
+            metrics,
+            metrics,
+            logs / "monitoring.log",
+        ),
+    ]
+
+
+@contextlib.contextmanager
+def _retraining_process(settings: Settings, params_file: Path, environment: Mapping[str, str]) -> Iterator[None]:
+    command = [sys.executable, "-m", "retraining", "--params", str(params_file)]
+    with (settings.var / "log" / "retrain.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, env={**os.environ, **environment}, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:  # a training that does not hear it
+                process.kill()
+                process.wait()
+
+
+@contextlib.contextmanager
+def _thread(stop: threading.Event, work: Callable[[], object]) -> Iterator[None]:
+    """`work` in a thread of its own, which sets `stop` when it ends and is told to end by it; its error is raised."""
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        future.add_done_callback(lambda _: stop.set())
+        try:
+            yield
+        finally:
+            stop.set()
+        future.result()
+
+
+class _QuietView:
+    """Of the simulator only what a person should know."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def history(self, battery_id: str, posted: int, total: int) -> None:
+        """Not shown."""
+
+    def tick(self, twins: Sequence[LiveTwin], tally: Tally) -> None:
+        """Not shown."""
+
+    def say(self, sentence: str) -> None:
+        """Show it."""
+        self._console.print(sentence, highlight=False, markup=False)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def _follow(dsn: str, options: LoopOptions, result: LoopResult, console: Console, has_ended: threading.Event) -> None:
+    """Note what happens when, until enough was seen or nothing lives any more."""
+    connection = psycopg2.connect(dsn)
+    connection.autocommit = True
+    deadline = time.monotonic() + options.timeout_s
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT max(time) FROM ev_telemetry")
+            (past_until,) = cursor.fetchone() or (None,)
+            while time.monotonic() < deadline and not _is_enough(result, options):
+                if has_ended.wait(_POLL_S):
+                    break
+                _look(cursor, past_until, options, result, console)
+            result.errors = _errors(cursor, result.began)
+            cursor.execute("SELECT count(*) FROM retrains WHERE drift <> '[]'")
+            (result.retrains,) = cursor.fetchone() or (0,)
+            cursor.execute(
+                "SELECT count(*), count(*) FILTER (WHERE is_out) FROM (SELECT bool_or(is_out) AS is_out "
+                "FROM drift_windows WHERE target = %s AND window_start >= %s "
+                "GROUP BY window_start) w",
+                (TARGET, result.began),
+            )
+            result.windows, result.windows_out = cursor.fetchone() or (0, 0)
+    finally:
+        connection.close()
+
+
+def _is_enough(result: LoopResult, options: LoopOptions) -> bool:
+    if result.ended is None or result.began is None:
+        return False
+    since = result.promoted if options.regime is not None else result.began + timedelta(hours=options.before_h)
+    return since is not None and result.ended >= since + timedelta(hours=options.after_h)
+
+
+def _look(cursor: Any, past_until: datetime, options: LoopOptions, result: LoopResult, console: Console) -> None:
+    cursor.execute("SELECT min(time), max(time) FROM ev_telemetry WHERE time > %s AND voltage > 0", (past_until,))
+    first, now = cursor.fetchone()
+    if first is None:
+        return
+    if result.began is None:
+        result.began = first
+        if options.regime is not None:
+            result.shifted = first + timedelta(hours=options.before_h)
+        console.print(f"live since {first:%d %b %H:%M} of event time", highlight=False)
+    result.ended = now
+    if result.flagged is None:
+        cursor.execute("SELECT kind, score, threshold FROM drift_status WHERE target = %s AND is_drifting", (TARGET,))
+        if (row := cursor.fetchone()) is not None:
+            result.flagged = now
+            _say(console, result, now, f"{row[0]} of {TARGET} drift: {row[1]:.3g}, bound {row[2]:.3g}")
+    cursor.execute("SELECT ended_at, outcome, detail, error FROM retrains WHERE drift <> '[]' ORDER BY retrain_id")
+    rows = cursor.fetchall()
+    if rows and result.retrained is None:
+        result.retrained = now
+        _say(console, result, now, "a training begins on what was lived")
+    if result.promoted is None and any(outcome == "promoted" for _, outcome, _, _ in rows):
+        result.promoted = now
+        detail = next(detail for _, outcome, detail, _ in rows if outcome == "promoted")
+        _say(console, result, now, f"promoted: {detail}")
+
+
+def _say(console: Console, result: LoopResult, now: datetime, sentence: str) -> None:
+    since = (
+        "" if result.shifted is None else f", {(now - result.shifted).total_seconds() / 3600.0:+.1f} h after the shift"
+    )
+    console.print(f"{now:%d %b %H:%M}{since}: {sentence}", highlight=False, markup=False)
+
+
+def _errors(cursor: Any, began: datetime | None) -> pd.DataFrame:
+    cursor.execute(
+        "SELECT time, role, model_version, battery_id, error FROM prediction_outcomes WHERE target = %s AND time >= %s "
+        "ORDER BY time, battery_id",
+        (TARGET, began),
+    )
+    return pd.DataFrame(cursor.fetchall(), columns=["time", "role", "model_version", "battery_id", "error"])

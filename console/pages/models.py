@@ -1,0 +1,312 @@
+"""The models: who serves, who would like to, how both did, and the way from one to the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from nicegui import ui
+
+from console.connection_pool import StoreAwayError, StoreRow
+from console.model_registry import ModelsView, VersionView
+from console.pages.components import DASH, acting, button, clock, div, empty, number, panel, table, text
+from console.pages.context import Context, Visitor
+from console.pages.frame import frame
+from console.queries import SHADOW_BATTERIES
+from features.targets import TARGET_NAMES, TARGETS
+from telemetry.errors import TwinError
+from training.release import model_name
+
+#: By target: the measures that are shown of an evaluation, and their decimals.
+_MEASURES = (("mae", "MAE"), ("rmse", "RMSE"), ("r2", "R²"), ("brier", "Brier"), ("auc", "AUC"), ("skill", "skill"))
+_REFRESH_S = 15.0
+
+
+def models_page(context: Context, visitor: Visitor) -> None:
+    """Draw it."""
+    with frame(context, visitor, "Models", "/models"):
+        _Models(context, visitor)
+
+
+class _Models:
+    def __init__(self, context: Context, visitor: Visitor) -> None:
+        self._context = context
+        self._visitor = visitor
+        self._view: ModelsView | None = None
+        self._drawn: ModelsView | None = None
+        with div("row-wrap"):
+            text("Models", "title", "h1")
+            self._release = text("", "muted")
+            div("grow")
+            self._acts = div("row-wrap")
+        self._dialogs = div()  # apart, because the rest is drawn anew while one is open
+        self._said = div()
+        self._body = div("stack")
+        with self._body:
+            text("Asking the registry; the first time takes a few seconds …", "muted").props('role="status"')
+        with panel(
+            "In the shadow",
+            f"what the challenger would have said, over the newest predictions of up to {SHADOW_BATTERIES} batteries",
+        ):
+            self._shadow = div()
+        with panel("Drift", "what the champion sees, says and gets wrong, against what it was fitted on"):
+            self._drift = div()
+        ui.timer(0.05, self._load, once=True)
+        ui.timer(_REFRESH_S, self._load)
+
+    async def _load(self) -> None:
+        await self._load_drift()  # of the store alone
+        try:
+            self._view = await self._context.models.view()
+        except TwinError as error:
+            self._drawn = None
+            self._acts.clear()  # nobody decides by what may be old
+            self._body.clear()
+            with self._body, div("panel"):
+                empty("The registry is away", error.sentence)
+        else:
+            if self._view != self._drawn:
+                self._drawn = self._view
+                self._draw(self._view)
+        await self._load_shadow()
+
+    def _draw(self, view: ModelsView) -> None:
+        serving = "nothing serves yet" if view.release is None else f"{view.domain}-twin/{view.release} serves"
+        self._release.set_content(serving)
+        self._acts.clear()
+        with self._acts:
+            self._draw_acts(view)
+        self._body.clear()
+        with self._body:
+            if view.release is None and not view.challengers:
+                with div("panel"):
+                    empty("No model is registered yet", "Run the pipeline: make repro.")
+                return
+            with div("quad"):
+                for target in TARGET_NAMES:
+                    self._draw_target(target, view)
+            with panel("History", "newest first"):
+                table(
+                    ("When", "What", "Release", "Champions", "By", "Why"),
+                    [
+                        (
+                            event.time.replace("T", " ").removesuffix("Z"),
+                            event.kind,
+                            str(event.release or "–"),
+                            ", ".join(f"{target} {version}" for target, version in event.champions.items()) or "none",
+                            event.by,
+                            " · ".join((event.reason, *event.warnings)),
+                        )
+                        for event in view.events[:30]
+                    ],
+                )
+
+    def _draw_acts(self, view: ModelsView) -> None:
+        if self._visitor.name is None:
+            text("Log in to promote or roll back.", "muted small")
+            return
+        waiting = _waiting(view)
+        if waiting:
+            button("Promote every challenger …", lambda: self._ask(view, waiting))
+        if view.previous is not None:
+            button("Roll back …", lambda: self._ask_rollback(view))
+
+    def _draw_target(self, target: str, view: ModelsView) -> None:
+        champion, challenger = view.champions.get(target), view.challengers.get(target)
+        waiting = {name: version for name, version in _waiting(view).items() if name == target}
+        unit = TARGETS[target].unit
+        with panel(TARGETS[target].title, unit):
+            columns = [("champion", champion)] + ([("challenger", challenger)] if waiting else [])
+            table(
+                ("", *(f"{role} {one.version if one else '–'}" for role, one in columns)),
+                _measures([one for _, one in columns]),
+                numeric=range(1, len(columns) + 1),
+            )
+            if champion is None:
+                text("Nothing serves this target.", "muted small")
+            if not waiting:
+                text("No challenger waits.", "muted small")
+            elif self._visitor.name is not None:
+                button(f"Promote version {waiting[target]} …", lambda: self._ask(view, waiting))
+
+    async def _load_shadow(self) -> None:
+        view = self._view
+        if view is None:
+            self._shadow.clear()
+            with self._shadow:
+                empty(
+                    "Who is in the shadow is not known now", "The registry has not said yet which versions these are."
+                )
+            return
+        compared = {
+            target: (model_name(view.domain, target), view.champions[target].version, version)
+            for target, version in _waiting(view).items()
+            if target in view.champions
+        }
+        try:
+            rows = await asyncio.to_thread(self._context.queries.shadow, compared)
+        except StoreAwayError as error:
+            self._shadow.clear()
+            with self._shadow:
+                empty("The shadow is not known now", error.sentence)
+            return
+        self._shadow.clear()
+        with self._shadow:
+            if not rows:
+                empty(
+                    "No challenger is in the shadow",
+                    "Where one is registered and the scorers let it follow, its predictions are compared here.",
+                )
+                return
+            table(
+                (
+                    "Target", "Versions", "Predictions", "Batteries", "Difference", "Distance", "Truths", "Error",
+                    "Error of challenger",
+                ),
+                [
+                    (
+                        row["target"], f"{row['champion']} / {row['challenger']}", f"{row['n']:,}",
+                        f"{row['batteries']:,}", number(row["difference"], 3), number(row["distance"], 3),
+                        f"{row['outcomes']:,}", number(row["champion_error"], 3), number(row["challenger_error"], 3),
+                    )
+                    for row in rows
+                ],
+                numeric=(2, 3, 4, 5, 6, 7, 8),
+            )  # fmt: skip
+            text(
+                "Only what these two versions predicted, at moments at which both did; errors are mean absolute ones "
+                "where the truth is known.",
+                "muted small",
+            )
+
+    async def _load_drift(self) -> None:
+        try:
+            rows = await asyncio.to_thread(self._context.queries.drift)
+        except StoreAwayError as error:
+            self._drift.clear()
+            with self._drift:
+                empty("Drift is not known now", error.sentence)
+            return
+        self._drift.clear()
+        with self._drift:
+            if not rows:
+                empty("No data yet", "python -m monitoring measures drift once a champion predicts.")
+                return
+            table(
+                ("Target", "What", "Status", "Score", "Threshold", "Windows out", "Newest window", "Windows", "Why"),
+                [_drift_row(row) for row in rows],
+                numeric=(3, 4, 5),
+            )
+            text(
+                "Windows, the oldest first: by how much of its threshold each scored, ! where it was out of bounds.",
+                "muted small",
+            )
+
+    def _ask(self, view: ModelsView, versions: Mapping[str, int]) -> None:
+        async def promote(reason: str) -> list[str]:
+            by = self._visitor.name or ""
+            return await self._context.models.promote(versions, reason=reason, by=by, expected=view.release)
+
+        named = ", ".join(f"{TARGETS[target].title.lower()} version {version}" for target, version in versions.items())
+        self._confirm(f"Promote {named}", "The gate decides: who fails it stays challenger.", "Promote", promote)
+
+    def _ask_rollback(self, view: ModelsView) -> None:
+        async def rollback(reason: str) -> list[str]:
+            by = self._visitor.name or ""
+            return await self._context.models.rollback(reason=reason, by=by, expected=view.release)
+
+        what = f"All models of release {view.previous} serve again, together, in place of release {view.release}."
+        self._confirm(f"Roll back to release {view.previous}", what, "Roll back", rollback)
+
+    def _confirm(self, title: str, what: str, label: str, change: Callable[[str], Awaitable[list[str]]]) -> None:
+        with self._dialogs, ui.dialog() as dialog, ui.card():
+            text(title, "h2")
+            text(what, "muted")
+            reason = ui.input("Reason, kept in the history").props("autofocus outlined dense maxlength=500")
+            reason.classes("w-full")
+            working = text("", "muted small").props('role="status"')
+
+            async def confirm() -> None:
+                if self._visitor.name is None:
+                    ui.notify("Your session is over: log in again.", type="warning")
+                    return
+                working.set_content("Working; the gate may take a few seconds …")
+                try:
+                    sentences = await change(reason.value or "")
+                except TwinError as error:
+                    ui.notify(error.sentence, type="warning")
+                    return
+                finally:
+                    working.set_content("")
+                dialog.close()
+                self._tell(sentences)
+                await self._load()
+
+            with div("acts row-wrap"):
+                acting(label, confirm)
+                button("Cancel", dialog.close)
+        dialog.open()
+
+    def _tell(self, sentences: list[str]) -> None:
+        self._said.clear()
+        with self._said, div("notice").props('role="status"'):
+            for sentence in sentences:
+                text(sentence)
+
+
+def _drift_row(row: StoreRow) -> tuple[str, ...]:
+    name = f"{row['target']} {row['model_version']}"
+    if row["kind"] is None:
+        why = row["note"] or f"no window has counted since {clock(row['since'])}"
+        return (name, DASH, "no data yet", DASH, DASH, DASH, DASH, DASH, why)
+    moved = ", ".join(name for name, _ in row["moved"] or ())
+    return (
+        name,
+        row["kind"],
+        "drifting" if row["is_drifting"] else "in bounds" if row["score"] <= row["threshold"] else "out of bounds",
+        number(row["score"], 3),
+        number(row["threshold"], 3),
+        f"{row['windows_out']} of {row['windows']}",
+        clock(row["window_end"]),
+        " ".join(
+            f"{'–' if ratio is None else f'{ratio:.0%}'}{'!' if is_out else ''}"
+            for ratio, is_out in zip(row["ratios"], row["are_out"], strict=True)
+        ),
+        f"{row['samples']} rows, {row['batteries']} batteries{f'; moved most: {moved}' if moved else ''}",
+    )
+
+
+def _waiting(view: ModelsView) -> dict[str, int]:
+    """Challengers that are not champion already: version by target."""
+    return {
+        target: one.version
+        for target, one in view.challengers.items()
+        if target not in view.champions or view.champions[target].version != one.version
+    }
+
+
+def _measures(versions: list[VersionView | None]) -> list[tuple[str, ...]]:
+    """Rows of measures: out of fold and on the gate, as far as anyone has them; the best baseline last."""
+    rows: list[tuple[str, ...]] = []
+    for part, name in (("targets", "out of fold"), ("gate", "gate")):
+        entries: list[Mapping[str, Any]] = [{} if one is None else one.evaluation.get(part, {}) for one in versions]
+        for key, title in _MEASURES:
+            if any(entry.get(key) is not None for entry in entries):
+                rows.append((f"{title}, {name}", *(_short(entry.get(key)) for entry in entries)))
+        if any(entry.get("baselines") for entry in entries):
+            rows.append((f"best baseline, {name}", *(_baseline(entry) for entry in entries)))
+    return rows or [("no evaluation was kept", *("" for _ in versions))]
+
+
+def _baseline(entry: Mapping[str, Any]) -> str:
+    key = "brier" if "brier" in entry else "mae"
+    known = [(values[key], name) for name, values in entry.get("baselines", {}).items() if values.get(key) is not None]
+    if not known:
+        return "–"
+    error, name = min(known)
+    return f"{_short(error)} ({name.replace('_', ' ')})"
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"

@@ -1,0 +1,298 @@
+"""What the console asks of the telemetry store.  Every statement is a SELECT and is answered from an index.
+
+The cost of each is bounded whatever the store holds: a probe a battery, or one a point of a history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import cast
+
+from console.alerts.rules import RULES
+from console.connection_pool import Database, StoreRow, is_finite
+from features.targets import TARGET_NAMES
+from monitoring.newest_predictions import PREDICTIONS_HOLD
+from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, names
+
+#: Newest rows of `battery_predictions` among which the newest of each target is looked for: a target may be withheld
+#: for a while, and a challenger writes as many as the champion.
+_NEWEST_PREDICTIONS = 32
+#: A forecast is held against a reading so far from its due time, as everywhere (contract: targets).
+_DUE_TOLERANCE = timedelta(seconds=30)
+
+#: A forecast of the temperature stands until it is due.
+_AHEAD_OF_IT = dict.fromkeys(TARGET_NAMES, "") | {"temperature": " AND COALESCE(due > l.time, true)"}
+#: As good as no limit, and a time that every clock can show.
+_FOREVER_S = 1e9
+
+_DATA_SHEET = ", ".join(f"b.{name}" for name in names(BATTERY_FIELDS) if name != "battery_id")
+
+
+#: The newest row of the battery of `b` that is a reading: one without a voltage holds a prediction that came before its
+#: reading, and one too far in the future comes from a wrong clock and would stand in front of all others.
+_NEWEST_READING = """(
+    SELECT * FROM ev_telemetry e
+    WHERE e.battery_id = b.battery_id AND e.voltage IS NOT NULL AND e.time <= now() + %(ahead)s
+    ORDER BY e.time DESC LIMIT 1
+)"""
+
+
+def _newest_predictions(columns: Sequence[str], wanted: str = "true") -> str:
+    """A subquery with what the champion said last of each target (value, lower, ...), as of the reading `l` of `b`.
+
+    It looks only where `wanted` is true of the reading, and has NULLs elsewhere.  `array_agg` takes the rows in the
+    order in which the index gives them, which is the newest first.
+    """
+    values = ", ".join(
+        f"(array_agg({column}) FILTER (WHERE target = '{target}'{_AHEAD_OF_IT[target]}))[1] AS {target}_{column}"
+        for target in TARGET_NAMES
+        for column in columns
+    )
+    return f"""(
+        SELECT {values}, max(predicted_at) AS predicted_at FROM (
+            SELECT * FROM battery_predictions n
+            WHERE n.battery_id = b.battery_id AND n.role = 'champion' AND n.time <= now() + %(ahead)s
+              AND n.time > COALESCE(l.time, now()) - %(hold)s AND {wanted}
+            ORDER BY n.time DESC LIMIT {len(TARGET_NAMES)}
+        ) newest
+    )"""  # noqa: S608 - our own names
+
+
+def _finite(column: str) -> str:
+    return f"CASE WHEN {is_finite(column)} THEN {column} END"
+
+
+# A reading is stored a moment before its predictions, so that its own columns are often still empty: what was predicted
+# last stands in, and the health follows from both.  Otherwise every alert would come and go with each reading.
+_RUL = f"COALESCE({_finite('l.rul_prediction')}, {_finite('p.rul_value')})"
+_FAILURE = f"COALESCE({_finite('l.failure_probability')}, {_finite('p.failure_value')})"
+_HEALTH = ", ".join((*map(_finite, ("l.soc", "l.soh", "l.temperature")), _FAILURE))
+_STATUS = f"CASE WHEN l.time IS NOT NULL THEN get_battery_health({_HEALTH}) END"
+_READING = ", ".join(f"l.{name}" for name in names(READING_FIELDS) if name != "battery_id")
+_SNAPSHOT = f"""
+    SELECT b.battery_id, {_READING}, l.created_at, l.late, {_DATA_SHEET}, {_STATUS} AS status,
+           {_RUL} AS rul_prediction, p.rul_lower, p.rul_upper,
+           {_FAILURE} AS failure_probability, p.failure_lower, p.failure_upper,
+           p.soh_value AS soh_predicted, p.soh_lower, p.soh_upper,
+           p.temperature_value AS temperature_predicted, p.temperature_lower, p.temperature_upper, p.temperature_due,
+           COALESCE(l.prediction_timestamp, p.predicted_at) AS prediction_timestamp
+    FROM batteries b
+    LEFT JOIN LATERAL {_NEWEST_READING} l ON true
+    LEFT JOIN LATERAL {_newest_predictions(("value", "lower", "upper", "due"))} p ON true
+"""  # noqa: S608
+# Of most batteries the reading has it all, and half of the work is saved.
+_STOOD_IN = ("l.soh", "l.rul_prediction", "l.failure_probability")
+_LACKS = f"({' OR '.join(f'{_finite(name)} IS NULL' for name in _STOOD_IN)})"
+# More than what a rule holds for, never less: which of a rule's columns counts is said in one place, by the rules.
+_ATTENTION = f"""
+    SELECT * FROM (
+        SELECT b.battery_id, l.time, l.soc, l.soh, l.temperature, p.soh_value AS soh_predicted, {_STATUS} AS status,
+               {_RUL} AS rul_prediction, {_FAILURE} AS failure_probability
+        FROM batteries b
+        LEFT JOIN LATERAL {_NEWEST_READING} l ON true
+        LEFT JOIN LATERAL {_newest_predictions(("value",), _LACKS)} p ON true
+    ) s WHERE {
+    " OR ".join(
+        f"{column} {'>' if rule.is_high else '<'} {rule.warning}" for rule in RULES.values() for column in rule.columns
+    )
+}
+"""  # noqa: S608
+
+
+SHADOW_BATTERIES = 100
+_SHADOW_ROWS = 80
+_SHADOW_OUTCOMES = 2000
+_SHADOW = """
+    WITH versions AS (
+        SELECT * FROM unnest(%(targets)s::text[], %(names)s::text[], %(champions)s::text[], %(challengers)s::text[])
+            AS v(target, name, champion, challenger)
+    ), looked_at AS (
+        SELECT battery_id FROM batteries ORDER BY battery_id LIMIT %(batteries)s
+    ), challenged AS (
+        SELECT v.champion, c.* FROM looked_at b, LATERAL (
+            SELECT * FROM battery_predictions p WHERE p.battery_id = b.battery_id AND p.role = 'challenger'
+            ORDER BY p.time DESC LIMIT %(n)s
+        ) c JOIN versions v ON v.target = c.target AND v.name = c.model_name AND v.challenger = c.model_version
+    ), compared AS (
+        SELECT c.target, count(*) AS n, count(DISTINCT c.battery_id) AS batteries,
+               avg(c.value - p.value) AS difference, avg(abs(c.value - p.value)) AS distance
+        FROM challenged c JOIN battery_predictions p
+          ON p.battery_id = c.battery_id AND p.time = c.time AND p.target = c.target AND p.role = 'champion'
+         AND p.model_name = c.model_name AND p.model_version = c.champion
+        GROUP BY c.target
+    )
+    SELECT v.*, COALESCE(d.n, 0) AS n, COALESCE(d.batteries, 0) AS batteries, d.difference, d.distance, e.*
+    FROM versions v LEFT JOIN compared d USING (target) LEFT JOIN LATERAL (
+        SELECT count(*) AS outcomes, avg(abs(p.error)) AS champion_error, avg(abs(o.error)) AS challenger_error
+        FROM (
+            SELECT * FROM prediction_outcomes o WHERE o.target = v.target AND o.role = 'challenger'
+            ORDER BY o.matured_at DESC LIMIT %(outcomes)s
+        ) o JOIN prediction_outcomes p
+          ON p.battery_id = o.battery_id AND p.time = o.time AND p.target = o.target AND p.role = 'champion'
+        WHERE o.model_name = v.name AND o.model_version = v.challenger
+          AND p.model_name = v.name AND p.model_version = v.champion
+    ) e ON true ORDER BY v.target
+"""
+
+
+_DRIFT_WINDOWS = 12
+_DRIFT = """
+    SELECT m.target, m.model_version, m.since, m.looked_until, m.note, s.kind, s.score, s.threshold, s.is_drifting,
+           s.window_end, s.windows, s.windows_out, w.ratios, w.are_out, w.samples, w.batteries, w.moved
+    FROM drift_models m
+    LEFT JOIN drift_status s USING (target)
+    LEFT JOIN LATERAL (
+        SELECT array_agg(score / NULLIF(threshold, 0) ORDER BY window_start) AS ratios,
+               array_agg(is_out ORDER BY window_start) AS are_out,
+               (array_agg(samples ORDER BY window_start DESC))[1] AS samples,
+               (array_agg(batteries ORDER BY window_start DESC))[1] AS batteries,
+               (array_agg(detail -> 'moved' ORDER BY window_start DESC))[1] AS moved
+        FROM (
+            SELECT * FROM drift_windows d WHERE d.target = s.target AND d.kind = s.kind
+              AND d.model_name = s.model_name AND d.model_version = s.model_version AND d.window_start >= m.since
+            ORDER BY d.window_start DESC LIMIT %(n)s
+        ) newest
+    ) w ON true
+    ORDER BY m.target, s.kind
+"""
+
+
+class Queries:
+    """The questions, each one short statement.
+
+    Every method raises `StoreAwayError` where the store cannot answer.  Times are aware and in UTC.
+
+    Args:
+        max_future_s: a reading whose time is further ahead of the store's clock is not yet seen, s.
+    """
+
+    def __init__(self, database: Database, max_future_s: float) -> None:
+        self._database = database
+        self._newest = {"ahead": timedelta(seconds=min(max_future_s, _FOREVER_S)), "hold": PREDICTIONS_HOLD}
+
+    def ping(self) -> None:
+        """Return where the store answers and has our schema."""
+        self._database.fetch("SELECT FROM batteries LIMIT 1")
+
+    def battery_ids(self, limit: int | None = None) -> list[str]:
+        """Ids of the known batteries, in order."""
+        rows = self._database.fetch("SELECT battery_id FROM batteries ORDER BY battery_id LIMIT %(n)s", {"n": limit})
+        return [row["battery_id"] for row in rows]
+
+    def count_batteries(self) -> int:
+        """How many batteries are known."""
+        row = self._database.fetch_one("SELECT count(*) AS n FROM batteries")
+        return 0 if row is None else int(row["n"])
+
+    def is_known(self, battery_id: str) -> bool:
+        """Whether a battery of this id has ever been seen."""
+        return (
+            self._database.fetch_one("SELECT FROM batteries WHERE battery_id = %(id)s", {"id": battery_id}) is not None
+        )
+
+    def latest(self, battery_id: str) -> StoreRow | None:
+        """The row of `latest_battery_status`."""
+        return self._database.fetch_one(
+            "SELECT * FROM latest_battery_status WHERE battery_id = %(id)s", {"id": battery_id}
+        )
+
+    def newest_time(self, battery_id: str) -> datetime | None:
+        """Time of the newest reading; None where there is none."""
+        row = self._database.fetch_one(
+            f"SELECT l.time FROM batteries b, LATERAL {_NEWEST_READING} l WHERE b.battery_id = %(id)s",  # noqa: S608
+            {"id": battery_id, **self._newest},
+        )
+        return None if row is None else cast(datetime, row["time"])
+
+    def snapshot(self, battery_id: str) -> StoreRow | None:
+        """Newest reading, newest predictions and data sheet of one battery."""
+        return self._database.fetch_one(f"{_SNAPSHOT} WHERE b.battery_id = %(id)s", {"id": battery_id, **self._newest})
+
+    def snapshots(self) -> list[StoreRow]:
+        """The same of every battery, in order of their ids."""
+        return self._database.fetch(f"{_SNAPSHOT} ORDER BY b.battery_id", self._newest)
+
+    def attention(self) -> list[StoreRow]:
+        """What the rules of alerts go by, of every battery for which one may hold."""
+        return self._database.fetch(_ATTENTION, self._newest)
+
+    def predictions(self, battery_id: str) -> list[StoreRow]:
+        """The newest prediction of each target and role."""
+        return self._database.fetch(
+            """SELECT DISTINCT ON (target, role) * FROM (
+                   SELECT * FROM battery_predictions WHERE battery_id = %(id)s ORDER BY time DESC LIMIT %(n)s
+               ) newest ORDER BY target, role, time DESC""",
+            {"id": battery_id, "n": _NEWEST_PREDICTIONS},
+        )
+
+    def forecast_for(self, battery_id: str, at: datetime, horizon: timedelta) -> StoreRow | None:
+        """The champion's temperature forecast for the moment `at`, made `horizon` before."""
+        return self._database.fetch_one(
+            """SELECT * FROM battery_predictions
+               WHERE battery_id = %(id)s AND time BETWEEN %(first)s AND %(last)s
+                 AND target = 'temperature' AND role = 'champion' AND due IS NOT NULL
+               ORDER BY abs(extract(epoch FROM due - %(at)s)) LIMIT 1""",
+            {"id": battery_id, "at": at, "first": at - horizon - _DUE_TOLERANCE, "last": at - horizon + _DUE_TOLERANCE},
+        )
+
+    def cycles(self, battery_id: str, limit: int) -> list[StoreRow]:
+        """The newest closed cycles, newest first."""
+        return self._database.fetch(
+            """SELECT cycle_index, kind, start_time, end_time, throughput_ah, capacity_ah, capacity_method, soh,
+                      resistance_ohm, cell_voltage_spread_v, temperature_mean_c, temperature_rise_c
+               FROM battery_cycles WHERE battery_id = %(id)s ORDER BY cycle_index DESC LIMIT %(n)s""",
+            {"id": battery_id, "n": limit},
+        )
+
+    def outcomes(self, battery_id: str) -> list[StoreRow]:
+        """The champion's newest prediction of each target whose truth is known."""
+        return self._database.fetch(
+            """SELECT o.* FROM unnest(%(targets)s) AS t(target), LATERAL (
+                   SELECT * FROM prediction_outcomes o
+                   WHERE o.battery_id = %(id)s AND o.target = t.target AND o.role = 'champion'
+                   ORDER BY o.time DESC LIMIT 1
+               ) o""",
+            {"id": battery_id, "targets": list(TARGET_NAMES)},
+        )
+
+    def shadow(self, versions: Mapping[str, tuple[str, int, int]]) -> list[StoreRow]:
+        """Champion against challenger, over the newest predictions of up to `SHADOW_BATTERIES` batteries.
+
+        Args:
+            versions: by target, the registered model and its versions that are champion and challenger; what others
+                predicted is left aside.
+
+        Returns:
+            A row for each of them: `target`, model `name`, versions `champion` and `challenger`, `n` moments at which
+            both predicted and of how many `batteries`, mean `difference` (challenger - champion) and mean `distance`;
+            `champion_error` and `challenger_error` are mean absolute errors of the newest `outcomes` that both have.
+            Means are None where there is nothing.
+        """
+        return self._database.fetch(
+            _SHADOW,
+            {
+                "targets": list(versions),
+                "names": [name for name, _, _ in versions.values()],
+                "champions": [str(champion) for _, champion, _ in versions.values()],
+                "challengers": [str(challenger) for _, _, challenger in versions.values()],
+                "batteries": SHADOW_BATTERIES,
+                "n": _SHADOW_ROWS,
+                "outcomes": _SHADOW_OUTCOMES,
+            },
+        )
+
+    def drift(self) -> list[StoreRow]:
+        """By target and kind the status of drift and its newest windows, the oldest of them first.
+
+        Columns: those of `drift_models` and `drift_status` (None before the first window), of the newest windows
+        their `ratios` score / threshold, and of the last one `samples`, `batteries` and the features that `moved` most,
+        each with its distance.
+        """
+        return self._database.fetch(_DRIFT, {"n": _DRIFT_WINDOWS})
+
+    def now(self) -> datetime:
+        """The store's clock."""
+        row = self._database.fetch_one("SELECT now() AS now")
+        assert row is not None  # noqa: S101 - a SELECT without FROM has one row
+        return cast(datetime, row["now"])

@@ -1,0 +1,239 @@
+"""Bring everything up: MLflow, service, monitoring and console in the background, the live simulator in the terminal.
+
+    python -m deploy.up --for 60
+
+The same programs as in the `Procfile`.  What is not an option of its own goes to `python -m simulator.live`.
+Ends when the simulator does, with its exit code, and stops what it started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import httpx
+from rich.console import Console
+
+from telemetry.embedded.ports import free_port
+from telemetry.errors import TwinError
+from telemetry.settings import NO_TELEMETRY, Settings
+
+READY_TIMEOUT_S = 180.0
+_STOP_TIMEOUT_S = 10.0
+_PORTS = ("mlflow_port", "service_port", "metrics_port", "console_port", "simulator_metrics_port", "mqtt_port")
+_LOG_TAIL_LINES = 30
+
+
+@dataclass(frozen=True)
+class Background:
+    """A server that is started in the background.
+
+    Attributes:
+        ready_url: answers 200 as soon as the server can be used.
+        page_url: where a person goes.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    ready_url: str
+    page_url: str
+    log: Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Start, run, stop; the exit code is the simulator's, 1 if a server did not come up."""
+    console = Console()
+    settings, moved = with_free_ports(Settings())
+    for sentence in moved:
+        console.print(sentence, style="yellow", highlight=False)
+    live = [sys.executable, "-m", "simulator.live", *(sys.argv[1:] if argv is None else argv)]
+    environment = environment_of(settings)
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        with running(backgrounds(settings), environment, console):
+            return run_in_foreground(live, environment)
+    except TwinError as error:
+        console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def with_free_ports(settings: Settings) -> tuple[Settings, list[str]]:
+    """`settings` with ports that are free, and a sentence for each that had to be another than asked for."""
+    ports: dict[str, int] = {}
+    moved = []
+    for name in _PORTS:
+        wanted: int = getattr(settings, name)
+        if name == "mqtt_port" and settings.mqtt_host is not None:
+            continue
+        ports[name] = free_port(settings.host, wanted)
+        if ports[name] != wanted:
+            moved.append(f"Port {wanted} is taken: {name.removesuffix('_port')} is at {ports[name]} this time.")
+    return settings.model_copy(update=ports), moved
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The environment of the children: this one, with the ports that were chosen."""
+    ports = {f"TWIN_{name.upper()}": str(getattr(settings, name)) for name in _PORTS}
+    # The simulator may run ahead of the clock, and goes on from there the next time: its readings are to be seen.
+    ahead = {"TWIN_MAX_FUTURE_S": "inf"}
+    return {**ahead, **os.environ, **NO_TELEMETRY, **ports, "PYTHONUNBUFFERED": "1"}
+
+
+def backgrounds(settings: Settings) -> list[Background]:
+    """The servers behind the simulator; MLflow only where it is not somebody else's server."""
+    logs = settings.var / "log"
+    service = Background(
+        "prediction service",
+        (sys.executable, "-m", "serving"),
+        f"{settings.service_url}/readyz",
+        settings.service_url,
+        logs / "service.log",
+    )
+    metrics_url = f"http://{settings.host}:{settings.metrics_port}/metrics"
+    monitoring = Background(
+        "metrics",
+        (sys.executable, "-m", "monitoring"),
+        metrics_url,
+        metrics_url,
+        logs / "monitoring.log",
+    )
+    console_url = f"http://{settings.host}:{settings.console_port}"
+    console = Background(
+        "console",
+        (sys.executable, "-m", "console"),
+        f"{console_url}/api/health",
+        console_url,
+        logs / "console.log",
+    )
+    if settings.tracking_uri.startswith("http"):
+        return [service, monitoring, console]
+    mlflow_url = f"http://{settings.host}:{settings.mlflow_port}"
+    mlflow = Background(
+        "MLflow",
+        (sys.executable, "-m", "deploy.mlflow_ui"),
+        f"{mlflow_url}/health",
+        mlflow_url,
+        logs / "mlflow.log",
+    )
+    return [mlflow, service, monitoring, console]
+
+
+@contextlib.contextmanager
+def running(
+    servers: Sequence[Background],
+    environment: Mapping[str, str],
+    console: Console,
+    timeout_s: float = READY_TIMEOUT_S,
+) -> Iterator[None]:
+    """Start `servers`, wait until all are ready, and stop them in the end.
+
+    Raises:
+        TwinError: one ended or was not ready in time; the sentence is followed by the end of its log.
+    """
+    started: dict[Background, subprocess.Popen[bytes]] = {}
+    try:
+        for server in servers:
+            started[server] = _start(server, environment)
+        for server, process in started.items():
+            with console.status(f"waiting for {server.name} …"):
+                _wait_until_ready(server, process, timeout_s)
+            console.print(f"{server.name}: {server.page_url} (log: {server.log})", highlight=False, soft_wrap=True)
+        yield
+    finally:
+        _stop(list(started.values()))
+
+
+def run_in_foreground(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run `command` in this terminal and return its exit code.
+
+    SIGTERM, SIGINT and the loss of the terminal are passed on, and it is waited for until it has ended in good order.
+    Ctrl-C reaches it from the terminal, too, as it is in the same process group: it is told twice, which says no more.
+    """
+    process = subprocess.Popen(command, env=dict(environment))
+
+    def pass_on(_number: int, _frame: FrameType | None) -> None:
+        process.terminate()
+
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    previous = {number: signal.signal(number, pass_on) for number in numbers}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code
+
+
+def _start(server: Background, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    server.log.parent.mkdir(parents=True, exist_ok=True)
+    with server.log.open("wb") as log:
+        # A session of its own: Ctrl-C ends the simulator first, which still needs its servers to finish.
+        return subprocess.Popen(
+            server.command,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _wait_until_ready(server: Background, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    with httpx.Client(trust_env=False, timeout=5.0) as http:
+        while process.poll() is None:
+            if _is_ready(http, server.ready_url):
+                return
+            if time.monotonic() > deadline:
+                raise _not_up(server, f"{server.name} is not ready after {timeout_s:g} s")
+            time.sleep(0.2)
+    raise _not_up(server, f"{server.name} ended with exit code {process.returncode}")
+
+
+def _is_ready(http: httpx.Client, url: str) -> bool:
+    try:
+        return http.get(url).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
+
+
+def _not_up(server: Background, what: str) -> TwinError:
+    lines = server.log.read_text(encoding="utf-8", errors="replace").splitlines()
+    tail = "\n".join(f"  {line}" for line in lines[-_LOG_TAIL_LINES:]) or "  (it is empty)"
+    return TwinError(f"{what}. The end of its log, {server.log}:\n{tail}", field="up", value=server.name)
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End each process with all that it started: kindly, then by force."""
+    for process in processes:
+        _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + _STOP_TIMEOUT_S
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(deadline - time.monotonic(), 0.1))
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    # The group outlives its leader while a worker does; it is gone when nobody is left.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

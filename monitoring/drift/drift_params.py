@@ -1,0 +1,55 @@
+"""Section `drift` of params.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from telemetry.errors import TwinError
+from training.params import typed
+
+
+@dataclass(frozen=True)
+class DriftParams:
+    """How windows are made and when they count.
+
+    Attributes:
+        window_s: their length, s of event time.
+        min_rows, min_batteries: what a window has to hold at least.
+        batteries: features are folded for at most so many batteries.
+        rows_per_battery: a window is thinned to so many rows of each battery.
+        false_alarms: share of the reference's own windows that are out of bounds.
+        out_windows, windows: drifting is when the newest window and `out_windows` of the last `windows` are out.
+    """
+
+    window_s: float = 86_400.0
+    min_rows: int = 20
+    min_batteries: int = 3
+    batteries: int = 50
+    rows_per_battery: int = 12
+    false_alarms: float = 0.005
+    out_windows: int = 3
+    windows: int = 5
+
+    def __post_init__(self) -> None:
+        for name in ("window_s", "min_rows", "min_batteries", "batteries", "rows_per_battery", "out_windows"):
+            if not getattr(self, name) > 0:
+                raise _wrong(name, getattr(self, name), "it must be greater than 0")
+        if not 0.0 < self.false_alarms < 1.0:
+            raise _wrong("false_alarms", self.false_alarms, "it must lie between 0 and 1")
+        if self.windows < self.out_windows:
+            raise _wrong("windows", self.windows, f"it must be at least drift.out_windows, {self.out_windows}")
+
+
+def project_drift(params_file: Path) -> DriftParams:
+    """Section `drift` of `params_file`; the defaults where there is no such file or section."""
+    if not params_file.is_file():
+        return DriftParams()
+    params = yaml.safe_load(params_file.read_text(encoding="utf-8"))
+    return typed(DriftParams, params.get("drift", {}), "drift")
+
+
+def _wrong(name: str, value: object, what: str) -> TwinError:
+    return TwinError(f"params.yaml: drift.{name} is {value!r}: {what}.", field=f"drift.{name}", value=value)

@@ -1,0 +1,543 @@
+"""The SQL of the evaluation: every question is one statement for the whole fleet, answered from indexes.
+
+Each method that writes is one transaction that moves its cursor together with what it found, so a kill at any moment
+loses and doubles nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby, takewhile
+from operator import itemgetter
+from typing import Any, Literal
+
+import numpy as np
+import psycopg2
+import psycopg2.extensions
+from psycopg2.extras import execute_values
+
+from features.state import FloatArray
+from features.targets import TARGETS
+from monitoring.evaluation.observations import Observation, Observed, Reading
+from monitoring.evaluation.outcomes import Life, Outcome, Prediction
+from monitoring.store_connection import StoreSession
+
+Role = Literal["champion", "challenger"]
+ROLES: tuple[Role, ...] = ("champion", "challenger")
+
+#: Targets whose truth may come after telemetry is retired; the others have a time at which they are due.
+SLOW_TARGETS: tuple[str, ...] = tuple(name for name, target in TARGETS.items() if target.cadence == "cycle")
+
+#: Any number, the same for every evaluator of a database: one of them works at a time.
+_ADVISORY_LOCK = 7_308_018
+#: Event time of predictions that one look for new cycles passes over: it bounds the rows that are read.
+_KEEP_SPAN = "6 hours"
+#: A cursor over predictions in which no new cycle began is written this seldom.
+_KEEP_CURSOR_EVERY = "10 minutes"
+
+#: Age at a prediction: its own, else what the pack said with the reading, which the fold follows.
+_AGE = (
+    "COALESCE(p.cycle_index, (SELECT charge_cycles FROM ev_telemetry t "
+    "WHERE t.battery_id = p.battery_id AND t.time = p.time)) AS cycle_index"
+)
+_PREDICTION = (
+    "{p}.battery_id, {p}.time, {p}.target, {p}.role, {p}.value, {p}.lower, {p}.upper, {due}, {p}.cycle_index, "
+    "{p}.model_name, {p}.model_version"
+)
+
+
+@dataclass(frozen=True)
+class NewReadings:
+    """What one battery has said since it was last observed, and where the observation stood.
+
+    Attributes:
+        readings: those whose age is known.
+        until: time of the last, known age or not.
+    """
+
+    battery_id: str
+    observed: Observed
+    readings: list[Reading]
+    until: datetime
+
+
+@dataclass(frozen=True)
+class Comparable:
+    """The first moment of a battery in an interval of comparison, once its horizon has passed.
+
+    Attributes:
+        prediction: None where no temperature was predicted at that moment.
+    """
+
+    battery_id: str
+    time: datetime
+    prediction: Prediction | None
+
+
+class EvaluationStore(StoreSession):
+    """The session of the one evaluator of a database."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(dsn, "battery-twin-evaluation", advisory_lock=_ADVISORY_LOCK)
+
+    # Observing readings
+
+    def new_readings(self, rows: int) -> list[NewReadings]:
+        """Readings that were not observed yet, about `rows` of them at most, each battery's oldest first.
+
+        A reading whose age only its prediction knows waits for it, and what came after it with it.
+        """
+        with self.transaction() as cursor:
+            cursor.execute("SELECT count(*) FROM batteries")
+            (batteries,) = cursor.fetchone() or (0,)
+            cursor.execute(
+                """
+                SELECT b.battery_id, e.observed_until, e.cycle_index, e.soh_cycle, e.soh, e.alarm_level,
+                       e.watched, t.charge_cycles IS NULL AND t.time > COALESCE(predicted.time, '-infinity'),
+                       t.time, COALESCE(t.charge_cycles, p.cycle_index), t.soh, t.warning_level
+                FROM batteries b
+                LEFT JOIN evaluation_batteries e USING (battery_id)
+                LEFT JOIN LATERAL (
+                    SELECT time FROM battery_predictions p
+                    WHERE p.battery_id = b.battery_id AND p.role = 'champion' ORDER BY time DESC LIMIT 1
+                ) predicted ON true
+                CROSS JOIN LATERAL (
+                    SELECT time, charge_cycles FROM ev_telemetry t
+                    WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL
+                      AND t.time > COALESCE(e.observed_until, '-infinity')
+                    ORDER BY t.time LIMIT 1
+                ) first
+                CROSS JOIN LATERAL (
+                    SELECT * FROM ev_telemetry t
+                    WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL AND t.time >= first.time
+                      AND (first.charge_cycles IS NOT NULL OR first.time <= predicted.time)  -- else nothing is read
+                    ORDER BY t.time LIMIT %s
+                ) t
+                LEFT JOIN LATERAL (
+                    SELECT cycle_index FROM battery_predictions p
+                    WHERE p.battery_id = b.battery_id AND p.time = t.time AND p.role = 'champion' LIMIT 1
+                ) p ON t.charge_cycles IS NULL
+                ORDER BY b.battery_id, t.time
+                """,
+                (max(rows // max(batteries, 1), 50),),
+            )
+            return list(_by_battery(cursor.fetchall()))
+
+    def remember(self, seen: Sequence[tuple[str, Observed, Sequence[Observation]]]) -> None:
+        """Store what was observed, by battery; one of which anything was found has news."""
+        newest = {
+            (battery_id, one.cycle, one.kind): one for battery_id, _, found in seen for one in found
+        }  # one statement may touch a row once
+        with self.transaction() as cursor:
+            execute_values(
+                cursor,
+                "INSERT INTO battery_observations (battery_id, cycle, kind, cycle_index, time, soh, soh_before, "
+                "warning_level) "
+                "VALUES %s ON CONFLICT (battery_id, cycle, kind) DO UPDATE SET cycle_index = EXCLUDED.cycle_index, "
+                "time = EXCLUDED.time, soh = EXCLUDED.soh, soh_before = EXCLUDED.soh_before, "
+                "warning_level = EXCLUDED.warning_level",
+                [
+                    (*key, (r := one.reading).cycle_index, r.time, r.soh, one.soh_before, r.warning_level)
+                    for key, one in newest.items()
+                ],
+            )
+            execute_values(
+                cursor,
+                "INSERT INTO evaluation_batteries (battery_id, observed_until, cycle_index, soh_cycle, soh, "
+                "alarm_level, watched, has_news) VALUES %s "
+                "ON CONFLICT (battery_id) DO UPDATE SET observed_until = EXCLUDED.observed_until, "
+                "cycle_index = EXCLUDED.cycle_index, soh_cycle = EXCLUDED.soh_cycle, "
+                "soh = EXCLUDED.soh, alarm_level = EXCLUDED.alarm_level, "
+                "watched = EXCLUDED.watched, has_news = evaluation_batteries.has_news OR EXCLUDED.has_news",
+                [
+                    (
+                        battery_id,
+                        now.until,
+                        now.cycle_index,
+                        now.soh_cycle,
+                        now.soh,
+                        now.alarm_level,
+                        now.watched,
+                        bool(found),
+                    )
+                    for battery_id, now, found in seen
+                ],
+            )
+
+    def notice_cycles(self) -> int:
+        """Give news to each battery that has a newer row in `battery_cycles` than before; how many."""
+        with self.transaction() as cursor:
+            cursor.execute(
+                """
+                INSERT INTO evaluation_batteries AS e (battery_id, newest_cycle, has_news)
+                SELECT b.battery_id, c.cycle_index, true
+                FROM batteries b
+                LEFT JOIN evaluation_batteries old USING (battery_id)
+                CROSS JOIN LATERAL (
+                    SELECT cycle_index FROM battery_cycles c
+                    WHERE c.battery_id = b.battery_id ORDER BY cycle_index DESC LIMIT 1
+                ) c
+                WHERE c.cycle_index IS DISTINCT FROM old.newest_cycle
+                ON CONFLICT (battery_id) DO UPDATE SET newest_cycle = EXCLUDED.newest_cycle, has_news = true
+                """
+            )
+            return int(cursor.rowcount)
+
+    # Keeping predictions of the slow targets
+
+    def keep_predictions(self, role: Role) -> bool:
+        """Keep the first prediction of each new whole cycle; True while there may be more to keep.
+
+        Predictions without an age are passed over: no truth about them can be told.
+        """
+        with self.transaction() as cursor:
+            cursor.execute(
+                f"""
+                SELECT b.battery_id, r.kept_until, first.time, newest.time,
+                       COALESCE(floor(newest.cycle_index) > COALESCE(r.kept_cycle, -1), false),
+                       LEAST(newest.time, first.time + interval '{_KEEP_SPAN}'),
+                       newest.time > COALESCE(r.kept_until, '-infinity') + interval '{_KEEP_CURSOR_EVERY}'
+                FROM batteries b
+                LEFT JOIN evaluation_roles r ON r.battery_id = b.battery_id AND r.role = '{role}'
+                CROSS JOIN LATERAL (
+                    SELECT time, {_AGE} FROM battery_predictions p
+                    WHERE p.battery_id = b.battery_id AND p.role = '{role}'
+                      AND p.time > COALESCE(r.kept_until, '-infinity')
+                    ORDER BY p.time DESC LIMIT 1
+                ) newest
+                CROSS JOIN LATERAL (
+                    SELECT time FROM battery_predictions p
+                    WHERE p.battery_id = b.battery_id AND p.role = '{role}'
+                      AND p.time > COALESCE(r.kept_until, '-infinity')
+                    ORDER BY p.time LIMIT 1
+                ) first
+                """  # noqa: S608 - our own words
+            )
+            begun: list[tuple[str, datetime, datetime]] = []
+            passed: list[tuple[str, datetime]] = []
+            more = False
+            for battery_id, _, first, newest, is_new_cycle, until, is_far in cursor.fetchall():
+                if is_new_cycle:
+                    begun.append((battery_id, first, until))
+                    more = more or until < newest
+                elif is_far:
+                    passed.append((battery_id, newest))
+            if begun:
+                self._keep(cursor, role, begun)
+            if passed:
+                execute_values(
+                    cursor,
+                    "INSERT INTO evaluation_roles (battery_id, role, kept_until) VALUES %s "
+                    "ON CONFLICT (battery_id, role) DO UPDATE SET kept_until = EXCLUDED.kept_until",
+                    [(battery_id, role, newest) for battery_id, newest in passed],
+                )
+            return more
+
+    def _keep(
+        self, cursor: psycopg2.extensions.cursor, role: Role, begun: Sequence[tuple[str, datetime, datetime]]
+    ) -> None:
+        battery_ids, since, until = (list(column) for column in zip(*begun, strict=True))
+        cursor.execute(
+            f"""
+            WITH span AS (
+                SELECT * FROM unnest(%(ids)s::text[], %(since)s::timestamptz[], %(until)s::timestamptz[])
+                AS s (battery_id, since, until)
+            ), kept AS (
+                INSERT INTO kept_predictions (battery_id, cycle, target, role, time, value, lower, upper, cycle_index,
+                                              model_name, model_version)
+                SELECT DISTINCT ON (p.battery_id, p.target, floor(p.cycle_index))
+                       p.battery_id, floor(p.cycle_index), p.target, p.role, p.time, p.value, p.lower, p.upper,
+                       p.cycle_index, p.model_name, p.model_version
+                FROM span s
+                CROSS JOIN LATERAL (
+                    SELECT p.target, p.role, p.time, p.value, p.lower, p.upper, p.model_name, p.model_version,
+                           p.battery_id, {_AGE}
+                    FROM battery_predictions p
+                    WHERE p.battery_id = s.battery_id AND p.time BETWEEN s.since AND s.until
+                      AND p.role = %(role)s AND p.target = ANY(%(targets)s)
+                    OFFSET 0  -- or the planner hashes the whole table where batteries are many
+                ) p
+                WHERE p.cycle_index IS NOT NULL
+                ORDER BY p.battery_id, p.target, floor(p.cycle_index), p.time
+                ON CONFLICT (battery_id, target, role, cycle) DO NOTHING
+                RETURNING battery_id
+            ), news AS (
+                INSERT INTO evaluation_batteries (battery_id, has_news) SELECT DISTINCT battery_id, true FROM kept
+                ON CONFLICT (battery_id) DO UPDATE SET has_news = true
+            )
+            INSERT INTO evaluation_roles AS r (battery_id, role, kept_until, kept_cycle)
+            SELECT s.battery_id, %(role)s, s.until, floor(newest.cycle_index)
+            FROM span s
+            LEFT JOIN LATERAL (
+                SELECT {_AGE} FROM battery_predictions p
+                WHERE p.battery_id = s.battery_id AND p.time = s.until AND p.role = %(role)s LIMIT 1
+            ) newest ON true
+            ON CONFLICT (battery_id, role) DO UPDATE
+            SET kept_until = EXCLUDED.kept_until, kept_cycle = COALESCE(EXCLUDED.kept_cycle, r.kept_cycle)
+            """,  # noqa: S608 - our own words
+            {"ids": battery_ids, "since": since, "until": until, "role": role, "targets": list(SLOW_TARGETS)},
+        )
+
+    # Judging the slow targets
+
+    def batteries_with_news(self, count: int, after: str = "") -> list[str]:
+        """Up to `count` batteries of which something is known that was not when they were last judged.
+
+        Args:
+            after: those behind this one in order first, so that some that wait do not keep others from their turn.
+        """
+        with self.transaction() as cursor:
+            cursor.execute(
+                "SELECT battery_id FROM evaluation_batteries WHERE has_news "
+                "ORDER BY battery_id <= %s, battery_id LIMIT %s",
+                (after, count),
+            )
+            return [battery_id for (battery_id,) in cursor.fetchall()]
+
+    def life(self, battery_id: str) -> Life | None:
+        """What is known of the battery's life; None while nothing is."""
+        with self.transaction() as cursor:
+            cursor.execute(
+                """
+                SELECT h.cycle_index, h.health FROM (
+                    SELECT cycle_index, soh / 100.0 AS health, time, 1 AS place FROM battery_observations
+                    WHERE battery_id = %(id)s AND kind <> 'alarm'
+                    UNION ALL
+                    SELECT cycle_index, soh_before / 100.0, time, 0 FROM battery_observations
+                    WHERE battery_id = %(id)s AND kind = 'change'
+                    UNION ALL
+                    SELECT c.cycle_index, COALESCE(c.capacity_ah / b.nominal_capacity_ah, c.soh / 100.0), c.end_time, 1
+                    FROM battery_cycles c JOIN batteries b USING (battery_id) WHERE c.battery_id = %(id)s
+                ) h WHERE h.health IS NOT NULL ORDER BY h.cycle_index, h.time, h.place
+                """,
+                {"id": battery_id},
+            )
+            health = cursor.fetchall()
+            cursor.execute(
+                """
+                SELECT cycle_index, warning_level FROM (
+                    SELECT cycle_index, warning_level FROM battery_observations
+                    WHERE battery_id = %(id)s AND kind = 'alarm'
+                    UNION ALL
+                    SELECT cycle_index, warning_level FROM battery_cycles
+                    WHERE battery_id = %(id)s AND warning_level > 0
+                ) a ORDER BY cycle_index
+                """,
+                {"id": battery_id},
+            )
+            alarms = cursor.fetchall()
+            cursor.execute(
+                """
+                SELECT GREATEST(e.cycle_index, c.cycle_index), e.watched, GREATEST(e.observed_until, c.end_time),
+                       c.warning_level IS NOT NULL
+                FROM evaluation_batteries e
+                LEFT JOIN LATERAL (
+                    SELECT cycle_index, end_time, warning_level FROM battery_cycles c
+                    WHERE c.battery_id = e.battery_id ORDER BY cycle_index DESC LIMIT 1
+                ) c ON true
+                WHERE e.battery_id = %s
+                """,
+                (battery_id,),
+            )
+            row = cursor.fetchone()
+        if row is None or row[0] is None or row[2] is None:
+            return None
+        last_cycle, watched, known_at, cycles_tell = row
+        cycles, levels = _columns(health, 2)
+        alarm_cycles, alarm_levels = _columns(alarms, 2)
+        return Life(
+            cycles, levels, alarm_cycles, alarm_levels, last_cycle, watched or cycles_tell or bool(health), known_at
+        )
+
+    def kept_predictions(self, battery_id: str) -> list[Prediction]:
+        """All that were kept of the battery."""
+        with self.transaction() as cursor:
+            columns = _PREDICTION.format(p="k", due="NULL")
+            cursor.execute(f"SELECT {columns} FROM kept_predictions k WHERE battery_id = %s", (battery_id,))  # noqa: S608
+            return [Prediction(*row) for row in cursor.fetchall()]
+
+    def settle(self, battery_id: str, outcomes: Sequence[Outcome], unknown: Sequence[Prediction], done: bool) -> int:
+        """Store `outcomes`, take back those of `unknown` that were thought known; how many rows are new or changed.
+
+        Args:
+            done: nothing waits: the battery has no news any more.
+        """
+        with self.transaction() as cursor:
+            changed = _write_outcomes(cursor, outcomes)
+            if unknown:
+                cursor.execute(
+                    "DELETE FROM prediction_outcomes o "
+                    "USING unnest(%s::text[], %s::text[], %s::timestamptz[]) AS u (target, role, time) "
+                    "WHERE o.battery_id = %s AND o.target = u.target AND o.role = u.role AND o.time = u.time",
+                    (
+                        [one.target for one in unknown],
+                        [one.role for one in unknown],
+                        [one.time for one in unknown],
+                        battery_id,
+                    ),
+                )
+            if done:
+                cursor.execute("UPDATE evaluation_batteries SET has_news = false WHERE battery_id = %s", (battery_id,))
+            return changed
+
+    # Comparing the temperature
+
+    def comparable(self, role: Role, every_s: float, count: int, after: str = "") -> list[Comparable]:
+        """Of up to `count` batteries the next moment to compare: the first in its interval of `every_s`, once due.
+
+        Args:
+            after: as in `batteries_with_news`.
+        """
+        columns = _PREDICTION.format(p="p", due="p.due")
+        with self.transaction() as cursor:
+            cursor.execute(
+                f"""
+                SELECT b.battery_id, first.time, {columns}
+                FROM batteries b
+                LEFT JOIN evaluation_roles r ON r.battery_id = b.battery_id AND r.role = '{role}'
+                CROSS JOIN LATERAL (
+                    SELECT time FROM battery_predictions p
+                    WHERE p.battery_id = b.battery_id AND p.role = '{role}'
+                      AND p.time >= COALESCE(r.compared_until, '-infinity')
+                    ORDER BY p.time LIMIT 1
+                ) first
+                LEFT JOIN LATERAL (
+                    SELECT * FROM battery_predictions p
+                    WHERE p.battery_id = b.battery_id AND p.time = first.time AND p.target = 'temperature'
+                      AND p.role = '{role}' LIMIT 1
+                ) p ON true
+                CROSS JOIN LATERAL (
+                    SELECT time FROM ev_telemetry t WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL
+                    ORDER BY t.time DESC LIMIT 1
+                ) reading
+                WHERE reading.time >= COALESCE(p.due, first.time + make_interval(secs => %s))
+                ORDER BY b.battery_id <= %s, b.battery_id LIMIT %s
+                """,  # noqa: S608 - our own words
+                (every_s, after, count),
+            )
+            return [
+                Comparable(battery_id, time, Prediction(*row) if row[0] is not None else None)
+                for battery_id, time, *row in cursor.fetchall()
+            ]
+
+    def readings_from(
+        self, predictions: Sequence[Prediction], tolerance_s: float
+    ) -> Mapping[int, tuple[FloatArray, FloatArray]]:
+        """By index of the prediction: time (s since the epoch) and temperature (degC) until its `due` + tolerance."""
+        if not predictions:
+            return {}
+        with self.transaction() as cursor:
+            cursor.execute(
+                """
+                SELECT w.number, extract(epoch FROM t.time)::float8, t.temperature
+                FROM unnest(%(ids)s::text[], %(since)s::timestamptz[], %(until)s::timestamptz[]) WITH ORDINALITY
+                    AS w (battery_id, since, until, number)
+                CROSS JOIN LATERAL (
+                    SELECT time, temperature FROM ev_telemetry t
+                    WHERE t.battery_id = w.battery_id AND t.voltage IS NOT NULL
+                      AND t.time BETWEEN w.since AND w.until + make_interval(secs => %(tolerance)s) OFFSET 0
+                ) t
+                ORDER BY w.number, t.time
+                """,
+                {
+                    "ids": [one.battery_id for one in predictions],
+                    "since": [one.time for one in predictions],
+                    "until": [one.due or one.time for one in predictions],
+                    "tolerance": tolerance_s,
+                },
+            )
+            rows = np.array(cursor.fetchall(), dtype=float).reshape(-1, 3)
+        numbers = rows[:, 0].astype(int) - 1
+        return {int(i): (rows[numbers == i, 1], rows[numbers == i, 2]) for i in np.unique(numbers)}
+
+    def compared(self, role: Role, until: Sequence[tuple[str, datetime]], outcomes: Sequence[Outcome]) -> int:
+        """Store `outcomes` and go on after `until`, by battery; how many rows are new or changed."""
+        with self.transaction() as cursor:
+            changed = _write_outcomes(cursor, outcomes)
+            if until:
+                execute_values(
+                    cursor,
+                    "INSERT INTO evaluation_roles (battery_id, role, compared_until) VALUES %s "
+                    "ON CONFLICT (battery_id, role) DO UPDATE SET compared_until = EXCLUDED.compared_until",
+                    [(battery_id, role, time) for battery_id, time in until],
+                )
+            return changed
+
+    def retire(self, target: str, days: float, rows: int) -> int:
+        """Delete up to `rows` outcomes of `target` more than `days` before the battery's newest; how many went.
+
+        By the battery's own time: a history that is replayed is not old for itself, and a fast simulation is.
+        """
+        with self.transaction() as cursor:
+            cursor.execute(
+                """
+                DELETE FROM prediction_outcomes WHERE ctid = ANY(ARRAY(
+                    SELECT old.ctid
+                    FROM batteries b CROSS JOIN unnest(%(roles)s::text[]) AS r (role)
+                    CROSS JOIN LATERAL (
+                        SELECT time FROM prediction_outcomes o
+                        WHERE o.battery_id = b.battery_id AND o.target = %(target)s AND o.role = r.role
+                        ORDER BY o.time DESC LIMIT 1
+                    ) newest
+                    CROSS JOIN LATERAL (
+                        SELECT ctid FROM prediction_outcomes o
+                        WHERE o.battery_id = b.battery_id AND o.target = %(target)s AND o.role = r.role
+                          AND o.time < newest.time - make_interval(days => %(days)s)
+                        LIMIT %(rows)s
+                    ) old
+                    LIMIT %(rows)s
+                ))
+                """,
+                {"roles": list(ROLES), "target": target, "days": int(days), "rows": rows},
+            )
+            return int(cursor.rowcount)
+
+
+def _by_battery(rows: Sequence[tuple[Any, ...]]) -> Iterator[NewReadings]:
+    for battery_id, group in groupby(rows, key=itemgetter(0)):
+        own = list(takewhile(lambda row: not row[7], group))
+        _, until, cycle_index, soh_cycle, soh, alarm, watched = own[0][:7]
+        observed = Observed(until, cycle_index, soh_cycle, soh, alarm or 0.0, bool(watched))
+        readings = [Reading(*row[8:]) for row in own if row[9] is not None]
+        yield NewReadings(battery_id, observed, readings, own[-1][8])
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> tuple[FloatArray, ...]:
+    table = np.array([row[:count] for row in rows], dtype=float).reshape(-1, count)
+    return tuple(table.T)
+
+
+def _write_outcomes(cursor: psycopg2.extensions.cursor, outcomes: Sequence[Outcome]) -> int:
+    if not outcomes:
+        return 0
+    execute_values(
+        cursor,
+        "INSERT INTO prediction_outcomes AS o (battery_id, time, target, role, model_name, model_version, value, "
+        "lower, upper, actual, error, cycle_index, due, matured_at) VALUES %s "
+        "ON CONFLICT (battery_id, target, role, time) DO UPDATE "
+        "SET actual = EXCLUDED.actual, error = EXCLUDED.error, matured_at = EXCLUDED.matured_at "
+        "WHERE o.actual IS DISTINCT FROM EXCLUDED.actual",
+        [
+            (
+                (p := one.prediction).battery_id,
+                p.time,
+                p.target,
+                p.role,
+                p.model_name,
+                p.model_version,
+                p.value,
+                p.lower,
+                p.upper,
+                one.actual,
+                one.error,
+                p.cycle_index,
+                p.due or one.matured_at,
+                one.matured_at,
+            )
+            for one in outcomes
+        ],
+        page_size=max(len(outcomes), 1),
+    )
+    return int(cursor.rowcount)

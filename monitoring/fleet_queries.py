@@ -1,0 +1,298 @@
+"""What the store says of the fleet now: a few statements for all batteries together, each answered from indexes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+
+from features.targets import TARGET_NAMES
+from monitoring.newest_predictions import NEWEST_PREDICTIONS, PREDICTIONS_HOLD
+from monitoring.store_connection import StoreSession
+from monitoring.target_metrics import WATCHED
+
+#: Outcomes that accuracy and coverage look back on, by target and role.
+RECENT_OUTCOMES = 500
+#: A forecast counts as made for a moment up to so long after it was due, as in training.
+FORECAST_TOLERANCE_S = 30.0
+_STATEMENT_TIMEOUT_MS = 5_000
+#: What a battery that was never predicted has waited is looked for so far back.
+_NEVER_PREDICTED_SINCE = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class NewestReading:
+    """The newest reading of a battery, what is missing being None.
+
+    Attributes:
+        stored_at: when it reached the store, on the wall clock; `time` is event time.
+        predicted_until: event time of its newest champion prediction.
+        temperature_predicted: what was forecast for this moment, degC.
+        waiting_since: when the oldest reading without a prediction reached the store, of an hour of its readings where
+            it was never predicted; None where none waits.
+    """
+
+    battery_id: str
+    time: datetime
+    stored_at: datetime
+    voltage: float
+    current: float
+    temperature: float
+    soc: float | None
+    soh: float | None
+    predicted_until: datetime | None
+    temperature_predicted: float | None
+    waiting_since: datetime | None
+
+
+@dataclass(frozen=True)
+class NewestPrediction:
+    """The champion's newest prediction of one target of one battery, made from the reading at `time`."""
+
+    battery_id: str
+    time: datetime
+    due: datetime | None
+    target: str
+    value: float
+    lower: float | None
+    upper: float | None
+    model_name: str
+    model_version: str
+
+
+@dataclass(frozen=True)
+class Recent:
+    """The newest outcomes of one target and role.
+
+    Attributes:
+        accuracy: mean of 100 x max(0, 1 - |error| / max(|actual|, floor)), %.
+        with_interval, covered: how many had an interval, and in how many the truth lay.
+    """
+
+    target: str
+    role: str
+    count: int
+    mean_absolute_error: float
+    accuracy: float
+    with_interval: int
+    covered: int
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A row of `drift_status`."""
+
+    target: str
+    kind: str
+    score: float
+    threshold: float
+    is_drifting: bool
+
+
+@dataclass(frozen=True)
+class Retrains:
+    """Rows of `retrains`: how many ended how, how many go on, and where the watches over promotions stand."""
+
+    outcomes: Mapping[str, int] = field(default_factory=dict)
+    running: int = 0
+    watches: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The fleet at one moment; `actual` holds the newest known truth by battery and slow target."""
+
+    readings: list[NewestReading] = field(default_factory=list)
+    predictions: list[NewestPrediction] = field(default_factory=list)
+    actual: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    recent: list[Recent] = field(default_factory=list)
+    drift: list[Drift] = field(default_factory=list)
+    retrains: Retrains = field(default_factory=Retrains)
+
+    def standing(self) -> list[NewestPrediction]:
+        """The predictions that still say something of now; of the others too much was lived since."""
+        newest = {one.battery_id: one.time for one in self.readings}
+        return [
+            one
+            for one in self.predictions
+            if (now := newest.get(one.battery_id)) is None
+            or (now - one.time <= PREDICTIONS_HOLD and (one.due is None or one.due > now))
+        ]
+
+
+class FleetReader(StoreSession):
+    """A read-only session that also counts: predictions and outcomes that appeared since this reader first looked."""
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(dsn, "battery-twin-metrics", statement_timeout_ms=_STATEMENT_TIMEOUT_MS, read_only=True)
+        self._predicted_until: dict[str, datetime] | None = None
+        self._last_outcome: int | None = None
+        self.predictions: dict[str, int] = {}
+        self.errors: dict[str, list[float]] = {target: [] for target in TARGET_NAMES}
+
+    def read(self) -> Snapshot:
+        """The fleet now; `predictions` and `errors` go on as well."""
+        with self.transaction() as cursor:
+            readings = _readings(cursor)
+            snapshot = Snapshot(
+                readings, _predictions(cursor), _actual(cursor), _recent(cursor), _drift(cursor), _retrains(cursor)
+            )
+            self._count_predictions(cursor, readings)
+            self._follow_outcomes(cursor)
+        return snapshot
+
+    def take_errors(self) -> dict[str, list[float]]:
+        """Absolute errors of the champion, by target, that became known since the last call."""
+        taken, self.errors = self.errors, {target: [] for target in TARGET_NAMES}
+        return taken
+
+    def _count_predictions(self, cursor: psycopg2.extensions.cursor, readings: list[NewestReading]) -> None:
+        """Each prediction is read once, when it is new."""
+        newest = {one.battery_id: one.predicted_until for one in readings if one.predicted_until is not None}
+        if self._predicted_until is None:
+            self._predicted_until = dict(newest)
+        since = {
+            battery_id: self._predicted_until.get(battery_id)
+            for battery_id, time in newest.items()
+            if self._predicted_until.get(battery_id) != time
+        }
+        if since:
+            cursor.execute(
+                "SELECT s.battery_id, p.count, p.newest "
+                "FROM unnest(%s::text[], %s::timestamptz[]) AS s (battery_id, since) CROSS JOIN LATERAL ("
+                "  SELECT count(*) AS count, max(time) AS newest FROM battery_predictions p "
+                "  WHERE p.battery_id = s.battery_id AND p.time > COALESCE(s.since, '-infinity') "
+                "  AND p.role = 'champion' OFFSET 0) p",
+                (list(since), list(since.values())),
+            )
+            for battery_id, count, until in cursor.fetchall():
+                if count:
+                    self.predictions[battery_id] = self.predictions.get(battery_id, 0) + count
+                    self._predicted_until[battery_id] = until
+        for battery_id in newest:
+            self.predictions.setdefault(battery_id, 0)
+
+    def _follow_outcomes(self, cursor: psycopg2.extensions.cursor) -> None:
+        if self._last_outcome is None:
+            cursor.execute("SELECT COALESCE(max(outcome_id), 0) FROM prediction_outcomes")
+            (self._last_outcome,) = cursor.fetchone() or (0,)
+            return
+        cursor.execute(
+            "SELECT outcome_id, target, role, error FROM prediction_outcomes WHERE outcome_id > %s ORDER BY outcome_id",
+            (self._last_outcome,),
+        )
+        for outcome_id, target, role, error in cursor:
+            self._last_outcome = outcome_id
+            if role == "champion" and target in self.errors:
+                self.errors[target].append(abs(error))
+
+
+def _readings(cursor: psycopg2.extensions.cursor) -> list[NewestReading]:
+    cursor.execute(
+        """
+        SELECT b.battery_id, t.time, t.created_at, t.voltage, t.current, t.temperature, t.soc, t.soh,
+               predicted.time, forecast.value, waiting.created_at
+        FROM batteries b
+        CROSS JOIN LATERAL (
+            SELECT * FROM ev_telemetry t WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL
+            ORDER BY t.time DESC LIMIT 1
+        ) t
+        LEFT JOIN LATERAL (
+            SELECT time FROM battery_predictions p
+            WHERE p.battery_id = b.battery_id AND p.role = 'champion' ORDER BY p.time DESC LIMIT 1
+        ) predicted ON true
+        LEFT JOIN LATERAL (
+            SELECT due - time AS ahead FROM battery_predictions p
+            WHERE p.battery_id = b.battery_id AND p.time = predicted.time AND p.target = 'temperature'
+              AND p.role = 'champion' LIMIT 1
+        ) horizon ON true
+        LEFT JOIN LATERAL (
+            SELECT value FROM battery_predictions p
+            WHERE p.battery_id = b.battery_id AND p.target = 'temperature' AND p.role = 'champion'
+              AND p.time BETWEEN t.time - horizon.ahead - make_interval(secs => %s) AND t.time - horizon.ahead
+            ORDER BY p.time DESC LIMIT 1
+        ) forecast ON true
+        LEFT JOIN LATERAL (
+            SELECT created_at FROM ev_telemetry w
+            WHERE w.battery_id = b.battery_id AND w.voltage IS NOT NULL
+              AND w.time > COALESCE(predicted.time, t.time - %s)
+            ORDER BY w.time LIMIT 1
+        ) waiting ON true
+        ORDER BY b.battery_id
+        """,
+        (FORECAST_TOLERANCE_S, _NEVER_PREDICTED_SINCE),
+    )
+    return [NewestReading(*row) for row in cursor.fetchall()]
+
+
+def _predictions(cursor: psycopg2.extensions.cursor) -> list[NewestPrediction]:
+    cursor.execute(
+        f"""
+        SELECT b.battery_id, p.time, p.due, p.target, p.value, p.lower, p.upper, COALESCE(p.model_name, ''),
+               COALESCE(p.model_version, '')
+        FROM {NEWEST_PREDICTIONS}
+        """  # noqa: S608 - a text of our own
+    )
+    return [NewestPrediction(*row) for row in cursor.fetchall()]
+
+
+def _actual(cursor: psycopg2.extensions.cursor) -> dict[tuple[str, str], float]:
+    cursor.execute(
+        """
+        SELECT b.battery_id, s.target, o.actual
+        FROM batteries b CROSS JOIN (VALUES ('soh'), ('rul'), ('failure')) AS s (target)
+        CROSS JOIN LATERAL (
+            SELECT actual FROM prediction_outcomes o
+            WHERE o.battery_id = b.battery_id AND o.target = s.target AND o.role = 'champion'
+            ORDER BY o.time DESC LIMIT 1
+        ) o
+        """
+    )
+    return {(battery_id, target): actual for battery_id, target, actual in cursor.fetchall()}
+
+
+def _recent(cursor: psycopg2.extensions.cursor) -> list[Recent]:
+    cursor.execute(
+        """
+        SELECT s.target, s.role, count(*), avg(abs(o.error)),
+               100.0 * avg(GREATEST(0.0, 1.0 - abs(o.error) / GREATEST(abs(o.actual), s.floor))),
+               count(o.lower), count(*) FILTER (WHERE o.actual BETWEEN o.lower AND o.upper)
+        FROM (SELECT * FROM unnest(%(targets)s::text[], %(floors)s::float8[]) AS t (target, floor)
+              CROSS JOIN (VALUES ('champion'), ('challenger')) AS r (role)) s
+        CROSS JOIN LATERAL (
+            SELECT * FROM prediction_outcomes o WHERE o.target = s.target AND o.role = s.role
+            ORDER BY o.matured_at DESC LIMIT %(count)s
+        ) o
+        GROUP BY s.target, s.role
+        """,
+        {
+            "targets": list(WATCHED),
+            "floors": [watched.floor for watched in WATCHED.values()],
+            "count": RECENT_OUTCOMES,
+        },
+    )
+    return [Recent(*row) for row in cursor.fetchall()]
+
+
+def _drift(cursor: psycopg2.extensions.cursor) -> list[Drift]:
+    cursor.execute("SELECT target, kind, score, threshold, is_drifting FROM drift_status")
+    rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return [Drift(*row) for row in rows]
+
+
+def _retrains(cursor: psycopg2.extensions.cursor) -> Retrains:
+    cursor.execute("SELECT outcome, watch, count(*) FROM retrains GROUP BY outcome, watch")
+    outcomes, watches, running = Counter[str](), Counter[str](), 0
+    for outcome, watch, count in cursor.fetchall():
+        if outcome is None:
+            running += count
+        else:
+            outcomes[outcome] += count
+        if watch is not None:
+            watches[watch] += count
+    return Retrains(outcomes, running, watches)

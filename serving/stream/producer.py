@@ -1,0 +1,60 @@
+"""The way out to Kafka: predictions and dead letters, acknowledged by the brokers before a checkpoint is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from confluent_kafka import KafkaError, KafkaException, Message
+from quixstreams.kafka import ConnectionConfig, Producer
+
+from telemetry.sinks.base import SinkUnavailableError
+
+_SETTINGS = {
+    "enable.idempotence": True,
+    # The one compression that every client can read without another library.
+    "compression.type": "gzip",
+    "compression.level": 1,
+    "linger.ms": 5,
+    # A report for each of thousands of messages would cost more than sending them.
+    "delivery.report.only.error": True,
+}
+
+
+class Outlet:
+    """Sends messages; `flush` returns when all of them have arrived."""
+
+    def __init__(self, brokers: ConnectionConfig, timeout_s: float = 30.0) -> None:
+        self._producer = Producer(brokers, extra_config=_SETTINGS)
+        self._timeout_s = timeout_s
+        self._error: KafkaError | None = None
+
+    def send(self, topic: str, messages: Iterable[tuple[str | bytes, bytes]]) -> None:
+        """Hand over `messages`, key and content; they travel while the caller goes on.
+
+        Raises:
+            SinkUnavailableError: the brokers do not take any.
+        """
+        try:
+            for key, content in messages:
+                self._producer.produce(topic, content, key, on_delivery=self._on_delivery)
+        except (BufferError, KafkaException) as error:
+            raise self._failure(error) from error
+
+    def flush(self) -> None:
+        """Wait until the brokers have everything.
+
+        Raises:
+            SinkUnavailableError: they have not; the messages are to be sent again, and some may arrive twice.
+        """
+        missing = self._producer.flush(self._timeout_s)
+        if missing or self._error is not None:
+            raise self._failure(self._error or f"{missing} messages without an answer")
+
+    def _failure(self, reason: object) -> SinkUnavailableError:
+        self._producer.purge()  # type: ignore[no-untyped-call]
+        self._producer.poll(0)  # what was purged reports itself
+        self._error = None
+        return SinkUnavailableError(f"Kafka did not take what was sent: {reason}")
+
+    def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
+        self._error = error or self._error

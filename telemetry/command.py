@@ -1,0 +1,20 @@
+"""How a command of the pipeline ends: with a sentence where a person can mend it, with a traceback where it is ours."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from telemetry.errors import TwinError
+
+#: Exit code where what was asked for, or what was given, cannot be used.
+REFUSED = 2
+
+
+def exit_code(main: Callable[[], int | None]) -> int:
+    """Run `main`; its exit code (None: 0), or `REFUSED` with the sentence on stderr where it raises `TwinError`."""
+    try:
+        return main() or 0
+    except TwinError as error:
+        print(error.sentence, file=sys.stderr)
+        return REFUSED

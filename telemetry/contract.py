@@ -1,0 +1,136 @@
+"""The one definition of what a reading, a cycle and a battery are.
+
+The Great Expectations suite, the request and message schemas and the SQL columns are all derived
+from the three tables below (see `telemetry/schemas/`), so a field is named, bounded and given its unit
+once.  Current is positive while discharging, everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["text", "time", "float", "bool"]
+
+BATTERY_ID_PATTERN = r"^[A-Za-z0-9_.-]{1,50}$"
+BATTERY_ID = re.compile(BATTERY_ID_PATTERN)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column of a contract table.
+
+    `minimum` and `maximum` are inclusive and in `unit`.  `scale` says how the fold makes the
+    value comparable between batteries: by the nominal capacity (Ah and A become C-rates) or by
+    the resistance that one nominal capacity stands for.
+    """
+
+    name: str
+    unit: str = ""
+    description: str = ""
+    kind: Kind = "float"
+    required: bool = False
+    minimum: float | None = None
+    maximum: float | None = None
+    scale: Literal["none", "capacity", "resistance"] = "none"
+
+
+READING_FIELDS: tuple[Field, ...] = (
+    Field("battery_id", "", "one pack or cell", "text", True),
+    Field("time", "UTC", "event time, set by the battery", "time", True),
+    Field("voltage", "V", "terminal voltage of the pack", required=True, minimum=0.0, maximum=2000.0),
+    Field("current", "A", "positive while discharging", required=True, minimum=-5000.0, maximum=5000.0),
+    Field("temperature", "degC", "hottest probe", required=True, minimum=-50.0, maximum=150.0),
+    Field("soc", "%", "state of charge", minimum=0.0, maximum=100.0),
+    Field("soh", "%", "state of health, measured or simulated", minimum=0.0, maximum=120.0),
+    Field("ambient_temperature", "degC", "", minimum=-60.0, maximum=80.0),
+    Field("charge_cycles", "equivalent full cycles", "", minimum=0.0, maximum=1e6),
+    Field("power_consumption", "W", "positive while discharging", minimum=-1e7, maximum=1e7),
+    Field("is_charging", "", "connected to a charger", "bool"),
+    Field("temperature_min", "degC", "coldest probe", minimum=-50.0, maximum=150.0),
+    Field("cell_voltage_min", "V", "", minimum=0.0, maximum=10.0),
+    Field("cell_voltage_max", "V", "", minimum=0.0, maximum=10.0),
+    Field("cell_voltage_median", "V", "", minimum=0.0, maximum=10.0),
+    Field("insulation_resistance", "kOhm", "", minimum=0.0, maximum=1e6),
+    Field("odometer_km", "km", "", minimum=0.0, maximum=1e7),
+    Field("speed_kmh", "km/h", "", minimum=0.0, maximum=500.0),
+    Field("warning_level", "", "the pack's own alarm: 0 none to 3 severe", minimum=0.0, maximum=10.0),
+)
+
+# Statistics of one cycle from which health and life are learned.  Voltages are those of one cell
+# (pack voltage / cells in series).  How much charge a whole session moved is deliberately not
+# among them: after a full discharge it *is* the measured capacity.
+SIGNAL_FIELDS: tuple[Field, ...] = (
+    Field("cc_charge_ah", "Ah", "charge taken at the end of the constant-current phase", scale="capacity"),
+    Field("cc_charge_time_s", "s", "duration of the end of the constant-current phase"),
+    Field("cc_voltage_mean_v", "V"),
+    Field("cc_voltage_std_v", "V"),
+    Field("cc_voltage_kurtosis"),
+    Field("cc_voltage_skewness"),
+    Field("cc_voltage_slope", "V a sample"),
+    Field("cc_voltage_entropy", "nat"),
+    Field("cv_charge_ah", "Ah", "charge taken in the constant-voltage phase", scale="capacity"),
+    Field("cv_charge_time_s", "s", "duration of the constant-voltage phase"),
+    Field("cv_current_mean_a", "A", scale="capacity"),
+    Field("cv_current_std_a", "A", scale="capacity"),
+    Field("cv_current_kurtosis"),
+    Field("cv_current_skewness"),
+    Field("cv_current_slope", "A a sample", scale="capacity"),
+    Field("cv_current_entropy", "nat"),
+    Field("charge_window_1_ah", "Ah", "charged inside the first voltage window of the chemistry", scale="capacity"),
+    Field("charge_window_2_ah", "Ah", "charged inside the second voltage window", scale="capacity"),
+    Field("charge_window_3_ah", "Ah", "charged inside the third voltage window", scale="capacity"),
+    Field("charge_window_4_ah", "Ah", "charged inside the fourth voltage window", scale="capacity"),
+    Field("discharge_window_1_ah", "Ah", "discharged inside the first voltage window", scale="capacity"),
+    Field("discharge_window_2_ah", "Ah", "discharged inside the second voltage window", scale="capacity"),
+    Field("discharge_window_3_ah", "Ah", "discharged inside the third voltage window", scale="capacity"),
+    Field("discharge_window_4_ah", "Ah", "discharged inside the fourth voltage window", scale="capacity"),
+    Field("charge_voltage_mean_v", "V", "time-weighted, while charging"),
+    Field("discharge_voltage_mean_v", "V", "time-weighted, while discharging"),
+    Field("charge_current_mean_a", "A", "magnitude, while charging", scale="capacity"),
+    Field("discharge_current_mean_a", "A", "magnitude, while discharging", scale="capacity"),
+    Field("resistance_ohm", "Ohm", "of one cell, regression of voltage on current", scale="resistance"),
+    Field("cell_voltage_spread_v", "V", "highest minus lowest cell, mean"),
+    Field("temperature_mean_c", "degC", "hottest probe, time-weighted"),
+    Field("temperature_rise_c", "degC", "hottest probe, last minus first of the session"),
+)
+
+CYCLE_FIELDS: tuple[Field, ...] = (
+    Field("battery_id", "", "one pack or cell", "text", True),
+    Field(
+        "cycle_index", "equivalent full cycles", "age at the end of the cycle", required=True, minimum=0.0, maximum=1e6
+    ),
+    Field("kind", "", "charge, discharge or cycle (both, as laboratories report it)", "text"),
+    Field("start_time", "UTC", "", "time"),
+    Field("end_time", "UTC", "", "time"),
+    Field("throughput_ah", "Ah", "charge moved in the session", minimum=0.0),
+    Field("capacity_ah", "Ah", "a label, never a feature", minimum=0.0),
+    Field("capacity_method", "", "measured, partial_charge or manufacturer", "text"),
+    Field("soh", "%", "a label, never a feature", minimum=0.0, maximum=120.0),
+    Field("warning_level", "", "highest alarm during the cycle, a label", minimum=0.0, maximum=10.0),
+    *SIGNAL_FIELDS,
+)
+
+BATTERY_FIELDS: tuple[Field, ...] = (
+    Field("battery_id", "", "one pack or cell", "text", True),
+    Field("nominal_capacity_ah", "Ah", "", minimum=1e-3, maximum=1e5),
+    Field("nominal_voltage", "V", "", minimum=0.1, maximum=2000.0),
+    Field("chemistry", "", "an entry of telemetry.chemistries, e.g. NMC", "text"),
+    Field("cells_in_series", "", "", minimum=1.0, maximum=1000.0),
+    Field("cells_in_parallel", "", "", minimum=1.0, maximum=10000.0),
+    Field("model", "", "", "text"),
+    Field("in_service_since", "UTC", "", "time"),
+    Field("fleet", "", "", "text"),
+)
+
+
+def names(fields: Iterable[Field]) -> list[str]:
+    """Names of `fields`, in their order."""
+    return [field.name for field in fields]
+
+
+SIGNALS: tuple[str, ...] = tuple(names(SIGNAL_FIELDS))
+READING_REQUIRED: tuple[str, ...] = tuple(f.name for f in READING_FIELDS if f.required)
+CYCLE_REQUIRED: tuple[str, ...] = tuple(f.name for f in CYCLE_FIELDS if f.required)

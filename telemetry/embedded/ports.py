@@ -1,0 +1,27 @@
+"""Choose a TCP port that is free."""
+
+from __future__ import annotations
+
+import socket
+
+from telemetry.errors import TwinError
+
+_TRIES = 100
+
+
+def free_port(host: str, wanted: int) -> int:
+    """`wanted` if nothing listens there on `host`, else the next port that is free; 0 means any.
+
+    Raises:
+        TwinError: the hundred ports from `wanted` on are all taken.
+    """
+    for port in range(wanted, min(wanted + _TRIES, 65536)):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            # As servers do, so that a connection that has just been closed does not count as taken.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise TwinError(f"No free port from {wanted} to {wanted + _TRIES - 1} on {host}.", field="port", value=wanted)

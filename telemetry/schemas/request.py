@@ -1,0 +1,218 @@
+"""The prediction request: pydantic models made from the contract, and errors that say what to correct.
+
+`null`, an absent field and NaN all mean 'missing' and are legal where a field is optional.  A field that
+is not in the contract is ignored; `unknown_fields` counts them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Set
+from datetime import datetime
+from math import isfinite
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
+from pydantic import Field as PydanticField
+
+from telemetry.contract import BATTERY_FIELDS, BATTERY_ID_PATTERN, CYCLE_FIELDS, READING_FIELDS, Field
+from telemetry.errors import TwinError
+
+#: Longest shown part of a value that somebody sent.
+_SHOWN = 100
+
+#: pydantic's kinds of error in words that the sender of a request understands.
+_RULES = {
+    "string_pattern_mismatch": "must be 1 to 50 characters of A-Z a-z 0-9 _ . -",
+    "timezone_aware": "must carry a zone, e.g. 2026-01-01T00:00:00Z",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "string_type": "must be a text",
+    "model_type": "must be an object",
+    "tuple_type": "must be a list",
+    "too_short": "must hold at least one entry",
+}
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def _rfc3339(value: object) -> object:
+    # pydantic would take "1767225600" for Unix seconds; the contract knows only dates that people can read.
+    if isinstance(value, datetime) or (isinstance(value, str) and len(value) >= 11 and value[4] == "-"):
+        return value
+    raise ValueError("must be a time with zone such as 2026-01-01T00:00:00Z")
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
+BatteryId = Annotated[str, StringConstraints(pattern=BATTERY_ID_PATTERN)]
+
+
+class Row(BaseModel):
+    """A row of a contract table: what is missing is left out before anything is checked."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_is_given(cls, values: object) -> object:
+        if not isinstance(values, Mapping):
+            return values
+        return {key: value for key, value in values.items() if value is not None and value == value}
+
+
+def _row_model(name: str, doc: str, fields: Iterable[Field], optional: tuple[str, ...] = ()) -> type[Row]:
+    """A model with one attribute for each field; `optional` are those that the context may give instead."""
+    definitions: dict[str, Any] = {}
+    for field in fields:
+        kind = _type(field)
+        required = field.required and field.name not in optional
+        about = PydanticField(... if required else None, description=field.description or None)
+        definitions[field.name] = (kind if required else kind | None, about)
+    return create_model(name, __base__=Row, __doc__=doc, **definitions)
+
+
+def _type(field: Field) -> Any:
+    if field.kind == "time":
+        return Time
+    if field.kind == "bool":
+        return bool
+    if field.kind == "text":
+        return BatteryId if field.name == "battery_id" else Annotated[str, StringConstraints(max_length=200)]
+    # Strict: "12" and true are no numbers.  An infinite one is refused even where the contract sets no bound.
+    return Annotated[
+        float,
+        PydanticField(
+            strict=True, ge=field.minimum, le=field.maximum, allow_inf_nan=False, json_schema_extra={"unit": field.unit}
+        ),
+    ]
+
+
+Reading = _row_model("Reading", "One telemetry reading.", READING_FIELDS, optional=("battery_id",))
+Cycle = _row_model("Cycle", "One cycle, as in the table battery_cycles.", CYCLE_FIELDS, optional=("battery_id",))
+Battery = _row_model("Battery", "What a battery is made of.", BATTERY_FIELDS, optional=("battery_id",))
+
+
+class BatteryRequest(BaseModel):
+    """One battery: what it is, where its twin stood, and what it has said since."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    battery_id: BatteryId
+    state: str | None = PydanticField(None, description="opaque, from the last answer")
+    battery: Battery | None = None  # type: ignore[valid-type]
+    readings: tuple[Reading, ...] = PydanticField((), description="in time order")  # type: ignore[valid-type]
+    cycles: tuple[Cycle, ...] = PydanticField((), description="in order of cycle_index")  # type: ignore[valid-type]
+
+    @field_validator("readings", "cycles", mode="before")
+    @classmethod
+    def _null_is_none(cls, rows: object) -> object:
+        return () if rows is None else rows
+
+    @model_validator(mode="after")
+    def _rows_of_this_battery(self) -> BatteryRequest:
+        named = {row.battery_id for row in (*self.readings, *self.cycles)} - {None, self.battery_id}
+        if named:
+            raise ValueError(
+                f"rows of {sorted(named)[0]} stand under {self.battery_id}; send each battery's rows in its own entry"
+            )
+        return self
+
+
+class PredictRequest(BaseModel):
+    """The body of POST /predict."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    batteries: tuple[BatteryRequest, ...] = PydanticField(min_length=1)
+    every_reading: bool = PydanticField(
+        False,
+        strict=True,
+        description="one entry of the answer for each reading, in their order, instead of one for each battery; "
+        "a battery without readings still has one",
+    )
+
+    closed_cycles: bool = PydanticField(
+        False,
+        strict=True,
+        description="with each entry the charge and discharge sessions that had ended by then, as in battery_cycles",
+    )
+
+    @field_validator("every_reading", "closed_cycles", mode="before")
+    @classmethod
+    def _null_is_false(cls, value: object) -> object:
+        return False if value is None else value
+
+
+def parse(model: type[M], content: object) -> M:
+    """`content` as `model`.
+
+    Raises:
+        TwinError: about the first thing at fault, with its JSON path and the value that was sent.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise first_fault(error) from error
+
+
+def parse_request(content: object) -> PredictRequest:
+    """The parsed JSON body of POST /predict; raises TwinError with path and value."""
+    return parse(PredictRequest, content)
+
+
+def unknown_fields(content: object) -> Counter[str]:
+    """How often a valid request carries which fields that the contract does not know."""
+    unknown: Counter[str] = Counter()
+    if not isinstance(content, Mapping):
+        return unknown
+    unknown.update(_others(content, PredictRequest))
+    for entry in content.get("batteries") or ():
+        unknown.update(_others(entry, BatteryRequest))
+        unknown.update(_others(entry.get("battery") or {}, Battery))
+        for name, model in (("readings", Reading), ("cycles", Cycle)):
+            for row in entry.get(name) or ():
+                unknown.update(_others(row, model))
+    return unknown
+
+
+_KNOWN: dict[type[BaseModel], frozenset[str]] = {
+    model: frozenset(model.model_fields) for model in (PredictRequest, BatteryRequest, Battery, Reading, Cycle)
+}
+
+
+def _others(row: Mapping[str, object], model: type[BaseModel]) -> Set[str]:
+    known = _KNOWN[model]
+    return frozenset() if row.keys() <= known else row.keys() - known
+
+
+def first_fault(error: ValidationError) -> TwinError:
+    """What is wrong first, with its JSON path and the value that was sent."""
+    fault = error.errors(include_url=False)[0]
+    path = (
+        "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+        or "the request"
+    )
+    if fault["type"] == "missing":
+        return TwinError(f"{path} is missing; it is required", field=path)
+    rule = _RULES.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
+    value = fault["input"]
+    if fault["type"] == "value_error" and isinstance(value, Mapping):
+        return TwinError(f"{path}: {rule}", field=path)
+    told = (
+        value
+        if isinstance(value, bool | int) or (isinstance(value, float) and isfinite(value))
+        else str(value)[:_SHOWN]
+    )
+    return TwinError(f"{path} is {told!r}: {rule[0].lower()}{rule[1:]}", field=path, value=told)

@@ -1,0 +1,43 @@
+"""Tables that a stage of ours wrote as parquet, already in contract columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from telemetry.contract import Field
+from telemetry.errors import TwinError
+from telemetry.sources.base import complete
+
+
+def contract_table(path: Path, fields: tuple[Field, ...], required: tuple[str, ...], remedy: str) -> pd.DataFrame:
+    """The table in the parquet file `path`; columns that it lacks are left out.
+
+    Args:
+        required: columns that it must have.
+        remedy: what to do about a file that is absent or damaged.
+
+    Raises:
+        TwinError: for a file that is absent or damaged, or a column of the wrong type.
+    """
+    if not path.is_file():
+        raise TwinError(f"{path} does not exist; {remedy}", field="source.path", value=str(path))
+    try:
+        table = pd.read_parquet(path)
+    except (pa.ArrowException, OSError) as error:
+        raise TwinError(
+            f"{path.name} is not a readable parquet file; {remedy}", field="source.path", value=str(path)
+        ) from error
+    absent = [name for name in required if name not in table]
+    if absent:
+        raise TwinError(f"{path.name} lacks the column {absent[0]}; {remedy}", field=absent[0], value=str(path))
+    for field in fields:
+        try:
+            complete(table[[field.name]] if field.name in table else table[[]], (field,))
+        except (ValueError, TypeError) as error:
+            raise TwinError(
+                f"{path.name}: column {field.name} is not of kind {field.kind}; {remedy}", field=field.name
+            ) from error
+    return table

@@ -1,0 +1,196 @@
+"""From a text table and a field map to contract columns; a row that cannot be read is rejected with its reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from telemetry.contract import BATTERY_ID
+from telemetry.errors import TwinError
+from telemetry.field_map import TABLES, ColumnMap, FieldMap, code
+from telemetry.sources.base import PROVENANCE, Piece, complete, rejections
+from telemetry.sources.raw import RawTable
+
+#: Spellings of 'no value', compared without case.
+_EMPTY = frozenset({"", "nan", "null", "none", "na", "n/a", "-", "[]"})
+_NO_NUMBER = "not a number"
+#: What a decimal comma and points between thousands may be part of.
+_NUMBER_LIKE = r"[+-]?[\d.,]*\d[\d.,]*(?:[eE][+-]?\d+)?"
+_DECIMAL_COMMA = r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?"
+_SWAPPED = str.maketrans(",.", ".,")
+_HAS_ZONE = r"(?:Z|z|[+-]\d{2}:?\d{2})$"
+
+
+def translate(raw: RawTable, field_map: FieldMap, constants: Mapping[str, object] | None = None) -> Piece:
+    """Read the text cells of `raw` as the field map says.
+
+    A cell that is empty becomes a missing value; one that cannot be read (text in a number, an
+    impossible date, an unknown code) rejects its row.  Ranges are the business of `validate`.
+
+    Args:
+        constants: values that the source knows from elsewhere, e.g. the battery id from the file's
+            name; what the field map gives goes first.  A value may be one for all rows or a Series on raw.cells' index.
+    """
+    cells = raw.cells
+    columns: dict[str, pd.Series] = {}
+    malformed = pd.Series(raw.malformed, dtype="str")
+    problems: list[pd.DataFrame] = [_problem(raw, malformed.mask(malformed.notna(), ""), "", malformed)]
+    notes: list[str] = []
+    for column in field_map.columns:
+        if column.source not in cells:
+            continue
+        stands = cells[column.source].str.strip()
+        text = _with_decimal_point(stands) if field_map.decimal == "," and _is_numeric(column) else stands
+        missing = text.str.lower().isin(_EMPTY)
+        if column.missing:
+            stands_for_missing = _codes(text).isin(column.missing) & ~missing
+            if stands_for_missing.any():
+                notes.append(
+                    f"{raw.name}: {column.source} says {text[stands_for_missing].iloc[0]} in"
+                    f" {int(stands_for_missing.sum())} rows, which stands for missing; the rows stay"
+                )
+            missing |= stands_for_missing
+        elif missing.any() and not column.target.required:
+            notes.append(f"{raw.name}: {column.source} is empty in {int(missing.sum())} rows; the rows stay")
+        values, reason = _read(text.mask(missing), column, raw.name)
+        unread = values.isna() & ~missing & ~_means_missing(text, column)
+        problems.append(_problem(raw, stands[unread], column.target.name, _reasons(text[unread], reason, field_map)))
+        columns[column.target.name] = values
+    for name, value in {**(constants or {}), **field_map.constants}.items():
+        if name not in columns:
+            columns[name] = pd.Series(value, index=cells.index) if not isinstance(value, pd.Series) else value
+    rejected = _one_each(pd.concat(problems, ignore_index=True), field_map.table)
+    rejected["content"] = pd.Series(contents(raw, rejected["row"]), dtype="str")
+    kept = pd.DataFrame(columns, index=cells.index)
+    kept = kept[~kept.index.isin(rejected["row"])]
+    kept = kept.assign(source_file=raw.name, source_row=kept.index)
+    return Piece(complete(kept, TABLES[field_map.table], PROVENANCE), rejected, notes)
+
+
+def content(raw: RawTable, row: int) -> str:
+    """`contents` of one row."""
+    return contents(raw, pd.Series([row]))[0]
+
+
+def contents(raw: RawTable, rows: pd.Series) -> list[str]:
+    """JSON of the cells of each of `rows` as they stand: by column, or a list where they cannot be told apart."""
+    whole = rows[~rows.isin(raw.torn)]
+    cells = {**dict(zip(whole, raw.cells.loc[whole].to_dict("records"), strict=True)), **raw.torn}
+    return [json.dumps(cells[row], ensure_ascii=False, default=str) for row in rows]
+
+
+def _is_numeric(column: ColumnMap) -> bool:
+    if column.target.kind == "time":
+        return column.time_format in ("unix_s", "unix_ms")
+    return column.target.kind != "text"
+
+
+def _with_decimal_point(text: pd.Series) -> pd.Series:
+    """Numbers with a decimal comma as Python reads them; a point in one, as in 1.234, is left to be no number."""
+    numbers = text.str.fullmatch(_NUMBER_LIKE)
+    return text.mask(numbers, text.str.translate(_SWAPPED))
+
+
+def _reasons(text: pd.Series, reason: str, field_map: FieldMap) -> pd.Series:
+    """`reason` for each cell that could not be read, with a hint where its decimal comma is why."""
+    reasons = pd.Series(reason, index=text.index, dtype="str")
+    if reason != _NO_NUMBER or field_map.decimal == ",":
+        return reasons
+    return reasons.mask(text.str.fullmatch(_DECIMAL_COMMA), f'{reason}; set `decimal: ","` in the field map')
+
+
+def _read(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, str]:
+    """Values of the contract's type, missing where the text could not be read, and the reason to give then."""
+    kind = column.target.kind
+    if column.values is not None:
+        known: dict[str, object] = dict(column.values)
+        return _typed(_codes(text).map(known), kind), f"not one of the codes {', '.join(known)}"
+    if kind == "time":
+        return _times(text, column, name)
+    if kind == "float":
+        numbers = pd.to_numeric(text, errors="coerce").astype("float64")
+        numbers = numbers.where(np.isfinite(numbers))
+        return column.factor * numbers + column.offset, _NO_NUMBER
+    if kind == "bool":
+        flags = text.str.lower().map(
+            {"1": 1.0, "1.0": 1.0, "true": 1.0, "yes": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0, "no": 0.0}
+        )
+        return flags.astype("float64"), "neither true nor false"
+    if column.target.name == "battery_id":
+        return text.where(text.str.match(BATTERY_ID)), "not 1 to 50 characters of A-Z a-z 0-9 _ . -"
+    return text, "not a text"
+
+
+def _typed(values: pd.Series, kind: str) -> pd.Series:
+    return values.astype("str" if kind == "text" else "float64")
+
+
+def _means_missing(text: pd.Series, column: ColumnMap) -> pd.Series:
+    """Rows whose code is known and stands for no value."""
+    nothing = [theirs for theirs, ours in (column.values or {}).items() if ours is None]
+    return _codes(text).isin(nothing) if nothing else pd.Series(False, index=text.index)
+
+
+def _codes(text: pd.Series) -> pd.Series:
+    return text.map({value: code(value) for value in text.dropna().unique()})
+
+
+def _times(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, str]:
+    layout = column.time_format
+    if layout in ("unix_s", "unix_ms"):
+        numbers = pd.to_numeric(text, errors="coerce").astype("float64") * (1e6 if layout == "unix_s" else 1e3)
+        # Microseconds as integers are exact; what lies outside the years 1970 to 2200 is no time.
+        numbers = numbers.where((numbers >= 0.0) & (numbers < 7.3e15)).round()
+        return pd.to_datetime(numbers, unit="us", utc=True).astype("datetime64[us, UTC]"), "not a Unix time"
+    iso = layout == "iso"
+    zoned = text.str.contains(_HAS_ZONE, regex=True, na=False) if iso else pd.Series("%z" in layout, index=text.index)
+    reason = "not a time" if iso else f"not a time of the form {layout}"
+    if column.zone is None and bool((text.notna() & ~zoned).any()):
+        raise TwinError(
+            f"{name}: times in {column.source} carry no zone (e.g. {text[text.notna() & ~zoned].iloc[0]});"
+            f" add `zone: UTC`, or the zone they are in, to {column.source} in the field map",
+            field=column.source,
+        )
+    pandas_format = "ISO8601" if iso else layout
+    aware = pd.to_datetime(text.where(zoned), format=pandas_format, errors="coerce", utc=True)
+    result = aware.astype("datetime64[us, UTC]")
+    if column.zone is not None:
+        naive = pd.to_datetime(text.mask(zoned), format=pandas_format, errors="coerce")
+        # An hour that a clock change skips or repeats names no single moment: such a row is rejected.
+        local = naive.dt.tz_localize(column.zone, ambiguous="NaT", nonexistent="NaT")
+        result = result.fillna(local.dt.tz_convert("UTC").astype("datetime64[us, UTC]"))
+        reason += f" that exists once in {column.zone}"
+    return result, reason
+
+
+def _problem(raw: RawTable, values: pd.Series, field: str, reasons: pd.Series) -> pd.DataFrame:
+    """Rejections of the rows in `values`, for the reasons on the same index."""
+    return pd.DataFrame(
+        {
+            "source_file": raw.name,
+            "row": values.index.astype("int64"),
+            "field": field,
+            "value": values.to_numpy(),
+            "reason": reasons.to_numpy(),
+        }
+    )
+
+
+def _one_each(problems: pd.DataFrame, table: str) -> pd.DataFrame:
+    """One rejection for each row: the first field at fault, every reason."""
+    if problems.empty:
+        return rejections()
+    problems["value"] = problems["value"].astype("str").str.slice(0, 100)
+    named = np.where(problems["field"] == "", problems["reason"], problems["field"] + ": " + problems["reason"])
+    grouped = problems.assign(reason=named, table=table).groupby("row", sort=True)
+    merged = grouped.agg(
+        table=("table", "first"),
+        source_file=("source_file", "first"),
+        field=("field", "first"),
+        value=("value", "first"),
+        reason=("reason", "; ".join),
+    )
+    return pd.concat([rejections(), merged.reset_index()], ignore_index=True)[list(rejections().columns)]

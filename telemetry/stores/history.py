@@ -1,0 +1,147 @@
+"""Read back from the store what batteries are made of and what they have lived, as the fold takes it.
+
+Readings come by binary COPY: with every missing value as NaN all rows have one size, and a page of them becomes an
+array without a Python object for each value.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+import numpy as np
+import psycopg2.extensions
+from numpy.typing import NDArray
+
+from telemetry.batch import Row
+from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, SIGNALS, names
+from telemetry.order import set_apart
+
+FloatArray = NDArray[np.float64]
+Connection = psycopg2.extensions.connection
+
+#: Readings fetched at once: some megabytes.
+PAGE_ROWS = 50_000
+
+# PostgreSQL counts microseconds from the year 2000.
+_EPOCH_US = 946_684_800 * 1_000_000
+_HEADER_BYTES = 19
+_TRAILER_BYTES = 2
+_BOOLEANS = frozenset(field.name for field in READING_FIELDS if field.kind == "bool")
+
+
+def batteries(connection: Connection, battery_ids: Sequence[str]) -> dict[str, Row]:
+    """Rows of the table `batteries`, by id; one that the table does not know is left out."""
+    columns = names(BATTERY_FIELDS)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {', '.join(columns)} FROM batteries WHERE battery_id = ANY(%s)",  # noqa: S608 - our own names
+            (list(battery_ids),),
+        )
+        rows = [dict(zip(columns, row, strict=True)) for row in cursor]
+    return {row["battery_id"]: row for row in rows}
+
+
+def readings(
+    connection: Connection,
+    battery_id: str,
+    columns: Sequence[str],
+    until: datetime | None,
+    page_rows: int = PAGE_ROWS,
+    *,
+    begin: datetime | None = None,
+    every_s: float | None = None,
+) -> Iterator[FloatArray]:
+    """One battery's readings with `begin` <= time < `until` (None: no bound), in time order, page by page.
+
+    Args:
+        every_s: only the first of each interval so long; None: all of them.
+
+    Yields:
+        float64[n, 1 + len(columns)]: time in seconds since the epoch, then `columns`, NaN where missing; n > 0.
+    """
+    values = ", ".join(f"COALESCE({_as_number(column)}, 'NaN')" for column in columns)
+    since: int | None = None
+    # Intervals begin where COPY counts from.
+    tick = "floor(extract(epoch FROM time - timestamptz '2000-01-01 00:00:00+00') / %(every)s)"
+    once, order = ("", "time") if every_s is None else (f"DISTINCT ON ({tick})", f"{tick}, time")
+    while True:
+        with connection, connection.cursor() as cursor:
+            # A row without a voltage holds a prediction whose reading has not come yet.
+            query = cursor.mogrify(
+                f"COPY (SELECT {once} time, {values} FROM ev_telemetry "  # noqa: S608 - our own names
+                "WHERE battery_id = %(id)s AND voltage IS NOT NULL "
+                "AND time > COALESCE(timestamptz '2000-01-01 00:00:00+00' "
+                "                    + %(since)s::float8 * INTERVAL '1 microsecond', '-infinity') "
+                "AND time >= COALESCE(%(begin)s::timestamptz, '-infinity') "
+                "AND time < COALESCE(%(until)s::timestamptz, 'infinity') "
+                f"ORDER BY {order} LIMIT %(rows)s) TO STDOUT (FORMAT binary)",
+                {
+                    "id": battery_id,
+                    "since": since,
+                    "begin": begin,
+                    "until": until,
+                    "rows": page_rows,
+                    "every": every_s,
+                },
+            )
+            pipe = io.BytesIO()
+            cursor.copy_expert(query.decode(), pipe)
+        times_us, page = _read_page(pipe.getbuffer(), len(columns))
+        if len(page):
+            yield page
+        if len(page) < page_rows:
+            return
+        since = int(times_us[-1])
+        if every_s is not None:
+            interval_us = round(every_s * 1e6)
+            since = (since // interval_us + 1) * interval_us - 1
+
+
+def cycles(
+    connection: Connection, battery_id: str, *, first_reading: datetime | None, until: datetime | None
+) -> FloatArray:
+    """One battery's summaries from before `until`, by index, as far as folding its readings does not make them again.
+
+    A published cycle (kind `cycle`) always counts.  A session was summarised from readings: it counts if it ended
+    before the oldest reading that is still there.
+
+    Returns:
+        float64[m, 1 + len(SIGNALS)]: cycle_index, then the signals, NaN where missing; rows without any are left out.
+    """
+    signals = ", ".join(SIGNALS)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT COALESCE(end_time > lag(end_time) OVER by_age, false), cycle_index, {signals} "  # noqa: S608
+            "FROM battery_cycles "
+            f"WHERE battery_id = %(id)s AND num_nonnulls({signals}) > 0 "
+            "AND (end_time IS NULL OR end_time < COALESCE(%(until)s::timestamptz, 'infinity')) "
+            "AND (kind = 'cycle' OR end_time IS NULL "
+            "     OR end_time <= COALESCE(%(first)s::timestamptz, 'infinity')) "
+            "WINDOW by_age AS (ORDER BY cycle_index, end_time NULLS FIRST) ORDER BY cycle_index, end_time NULLS FIRST",
+            {"id": battery_id, "first": first_reading, "until": until},
+        )
+        rows = cursor.fetchall()
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), 2 + len(SIGNALS))
+    table[:, 1] = set_apart(table[:, 1], table[:, 0] == 1.0)
+    return table[:, 1:]
+
+
+def _as_number(column: str) -> str:
+    return f"{column}::int::float8" if column in _BOOLEANS else column
+
+
+def _read_page(raw: memoryview, n_columns: int) -> tuple[NDArray[np.int64], FloatArray]:
+    """Times in microseconds since 2000, and the page, from what COPY wrote."""
+    item = np.dtype(
+        [("fields", ">i2"), ("time_size", ">i4"), ("time_us", ">i8")]
+        + [(f"{kind}{i}", format_) for i in range(n_columns) for kind, format_ in (("size", ">i4"), ("value", ">f8"))]
+    )
+    rows = np.frombuffer(raw[_HEADER_BYTES : len(raw) - _TRAILER_BYTES], dtype=item)
+    times_us = rows["time_us"].astype(np.int64)
+    page = np.empty((len(rows), 1 + n_columns))
+    page[:, 0] = (times_us + _EPOCH_US) / 1e6
+    for i in range(n_columns):
+        page[:, 1 + i] = rows[f"value{i}"]
+    return times_us, page

@@ -1,0 +1,133 @@
+"""Bring a database to the schema of `telemetry/migrations`: forward only, each file once, in order.
+
+Files named `NNNN_*.sql` are recorded in `schema_migrations` and never change once released; files named
+`repeatable_*.sql` are idempotent and run after them every time.
+
+    python -m telemetry.stores.migrate            # the database of TWIN_TELEMETRY_DSN
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import psycopg2.extensions
+
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
+
+MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
+
+#: Any number, the same for everyone: two migrations of one database wait for each other.
+_ADVISORY_LOCK = 7_308_001
+
+
+class MigrationError(TwinError):
+    """The files and the record of the database disagree."""
+
+
+def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
+    """Apply what is missing and return the names of the numbered files that were applied.
+
+    Safe to call at every start and from several processes at once.  Each file is one transaction.
+    Who may not create tables, as a member of twin_writer, is told whether the schema is what it needs.
+
+    Raises:
+        MigrationError: a file that was applied has changed or is gone since, or one is missing and may not be applied.
+        psycopg2.Error: the database refused a statement; that file is rolled back whole.
+    """
+    connection = psycopg2.connect(dsn, connect_timeout=10, application_name="battery-twin-migrate")
+    with closing(connection):
+        return _migrate(connection, folder)
+
+
+def _migrate(connection: psycopg2.extensions.connection, folder: Path) -> list[str]:
+    if not _may_create(connection):
+        _require(connection, [file.name for file in _numbered(folder)])
+        return []
+    _run(connection, "SELECT pg_advisory_lock(%s)", (_ADVISORY_LOCK,))
+    _run(
+        connection,
+        """CREATE TABLE IF NOT EXISTS schema_migrations (
+               name text PRIMARY KEY, sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())""",
+    )
+    applied = _applied(connection)
+    files = _numbered(folder)
+    if gone := sorted(set(applied) - {file.name for file in files}):
+        raise MigrationError(
+            f"The database was migrated by {gone[-1]}, which this version does not have; use a newer version.",
+            field="schema_migrations",
+            value=gone,
+        )
+    new = []
+    for file in files:
+        sql = file.read_text(encoding="utf-8")
+        digest = hashlib.sha256(sql.encode()).hexdigest()
+        if file.name not in applied:
+            with connection, connection.cursor() as cursor:
+                cursor.execute(sql)
+                cursor.execute("INSERT INTO schema_migrations (name, sha256) VALUES (%s, %s)", (file.name, digest))
+            new.append(file.name)
+        elif applied[file.name] != digest:
+            raise MigrationError(
+                f"{file.name} has changed since it was applied; restore it and add a new migration instead.",
+                field="schema_migrations",
+                value=file.name,
+            )
+    for file in sorted(folder.glob("repeatable_*.sql")):
+        _run(connection, file.read_text(encoding="utf-8"))
+    return new
+
+
+def _numbered(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9][0-9][0-9][0-9]_*.sql"))
+
+
+def _may_create(connection: psycopg2.extensions.connection) -> bool:
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT has_schema_privilege(current_schema(), 'CREATE')")
+        (allowed,) = cursor.fetchone() or (False,)
+        return bool(allowed)
+
+
+def _require(connection: psycopg2.extensions.connection, names: list[str]) -> None:
+    try:
+        missing = sorted(set(names) - set(_applied(connection)))
+    except (psycopg2.errors.UndefinedTable, psycopg2.errors.InsufficientPrivilege):
+        missing = names
+    if missing:
+        raise MigrationError(
+            f"The database lacks {missing[0]} and this login may not apply it; run "
+            "`python -m telemetry.stores.migrate` as the owner of the database.",
+            field="schema_migrations",
+            value=missing,
+        )
+
+
+def _applied(connection: psycopg2.extensions.connection) -> dict[str, str]:
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SELECT name, sha256 FROM schema_migrations")
+        return dict(cursor.fetchall())
+
+
+def _run(connection: psycopg2.extensions.connection, sql: str, values: tuple[object, ...] | None = None) -> None:
+    with connection, connection.cursor() as cursor:
+        cursor.execute(sql, values)
+
+
+def main() -> int:
+    """Migrate the database of the settings."""
+    dsn = Settings().telemetry_dsn
+    if dsn is None:
+        print("TWIN_TELEMETRY_DSN is not set: name the database to migrate.", file=sys.stderr)
+        return 2
+    new = migrate(dsn.get_secret_value())
+    print("\n".join(f"applied {name}" for name in new) or "nothing to apply")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""The judge of everything that is learned from: rows that break the contract are set aside with their reason.
+
+Rules come from the contract by way of Great Expectations (telemetry/schemas/expectations.py).  Nothing is
+dropped silently: rows kept + rows quarantined = rows read, asserted here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from telemetry.contract import Field
+from telemetry.errors import TwinError
+from telemetry.order import repeats, steps_back
+from telemetry.schemas.expectations import REPEATS, STEPS_BACK, TABLES, great_expectations, suite
+from telemetry.sign_test import refuse_reversed, sign_verdicts
+from telemetry.sources.base import PROVENANCE, REJECTED_COLUMNS, Telemetry, complete
+
+#: The name under which rows that could not be read at all are counted.
+READABLE = "row is readable"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What came of one rule: how many rows it was asked about and how many failed it."""
+
+    table: str
+    rule: str
+    checked: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """Rows that may be learned from, in contract columns, and what became of the others.
+
+    Attributes:
+        quarantine: REJECTED_COLUMNS, one row for each row set aside: the first field at fault, its value, every
+            reason, and the row's content as JSON: contract columns or, where it could not be read, the file's cells.
+        rules: counts by rule, in the order of the contract; a row may fail several.
+        rows_read: rows in the files.
+        refused: why nothing may be learned from it, None where something may.
+    """
+
+    readings: pd.DataFrame
+    cycles: pd.DataFrame
+    batteries: pd.DataFrame
+    quarantine: pd.DataFrame
+    rules: list[Rule]
+    rows_read: int
+    notes: list[str]
+    refused: str | None = None
+
+
+class RefusedError(TwinError):
+    """Nothing can be learned from the rows; `result` is what was found about them, for the report."""
+
+    def __init__(self, cause: TwinError, result: ValidationResult) -> None:
+        super().__init__(cause.sentence, field=cause.field, value=cause.value)
+        self.result = replace(result, refused=cause.sentence)
+
+
+def validate(telemetry: Telemetry) -> ValidationResult:
+    """Judge what a source gave.
+
+    Raises:
+        TwinError: where there is nothing to judge: no row, or a required column missing.
+        RefusedError: where nothing can be learned: no row left, an impossible battery, a current of the wrong sign.
+    """
+    if telemetry.rows_read == 0:
+        raise TwinError("the source holds no rows, so nothing can be learned; check source.path", field="source.path")
+    readings, bad_readings, reading_rules = _judge("readings", telemetry.readings)
+    cycles, bad_cycles, cycle_rules = _judge("cycles", telemetry.cycles)
+    quarantine = pd.concat([telemetry.rejected, bad_readings, bad_cycles], ignore_index=True)[list(REJECTED_COLUMNS)]
+    kept = len(readings) + len(cycles)
+    if kept + len(quarantine) != telemetry.rows_read:
+        raise AssertionError(f"{kept} rows kept and {len(quarantine)} quarantined, but {telemetry.rows_read} read")
+    result = ValidationResult(
+        readings=readings,
+        cycles=cycles,
+        batteries=telemetry.batteries,
+        quarantine=quarantine,
+        rules=[*_readable(telemetry), *reading_rules, *cycle_rules],
+        rows_read=telemetry.rows_read,
+        notes=telemetry.notes,
+    )
+    try:
+        _refuse_nothing_left(result)
+        battery_rules = _judge_batteries(telemetry.batteries)
+        sign_notes = refuse_reversed(sign_verdicts(readings)) if len(readings) else []
+    except TwinError as error:
+        raise RefusedError(error, result) from error
+    return replace(result, rules=[*result.rules, *battery_rules], notes=[*result.notes, *sign_notes])
+
+
+def _refuse_nothing_left(result: ValidationResult) -> None:
+    if len(result.readings) or len(result.cycles):
+        return
+    most = result.quarantine["reason"].value_counts()
+    raise TwinError(
+        f"none of the {result.rows_read} rows read passed, so nothing can be learned;"
+        f" most often ({most.iloc[0]} rows): {most.index[0]}",
+        field=str(result.quarantine["field"].mode().iloc[0]),
+    )
+
+
+def _readable(telemetry: Telemetry) -> list[Rule]:
+    rejected = telemetry.rejected["table"].value_counts()
+    given = {"readings": len(telemetry.readings), "cycles": len(telemetry.cycles)}
+    counts = {table: (rows + int(rejected.get(table, 0)), int(rejected.get(table, 0))) for table, rows in given.items()}
+    return [Rule(table, READABLE, checked, failed) for table, (checked, failed) in counts.items() if checked]
+
+
+def _judge(table: str, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[Rule]]:
+    """(kept rows in contract columns, quarantined rows, counts by rule) of readings or cycles."""
+    fields = TABLES[table]
+    _refuse_absent(frame, fields, table)
+    if frame.empty:
+        return complete(frame, fields), _quarantined(table, frame, []), []
+    order = "time" if table == "readings" else "cycle_index"
+    # Several sessions may end at the same age of a pack that counts whole cycles; readings are apart in time.
+    again = repeats(frame, ["battery_id", order] + ([] if table == "readings" else ["kind", "end_time"]))
+    back = steps_back(frame, order, strictly=table == "readings", apart=again)
+    outcome = _run(table, frame.assign(**{REPEATS: again, STEPS_BACK: back}))
+    faults = [(meta, rows) for _, meta, rows in outcome if rows]
+    kept = frame.drop(index=sorted({row for _, rows in faults for row in rows}))
+    return complete(kept, fields), _quarantined(table, frame, faults), [rule for rule, _, _ in outcome]
+
+
+def _judge_batteries(batteries: pd.DataFrame) -> list[Rule]:
+    """Counts by rule; a battery that breaks one is an error, because every reading would be read by it."""
+    outcome = _run("batteries", complete(batteries, TABLES["batteries"]))
+    for _, meta, rows in outcome:
+        if rows:
+            at_fault = batteries.iloc[rows[0]]
+            raise TwinError(
+                f"battery {at_fault['battery_id']}: {meta['field']} is {at_fault[meta['field']]}, {meta['reason']};"
+                " correct the batteries table or battery_defaults",
+                field=meta["field"],
+                value=at_fault[meta["field"]],
+            )
+    return [rule for rule, _, _ in outcome]
+
+
+def _run(table: str, frame: pd.DataFrame) -> list[tuple[Rule, dict[str, Any], list[int]]]:
+    """Run the table's suite: for each expectation its counts, its meta and the index labels of failing rows."""
+    gx = great_expectations()
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = {"globally": False}
+    asset = context.data_sources.add_pandas(table).add_dataframe_asset(table)
+    batch = asset.add_batch_definition_whole_dataframe(table).get_batch({"dataframe": frame})
+    results = batch.validate(suite(table), result_format={"result_format": "COMPLETE"})
+    order = {f.name: place for place, f in enumerate(TABLES[table])}
+    outcome = []
+    for result in results.results:
+        meta = dict(result.expectation_config.meta)
+        if result.exception_info.get("raised_exception"):
+            raise RuntimeError(f"rule {meta['rule']} of {table} could not be run: {result.exception_info}")
+        rows = [int(row) for row in result.result.get("unexpected_index_list") or []]
+        if not result.success and not rows:
+            raise TwinError(
+                f"the table {table} breaks the rule '{meta['rule']}'; correct the source", field=meta["field"]
+            )
+        outcome.append((Rule(table, meta["rule"], len(frame), len(rows)), meta, rows))
+    return sorted(outcome, key=lambda o: (order[o[1]["field"]], o[0].rule))
+
+
+def _refuse_absent(frame: pd.DataFrame, fields: Sequence[Field], table: str) -> None:
+    for field in fields:
+        if field.required and field.name not in frame:
+            raise TwinError(
+                f"the required column {field.name} of {table} is missing; map a column to it in the field map",
+                field=field.name,
+            )
+
+
+def _quarantined(table: str, frame: pd.DataFrame, faults: list[tuple[dict[str, Any], list[int]]]) -> pd.DataFrame:
+    """One row for each row that failed: the first field at fault in the contract's order, and every reason."""
+    first: dict[int, str] = {}
+    reasons: dict[int, list[str]] = {}
+    for meta, rows in faults:
+        for row in rows:
+            first.setdefault(row, meta["field"])
+            reasons.setdefault(row, []).append(f"{meta['field']}: {meta['reason']}")
+    bad = sorted(first)
+    rows_at_fault = frame.loc[bad]
+    content = rows_at_fault.drop(columns=list(PROVENANCE)).to_json(
+        orient="records", lines=True, date_format="iso", date_unit="us"
+    )
+    fields = pd.Series(first, dtype="str").reindex(bad)
+    values = pd.Series("", index=fields.index, dtype="str")
+    for name, at in fields.groupby(fields).groups.items():
+        given = rows_at_fault.loc[at, str(name)]
+        values[at] = given.astype("str").where(given.notna(), "")
+    return pd.DataFrame(
+        {
+            "table": pd.Series([table] * len(bad), dtype="str"),
+            "source_file": rows_at_fault[PROVENANCE[0]].astype("str").to_numpy(),
+            "row": rows_at_fault[PROVENANCE[1]].astype("int64").to_numpy(),
+            "field": fields.to_numpy(),
+            "value": values.to_numpy(),
+            "reason": pd.Series(["; ".join(reasons[row]) for row in bad], dtype="str"),
+            "content": pd.Series([line for line in content.split("\n") if line], dtype="str"),
+        }
+    )

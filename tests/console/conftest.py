@@ -1,0 +1,77 @@
+"""A small filled store, and the REST API on it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from benchmarks.console_store import StoreSize, fill
+from console.api.app import create_api
+from console.api.health import Metrics
+from console.connection_pool import Database
+from deploy.servers.process import unused_port
+from telemetry.settings import Settings
+
+#: One reading each 20 minutes for ten days, predictions for every second.
+SIZE = StoreSize(batteries=60, readings=60 * 720, span=timedelta(days=10), predict_every=2)
+
+
+@pytest.fixture(scope="session")
+def filled_dsn(postgres_server: str, new_database: Callable[[str], str]) -> str:
+    """DSN of a store with `SIZE`; nobody writes to it."""
+    dsn = new_database(postgres_server)
+    fill(dsn, SIZE)
+    return dsn
+
+
+@contextmanager
+def served(app: FastAPI, **settings: Any) -> Iterator[httpx.Client]:
+    """A client of `app`, which listens meanwhile with `settings` of uvicorn."""
+    port = unused_port()
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", **settings))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 20
+        while not server.started:
+            assert time.monotonic() < deadline, "the application did not start"
+            time.sleep(0.02)
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(20)
+
+
+@contextmanager
+def _api(dsn: str, folder: Path) -> Iterator[httpx.Client]:
+    database = Database(dsn, statement_timeout_s=2.0)
+    try:
+        with served(create_api(database, Settings(var=folder), folder / "reports", Metrics())) as client:
+            yield client
+    finally:
+        database.close()
+
+
+@pytest.fixture
+def api_on(tmp_path: Path) -> Iterator[Callable[[str], httpx.Client]]:
+    """Makes a client of the API on a DSN."""
+    with ExitStack() as stack:
+        yield lambda dsn: stack.enter_context(_api(dsn, tmp_path))
+
+
+@pytest.fixture(scope="session")
+def api(filled_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of the API on the filled store."""
+    with _api(filled_dsn, tmp_path_factory.mktemp("console")) as client:
+        yield client

@@ -1,0 +1,129 @@
+"""What the models page does: a decision moves the champion once, and those are compared who compete."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from console.connection_pool import Database
+from console.model_registry import ModelDesk, VersionView, _view
+from console.queries import Queries
+from telemetry.batch import Batch
+from telemetry.errors import TwinError
+from telemetry.settings import Settings
+from telemetry.stores.migrate import migrate
+from telemetry.stores.postgres import PostgresStore
+from tests.training.small_models import GATE, ModelFiles
+from training.registry.promotion import rollback
+from training.registry.registration import Provenance, register_all
+from training.registry.registry_store import RegistryStore
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Settings:
+    """Of a registry with three releases, each with a better model of health."""
+    folder = tmp_path_factory.mktemp("registry")
+    settings = Settings(var=folder / "var")
+    settings.var.mkdir()
+    shutil.copy(empty_registry, settings.var / "mlflow.db")
+    models, store = ModelFiles(folder / "models"), RegistryStore.open(settings, "battery")
+    for noise in (1.0, 0.5, 0.05):
+        models.train("soh", noise=noise)
+        provenance = Provenance(source="made_up", data_sha256={"soh": "ab" * 32})
+        register_all(store, models.folder, models.metrics, GATE, provenance, by="a test")
+    assert store.aliases().release == 3
+    return settings
+
+
+def test_what_is_known_of_a_version_is_not_fetched_again(settings: Settings) -> None:
+    known = VersionView("soh", 3, {"gate": {"mae": 0.5}})
+    assert _view(settings, {("soh", 3): known}).champions == {"soh": known}
+    fetched = _view(settings, {("soh", 2): known}).champions["soh"]
+    assert fetched.evaluation["gate"]["n_batteries"] > 0
+    assert fetched.version == 3
+
+
+def test_two_who_decide_the_same_move_the_champion_once(settings: Settings, tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text(yaml.safe_dump({"gate": {"min_skill": GATE.min_skill, "tolerance": GATE.tolerance}}))
+    store = RegistryStore.open(settings, "battery")
+
+    async def both() -> None:
+        desk = ModelDesk(settings, params)
+        try:
+            view = await desk.view()
+            assert (view.release, view.previous) == (3, 2)
+            clicks = [desk.rollback(reason="alarms", by=by, expected=view.release) for by in ("ada", "ada", "bob")]
+            done = await asyncio.gather(*clicks, return_exceptions=True)
+            assert [type(one) for one in done] == [list, TwinError, TwinError]
+            assert "no longer release 3, release 2 is" in str(done[1])
+            assert store.aliases().release == 2
+            with pytest.raises(TwinError, match="no longer release 3"):
+                await desk.promote({"soh": 3}, reason="better", by="bob", expected=view.release)
+            with pytest.raises(TwinError, match="Version 2 of soh is no longer the challenger, 3 is"):
+                await desk.promote({"soh": 2}, reason="better", by="bob", expected=2)
+            assert store.aliases().release == 2
+            said = await desk.promote({"soh": 3}, reason="better", by="bob", expected=2)
+            assert said[0] == "Release 4 is champion."
+        finally:
+            desk.close()
+
+    asyncio.run(both())
+    rollback(store, reason="asks for none", by="a test")
+    rollback(store, reason="and goes back further", by="a test")
+    assert store.aliases().release == 1
+
+
+@pytest.fixture
+def queries(postgres_server: str, new_database: Callable[[str], str]) -> Any:
+    dsn = new_database(postgres_server)
+    migrate(dsn)
+    store, database = PostgresStore(dsn), Database(dsn)
+    store.write(predictions())
+    with database.transaction() as cursor:
+        cursor.execute("SET TRANSACTION READ WRITE")
+        cursor.execute(
+            """INSERT INTO prediction_outcomes
+                   (battery_id, time, target, role, model_name, model_version, value, actual, error, matured_at)
+               SELECT battery_id, time, target, role, model_name, model_version, value, 90.0, value - 90.0, time
+               FROM battery_predictions"""
+        )
+    yield Queries(database, max_future_s=300.0)
+    database.close()
+    store.close()
+
+
+def predictions() -> Batch:
+    """Versions 9, 10 and 11 as challengers of a champion whose version becomes 10, and somebody else's 9."""
+    rows = []
+    for minute in range(20):
+        for name, role, version, value in (
+            ("battery-soh", "champion", 10 if minute >= 10 else 9, 91.0),
+            ("battery-soh", "challenger", 9 if minute >= 10 else 11, 94.0 if minute >= 10 else 190.0),
+            ("other-soh", "challenger", 9, 290.0),
+        ):
+            battery_id = "EV-1" if name == "battery-soh" else "EV-2"
+            time = NOW + timedelta(minutes=minute)
+            rows.append(
+                {"battery_id": battery_id, "time": time, "target": "soh", "value": value, "model_name": name,
+                 "model_version": str(version), "role": role, "predicted_at": time}
+            )  # fmt: skip
+    return Batch(batteries=[{"battery_id": "EV-1"}, {"battery_id": "EV-2"}], predictions=rows)
+
+
+def test_the_shadow_compares_the_versions_that_compete(queries: Queries) -> None:
+    (row,) = queries.shadow({"soh": ("battery-soh", 10, 9)})
+    assert (row["champion"], row["challenger"], row["n"], row["batteries"], row["outcomes"]) == ("10", "9", 10, 1, 10)
+    assert (row["difference"], row["champion_error"], row["challenger_error"]) == (3.0, 1.0, 4.0)
+    (none,) = queries.shadow({"soh": ("battery-soh", 11, 9)})  # they have never met
+    assert (none["n"], none["outcomes"], none["difference"], none["champion_error"]) == (0, 0, None, None)
+    assert queries.shadow({}) == []

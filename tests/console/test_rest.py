@@ -1,0 +1,502 @@
+"""The REST API on a real store: what it answers, and how it says that it cannot."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg2
+import pytest
+from starlette.responses import PlainTextResponse
+
+from console.api.app import create_api
+from console.api.health import Metrics
+from console.api.routes import EXPECTED
+from console.connection_pool import Database, StoreAwayError
+from console.history import MOST_ROWS, Histories, Window
+from console.queries import Queries
+from telemetry.batch import Batch
+from telemetry.settings import Settings
+from telemetry.stores.migrate import migrate
+from telemetry.stores.postgres import PostgresStore
+from tests.console.conftest import SIZE, served
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HORIZON = timedelta(seconds=300)
+ONE = "EV-0001"
+MakeApi = Callable[[str], httpx.Client]
+BATTERY_PATHS = ("status", "detailed", "comparison", "history", "latest", "predictions", "stats")
+
+
+def got(api: httpx.Client, path: str, **query: object) -> dict[str, Any]:
+    response = api.get(path, params=query)  # type: ignore[arg-type]
+    assert response.status_code == 200, response.text
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def refused(api: httpx.Client, path: str, status: int, **query: object) -> str:
+    response = api.get(path, params=query)  # type: ignore[arg-type]
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert set(body) == {"error", "field", "value"}
+    assert not any(word in response.text for word in ("SELECT", "Traceback", "psycopg2", "postgresql://"))
+    return str(body["error"])
+
+
+def reading(seconds: float = 0.0, battery_id: str = "EV-1", **fields: object) -> dict[str, object]:
+    time = NOW + timedelta(seconds=seconds)
+    row = {"battery_id": battery_id, "time": time, "voltage": 360.0, "current": 10.0, "temperature": 25.0}
+    return {**row, **fields}
+
+
+def prediction(target: str, value: float, seconds: float = 0.0, **fields: object) -> dict[str, object]:
+    time = NOW + timedelta(seconds=seconds)
+    row = {"battery_id": "EV-1", "time": time, "target": target, "value": value, "role": "champion"}
+    model = {"model_name": f"battery-{target}", "model_version": "3", "predicted_at": time + timedelta(seconds=1)}
+    return {**row, **model, **fields}
+
+
+@pytest.fixture
+def empty(postgres_dsn: str) -> str:
+    migrate(postgres_dsn)
+    return postgres_dsn
+
+
+@pytest.fixture
+def write(empty: str) -> Callable[[Batch], None]:
+    def one(batch: Batch) -> None:
+        store = PostgresStore(empty)
+        store.write(batch)
+        store.close()
+
+    return one
+
+
+def test_status_is_flat_and_joins_the_newest_reading_with_the_newest_predictions(api: httpx.Client) -> None:
+    status = got(api, "/api/battery/status", battery_id=ONE)
+    assert status["battery_id"] == ONE
+    assert status["soh_predicted"] == pytest.approx(91.0)
+    assert {"voltage", "current", "temperature", "soc", "soh", "status", "failure_probability"} <= set(status)
+    assert not any(isinstance(value, dict) for value in status.values())
+
+
+def test_detailed_has_the_parts_of_the_contract(api: httpx.Client) -> None:
+    detailed = got(api, "/api/battery/detailed", battery_id=ONE)
+    assert set(detailed) == {"battery_id", "timestamp", "battery", "vehicle", "health_status"}
+    assert detailed["battery"]["actual"]["voltage"] > 0
+    soh = detailed["battery"]["predicted"]["soh"]
+    assert soh["interval"] == pytest.approx([91 * 0.97, 91 * 1.03])
+    assert detailed["vehicle"]["chemistry"] == "NMC"
+
+
+def test_latest_is_the_row_of_the_view(api: httpx.Client, filled_dsn: str) -> None:
+    row = Database(filled_dsn).fetch_one("SELECT * FROM latest_battery_status WHERE battery_id = %(id)s", {"id": ONE})
+    assert row is not None
+    latest = got(api, "/api/battery/latest", battery_id=ONE)
+    assert set(latest) == set(row)
+    assert datetime.fromisoformat(latest["time"]) == row["time"]
+    assert {k: v for k, v in latest.items() if isinstance(v, float)} == {
+        k: v for k, v in row.items() if isinstance(v, float)
+    }
+
+
+def test_the_list_is_complete(api: httpx.Client) -> None:
+    answer = got(api, "/api/batteries/list")
+    assert answer["count"] == len(answer["batteries"]) == SIZE.batteries
+
+
+def test_alerts_have_reasons_and_the_worst_come_first(api: httpx.Client, filled_dsn: str) -> None:
+    alerts = got(api, "/api/alerts")["alerts"]
+    severities = [alert["reasons"][0]["severity"] for alert in alerts]
+    assert severities == sorted(severities)  # CRITICAL before WARNING
+    assert "CRITICAL" in severities
+    by_id = {alert["battery_id"]: alert for alert in alerts}
+    rows = Database(filled_dsn).fetch(
+        """SELECT battery_id FROM latest_battery_status WHERE status <> 'NORMAL' OR soc < 20 OR temperature > 60
+           OR failure_probability > 0.7 OR rul_prediction < 100"""
+    )
+    assert rows
+    assert {row["battery_id"] for row in rows} <= set(by_id)
+    worn = by_id["EV-0006"]
+    assert {"poor_health", "short_life", "failure_risk"} <= {reason["rule"] for reason in worn["reasons"]}
+    assert "State of health 79.9 % is below 85.0 %" in [reason["reason"] for reason in worn["reasons"]]
+
+
+def test_a_charge_that_is_low_is_kept_apart_from_poor_health(api_on: MakeApi, empty: str, write: Any) -> None:
+    write(Batch(readings=[reading(soc=10.0, soh=95.0)]))
+    (alert,) = got(api_on(empty), "/api/alerts")["alerts"]
+    assert [(reason["rule"], reason["category"]) for reason in alert["reasons"]] == [("low_charge", "charge")]
+
+
+def test_an_alert_does_not_come_and_go_while_the_prediction_is_under_way(
+    api_on: MakeApi, empty: str, write: Any
+) -> None:
+    write(Batch(readings=[reading(0)], predictions=[prediction("failure", 0.9, 0)]))
+    write(Batch(readings=[reading(1)]))  # its prediction has not arrived yet
+    client = api_on(empty)
+    assert got(client, "/api/battery/latest")["failure_probability"] is None
+    assert got(client, "/api/battery/status")["failure_probability"] == 0.9
+    assert got(client, "/api/battery/status")["status"] == "CRITICAL"
+    assert got(client, "/api/alerts")["count"] == 1
+
+
+def test_a_prediction_that_comes_before_its_reading_hides_no_reading(api_on: MakeApi, empty: str, write: Any) -> None:
+    write(Batch(readings=[reading(0, temperature=65.0)]))
+    write(Batch(predictions=[prediction("failure", 0.2, 1), prediction("rul", 400.0, 1)]))
+    client = api_on(empty)
+    status = got(client, "/api/battery/status")
+    assert (status["temperature"], status["status"], status["failure_probability"]) == (65.0, "CRITICAL", 0.2)
+    (alert,) = got(client, "/api/alerts")["alerts"]
+    assert [reason["rule"] for reason in alert["reasons"]] == ["thermal"]
+    assert got(client, "/api/battery/history")["until"] == "2026-01-01T00:00:00Z"
+
+
+def test_a_wrong_clock_does_not_stand_in_front_of_all_readings(api_on: MakeApi, empty: str, write: Any) -> None:
+    now = datetime.now(UTC)
+    times = {50.0: now - timedelta(seconds=1), 21.0: now + timedelta(hours=1)}
+    write(Batch(readings=[reading(time=time, temperature=temperature) for temperature, time in times.items()]))
+    client = api_on(empty)
+    assert got(client, "/api/battery/status")["temperature"] == 50.0
+    assert got(client, "/api/alerts")["count"] == 1
+    database = Database(empty)
+    ahead = Queries(database, math.inf).snapshot("EV-1")  # as where a simulator runs ahead of the clock
+    database.close()
+    assert ahead is not None
+    assert ahead["temperature"] == 21.0
+
+
+def test_what_was_predicted_long_ago_is_not_current(api_on: MakeApi, empty: str, write: Any) -> None:
+    made = [prediction("failure", 0.9), prediction("soh", 70.0)]
+    write(Batch(readings=[reading()], predictions=[*made, prediction("temperature", 31.0, due=NOW + HORIZON)]))
+    client = api_on(empty)
+    assert got(client, "/api/battery/status")["temperature_predicted"] == 31.0
+    write(Batch(readings=[reading(300.0)]))
+    status = got(client, "/api/battery/status")
+    assert (status["temperature_predicted"], status["failure_probability"]) == (None, 0.9)  # its time is over
+    write(Batch(readings=[reading(23 * 3600.0)]))
+    assert got(client, "/api/battery/status")["status"] == "CRITICAL"
+    write(Batch(readings=[reading(25 * 3600.0, soh=80.0)]))  # nobody has predicted anything for a day
+    status = got(client, "/api/battery/status")
+    assert (status["failure_probability"], status["soh_predicted"], status["status"]) == (None, None, "WARNING")
+    (alert,) = got(client, "/api/alerts")["alerts"]
+    assert [reason["rule"] for reason in alert["reasons"]] == ["poor_health"]
+    assert got(client, "/api/battery/comparison")["comparison"][0]["predicted"] is None
+
+
+def test_a_late_reading_is_said_to_be_late(api_on: MakeApi, empty: str, write: Any) -> None:
+    write(Batch(late=[reading()]))
+    client = api_on(empty)
+    assert got(client, "/api/battery/status")["late"] is True
+    write(Batch(readings=[reading(1)]))
+    assert got(client, "/api/battery/status")["late"] is None
+
+
+def test_alerts_see_past_a_nan_as_the_status_does(api_on: MakeApi, empty: str, write: Any) -> None:
+    write(Batch(readings=[reading(soh=90.0)], predictions=[prediction("soh", 70.0)]))
+    client = api_on(empty)
+    assert got(client, "/api/alerts")["count"] == 0  # what the pack reports counts
+    database = Database(empty, read_only=False)
+    with database.transaction() as cursor:
+        cursor.execute("UPDATE ev_telemetry SET soh = 'NaN'")
+    database.close()
+    (alert,) = got(client, "/api/alerts")["alerts"]
+    assert [reason["rule"] for reason in alert["reasons"]] == ["poor_health"]
+    assert alert["reasons"][0]["reason"] == got(client, "/api/battery/status")["reasons"][0]
+
+
+def test_comparison_holds_a_forecast_against_the_moment_it_was_made_for(
+    api_on: MakeApi, empty: str, write: Any
+) -> None:
+    due = {"due": NOW + timedelta(seconds=300)}
+    later = {"due": NOW + timedelta(seconds=600)}
+    write(
+        Batch(
+            readings=[reading(0, soh=90.0), reading(300, temperature=31.0, soh=90.0)],
+            predictions=[
+                prediction("temperature", 30.0, 0, **due),
+                prediction("temperature", 99.0, 300, **later),
+                prediction("soh", 92.0, 300),
+                prediction("rul", 500.0, 300),
+            ],
+        )
+    )
+    by_name = {entry["name"]: entry for entry in got(api_on(empty), "/api/battery/comparison")["comparison"]}
+    assert by_name["temperature"]["predicted"] == 30.0
+    assert by_name["temperature"]["error"] == -1.0
+    assert by_name["soh"]["error"] == 2.0
+    assert by_name["rul"]["actual"] is None
+    assert by_name["rul"]["error"] is None
+    assert "end of life" in by_name["rul"]["note"]
+    assert by_name["failure_probability"]["predicted"] is None
+
+
+def test_predictions_of_both_roles_with_their_versions(api_on: MakeApi, empty: str, write: Any) -> None:
+    write(
+        Batch(
+            readings=[reading()],
+            predictions=[
+                prediction("soh", 92.0, lower=91.0, upper=93.0),
+                prediction("soh", 88.0, role="challenger", model_version="4"),
+            ],
+        )
+    )
+    answer = got(api_on(empty), "/api/battery/predictions")
+    found = {(entry["role"], entry["model_version"], entry["value"]) for entry in answer["predictions"]}
+    assert found == {("champion", "3", 92.0), ("challenger", "4", 88.0)}
+    intervals = {entry["role"]: entry["interval"] for entry in answer["predictions"]}
+    assert intervals == {"champion": [91.0, 93.0], "challenger": None}
+    assert answer["prediction_timestamp"] == "2026-01-01T00:00:01Z"
+
+
+def test_statistics_are_those_of_the_window(api_on: MakeApi, empty: str, write: Any) -> None:
+    write(
+        Batch(readings=[reading(0, temperature=99.0), reading(7200, temperature=20.0), reading(7300, temperature=24.0)])
+    )
+    answer = got(api_on(empty), "/api/battery/stats", hours=1)
+    assert answer["readings"] == 2
+    assert answer["statistics"]["temperature"] == {"avg": 22.0, "min": 20.0, "max": 24.0}
+    assert answer["statistics"]["soc"] == {"avg": None, "min": None, "max": None}
+    assert answer["until"] == "2026-01-01T02:01:40Z"
+
+
+def test_a_short_history_has_every_row(api: httpx.Client) -> None:
+    answer = got(api, "/api/battery/history", battery_id=ONE, hours=24)
+    assert answer["downsampled"] is False
+    assert answer["resolution"]["readings"] == {"method": "every row", "interval_s": None}
+    times = [row["time"] for row in answer["readings"]]
+    assert len(times) == pytest.approx(72, abs=1)
+    assert times == sorted(times)
+    assert answer["predictions"][-1]["soh_lower"] == pytest.approx(91 * 0.97)
+
+
+def test_a_long_history_is_averaged_and_says_so(api: httpx.Client, filled_dsn: str) -> None:
+    answer = got(api, "/api/battery/history", battery_id=ONE, hours=24 * 30, points=60)
+    assert answer["downsampled"] is True
+    assert answer["resolution"]["readings"] == {"method": "mean", "interval_s": 12 * 3600.0}
+    row = answer["readings"][5]
+    (expected,) = Database(filled_dsn).fetch(
+        """SELECT avg(temperature) AS value FROM ev_telemetry
+           WHERE battery_id = %(id)s AND time >= %(t)s AND time < %(t)s + interval '12 hours'""",
+        {"id": ONE, "t": datetime.fromisoformat(row["time"])},
+    )
+    assert row["temperature"] == pytest.approx(expected["value"])
+
+
+def test_means_keep_their_peaks_and_meet_their_forecasts(api_on: MakeApi, empty: str, write: Any) -> None:
+    minutes = range(0, 24 * 60, 5)
+    write(
+        Batch(
+            readings=[reading(60.0 * m, temperature=62.0 if m == 605 else 20.0 + m / 60) for m in minutes],
+            predictions=[
+                prediction("temperature", 25.0, 60.0 * m, due=NOW + timedelta(minutes=m) + HORIZON) for m in minutes
+            ],
+        )
+    )
+    database = Database(empty, read_only=False)
+    with database.transaction() as cursor:
+        cursor.execute("UPDATE ev_telemetry SET soc = 'NaN' WHERE time = %(t)s", {"t": NOW + timedelta(minutes=600)})
+        cursor.execute("UPDATE ev_telemetry SET soc = 50 WHERE time = %(t)s", {"t": NOW + timedelta(minutes=605)})
+    database.close()
+    client = api_on(empty)
+    answer = got(client, "/api/battery/history", points=24)
+    assert answer["resolution"]["readings"]["method"] == "mean"
+    (hot,) = (row for row in answer["readings"] if row["temperature_highest"] == 62.0)
+    assert hot["temperature"] < 34.0
+    assert hot["temperature_lowest"] == pytest.approx(30.0)
+    assert hot["soc"] == 50.0  # what is no number does not hide the rest
+    assert answer["resolution"]["predictions"]["method"] == "mean"
+    for row in answer["predictions"]:
+        # As far after the begin of its interval as each is after the moment it was made, however long the interval.
+        assert datetime.fromisoformat(row["temperature_due"]) - datetime.fromisoformat(row["time"]) == HORIZON
+    raw = got(client, "/api/battery/history", hours=1)["readings"]
+    assert {row["temperature_highest"] for row in raw} == {None}
+    stats = got(client, "/api/battery/stats")["statistics"]
+    assert stats["soc"] == {"avg": 50.0, "min": 50.0, "max": 50.0}
+
+
+def test_it_is_the_same_on_timescaledb(api_on: MakeApi, timescaledb_dsn: str, new_database: Any) -> None:
+    dsn = new_database(timescaledb_dsn)
+    migrate(dsn)
+    store, now = PostgresStore(dsn), datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    hours = [now - timedelta(hours=h) for h in range(48, 0, -1)]
+    old = prediction("failure", 0.9, time=now - timedelta(days=2))
+    store.write(Batch(readings=[reading(time=t, temperature=20.0, soc=60.0) for t in hours], predictions=[old]))
+    store.write(Batch(predictions=[prediction("rul", 400.0, time=now)]))  # its reading has not come yet
+    store.close()
+    connection = psycopg2.connect(dsn)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT compress_chunk(c) FROM show_chunks('ev_telemetry') c")
+    connection.close()
+    client = api_on(dsn)
+    status = got(client, "/api/battery/status")
+    assert (status["temperature"], status["rul_prediction"], status["failure_probability"]) == (20.0, 400.0, None)
+    assert got(client, "/api/alerts")["count"] == 0
+    answer = got(client, "/api/battery/history", hours=47, points=20)
+    assert answer["resolution"]["readings"]["method"] == "mean of hourly means"
+    assert {row["temperature"] for row in answer["readings"]} == {20.0}
+    assert {row["temperature_highest"] for row in answer["readings"]} == {None}  # an hour keeps its mean only
+
+
+def test_a_dense_history_costs_one_probe_a_point(empty: str) -> None:
+    database = Database(empty, read_only=False)
+    with database.transaction() as cursor:
+        cursor.execute("INSERT INTO batteries (battery_id) VALUES ('EV-1')")
+        cursor.execute("ALTER TABLE ev_telemetry DISABLE TRIGGER USER")
+        cursor.execute(
+            """INSERT INTO ev_telemetry (battery_id, time, voltage, current, temperature)
+               SELECT 'EV-1', %(t)s + k * interval '1 s', 360, 0, k FROM generate_series(0, %(n)s) k""",
+            {"t": NOW, "n": MOST_ROWS + 1000},
+        )
+        cursor.execute("ANALYZE ev_telemetry")
+    window = Window("EV-1", NOW, NOW + timedelta(seconds=MOST_ROWS + 1000), points=100)
+    series = Histories(database).readings(window)
+    assert series.method == "newest in each interval"
+    assert series.interval_s == 70.0
+    assert len(series.rows) == pytest.approx(100, abs=2)
+    times = [row["time"] for row in series.rows]
+    assert times == sorted(set(times))
+    assert series.rows[-1]["temperature"] == MOST_ROWS + 1000
+    stats = Histories(database).sampled_stats(window)
+    assert stats["temperature_avg"] == pytest.approx((MOST_ROWS + 1000) / 2, rel=0.02)
+    plan = "\n".join(
+        row["QUERY PLAN"]
+        for row in database.fetch("EXPLAIN SELECT * FROM latest_battery_status WHERE battery_id = 'EV-1'")
+    )
+    assert "Index Scan" in plan
+    database.close()
+
+
+@pytest.mark.parametrize("path", BATTERY_PATHS)
+def test_the_only_battery_need_not_be_named(path: str, api_on: MakeApi, empty: str, write: Any) -> None:
+    client = api_on(empty)
+    assert "no battery has sent" in refused(client, f"/api/battery/{path}", 404)
+    write(Batch(readings=[reading()]))
+    assert got(client, f"/api/battery/{path}")["battery_id"] == "EV-1"
+    write(Batch(readings=[reading(battery_id="EV-2")]))
+    assert "2 batteries" in refused(client, f"/api/battery/{path}", 409)
+
+
+@pytest.mark.parametrize("path", BATTERY_PATHS)
+def test_an_unknown_battery_is_404(path: str, api: httpx.Client) -> None:
+    assert "nobody" in refused(api, f"/api/battery/{path}", 404, battery_id="nobody")
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ({"battery_id": "a b"}, "battery_id"),
+        ({"battery_id": "x" * 51}, "battery_id"),
+        ({"battery_id": "a\x00"}, "battery_id"),
+        ({"battery_id": ONE, "hours": "nan"}, "hours"),
+        ({"battery_id": ONE, "hours": 0}, "hours"),
+        ({"battery_id": ONE, "hours": -1}, "hours"),
+        ({"battery_id": ONE, "hours": "1e999"}, "hours"),
+        ({"battery_id": ONE, "hours": "soon"}, "hours"),
+        ({"battery_id": ONE, "points": 10**9}, "points"),
+    ],
+)
+def test_bad_input_is_422_with_a_sentence_that_names_it(
+    query: dict[str, object], field: str, api: httpx.Client
+) -> None:
+    sentence = refused(api, "/api/battery/history", 422, **query)
+    assert sentence.startswith(f"{field}: {str(query[field])!r}"[:50])
+    assert EXPECTED[field] in sentence
+
+
+def test_other_paths_and_methods_are_refused_with_a_sentence(api: httpx.Client) -> None:
+    assert "not found" in refused(api, "/api/nothing", 404)
+    assert "not found" in refused(api, "/api/battery/nix", 404)
+    assert "not found" in refused(api, "/nothing", 404)
+    assert api.post("/api/alerts").status_code == 405
+    assert set(api.post("/api/alerts").json()) == {"error", "field", "value"}
+
+
+def test_pages_do_not_answer_for_the_api(postgres_dsn: str, tmp_path: Path) -> None:
+    app = create_api(Database(postgres_dsn), Settings(var=tmp_path), tmp_path, Metrics())
+    app.mount("/", PlainTextResponse("a page"))
+    with served(app) as client:
+        assert client.get("/battery/nix").text == "a page"
+        assert refused(client, "/api/battery/nix", 404) == "GET /api/battery/nix: not found; /docs has every path"
+
+
+def test_a_store_that_is_away_is_503_and_the_console_is_alive(api_on: MakeApi, tmp_path: Path) -> None:
+    client = api_on(f"postgresql://me:hunter2@/telemetry?host={tmp_path}")
+    response = client.get("/api/battery/status")
+    assert response.status_code == 503
+    assert response.json()["error"] == "The telemetry store cannot be reached."
+    assert "hunter2" not in response.text
+    health = client.get("/api/health")
+    assert health.status_code == 503
+    assert health.json()["dependencies"]["telemetry_store"]["state"] == "down"
+    assert got(client, "/health") == {"status": "alive"}
+
+
+def test_a_store_without_a_schema_says_what_to_do(api_on: MakeApi, postgres_dsn: str) -> None:
+    assert "telemetry.stores.migrate" in refused(api_on(postgres_dsn), "/api/alerts", 503)
+
+
+def test_a_slow_statement_is_ended(postgres_dsn: str) -> None:
+    database = Database(postgres_dsn, statement_timeout_s=0.1)
+    with pytest.raises(StoreAwayError, match=r"longer than 0\.1 s"):
+        database.fetch("SELECT pg_sleep(5)")
+    assert database.fetch_one("SELECT 1 AS one") == {"one": 1}
+    database.close()
+
+
+def test_the_console_cannot_write(empty: str) -> None:
+    database = Database(empty)
+    with pytest.raises(StoreAwayError):
+        database.fetch("INSERT INTO batteries (battery_id) VALUES ('EV-1') RETURNING 1")
+    assert database.fetch("SELECT * FROM batteries") == []
+    database.close()
+
+
+def test_connections_that_a_restart_left_dead_are_replaced(empty: str) -> None:
+    database = Database(empty)
+    database.fetch("SELECT 1")
+    with psycopg2.connect(empty) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+            "WHERE application_name = 'battery-twin-console' AND query = 'SELECT 1'"
+        )
+    connection.close()
+    assert database.fetch_one("SELECT 2 AS two") == {"two": 2}
+    database.close()
+
+
+def test_nan_in_the_store_is_null_outside(api_on: MakeApi, empty: str) -> None:
+    database = Database(empty, read_only=False)
+    with database.transaction() as cursor:
+        cursor.execute(
+            """INSERT INTO ev_telemetry (battery_id, time, voltage, current, temperature, soc, soh)
+               VALUES ('EV-1', now(), 360, 1, 25, 'NaN', 'Infinity')"""
+        )
+    database.close()
+    client = api_on(empty)
+    for path in BATTERY_PATHS:
+        got(client, f"/api/battery/{path}")
+    status = got(client, "/api/battery/status")
+    assert status["soc"] is None
+    assert status["soh"] is None
+    assert status["status"] == "NORMAL"
+
+
+def test_metrics_count_requests_by_path(api: httpx.Client) -> None:
+    got(api, "/api/alerts")
+    api.get("/api/nothing-of-the-kind")
+    text = api.get("/metrics").text
+    assert re.search(r'^console_requests_total{path="/api/alerts",status="200"} [1-9]', text, re.MULTILINE)
+    assert "nothing-of-the-kind" not in text
+
+
+def test_the_documentation_comes_from_here(api: httpx.Client) -> None:
+    page = api.get("/docs").text
+    assert "swagger-ui-bundle.js" in page
+    assert "://" not in page

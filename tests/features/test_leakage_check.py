@@ -1,0 +1,120 @@
+"""The leak guard refuses the target, the future and a formula, and lets honest features pass."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features import leakage_check
+from features.leakage_check import LeakError
+from features.table import KEYS, LabelParams, build
+from features.targets import TARGETS
+
+SOH = TARGETS["soh"]
+Cells = tuple[pd.DataFrame, pd.DataFrame]
+
+
+@pytest.fixture
+def table(cells: Cells, no_readings: pd.DataFrame) -> pd.DataFrame:
+    cycles, batteries = cells
+    return build(no_readings, cycles, batteries, LabelParams()).tables["soh"]
+
+
+def test_honest_features_pass(table: pd.DataFrame) -> None:
+    leakage_check.refuse_labels(SOH, SOH.feature_names)
+    leakage_check.refuse_formula(table, SOH, SOH.feature_names)
+
+
+@pytest.mark.parametrize(
+    "name", ["soh_fraction", "capacity_ah", "capacity_ah__last", "soh", "throughput_ah__trend_20_70"]
+)
+def test_the_target_is_no_feature(name: str) -> None:
+    with pytest.raises(LeakError, match=name) as error:
+        leakage_check.refuse_labels(SOH, (*SOH.feature_names, name))
+    assert error.value.field == name
+
+
+def test_no_target_uses_its_own_label() -> None:
+    for target in TARGETS.values():
+        leakage_check.refuse_labels(target, target.feature_names)
+
+
+def test_a_value_from_the_future(cells: Cells, no_readings: pd.DataFrame) -> None:
+    cycles, batteries = cells
+    half = cycles[cycles["cycle_index"] <= 80]
+
+    def leaky(frame: pd.DataFrame) -> pd.DataFrame:
+        built = build(no_readings, frame, batteries, LabelParams()).tables["soh"]
+        return built.assign(slope_ahead=built.groupby("battery_id")["soh_fraction"].transform("min"))
+
+    key = ("battery_id", "cycle_index")
+    leakage_check.refuse_future(leaky(cycles), leaky(half), SOH.feature_names, key)
+    with pytest.raises(LeakError, match="slope_ahead comes from the future"):
+        leakage_check.refuse_future(leaky(cycles), leaky(half), (*SOH.feature_names, "slope_ahead"), key)
+
+
+def test_smoothing_over_the_whole_history_is_the_future_too(cells: Cells, no_readings: pd.DataFrame) -> None:
+    cycles, batteries = cells
+
+    def centred(frame: pd.DataFrame) -> pd.DataFrame:
+        built = build(no_readings, frame, batteries, LabelParams()).tables["soh"]
+        smooth = built.groupby("battery_id")["cc_charge_time_s__last"].transform(
+            lambda values: values.rolling(5, center=True, min_periods=1).mean()
+        )
+        return built.assign(smooth=smooth)
+
+    with pytest.raises(LeakError, match="smooth"):
+        leakage_check.refuse_future(
+            centred(cycles), centred(cycles[cycles["cycle_index"] <= 80]), ("smooth",), ("battery_id", "cycle_index")
+        )
+
+
+@pytest.mark.parametrize(
+    ("features", "culprit"),
+    [
+        (lambda t: {"health_index": 3.0 - 2.0 * t["soh_fraction"]}, "health_index"),
+        (lambda t: {"wear": np.exp(-5 * t["soh_fraction"])}, "wear"),
+        (
+            # Charge moved and depth of discharge: neither alone, their quotient is the capacity.
+            lambda t: {
+                "moved_ah": t["soh_fraction"] * (depth := np.random.default_rng(0).uniform(0.2, 0.9, len(t))),
+                "depth": depth,
+            },
+            "moved_ah|depth",
+        ),
+        (
+            lambda t: {
+                "upper": t["soh_fraction"] + (noise := np.random.default_rng(1).normal(0, 1, len(t))),
+                "lower": noise,
+            },
+            "upper|lower",
+        ),
+    ],
+    ids=["linear", "monotone", "quotient", "difference"],
+)
+def test_a_formula_of_the_target(table: pd.DataFrame, features: object, culprit: str) -> None:
+    assert callable(features)
+    added = features(table)
+    leaky = table.assign(**added)
+    names = (*SOH.feature_names, *added)
+    with pytest.raises(LeakError, match=f"({culprit}) determines soh"):
+        leakage_check.refuse_formula(leaky, SOH, names)
+
+
+def test_a_formula_of_a_class(cells: Cells, no_readings: pd.DataFrame) -> None:
+    cycles, batteries = cells
+    target = TARGETS["failure"]
+    table = build(no_readings, cycles, batteries, LabelParams(failure_horizon_cycles=20)).tables["failure"]
+    leakage_check.refuse_formula(table, target, target.feature_names)
+    leaky = table.assign(alarm_soon=7.0 * table[target.label])
+    with pytest.raises(LeakError, match="alarm_soon"):
+        leakage_check.refuse_formula(leaky, target, (*target.feature_names, "alarm_soon"))
+
+
+def test_the_keys_are_no_features() -> None:
+    for target in TARGETS.values():
+        assert not set(KEYS) & set(target.feature_names)
+        assert dataclasses.replace(target).feature_names == target.feature_names

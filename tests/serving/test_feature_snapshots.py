@@ -1,0 +1,193 @@
+"""The same bits whether readings are folded and predicted one by one or all at once, and how predictions are kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features import state as s
+from features import state_update
+from serving.feature_snapshots import Moments, advance, concatenate, fold_each, fold_each_closing, moments_of
+from serving.prediction_rows import prediction_rows
+from serving.predictor import NOT_PROMOTED, Predictor
+from serving.request_decoding import Limits, decode_request
+from serving.request_scoring import answer
+from serving.response import BatteryPrediction, answer_entries, prediction_messages
+from telemetry.contract import SIGNALS, names
+from telemetry.stores.postgres import PREDICTION_FIELDS
+from tests.features.conftest_features import drive
+from training.release import LoadedRelease
+
+N_BATTERIES = 3
+Battery = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def history() -> list[np.ndarray]:
+    """Readings of each battery: a drive and charging, a gap, and again; values missing here and there."""
+    time_s = np.concatenate([np.arange(0, 9_000, 30.0), np.arange(90_000, 99_000, 30.0)])
+    matrices = [state_update.readings_matrix(drive(time_s, seed)) for seed in range(N_BATTERIES)]
+    rng = np.random.default_rng(0)
+    for matrix in matrices:
+        optional = matrix[:, 4:]
+        optional[rng.random(optional.shape) < 0.1] = np.nan
+    return matrices
+
+
+def fresh() -> np.ndarray:
+    states = s.new_states(N_BATTERIES)
+    for state in states[1:]:  # the first one's capacity is not known
+        s.set_battery(state, nominal_capacity_ah=100.0, cells_in_series=96, chemistry="NMC")
+    return states
+
+
+def interleaved(history: list[np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Battery rows and readings in a random order of batteries, some repeated later."""
+    rng = np.random.default_rng(seed)
+    turns = rng.permutation(np.repeat(np.arange(N_BATTERIES), [len(matrix) for matrix in history]))
+    following = [iter(matrix) for matrix in history]
+    rows = np.stack([next(following[battery]) for battery in turns])
+    again = np.sort(rng.integers(0, len(turns), 50))
+    return np.insert(turns, again, turns[again // 2]), np.insert(rows, again, rows[again // 2], axis=0)
+
+
+def assert_same(left: Moments, right: Moments) -> None:
+    for field in dataclasses.fields(Moments):
+        a, b = getattr(left, field.name), getattr(right, field.name)
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a, b, err_msg=field.name)
+
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), cuts=st.lists(st.integers(0, 1850), max_size=4))
+def test_all_at_once_is_one_by_one(history: list[np.ndarray], seed: int, cuts: list[int]) -> None:
+    battery, rows = interleaved(history, seed)
+    one_by_one, folded = fresh(), []
+    moments = []
+    for i in range(len(rows)):
+        folded.append(state_update.fold_readings(one_by_one, battery[i : i + 1], rows[i : i + 1]).folded)
+        moments.append(moments_of(one_by_one[battery[i : i + 1]]))
+    states = fresh()
+    parts = [fold_each(states, battery[part], rows[part]) for part in np.split(np.arange(len(rows)), sorted(cuts))]
+    assert_same(concatenate([part for part, _ in parts]), concatenate(moments))
+    np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), np.concatenate(folded))
+    np.testing.assert_array_equal(states, one_by_one)
+    assert sum(not part.all() for _, part in parts) > 0
+    without_moments = fresh()
+    advanced, closed = advance(without_moments, battery, rows)
+    np.testing.assert_array_equal(advanced, np.concatenate(folded))
+    np.testing.assert_array_equal(without_moments, one_by_one)
+    offline = state_update.fold_readings(fresh(), battery, rows)
+    np.testing.assert_array_equal(closed, offline.closed)
+    np.testing.assert_array_equal(fold_each_closing(fresh(), battery, rows)[2], offline.closed)
+    assert len(closed) >= N_BATTERIES - 1, "of the first one the capacity is not known"
+
+
+def test_moments_read_the_features_of_the_fold(history: list[np.ndarray]) -> None:
+    states = fresh()
+    before = moments_of(states)
+    assert not before.has_reading.any()
+    assert np.isnan(before.time_s).all()
+    state_update.fold_readings(states, *interleaved(history, 0))
+    moments = moments_of(states)
+    for i, state in enumerate(states):
+        np.testing.assert_array_equal(moments.reading_features[i], state_update.reading_features(state))
+        np.testing.assert_array_equal(moments.cycle_features[i], state_update.cycle_features(state))
+        view = s.view(state)
+        assert (moments.time_s[i], moments.cycles[i], moments.cycles_seen[i]) == (
+            view.time_s,
+            view.cycles,
+            view.cycles_seen,
+        )
+    assert moments.has_reading.all()
+    assert moments.nominal_capacity_known.tolist() == [False, True, True]
+
+
+def test_a_closed_session_is_seen_at_the_reading_that_closed_it(history: list[np.ndarray]) -> None:
+    battery, rows = interleaved(history, 1)
+    by_reading = state_update.fold_readings(fresh(), battery, rows)
+    closed = by_reading.closed_table()["reading"].to_numpy()
+    moments, _ = fold_each(fresh(), battery, rows)
+    assert len(closed) > N_BATTERIES
+    np.testing.assert_array_equal(moments.cycle_features[closed], by_reading.closed_features)
+    for own in (np.flatnonzero(battery == k) for k in range(N_BATTERIES)):
+        seen = np.diff(moments.cycles_seen[own], prepend=0)
+        np.testing.assert_array_equal(own[seen > 0], np.intersect1d(own, closed))
+
+
+def grown(history: list[np.ndarray]) -> tuple[Moments, np.ndarray]:
+    """Moments of batteries with and without enough cycles for every target, and their battery rows."""
+    states = fresh()
+    rng = np.random.default_rng(1)
+    cycles = np.column_stack([np.arange(1.0, 31.0), rng.normal(3.0, 1.0, (30, len(SIGNALS)))])
+    state_update.fold_cycles(states, np.repeat([1, 2], [30, 5]), np.concatenate([cycles, cycles[:5]]))
+    battery, rows = interleaved(history, 2)
+    moments, _ = fold_each(states, battery[:400], rows[:400])
+    return moments, battery[:400]
+
+
+def test_predictions_are_the_same_in_any_company(predictor: Predictor, history: list[np.ndarray]) -> None:
+    moments, _ = grown(history)
+    together = predictor.predict_moments(moments)
+    for i in range(len(moments)):
+        one = Moments(**{f.name: getattr(moments, f.name)[i : i + 1] for f in dataclasses.fields(Moments)})
+        for target, alone in predictor.predict_moments(one).items():
+            assert alone.at(0) == together[target].at(i)
+    given_ = {target: sum(reason is None for reason in values.reasons) for target, values in together.items()}
+    assert given_["temperature"] == 400
+    assert 0 < given_["rul"] < given_["soh"] < 400
+
+
+def test_rows_say_what_the_answer_says(predictor: Predictor, battery: Battery) -> None:
+    entries = [battery(f"B{i}", readings=range(i), cycles=range(1, 5 * i)) for i in range(5)]
+    question = decode_request(orjson.dumps({"batteries": entries}), Limits(9, 999, 10**6)).question
+    (answered,) = answer(question, predictor)
+    ids, moments, predicted = question.battery_ids, answered.moments, answered.predicted
+    now = datetime(2026, 2, 1, tzinfo=UTC)
+    rows = prediction_rows(ids, moments, predicted, predictor.horizons, role="champion", predicted_at=now)
+    told = answer_entries(question, answered, predictor, [0] * len(ids))
+    fields = {"soh": "soh", "temperature": "temperature", "rul": "rul", "failure_probability": "failure"}
+    expected = {
+        (entry["battery_id"], entry["time"], target, entry[field]["value"], entry[field]["model"])
+        for entry in told
+        for field, target in fields.items()
+        if entry["time"] is not None and entry[field]["value"] is not None
+    }
+    assert len(rows) == len(expected) > 10
+    assert expected == {
+        (row["battery_id"], row["time"].replace(tzinfo=None).isoformat() + "Z", row["target"], row["value"],
+         f"{row['model_name']}/{row['model_version']}")
+        for row in rows
+    }  # fmt: skip
+    ages = dict(zip(ids, moments.cycles, strict=True))
+    for row in rows:
+        assert row.keys() <= set(names(PREDICTION_FIELDS))
+        assert (row["role"], row["predicted_at"], row["cycle_index"]) == ("champion", now, ages[row["battery_id"]])
+        ahead = timedelta(seconds=300) if row["target"] == "temperature" else None
+        assert row["due"] == (None if ahead is None else row["time"] + ahead)
+    messages = prediction_messages(ids, moments, predicted, predictor.label, predictor.horizons)
+    for message, entry in zip(messages, told, strict=True):
+        assert message | {"state": entry["state"]} == entry
+        BatteryPrediction.model_validate_json(json.dumps(entry))
+
+
+def test_a_target_outside_the_release_has_no_row(release: LoadedRelease, history: list[np.ndarray]) -> None:
+    without = {name: model for name, model in release.models.items() if name != "rul"}
+    predictor = Predictor(dataclasses.replace(release, models=without))
+    moments, battery = grown(history)
+    predicted = predictor.predict_moments(moments)
+    assert set(predicted["rul"].reasons) == {NOT_PROMOTED}
+    rows = prediction_rows(
+        [f"B{k}" for k in battery], moments, predicted, {}, role="challenger", predicted_at=datetime.now(UTC)
+    )
+    assert {row["target"] for row in rows} == {"soh", "temperature", "failure"}
+    assert {row["role"] for row in rows} == {"challenger"}

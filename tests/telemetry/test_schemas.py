@@ -1,0 +1,197 @@
+"""Request models, message schema and SQL columns follow from the contract."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field
+from telemetry.errors import TwinError
+from telemetry.schemas import message, sql
+from telemetry.schemas.request import Battery, Cycle, Reading, parse, parse_request, unknown_fields
+
+READING = {"time": "2026-01-01T00:00:00Z", "voltage": 361.2, "current": 42.0, "temperature": 27.5}
+ROWS = {Reading: (READING_FIELDS, READING), Cycle: (CYCLE_FIELDS, {"cycle_index": 3.0}), Battery: (BATTERY_FIELDS, {})}
+BOUNDED = [(m, f) for m, (fields, _) in ROWS.items() for f in fields if f.minimum is not None]
+FLOATS = [(m, f) for m, (fields, _) in ROWS.items() for f in fields if f.kind == "float"]
+
+
+def by_name(value: object) -> str | None:
+    return value.name if isinstance(value, Field) else None
+
+
+def request(**reading: object) -> dict[str, object]:
+    return {"batteries": [{"battery_id": "EV-7", "readings": [{**READING, **reading}]}]}
+
+
+def refusal(content: object) -> TwinError:
+    with pytest.raises(TwinError) as caught:
+        parse_request(content)
+    assert "\n" not in caught.value.sentence
+    json.dumps(
+        {"error": caught.value.sentence, "field": caught.value.field, "value": caught.value.value}, allow_nan=False
+    )
+    return caught.value
+
+
+@pytest.mark.parametrize("model", ROWS)
+def test_models_have_the_contracts_fields(model: type) -> None:
+    fields, _ = ROWS[model]
+    assert list(model.model_fields) == [f.name for f in fields]
+    required = {name for name, info in model.model_fields.items() if info.is_required()}
+    assert required == {f.name for f in fields if f.required and f.name != "battery_id"}
+
+
+@pytest.mark.parametrize(("model", "field"), BOUNDED, ids=by_name)
+def test_bounds(model: type, field: Field) -> None:
+    _, row = ROWS[model]
+    parse(model, {**row, field.name: field.minimum})
+    with pytest.raises(TwinError, match=field.name):
+        parse(model, {**row, field.name: field.minimum - 1.0})
+    if field.maximum is not None:
+        parse(model, {**row, field.name: field.maximum})
+        with pytest.raises(TwinError, match=field.name):
+            parse(model, {**row, field.name: field.maximum * 1.001 + 1.0})
+
+
+@pytest.mark.parametrize(("model", "field"), FLOATS, ids=by_name)
+@pytest.mark.parametrize("value", ["12", True, math.inf, -math.inf, [1.0]])
+def test_only_finite_numbers_are_numbers(model: type, field: Field, value: object) -> None:
+    with pytest.raises(TwinError, match=field.name):
+        parse(model, {**ROWS[model][1], field.name: value})
+
+
+@pytest.mark.parametrize("missing", [None, math.nan])
+def test_null_and_nan_are_missing(missing: object) -> None:
+    optional = {f.name: missing for f in READING_FIELDS if not f.required}
+    assert parse(Reading, {**READING, **optional}) == parse(Reading, READING)
+    assert refusal(request(voltage=missing)).sentence == "batteries[0].readings[0].voltage is missing; it is required"
+
+
+@pytest.mark.parametrize(
+    ("content", "field", "says"),
+    [
+        (request(time="2026-01-01T00:00:00"), "batteries[0].readings[0].time", "must carry a zone"),
+        (request(time=1767225600), "batteries[0].readings[0].time", "must be a time with zone"),
+        (request(time="1767225600000"), "batteries[0].readings[0].time", "must be a time with zone"),
+        (request(time="2026-02-30T00:00:00Z"), "batteries[0].readings[0].time", "day value is outside"),
+        (
+            request(temperature=500),
+            "batteries[0].readings[0].temperature",
+            "500: input should be less than or equal to 150",
+        ),
+        (request(is_charging="perhaps"), "batteries[0].readings[0].is_charging", "must be true or false"),
+        (request(battery_id="other"), "batteries[0]", "send each battery's rows in its own entry"),
+        ({"batteries": []}, "batteries", "at least one"),
+        ({"batteries": {}}, "batteries", "must be a list"),
+        ({"batteries": [{"battery_id": "a/b"}]}, "batteries[0].battery_id", "must be 1 to 50 characters"),
+        ({"batteries": [{"battery_id": "a", "cycles": [{}]}]}, "batteries[0].cycles[0].cycle_index", "is required"),
+        ({}, "batteries", "is missing"),
+        (None, "the request", "must be an object"),
+        ([1], "the request", "must be an object"),
+    ],
+)
+def test_refusals_name_path_value_and_rule(content: object, field: str, says: str) -> None:
+    error = refusal(content)
+    assert error.field == field
+    assert says in error.sentence
+
+
+def test_unknown_fields_are_ignored_and_counted() -> None:
+    content = request(colour="red", timestamp="2026-01-01T00:00:00Z")
+    content["batteries"].append({"battery_id": "EV-8", "battery": {"colour": 1}, "readings": None, "mood": "good"})
+    content["version"] = 2
+    parsed = parse_request(content)
+    assert parsed.batteries[0].readings[0] == parse(Reading, READING)
+    assert unknown_fields(content) == {"colour": 2, "timestamp": 1, "mood": 1, "version": 1}
+
+
+@given(
+    st.fixed_dictionaries(
+        {f.name: st.floats(f.minimum, f.maximum) for f in READING_FIELDS if f.kind == "float" and f.required},
+        optional={
+            f.name: st.none() | st.floats(f.minimum, f.maximum)
+            for f in READING_FIELDS
+            if f.kind == "float" and not f.required
+        },
+    ),
+    st.datetimes(timezones=st.just(__import__("datetime").UTC)),
+)
+def test_message_round_trip(values: dict[str, float | None], time) -> None:
+    row = {"battery_id": "EV-1", "time": time, **values}
+    decoded, unknown = message.decode(message.encode(row))
+    assert unknown == []
+    assert {k: v for k, v in decoded.items() if v is not None} == {k: v for k, v in row.items() if v is not None}
+
+
+@pytest.mark.parametrize(
+    ("raw", "field", "says"),
+    [
+        (b"\xff", None, "not JSON"),
+        (b"[1]", None, "not a JSON object"),
+        (
+            b'{"timestamp": "2026-01-01T00:00:00Z", "voltage": 1, "current": 1, "temperature": 1}',
+            "battery_id",
+            "is missing",
+        ),
+        (b'{"battery_id": "a", "voltage": 1, "current": 1, "temperature": 1}', "timestamp", "timestamp is missing"),
+        (
+            b'{"battery_id": "a", "timestamp": "x", "voltage": 1, "current": 1, "temperature": 1}',
+            "timestamp",
+            "with zone",
+        ),
+        (
+            b'{"battery_id": "a", "timestamp": "2026-01-01T00:00:00Z", "voltage": 1, "current": 1}',
+            "temperature",
+            "is missing",
+        ),
+    ],
+)
+def test_bad_messages(raw: bytes, field: str | None, says: str) -> None:
+    with pytest.raises(TwinError, match=says) as caught:
+        message.decode(raw)
+    assert caught.value.field == field
+
+
+def test_message_ignores_and_names_unknown_fields() -> None:
+    raw = json.dumps({"battery_id": "a", "timestamp": READING["time"], **READING, "colour": "red"})
+    decoded, unknown = message.decode(raw)
+    assert unknown == ["colour", "time"], "`time` is not what a message calls it"
+    assert decoded["voltage"] == 361.2
+
+
+def test_json_schema_names_the_contract() -> None:
+    schema = message.json_schema()
+    assert set(schema["properties"]) == {f.name for f in READING_FIELDS} - {"time"} | {"timestamp"}
+    assert set(schema["required"]) == {"battery_id", "timestamp", "voltage", "current", "temperature"}
+    assert schema["properties"]["soc"]["maximum"] == 100.0
+
+
+@pytest.mark.parametrize(
+    ("table", "fields"),
+    [("ev_telemetry", READING_FIELDS), ("batteries", BATTERY_FIELDS), ("battery_cycles", CYCLE_FIELDS)],
+)
+def test_sql_columns(table: str, fields: tuple[Field, ...]) -> None:
+    made = sql.columns(table)
+    assert [c.name for c in made] == [f.name for f in fields]
+    types = {"text": "text", "time": "timestamptz", "float": "double precision", "bool": "boolean"}
+    for column, field in zip(made, fields, strict=True):
+        assert column.sql_type == types[field.kind]
+        assert column.not_null == field.required
+        assert field.unit in column.comment
+
+
+def test_request_models_stay_light() -> None:
+    """The service must not pay for tables and Great Expectations to check a request."""
+    heavy = "{'pandas', 'great_expectations', 'numpy'}"
+    code = f"import sys; import telemetry.schemas.request; print({heavy} & set(sys.modules))"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

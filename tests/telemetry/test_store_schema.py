@@ -1,0 +1,272 @@
+"""The schema: migrations run once and forward, the status is the contract's, the views answer what they promise."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field
+from telemetry.embedded.postgres import embedded_postgres
+from telemetry.health import battery_health
+from telemetry.stores.migrate import MIGRATIONS, MigrationError, migrate
+from telemetry.stores.postgres import PREDICTION_FIELDS
+from telemetry.stores.retention import retire
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SQL_TYPES = {
+    "text": "text",
+    "time": "timestamp with time zone",
+    "float": "double precision",
+    "bool": "boolean",
+}
+
+
+@pytest.fixture(scope="module", params=["postgres_server", "postgres15_dsn", "timescaledb_dsn"])
+def dsn(request: pytest.FixtureRequest, new_database: Callable[[str], str]) -> str:
+    """A migrated database on each server that the project supports."""
+    database = new_database(request.getfixturevalue(request.param))
+    migrate(database)
+    return database
+
+
+def query(dsn: str, sql: str, values: Any = None) -> list[tuple[Any, ...]]:
+    connection = psycopg2.connect(dsn)
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(sql, values)
+            return cursor.fetchall() if cursor.description else []
+    finally:
+        connection.close()
+
+
+def test_migrating_again_applies_nothing(dsn: str) -> None:
+    recorded = query(dsn, "SELECT * FROM schema_migrations ORDER BY name")
+    assert migrate(dsn) == []
+    assert query(dsn, "SELECT * FROM schema_migrations ORDER BY name") == recorded
+    assert [row[0] for row in recorded] == sorted(file.name for file in MIGRATIONS.glob("0*.sql"))
+
+
+def test_a_released_migration_may_not_change(postgres_dsn: str, tmp_path: Path) -> None:
+    file = tmp_path / "0001_first.sql"
+    file.write_text("CREATE TABLE first (x int)")
+    assert migrate(postgres_dsn, tmp_path) == ["0001_first.sql"]
+    file.write_text("CREATE TABLE first (x int, y int)")
+    with pytest.raises(MigrationError, match="has changed since"):
+        migrate(postgres_dsn, tmp_path)
+    file.unlink()
+    with pytest.raises(MigrationError, match="newer version"):
+        migrate(postgres_dsn, tmp_path)
+
+
+def test_a_failing_migration_leaves_nothing_and_can_be_repeated(postgres_dsn: str, tmp_path: Path) -> None:
+    file = tmp_path / "0001_first.sql"
+    file.write_text("CREATE TABLE first (x int); SELECT 1 / 0")
+    with pytest.raises(psycopg2.Error):
+        migrate(postgres_dsn, tmp_path)
+    assert query(postgres_dsn, "SELECT to_regclass('first')") == [(None,)]
+    file.write_text("CREATE TABLE first (x int)")
+    assert migrate(postgres_dsn, tmp_path) == ["0001_first.sql"]
+
+
+def test_no_migration_drops_a_table() -> None:
+    for file in MIGRATIONS.glob("*.sql"):
+        assert not re.search(r"drop\s+table|truncate|delete\s+from", file.read_text(), re.IGNORECASE), file.name
+
+
+@pytest.mark.parametrize(
+    ("table", "fields"),
+    [
+        ("ev_telemetry", READING_FIELDS),
+        ("battery_cycles", CYCLE_FIELDS),
+        ("batteries", BATTERY_FIELDS),
+        ("battery_predictions", PREDICTION_FIELDS),
+    ],
+)
+def test_columns_are_those_of_the_contract(dsn: str, table: str, fields: tuple[Field, ...]) -> None:
+    stored = dict(
+        query(dsn, "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = %s", (table,))
+    )
+    assert {field.name: SQL_TYPES[field.kind] for field in fields}.items() <= stored.items()
+    added = set(stored) - {field.name for field in fields}
+    headline = {"status", "rul_prediction", "failure_probability", "prediction_timestamp", "created_at", "late"}
+    assert added == (headline if table == "ev_telemetry" else set())
+
+
+def test_the_latest_view_shows_every_column_of_a_reading(dsn: str) -> None:
+    columns = "SELECT column_name FROM information_schema.columns WHERE table_name = %s ORDER BY 1"
+    assert query(dsn, columns, ("latest_battery_status",)) == query(dsn, columns, ("ev_telemetry",))
+
+
+def expected_health(soc: float | None, soh: float | None, temperature: float | None, failure: float | None) -> str:
+    """The contract's rule, in words of its own."""
+
+    def worse(soc_limit: float, soh_limit: float, hot: float, risky: float) -> bool:
+        return any(
+            (
+                soc is not None and soc < soc_limit,
+                soh is not None and soh < soh_limit,
+                temperature is not None and temperature > hot,
+                failure is not None and failure > risky,
+            )
+        )
+
+    return "CRITICAL" if worse(15, 75, 60, 0.7) else "WARNING" if worse(30, 85, 45, 0.3) else "NORMAL"
+
+
+def test_status_truth_table(dsn: str) -> None:
+    """Each value below, at and above both limits, and missing; all combinations, through the trigger."""
+    cases = list(
+        itertools.product(
+            (None, 14.9, 15.0, 29.9, 30.0),
+            (None, 74.9, 75.0, 84.9, 85.0),
+            (None, 45.0, 45.1, 60.0, 60.1),
+            (None, 0.3, 0.31, 0.7, 0.71),
+        )
+    )
+    connection = psycopg2.connect(dsn)
+    with connection, connection.cursor() as cursor:
+        for number, (soc, soh, temperature, failure) in enumerate(cases):
+            cursor.execute(
+                "INSERT INTO ev_telemetry (battery_id, time, voltage, current, temperature, soc, soh, "
+                "failure_probability, prediction_timestamp) VALUES ('truth', %s, 1, 1, %s, %s, %s, %s, now())",
+                (NOW + timedelta(seconds=number), temperature, soc, soh, failure),
+            )
+        cursor.execute("SELECT status FROM ev_telemetry WHERE battery_id = 'truth' ORDER BY time")
+        statuses = [status for (status,) in cursor.fetchall()]
+    connection.close()
+    assert statuses == [expected_health(*case) for case in cases]
+    assert statuses == [battery_health(*case) for case in cases]
+    assert set(statuses) == {"NORMAL", "WARNING", "CRITICAL"}
+
+
+def test_nan_triggers_nothing_and_an_update_renews_the_status(dsn: str) -> None:
+    assert query(dsn, "SELECT get_battery_health('NaN', 'NaN', 'NaN', 'NaN')") == [("NORMAL",)]
+    key = "battery_id = 'renewed'"
+    query(
+        dsn,
+        "INSERT INTO ev_telemetry (battery_id, time, voltage, current, temperature) VALUES ('renewed', %s, 1, 1, 20)",
+        (NOW,),
+    )
+    assert query(dsn, f"SELECT status FROM ev_telemetry WHERE {key}") == [("NORMAL",)]
+    query(dsn, f"UPDATE ev_telemetry SET failure_probability = 0.9 WHERE {key}")
+    assert query(dsn, f"SELECT status FROM ev_telemetry WHERE {key}") == [("CRITICAL",)]
+
+
+def test_a_reading_without_its_required_values_is_refused(dsn: str) -> None:
+    with pytest.raises(psycopg2.errors.CheckViolation):
+        query(dsn, "INSERT INTO ev_telemetry (battery_id, time, voltage) VALUES ('half', %s, 1)", (NOW,))
+
+
+def fill(dsn: str, battery_id: str, rows: int, start: datetime) -> None:
+    query(
+        dsn,
+        "INSERT INTO ev_telemetry (battery_id, time, voltage, current, temperature) "
+        "SELECT %s, %s + n * interval '1 second', n, 1, 20 FROM generate_series(0, %s) AS n",
+        (battery_id, start, rows - 1),
+    )
+
+
+def test_a_prediction_that_comes_before_its_reading_hides_no_reading(dsn: str) -> None:
+    fill(dsn, "early", 10, NOW)
+    query(
+        dsn,
+        "INSERT INTO ev_telemetry (battery_id, time, failure_probability, prediction_timestamp) "
+        "VALUES ('early', %s, 0.01, now())",
+        (NOW + timedelta(seconds=10),),
+    )
+    newest = "SELECT voltage, failure_probability FROM latest_battery_status WHERE battery_id = 'early'"
+    assert query(dsn, newest) == [(9.0, None)]
+    fill(dsn, "early", 1, NOW + timedelta(seconds=11))
+    assert query(dsn, newest) == [(0.0, None)]
+
+
+def test_latest_view_probes_the_index_and_keeps_silent_batteries(dsn: str) -> None:
+    fill(dsn, "busy", 20_000, NOW)
+    fill(dsn, "silent", 10, NOW - timedelta(days=60))
+    query(dsn, "ANALYZE ev_telemetry")
+    latest = dict(query(dsn, "SELECT battery_id, voltage FROM latest_battery_status"))
+    assert latest["busy"] == 19_999.0
+    assert latest["silent"] == 9.0
+    plan = "\n".join(row[0] for row in query(dsn, "EXPLAIN SELECT * FROM latest_battery_status"))
+    assert "ev_telemetry_battery_time" in plan
+    assert "Seq Scan on ev_telemetry" not in plan
+
+    deleted = retire(dsn, NOW - timedelta(days=30))
+    assert deleted["ev_telemetry"] == 10
+    latest = dict(query(dsn, "SELECT battery_id, voltage FROM latest_battery_status"))
+    assert latest["busy"] == 19_999.0
+    assert latest["silent"] is None
+
+
+def test_hourly_view_is_in_hours_of_utc(dsn: str) -> None:
+    fill(dsn, "hourly", 7200, NOW)
+    rows = query(
+        dsn,
+        "SET timezone = 'Asia/Kolkata'; SELECT bucket, avg_voltage FROM ev_telemetry_hourly "
+        "WHERE battery_id = 'hourly' ORDER BY bucket",
+    )
+    assert rows == [(NOW, 1799.5), (NOW + timedelta(hours=1), 5399.5)]
+
+
+def test_roles_can_do_their_work_and_no_more(dsn: str) -> None:
+    def as_role(role: str, sql: str) -> None:
+        query(dsn, f"SET ROLE {role}; {sql}")
+
+    insert = "INSERT INTO batteries (battery_id) VALUES ('role') ON CONFLICT DO NOTHING"
+    as_role("twin_writer", insert)
+    as_role("twin_writer", "INSERT INTO twin_consumers (consumer) VALUES ('role') ON CONFLICT DO NOTHING")
+    as_role("twin_writer", "INSERT INTO drift_models VALUES ('soh', 'battery-soh', '1', now(), now())")
+    as_role("twin_writer", "DELETE FROM drift_status WHERE target = 'soh'")  # of a champion that is none any more
+    as_role("twin_reader", "SELECT * FROM latest_battery_status")
+    for role, sql in (
+        ("twin_reader", insert),
+        ("twin_reader", "SELECT * FROM twin_states"),
+        ("twin_writer", "DELETE FROM ev_telemetry"),
+        ("twin_writer", "DELETE FROM drift_windows"),
+        ("twin_writer", "ALTER TABLE ev_telemetry ADD COLUMN x int"),
+    ):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            as_role(role, sql)
+
+
+def test_the_embedded_server_is_shared_and_stopped_by_the_last_user(server_folders: Path) -> None:
+    folder = server_folders / "shared"
+    pid_file = folder / "data" / "postmaster.pid"
+    with embedded_postgres(folder) as dsn:
+        first = pid_file.read_text()
+        with embedded_postgres(folder) as again:
+            assert again == dsn
+            assert query(again, "SHOW listen_addresses") == [("",)]
+        assert pid_file.read_text() == first
+        query(dsn, "CREATE TABLE kept (x int)")
+    assert not pid_file.exists()
+    with embedded_postgres(folder) as dsn:
+        assert query(dsn, "SELECT to_regclass('kept')") == [("kept",)]
+
+
+def test_a_killed_user_of_the_embedded_server_does_not_keep_it_running(server_folders: Path) -> None:
+    folder = server_folders / "its user was killed"
+    script = f"""
+import os, signal
+from pathlib import Path
+from telemetry.embedded.postgres import embedded_postgres
+from telemetry.health import battery_health
+with embedded_postgres(Path({str(folder)!r})):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    root = Path(__file__).resolve().parents[2]
+    assert subprocess.run([sys.executable, "-c", script], cwd=root, check=False).returncode == -9
+    pid_file = folder / "data" / "postmaster.pid"
+    assert pid_file.exists(), "the server outlives the process that was killed"
+    with embedded_postgres(folder) as dsn:
+        assert query(dsn, "SELECT 1") == [(1,)]
+    assert not pid_file.exists()

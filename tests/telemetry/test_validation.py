@@ -1,0 +1,348 @@
+"""What `validate` lets through, sets aside and refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from telemetry.contract import CYCLE_FIELDS, READING_FIELDS, Field, names
+from telemetry.errors import TwinError
+from telemetry.order import in_longest_run
+from telemetry.schemas import expectations
+from telemetry.sign_test import sign_verdicts
+from telemetry.sources import Telemetry, read_source
+from telemetry.sources.base import Piece, collect, complete, rejections
+from telemetry.validation import RefusedError, ValidationResult, validate
+from telemetry.validation_report import render, summary
+from tests.data import source_files as files
+
+START = pd.Timestamp("2026-01-01", tz="UTC")
+
+
+def frame(rows: int = 200, *, battery_id: str = "EV-1", seed: int = 0) -> pd.DataFrame:
+    """A drive with a voltage that sags and a state of charge that falls."""
+    current = np.random.default_rng(seed).normal(20.0, 30.0, rows)
+    table = pd.DataFrame(
+        {
+            "battery_id": battery_id,
+            "time": (START + pd.to_timedelta(np.arange(rows) * 30.0, unit="s")).astype("datetime64[us, UTC]"),
+            "voltage": 360.0 - 0.1 * current,
+            "current": current,
+            "temperature": 25.0,
+            "soc": 90.0 - np.cumsum(current) * 30.0 / 3600.0 / 150.0 * 100.0,
+            "source_file": "drive.csv",
+            "source_row": np.arange(1, rows + 1),
+        }
+    )
+    return complete(table, READING_FIELDS, ("source_file", "source_row"))
+
+
+def telemetry(*frames: pd.DataFrame, notes: tuple[str, ...] = ()) -> Telemetry:
+    return collect(readings=[Piece(f, rejections()) for f in frames], notes=notes)
+
+
+def failed(result: ValidationResult) -> dict[str, int]:
+    return {rule.rule: rule.failed for rule in result.rules if rule.failed}
+
+
+def test_a_clean_drive_passes_whole() -> None:
+    result = validate(telemetry(frame()))
+    assert len(result.readings) == 200
+    assert list(result.readings) == names(READING_FIELDS)
+    assert failed(result) == {}
+    assert result.quarantine.empty
+
+
+RANGED = [f for f in READING_FIELDS if f.minimum is not None or f.maximum is not None]
+
+
+@pytest.fixture(scope="module")
+def out_of_range() -> tuple[ValidationResult, dict[str, list[int]]]:
+    """A drive in which every bounded field once lies just below and once just above its range."""
+    table = frame()
+    broken: dict[str, list[int]] = {}
+    for place, field in enumerate(RANGED):
+        assert field.minimum is not None
+        assert field.maximum is not None
+        table.loc[2 * place, field.name] = field.minimum - 1e-3
+        table.loc[2 * place + 1, field.name] = field.maximum * (1 + 1e-6) + 1e-3
+        broken[field.name] = [2 * place + 1, 2 * place + 2]
+    return validate(telemetry(table)), broken
+
+
+@pytest.mark.parametrize("field", RANGED, ids=lambda f: f.name)
+def test_every_bound_of_the_contract_is_a_rule(field: Field, out_of_range) -> None:
+    result, broken = out_of_range
+    at_fault = result.quarantine[result.quarantine["field"] == field.name]
+    assert at_fault["row"].tolist() == broken[field.name]
+    assert at_fault["reason"].str.startswith(f"{field.name}: not from {field.minimum:g} to {field.maximum:g}").all()
+
+
+def test_bounds_themselves_are_legal() -> None:
+    table = frame()
+    for place, field in enumerate(RANGED):
+        table.loc[2 * place, field.name] = field.minimum
+        table.loc[2 * place + 1, field.name] = field.maximum
+    assert failed(validate(telemetry(table))) == {}
+
+
+@pytest.mark.parametrize("field", RANGED, ids=lambda f: f.name)
+def test_a_changed_bound_changes_the_suite(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+    narrower = dataclasses.replace(field, maximum=field.maximum - 1.0)
+    changed = tuple(narrower if f is field else f for f in READING_FIELDS)
+    before = suite_bounds("readings")
+    monkeypatch.setitem(expectations.TABLES, "readings", changed)
+    after = suite_bounds("readings")
+    assert {name for name in before if before[name] != after[name]} == {field.name}
+    assert after[field.name] == (field.minimum, field.maximum - 1.0)
+
+
+def suite_bounds(table: str) -> dict[str, tuple[float, float]]:
+    return {
+        e.column: (e.min_value, e.max_value)
+        for e in expectations.suite(table).expectations
+        if e.expectation_type == "expect_column_values_to_be_between"
+    }
+
+
+@pytest.mark.parametrize("table", ["readings", "cycles", "batteries"])
+def test_suite_covers_the_contract(table: str) -> None:
+    fields = expectations.TABLES[table]
+    made = expectations.suite(table).expectations
+    by_type: dict[str, set[str]] = {}
+    for expectation in made:
+        by_type.setdefault(expectation.expectation_type, set()).add(expectation.column)
+    every = {f.name for f in fields}
+    assert by_type["expect_column_to_exist"] == by_type["expect_column_values_to_be_of_type"] == every
+    assert by_type["expect_column_values_to_not_be_null"] == {f.name for f in fields if f.required}
+    assert by_type["expect_column_values_to_be_between"] == {f.name for f in fields if f.minimum is not None}
+    rules = [e.meta["rule"] for e in made]
+    assert len(set(rules)) == len(rules)
+
+
+@pytest.mark.parametrize("name", [f.name for f in READING_FIELDS if f.required and f.name != "battery_id"])
+def test_missing_required_value_is_quarantined(name: str) -> None:
+    table = frame()
+    table.loc[5, name] = pd.NaT if name == "time" else np.nan
+    result = validate(telemetry(table))
+    assert result.quarantine[["row", "field", "reason"]].to_numpy().tolist() == [
+        [6, name, f"{name}: missing, but required"]
+    ]
+
+
+def test_missing_optional_values_are_legal() -> None:
+    table = frame()
+    optional = [f.name for f in READING_FIELDS if not f.required and f.kind != "text"]
+    table[optional] = np.nan
+    assert failed(validate(telemetry(table))) == {}
+
+
+def test_malformed_ids() -> None:
+    table = frame()
+    table.loc[3, "battery_id"] = "EV 1"
+    table.loc[4, "battery_id"] = "x" * 51
+    result = validate(dataclasses.replace(telemetry(frame()), readings=table))
+    assert result.quarantine["row"].tolist() == [4, 5]
+    assert result.quarantine["value"].tolist() == ["EV 1", "x" * 51]
+
+
+def test_a_row_that_breaks_several_rules_counts_once() -> None:
+    table = frame()
+    table.loc[0, ["voltage", "temperature", "soc"]] = [-1.0, 999.0, 101.0]
+    result = validate(telemetry(table))
+    assert len(result.quarantine) == 1
+    row = result.quarantine.iloc[0]
+    assert row["field"] == "voltage"
+    assert row["reason"].count(";") == 2
+    assert json.loads(row["content"])["temperature"] == 999.0
+    assert sum(failed(result).values()) == 3
+
+
+def test_duplicates_and_disorder() -> None:
+    table = frame(100)
+    table.loc[10, "time"] = table.loc[9, "time"]
+    table.loc[50, "time"] = START - pd.Timedelta("1D")
+    result = validate(telemetry(table, frame(100, battery_id="EV-2")))
+    assert result.quarantine["row"].tolist() == [11, 51]
+    assert result.quarantine["reason"].tolist() == [
+        "time: repeats an earlier row of its battery",
+        "time: out of order within its battery",
+    ]
+    assert failed(result) == {"time is new to its battery": 1, "time increases": 1}
+
+
+def test_one_clock_error_does_not_condemn_what_follows() -> None:
+    table = frame()
+    table.loc[2, "time"] = pd.Timestamp("2099-01-01", tz="UTC")
+    assert validate(telemetry(table)).quarantine["row"].tolist() == [3]
+
+
+@given(st.lists(st.integers(0, 12), max_size=14), st.booleans())
+def test_longest_run_is_in_order_and_longest(values: list[int], strictly: bool) -> None:
+    member = in_longest_run(np.array(values, dtype=float), strictly=strictly)
+    run = [value for value, kept in zip(values, member, strict=True) if kept]
+    assert all(a < b if strictly else a <= b for a, b in itertools.pairwise(run))
+    lengths: list[int] = []
+    for i, value in enumerate(values):
+        lengths.append(
+            1
+            + max((lengths[j] for j in range(i) if (values[j] < value if strictly else values[j] <= value)), default=0)
+        )
+    assert len(run) == max(lengths, default=0)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 39), st.sampled_from(["voltage", "time", "soc", "twice"])), max_size=12))
+def test_rows_are_conserved(damage: list[tuple[int, str]]) -> None:
+    table = frame(40)
+    for row, what in damage:
+        if what == "twice":
+            table.loc[row] = table.loc[(row + 1) % 40]
+            table.loc[row, "source_row"] = row + 1
+        else:
+            table.loc[row, what] = pd.NaT if what == "time" else -7.0
+    result = validate(telemetry(table))
+    assert len(result.readings) + len(result.quarantine) == 40
+    kept_rows = set(range(1, 41)) - set(result.quarantine["row"])
+    assert len(kept_rows) == len(result.readings)
+    per_table = summary(result, "x")["tables"]
+    assert sum(t["read"] for t in per_table) == result.rows_read
+    again = validate(
+        telemetry(
+            complete(
+                result.readings.assign(source_file="x", source_row=1), READING_FIELDS, ("source_file", "source_row")
+            )
+        )
+    )
+    assert again.quarantine.empty, "what passed once passes again"
+
+
+def test_a_lost_row_is_noticed() -> None:
+    short = dataclasses.replace(telemetry(frame()), rows_read=201)
+    with pytest.raises(AssertionError, match="200 rows kept and 0 quarantined, but 201 read"):
+        validate(short)
+
+
+def test_nothing_left_is_one_sentence() -> None:
+    table = frame().assign(temperature=-300.0)
+    with pytest.raises(TwinError, match=r"none of the 200 rows read passed.*temperature: not from -50 to 150 degC"):
+        validate(telemetry(table))
+    with pytest.raises(TwinError, match="holds no rows"):
+        validate(telemetry(frame(0)))
+
+
+def test_required_column_missing() -> None:
+    given_ = telemetry(frame())
+    with pytest.raises(TwinError, match="required column current of readings is missing"):
+        validate(dataclasses.replace(given_, readings=given_.readings.drop(columns="current")))
+
+
+def test_wrong_type_of_a_column() -> None:
+    given_ = telemetry(frame())
+    texts = given_.readings.assign(voltage=given_.readings["voltage"].astype("str"))
+    with pytest.raises((TwinError, RuntimeError), match="voltage"):
+        validate(dataclasses.replace(given_, readings=texts))
+
+
+def test_an_impossible_battery_is_an_error() -> None:
+    given_ = telemetry(frame())
+    with pytest.raises(TwinError, match=r"battery EV-1: nominal_capacity_ah is -1.0, not from"):
+        validate(dataclasses.replace(given_, batteries=given_.batteries.assign(nominal_capacity_ah=-1.0)))
+
+
+def test_cycles_of_two_kinds_may_share_an_index() -> None:
+    table = pd.DataFrame(
+        {
+            "battery_id": "A",
+            "cycle_index": [1.0, 1.0, 2.0, 2.0, 1.5],
+            "kind": ["charge", "discharge", "charge", "charge", "charge"],
+        }
+    ).assign(source_file="a.csv", source_row=range(1, 6))
+    cycles = complete(table, CYCLE_FIELDS, ("source_file", "source_row"))
+    result = validate(collect(cycles=[Piece(cycles, rejections())]))
+    assert result.quarantine["row"].tolist() == [4, 5]
+
+
+# --- the sign of current ---------------------------------------------------------------------------------------------
+
+
+def test_right_sign_passes_and_reversed_sign_is_refused() -> None:
+    table = frame(400)
+    assert [v.sign for v in sign_verdicts(table)] == [1]
+    reversed_ = table.assign(current=-table["current"])
+    with pytest.raises(RefusedError, match=r"current looks reversed for EV-1.*`sign: -1`") as caught:
+        validate(telemetry(reversed_))
+    assert caught.value.result.refused == caught.value.sentence, "the report says it too"
+    assert validate(telemetry(table)).refused is None
+
+
+@pytest.mark.parametrize("witness", ["voltage", "soc"])
+def test_each_witness_alone_is_enough(witness: str) -> None:
+    table = frame(800)
+    other = {"voltage": {"soc": np.nan}, "soc": {"voltage": 360.0}}[witness]
+    alone = table.assign(**other)
+    assert [v.sign for v in sign_verdicts(alone)] == [1]
+    assert [v.sign for v in sign_verdicts(alone.assign(current=-alone["current"]))] == [-1]
+
+
+def test_without_evidence_there_is_a_note_and_no_verdict() -> None:
+    noise = np.random.default_rng(3)
+    table = frame(2000).assign(voltage=noise.normal(360, 10, 2000), soc=noise.uniform(0, 100, 2000))
+    few = frame(10, battery_id="EV-2")
+    assert [v.sign for v in sign_verdicts(pd.concat([table, few]))] == [0, 0]
+    notes = validate(telemetry(table, few)).notes
+    assert notes == ["the sign of current could not be tested for 2 of 2 batteries (EV-1, EV-2)"]
+
+
+def test_gaps_are_no_evidence() -> None:
+    table = frame(400)
+    table["time"] = table["time"].iloc[0] + pd.to_timedelta(np.arange(400) * 3600.0, unit="s")
+    assert [v.sign for v in sign_verdicts(table.assign(current=-table["current"]))] == [0]
+
+
+def test_field_map_with_the_wrong_sign_is_caught(tmp_path: Path) -> None:
+    """From the file to the error: a car whose current is negative while discharging, read without `sign: -1`."""
+    table = files.car(600)
+    table["BMSBatteryCurrent"] *= -1
+    files.ev_faults(tmp_path, table)
+    with pytest.raises(TwinError, match="current looks reversed for car3"):
+        validate(read_source("ev_faults", tmp_path))
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+def test_report_counts_and_escapes() -> None:
+    table = frame()
+    table.loc[0:4, "temperature"] = 200.0
+    table.loc[7, "battery_id"] = "<script>alert(1)</script>"
+    result = validate(dataclasses.replace(telemetry(frame(), notes=("a <b>note</b>",)), readings=table))
+    told = summary(result, "test")
+    assert (told["rows_read"], told["rows_kept"], told["rows_quarantined"]) == (200, 194, 6)
+    assert told["quarantine"][0] == {"table": "readings", "reason": "temperature: not from -50 to 150 degC", "rows": 5}
+    assert {r["rule"]: r["failed"] for r in told["rules"]}["temperature is from -50 to 150 degC"] == 5
+    page = render(result, "test")
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "a &lt;b&gt;note&lt;/b&gt;" in page
+    assert "http" not in page, "self-contained"
+    assert page == render(
+        validate(dataclasses.replace(telemetry(frame(), notes=("a <b>note</b>",)), readings=table)), "test"
+    )
+
+
+@pytest.mark.parametrize(("name", "kept", "quarantined"), [("nasa_pcoe", 103133, 231), ("ev_faults", 64350, 35)])
+def test_real_data_passes(name: str, kept: int, quarantined: int, shared_data: Path) -> None:
+    result = validate(read_source(name, shared_data / name))
+    assert (len(result.readings) + len(result.cycles), len(result.quarantine)) == (kept, quarantined)
+    assert [v.sign for v in sign_verdicts(result.readings)] == [1, 1]
+    reversed_ = result.readings.assign(current=-result.readings["current"])
+    assert [v.sign for v in sign_verdicts(reversed_)] == [-1, -1]
