@@ -18,8 +18,8 @@ import numpy as np
 from benchmarks.http_predict import release
 from benchmarks.ingest import readings, servers
 from features.state import READING_INPUTS, FloatArray, new_states, set_battery
-from features.state_update import fold_cycles
-from serving.feature_snapshots import fold_each
+from features.state_update import update_from_cycles
+from serving.feature_snapshots import update_each
 from serving.predictor import Predictor
 from serving.scorer import Scorer
 from telemetry.batch import Batch, Row
@@ -76,7 +76,7 @@ def _predicted_a_second(scorer: Scorer, batteries: int) -> float:
         matrix = _matrix(batteries, number)
 
         def predict() -> object:
-            moments, _ = fold_each(states, everyone, matrix)
+            moments, _ = update_each(states, everyone, matrix)
             return scorer.rows(ids, moments, scorer.score(moments), predicted_at=datetime.now(UTC))
 
         return predict
@@ -121,7 +121,7 @@ def _lived(batteries: int) -> FloatArray:
     random = np.random.default_rng(0)
     index = np.repeat(np.arange(1.0, _CYCLES + 1), batteries)
     signals = random.normal(10.0, 1.0, (len(index), len(SIGNALS)))
-    fold_cycles(states, np.tile(np.arange(batteries), _CYCLES), np.column_stack([index, signals]))
+    update_from_cycles(states, np.tile(np.arange(batteries), _CYCLES), np.column_stack([index, signals]))
     return states
 
 

@@ -39,7 +39,7 @@ _SENTENCES: tuple[tuple[tuple[type[psycopg2.Error], ...], str], ...] = (
 )
 
 
-class StoreAwayError(TwinError):
+class StoreUnavailableError(TwinError):
     """The store cannot answer now; the sentence holds neither SQL nor a password and may be shown to anybody."""
 
     def __init__(self, sentence: str) -> None:
@@ -73,7 +73,7 @@ class Database:
         """Every row that `sql` gives.
 
         Raises:
-            StoreAwayError: the store cannot be reached, has no schema yet, refused, or took too long.
+            StoreUnavailableError: the store cannot be reached, has no schema yet, refused, or took too long.
         """
         with _explained(self._timeout_s):
             try:
@@ -95,7 +95,7 @@ class Database:
         """A `with` block whose statements are committed together, or not at all.
 
         Raises:
-            StoreAwayError: as `fetch`; nothing of the block is stored then.
+            StoreUnavailableError: as `fetch`; nothing of the block is stored then.
         """
         bound_s = _STATEMENTS_A_TRANSACTION * self._timeout_s
         with _explained(self._timeout_s), self._connection() as connection, _bounded(connection, bound_s):
@@ -123,7 +123,7 @@ class Database:
     @contextmanager
     def _connection(self) -> Iterator[psycopg2.extensions.connection]:
         if not self._places.acquire(timeout=self._timeout_s):
-            raise StoreAwayError("The telemetry store is busy: no connection became free in time.")
+            raise StoreUnavailableError("The telemetry store is busy: no connection became free in time.")
         try:
             connection = self._take()
             try:
@@ -203,6 +203,6 @@ def _explained(timeout_s: float) -> Iterator[None]:
     try:
         yield
     except psycopg2.errors.QueryCanceled as error:
-        raise StoreAwayError(f"The telemetry store took longer than {timeout_s:g} s to answer.") from error
+        raise StoreUnavailableError(f"The telemetry store took longer than {timeout_s:g} s to answer.") from error
     except psycopg2.Error as error:
-        raise StoreAwayError(next(said for kinds, said in _SENTENCES if isinstance(error, kinds))) from error
+        raise StoreUnavailableError(next(said for kinds, said in _SENTENCES if isinstance(error, kinds))) from error

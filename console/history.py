@@ -80,7 +80,7 @@ class Series:
 
 
 class Histories:
-    """Asks for histories; every method raises `StoreAwayError` where the store cannot answer."""
+    """Asks for histories; every method raises `StoreUnavailableError` where the store cannot answer."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -17,7 +17,7 @@ from console.alerts.alert_lifecycle import Key, step
 from console.alerts.alert_store import AlertStore
 from console.alerts.rules import RULES, Category, Severity
 from console.api.health import Metrics
-from console.connection_pool import StoreAwayError, StoreRow
+from console.connection_pool import StoreRow, StoreUnavailableError
 from console.queries import Queries
 
 _log = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class Live:
                 self._tell(self._troubled(f"The telemetry store has not answered for {waited:.0f} s."))
             snapshot = task.result()
             self._seen = time.monotonic()
-        except StoreAwayError as error:
+        except StoreUnavailableError as error:
             snapshot = self._troubled(error.sentence)
         except Exception:  # noqa: BLE001 - said on every page and in the log
             # Whoever looks for everybody must not end.
@@ -149,7 +149,7 @@ class Live:
                 self._alerts.apply(transitions)
                 is_open = self._alerts.open_severities()
             muted = self._alerts.muted() if is_open else frozenset()
-        except StoreAwayError as error:
+        except StoreUnavailableError as error:
             problem = error.sentence
         self._count(is_open)
         return replace(seen, open_alerts=is_open, muted=muted, alerts_problem=problem)

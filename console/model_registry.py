@@ -59,7 +59,7 @@ class ModelsView:
     events: tuple[EventView, ...]
 
 
-class ModelDesk:
+class RegistryProcess:
     """Looks at the registry and moves its champion; one thing after the other.
 
     Args:

@@ -161,7 +161,7 @@ _DRIFT = """
 class Queries:
     """The questions, each one short statement.
 
-    Every method raises `StoreAwayError` where the store cannot answer.  Times are aware and in UTC.
+    Every method raises `StoreUnavailableError` where the store cannot answer.  Times are aware and in UTC.
 
     Args:
         max_future_s: a reading whose time is further ahead of the store's clock is not yet seen, s.

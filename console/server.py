@@ -20,7 +20,7 @@ from console.api.health import Metrics
 from console.connection_pool import Database
 from console.history import Histories
 from console.live_updates import Live, looking
-from console.model_registry import ModelDesk
+from console.model_registry import RegistryProcess
 from console.pages.alerts import alerts_page
 from console.pages.battery import battery_page
 from console.pages.context import Context, Visitor
@@ -65,7 +65,7 @@ class Console:
             queries=queries,
             histories=Histories(reading),
             alerts=alerts,
-            models=ModelDesk(settings, params),
+            models=RegistryProcess(settings, params),
             reports=Reports(reports, quarantine),
         )
         app = create_api(reading, settings, reports, metrics)

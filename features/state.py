@@ -23,7 +23,7 @@ from telemetry.errors import TwinError
 FloatArray = NDArray[np.float64]
 
 #: Raise when the layout or the meaning of any slot changes.
-FOLD_VERSION = 1
+STATE_VERSION = 1
 
 #: Inputs of one reading, in the order in which the step takes them.
 READING_INPUTS: tuple[str, ...] = (
@@ -233,7 +233,7 @@ def _plain(state: FloatArray) -> bytes:
 
 
 def _seal(content: bytes) -> bytes:
-    return _HEADER.pack(_MAGIC, FOLD_VERSION, zlib.crc32(content)) + content
+    return _HEADER.pack(_MAGIC, STATE_VERSION, zlib.crc32(content)) + content
 
 
 def _unseal(raw: bytes, remedy: str) -> bytes:
@@ -245,9 +245,9 @@ def _unseal(raw: bytes, remedy: str) -> bytes:
     content = raw[_HEADER.size :]
     if magic != _MAGIC or zlib.crc32(content) != checksum:
         raise StateError(f"the state is damaged (its checksum differs): {remedy}", field="state")
-    if version != FOLD_VERSION:
+    if version != STATE_VERSION:
         raise StateError(
-            f"the state was written by version {version} of the fold and this is version {FOLD_VERSION}: {remedy}",
+            f"the state was written by version {version} of the fold and this is version {STATE_VERSION}: {remedy}",
             field="state",
             value=version,
         )

@@ -146,7 +146,7 @@ def _fold_cycles(states, battery_row, cycles, folded, features):  # type: ignore
 
 
 @dataclass(frozen=True)
-class ReadingFold:
+class ReadingUpdates:
     """What a fold over readings gave.
 
     Attributes:
@@ -191,7 +191,7 @@ def closed_table(closed: FloatArray) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class CycleFold:
+class CycleUpdates:
     """What a fold over published cycles gave: `folded` bool[m], `features` float64[m, len(CYCLE_FEATURES)]."""
 
     folded: BoolArray
@@ -230,7 +230,7 @@ def cycles_matrix(cycles: pd.DataFrame) -> FloatArray:
     return matrix
 
 
-def fold_readings(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> ReadingFold:
+def update_from_readings(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> ReadingUpdates:
     """Fold `readings` (float64[n, R], any interleaving of batteries) into `states`, in place.
 
     Args:
@@ -245,15 +245,15 @@ def fold_readings(states: FloatArray, battery_row: IntArray, readings: FloatArra
     closed = np.empty((n, step.CLOSED_SIZE))
     closed_features = np.empty((n, _N_CYCLE))
     count = _fold_readings(states, battery_row, readings, folded, features, cycles, closed, closed_features)
-    return ReadingFold(folded, features, cycles, closed[:count].copy(), closed_features[:count].copy())
+    return ReadingUpdates(folded, features, cycles, closed[:count].copy(), closed_features[:count].copy())
 
 
-def fold_cycles(states: FloatArray, battery_row: IntArray, cycles: FloatArray) -> CycleFold:
+def update_from_cycles(states: FloatArray, battery_row: IntArray, cycles: FloatArray) -> CycleUpdates:
     """Fold published `cycles` (float64[m, 1 + S], see `cycles_matrix`) into `states`, in place."""
     folded = np.zeros(len(cycles), dtype=np.bool_)
     features = np.empty((len(cycles), _N_CYCLE))
     _fold_cycles(states, battery_row, cycles, folded, features)
-    return CycleFold(folded, features)
+    return CycleUpdates(folded, features)
 
 
 def reading_features(state: FloatArray) -> FloatArray:

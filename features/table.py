@@ -15,9 +15,9 @@ from features.state_update import (
     READING_FEATURES,
     BoolArray,
     cycles_matrix,
-    fold_cycles,
-    fold_readings,
     readings_matrix,
+    update_from_cycles,
+    update_from_readings,
 )
 from features.targets import TARGETS, Target
 from telemetry.contract import SIGNALS
@@ -97,9 +97,11 @@ def _fold(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame)
     readings = readings.sort_values(["battery_id", "time"], kind="stable").reset_index(drop=True)
     reading_states = states.copy()
     earlier = published[_before_readings(published, readings)]
-    fold_cycles(reading_states, np.searchsorted(ids, earlier["battery_id"].astype(str)), cycles_matrix(earlier))
-    by_cycle = fold_cycles(states, np.searchsorted(ids, published["battery_id"].astype(str)), cycles_matrix(published))
-    by_reading = fold_readings(
+    update_from_cycles(reading_states, np.searchsorted(ids, earlier["battery_id"].astype(str)), cycles_matrix(earlier))
+    by_cycle = update_from_cycles(
+        states, np.searchsorted(ids, published["battery_id"].astype(str)), cycles_matrix(published)
+    )
+    by_reading = update_from_readings(
         reading_states, np.searchsorted(ids, readings["battery_id"].astype(str)), readings_matrix(readings)
     )
     late = int((~by_cycle.folded).sum() + (~by_reading.folded).sum())

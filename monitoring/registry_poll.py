@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 POLL_S = 15.0
 
 
-class RegistryAwayError(RuntimeError):
+class RegistryUnavailableError(RuntimeError):
     """The registry did not answer."""
 
 
@@ -62,7 +62,7 @@ class RegistryWatch:
         while not stop.is_set():
             try:
                 self.ask()
-            except RegistryAwayError as error:
+            except RegistryUnavailableError as error:
                 if self.is_up:
                     logger.warning("the model registry does not answer: %s", error)
                 self.is_up = False
@@ -72,7 +72,7 @@ class RegistryWatch:
         """Ask once.
 
         Raises:
-            RegistryAwayError: the registry did not answer.
+            RegistryUnavailableError: the registry did not answer.
         """
         if not has_registry(self._settings):
             self.state, self.is_up = RegistryState(dict.fromkeys(TARGET_NAMES, 0)), True
@@ -82,7 +82,7 @@ class RegistryWatch:
         try:
             self.state = self._asked()
         except (MlflowException, OSError) as error:
-            raise RegistryAwayError(str(error)) from error
+            raise RegistryUnavailableError(str(error)) from error
         self.is_up = True
 
     def _asked(self) -> RegistryState:

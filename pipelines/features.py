@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from features import leakage_check
-from features.state import FOLD_VERSION
+from features.state import STATE_VERSION
 from features.table import KEYS, FeatureTables, LabelParams, build
 from features.targets import TARGETS
 from telemetry.command import exit_code
@@ -92,7 +92,7 @@ def main() -> None:
     write_json(
         FEATURES / "report.json",
         {
-            "fold_version": FOLD_VERSION,
+            "state_version": STATE_VERSION,
             "rows": {name: len(table) for name, table in built.tables.items()},
             "batteries": {name: int(table["battery_id"].nunique()) for name, table in built.tables.items()},
             "not_available": built.not_available,

@@ -9,7 +9,7 @@ import sys
 
 import pandas as pd
 
-from features.state import FOLD_VERSION
+from features.state import STATE_VERSION
 from features.targets import TARGET_NAMES, TARGETS
 from telemetry.command import exit_code
 from telemetry.errors import TwinError
@@ -65,7 +65,7 @@ def main() -> None:
             "target": target.name,
             "available": True,
             "feature_names": list(target.feature_names),
-            "fold_version": FOLD_VERSION,
+            "state_version": STATE_VERSION,
             "params": forest.as_dict(),
             "seed": seed,
             "split": division.description,

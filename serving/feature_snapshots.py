@@ -1,4 +1,4 @@
-"""Moments: what the forests predict from, as of now or after each of many readings.
+"""FeatureSnapshots: what the forests predict from, as of now or after each of many readings.
 
 The service, the stream scorer and the database predictor all fold through here, so that a battery gets the
 same numbers, bit for bit, whether its readings come one by one or a thousand at once.
@@ -22,7 +22,7 @@ _FACTS = np.array([s.TIME_S, s.CYCLES, s.CYCLES_SEEN, s.NOMINAL_CAPACITY_AH])
 
 
 @dataclass(frozen=True)
-class Moments:
+class FeatureSnapshots:
     """Everything that is predicted from, as of n moments of any batteries.
 
     Attributes:
@@ -46,11 +46,11 @@ class Moments:
     def __len__(self) -> int:
         return len(self.time_s)
 
-    def where(self, mask: BoolArray) -> Moments:
+    def where(self, mask: BoolArray) -> FeatureSnapshots:
         """Those of the n moments at which `mask`, bool[n], is true."""
         if mask.all():
             return self
-        return Moments(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
+        return FeatureSnapshots(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
 
     def late(self, folded: BoolArray, time_s: FloatArray) -> BoolArray:
         """bool[n]: which of the readings, of `time_s`, that were not `folded` are older than their battery's state.
@@ -60,12 +60,14 @@ class Moments:
         return ~folded & (time_s < self.time_s)
 
 
-def concatenate(parts: Sequence[Moments]) -> Moments:
+def concatenate(parts: Sequence[FeatureSnapshots]) -> FeatureSnapshots:
     """The moments of all `parts`, at least one, in order."""
-    return Moments(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Moments)))
+    return FeatureSnapshots(
+        *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(FeatureSnapshots))
+    )
 
 
-def moments_of(states: FloatArray) -> Moments:
+def snapshots_of(states: FloatArray) -> FeatureSnapshots:
     """The moment at which each of `states`, float64[n, STATE_SIZE], stands."""
     rows = _new_rows(len(states))
     _read_all(states, *rows)
@@ -73,13 +75,13 @@ def moments_of(states: FloatArray) -> Moments:
 
 
 def advance(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> tuple[BoolArray, FloatArray]:
-    """Fold as `fold_each_closing` does, keeping no moment: only what was folded and the sessions that ended."""
+    """Fold as `update_each_with_sessions` does, keeping no moment: only what was folded and the sessions that ended."""
     folded, closed = np.zeros(len(readings), dtype=np.bool_), np.empty((len(readings), step.CLOSED_SIZE))
     count = _advance(states, battery_row, readings, folded, closed)
     return folded, closed[:count].copy()
 
 
-def fold_each(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> tuple[Moments, BoolArray]:
+def update_each(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> tuple[FeatureSnapshots, BoolArray]:
     """Fold `readings` into `states`, in place, and keep the moment after each.
 
     Args:
@@ -91,13 +93,13 @@ def fold_each(states: FloatArray, battery_row: IntArray, readings: FloatArray) -
         The n moments, and bool[n]: False where a reading was not newer than its battery's state and so was
         left out; its moment is the one before it.
     """
-    return fold_each_closing(states, battery_row, readings)[:2]
+    return update_each_with_sessions(states, battery_row, readings)[:2]
 
 
-def fold_each_closing(
+def update_each_with_sessions(
     states: FloatArray, battery_row: IntArray, readings: FloatArray
-) -> tuple[Moments, BoolArray, FloatArray]:
-    """As `fold_each`, and the sessions that ended, float64[m, CLOSED_SIZE]: see `state_update.closed_table`."""
+) -> tuple[FeatureSnapshots, BoolArray, FloatArray]:
+    """As `update_each`, and the sessions that ended, float64[m, CLOSED_SIZE]: see `state_update.closed_table`."""
     rows = _new_rows(len(readings))
     folded, closed = np.zeros(len(readings), dtype=np.bool_), np.empty((len(readings), step.CLOSED_SIZE))
     count = _fold_all(states, battery_row, readings, folded, closed, *rows)
@@ -112,9 +114,9 @@ def _new_rows(n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     )
 
 
-def _moments(reading_features: FloatArray, cycle_features: FloatArray, facts: FloatArray) -> Moments:
+def _moments(reading_features: FloatArray, cycle_features: FloatArray, facts: FloatArray) -> FeatureSnapshots:
     time_s, cycles, cycles_seen, nominal_capacity_ah = facts.T
-    return Moments(
+    return FeatureSnapshots(
         reading_features=reading_features,
         cycle_features=cycle_features,
         time_s=time_s,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
-from serving.feature_snapshots import Moments
+from serving.feature_snapshots import FeatureSnapshots
 from serving.predictor import TargetValues
 from serving.surface import SURFACES, utc
 from telemetry.batch import Row
@@ -16,7 +16,7 @@ Role = Literal["champion", "challenger"]
 
 def prediction_rows(
     battery_ids: Sequence[str],
-    moments: Moments,
+    moments: FeatureSnapshots,
     predicted: Mapping[str, TargetValues],
     horizons: Mapping[str, float],
     *,
@@ -30,7 +30,7 @@ def prediction_rows(
 
     Args:
         battery_ids: of the n moments.
-        predicted: of `Predictor.predict_moments`, `horizons` being that predictor's.
+        predicted: of `Predictor.predict_snapshots`, `horizons` being that predictor's.
         predicted_at: now, on the wall clock, with its zone.
     """
     times = [utc(time_s) if known else None for time_s, known in zip(moments.time_s, moments.has_reading, strict=True)]

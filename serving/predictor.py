@@ -13,9 +13,9 @@ from operator import attrgetter
 import numpy as np
 
 from features import state_update
-from features.state import FOLD_VERSION, FloatArray, new_states
+from features.state import STATE_VERSION, FloatArray, new_states
 from features.targets import TARGETS, Target
-from serving.feature_snapshots import Moments, moments_of
+from serving.feature_snapshots import FeatureSnapshots, snapshots_of
 from telemetry.errors import TwinError
 from training.onnx_runtime import ForestFile, OnnxForests
 from training.release import LoadedRelease, LocalModel
@@ -71,13 +71,13 @@ class Predictor:
 
     def __init__(self, loaded: LoadedRelease) -> None:
         release = loaded.release
-        if release.fold_version != FOLD_VERSION:
+        if release.state_version != STATE_VERSION:
             raise TwinError(
-                f"{loaded.label} was made by version {release.fold_version} of the fold and this service runs "
-                f"version {FOLD_VERSION}: run `dvc repro` to register a release for this version, or serve with the "
+                f"{loaded.label} was made by version {release.state_version} of the fold and this service runs "
+                f"version {STATE_VERSION}: run `dvc repro` to register a release for this version, or serve with the "
                 "code that made the release",
-                field="fold_version",
-                value=release.fold_version,
+                field="state_version",
+                value=release.state_version,
             )
         self.label = loaded.label
         self.name = loaded.name
@@ -97,11 +97,11 @@ class Predictor:
 
     def try_out(self) -> None:
         """Predict once, so that a model that cannot is noticed before somebody asks it."""
-        moments = moments_of(new_states(1))
+        moments = snapshots_of(new_states(1))
         enough = np.full(1, max(target.minimum_cycles for target in TARGETS.values()))
-        self.predict_moments(replace(moments, has_reading=np.ones(1, dtype=np.bool_), cycles_seen=enough))
+        self.predict_snapshots(replace(moments, has_reading=np.ones(1, dtype=np.bool_), cycles_seen=enough))
 
-    def predict_moments(self, moments: Moments) -> Mapping[str, TargetValues]:
+    def predict_snapshots(self, moments: FeatureSnapshots) -> Mapping[str, TargetValues]:
         """Predict at each of n `moments`, with one call for all forests; by target, every one of `TARGETS`.
 
         A moment gets the same numbers, bit for bit, in whatever company it comes.
@@ -115,7 +115,7 @@ class Predictor:
         return {name: self._given(target, moments, values.get(name), reasons[name]) for name, target in TARGETS.items()}
 
     def _given(
-        self, target: Target, moments: Moments, value: FloatArray | None, reasons: list[str | None]
+        self, target: Target, moments: FeatureSnapshots, value: FloatArray | None, reasons: list[str | None]
     ) -> TargetValues:
         if target.name not in self._models:
             return TargetValues(np.full(len(moments), np.nan), None, [NOT_PROMOTED] * len(moments))
@@ -144,7 +144,7 @@ def _forest_file(target: Target, model: LocalModel) -> ForestFile:
     return ForestFile(model.path, target.cadence, tuple(available.index(name) for name in wanted))
 
 
-def _reasons_to_withhold(moments: Moments) -> dict[str, list[str | None]]:
+def _reasons_to_withhold(moments: FeatureSnapshots) -> dict[str, list[str | None]]:
     """By target, for each moment; None where nothing stands against a prediction."""
     heard, cycles_seen = moments.has_reading.tolist(), moments.cycles_seen.tolist()
     reasons = {}

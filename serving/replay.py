@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 
 from features.state import READING_INPUTS, FloatArray, new_states, set_battery
-from features.state_update import fold_cycles, fold_readings
+from features.state_update import update_from_cycles, update_from_readings
 from telemetry.batch import Row
 from telemetry.chemistries import CHEMISTRY_NAMES
 from telemetry.stores import history
@@ -69,7 +69,7 @@ def _replay_one(connection: history.Connection, state: FloatArray, battery_id: s
     first = None if page is None else _EPOCH + timedelta(seconds=float(page[0, 0]))
     cycles = history.cycles(connection, battery_id, first_reading=first, until=until)
     row = state[np.newaxis, :]
-    fold_cycles(row, np.zeros(len(cycles), dtype=np.int64), cycles)
+    update_from_cycles(row, np.zeros(len(cycles), dtype=np.int64), cycles)
     while page is not None:
-        fold_readings(row, np.zeros(len(page), dtype=np.int64), page)
+        update_from_readings(row, np.zeros(len(page), dtype=np.int64), page)
         page = next(pages, None)

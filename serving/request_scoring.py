@@ -9,12 +9,12 @@ import numpy as np
 
 from features import step
 from features.state import READING_INPUTS, FloatArray, new_states
-from features.state_update import BoolArray, IntArray, fold_cycles
-from serving.feature_snapshots import Moments, advance, fold_each, fold_each_closing, moments_of
+from features.state_update import BoolArray, IntArray, update_from_cycles
+from serving.feature_snapshots import FeatureSnapshots, advance, snapshots_of, update_each, update_each_with_sessions
 from serving.predictor import Predictor, TargetValues
 from telemetry.contract import SIGNALS
 
-#: Moments that are held at a time: their features take 2 kB each.
+#: FeatureSnapshots that are held at a time: their features take 2 kB each.
 _MOMENTS = 4096
 
 
@@ -57,7 +57,7 @@ class Answer:
 
     battery_row: IntArray
     is_last: BoolArray
-    moments: Moments
+    moments: FeatureSnapshots
     predicted: Mapping[str, TargetValues]
     stale_readings: IntArray
     stale_cycles: IntArray
@@ -70,7 +70,7 @@ def answer(question: Question, predictor: Predictor) -> Iterator[Answer]:
     states = question.states
     stale_cycles = np.zeros(len(states), dtype=np.int64)
     if len(question.cycles):
-        folded = fold_cycles(states, question.cycles_of, question.cycles).folded
+        folded = update_from_cycles(states, question.cycles_of, question.cycles).folded
         stale_cycles += np.bincount(question.cycles_of[~folded], minlength=len(states))
     if question.every_reading:
         yield from _after_each_reading(question, predictor, stale_cycles)
@@ -78,12 +78,12 @@ def answer(question: Question, predictor: Predictor) -> Iterator[Answer]:
     folded, closed = advance(states, question.readings_of, question.readings)
     stale_readings = np.bincount(question.readings_of[~folded], minlength=len(states))
     everyone = np.arange(len(states))
-    moments = moments_of(states)
+    moments = snapshots_of(states)
     yield Answer(
         everyone,
         np.ones(len(states), dtype=np.bool_),
         moments,
-        predictor.predict_moments(moments),
+        predictor.predict_snapshots(moments),
         stale_readings,
         stale_cycles,
         closed,
@@ -96,13 +96,13 @@ def _after_each_reading(question: Question, predictor: Predictor, stale_cycles: 
     ends = np.append(rows[1:] != rows[:-1], True)
     for start in range(0, len(rows), _MOMENTS):
         part = slice(start, start + _MOMENTS)
-        moments, folded, closed = fold_each_closing(question.states, rows[part], readings[part])
+        moments, folded, closed = update_each_with_sessions(question.states, rows[part], readings[part])
         stale = ~folded & ~np.isnan(readings[part, 0])
         yield Answer(
             rows[part],
             ends[part],
             moments,
-            predictor.predict_moments(moments),
+            predictor.predict_snapshots(moments),
             stale.astype(np.int64),
             np.where(ends[part], stale_cycles[rows[part]], 0),
             closed,
@@ -119,10 +119,10 @@ def _with_silent_batteries(question: Question) -> tuple[IntArray, FloatArray]:
     return np.insert(question.readings_of, at, silent), np.insert(question.readings, at, np.nan, axis=0)
 
 
-def compile_fold() -> None:
+def compile_state_update() -> None:
     """Fold a made-up history, so that no request waits for the fold to be compiled."""
     states, row = new_states(1), np.zeros(1, dtype=np.int64)
-    fold_cycles(states, row, np.ones((1, 1 + len(SIGNALS))))
-    for fold in (advance, fold_each):
+    update_from_cycles(states, row, np.ones((1, 1 + len(SIGNALS))))
+    for fold in (advance, update_each):
         fold(states, row, np.zeros((1, len(READING_INPUTS))))
-    moments_of(states)
+    snapshots_of(states)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from features.state import encode
 from features.state_update import closed_table
-from serving.feature_snapshots import Moments
+from serving.feature_snapshots import FeatureSnapshots
 from serving.predictor import Predictor, TargetValues
 from serving.request_scoring import Answer, Question
 from serving.session_rows import cycle_rows
@@ -124,7 +124,7 @@ def answer_entries(
 
 def prediction_messages(
     battery_ids: Sequence[str],
-    moments: Moments,
+    moments: FeatureSnapshots,
     predicted: Mapping[str, TargetValues],
     release: str,
     horizons: Mapping[str, float],
@@ -133,7 +133,7 @@ def prediction_messages(
 
     Args:
         battery_ids: of the n moments.
-        predicted: of `Predictor.predict_moments`; `release` and `horizons` are that predictor's.
+        predicted: of `Predictor.predict_snapshots`; `release` and `horizons` are that predictor's.
     """
     times = [utc(time_s) if time_s == time_s else None for time_s in moments.time_s.tolist()]
     columns = {surface.field: _column(predicted[target], surface) for target, surface in SURFACES.items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from serving.feature_snapshots import Moments
+from serving.feature_snapshots import FeatureSnapshots
 from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor, TargetValues
 from telemetry.batch import Row
@@ -27,15 +27,15 @@ class Scorer:
     champion: Predictor
     challenger: Predictor | None = None
 
-    def score(self, moments: Moments) -> Scores:
+    def score(self, moments: FeatureSnapshots) -> Scores:
         """What both say of the same moments."""
         return Scores(
-            self.champion.predict_moments(moments),
-            None if self.challenger is None else self.challenger.predict_moments(moments),
+            self.champion.predict_snapshots(moments),
+            None if self.challenger is None else self.challenger.predict_snapshots(moments),
         )
 
     def rows(
-        self, battery_ids: Sequence[str], moments: Moments, scores: Scores, *, predicted_at: datetime
+        self, battery_ids: Sequence[str], moments: FeatureSnapshots, scores: Scores, *, predicted_at: datetime
     ) -> list[Row]:
         """`scores` as rows of `battery_predictions`, see `prediction_rows`; those of the challenger come last."""
         rows = prediction_rows(

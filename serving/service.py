@@ -9,7 +9,7 @@ from serving.app import create_app
 from serving.champion import Champion
 from serving.garbage_collection import quieten
 from serving.request_decoding import Limits
-from serving.request_scoring import compile_fold
+from serving.request_scoring import compile_state_update
 from serving.service_metrics import Metrics
 from serving.shadow import ShadowRecorder
 from telemetry.settings import Settings
@@ -35,7 +35,7 @@ class BatteryTwin:
     """State of health, temperature ahead, remaining useful life and failure probability of EV batteries."""
 
     def __init__(self) -> None:
-        compile_fold()
+        compile_state_update()
         champion.refresh()
         quieten()
         champion.follow()

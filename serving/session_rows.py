@@ -30,7 +30,7 @@ def cycle_rows(
     readings that it holds.
 
     Args:
-        closed: of `ReadingFold.closed_table`.
+        closed: of `ReadingUpdates.closed_table`.
         battery_ids: by row of the states that were folded into.
         battery_row: int64[n], of the readings that were folded.
         soh: float64[n], percent, reported with each of them; NaN where it was not.

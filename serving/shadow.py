@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
 
-from serving.feature_snapshots import Moments, concatenate
+from serving.feature_snapshots import FeatureSnapshots, concatenate
 from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
 from serving.service_metrics import Loss, ShadowMetrics
@@ -24,7 +24,7 @@ from telemetry.sinks.postgres import StoreSink
 
 logger = logging.getLogger(__name__)
 
-#: Moments that may wait for the store, 2 kB each, and how many are predicted and written together.
+#: FeatureSnapshots that may wait for the store, 2 kB each, and how many are predicted and written together.
 CAPACITY = 10_000
 _AT_ONCE = 1_000
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
@@ -33,7 +33,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
 @dataclass(frozen=True)
 class _Waiting:
     battery_ids: Sequence[str]
-    moments: Moments
+    moments: FeatureSnapshots
     challenger: Predictor
 
 
@@ -58,7 +58,7 @@ class ShadowRecorder:
         """Begin to record."""
         self._thread.start()
 
-    def offer(self, battery_ids: Sequence[str], moments: Moments, challenger: Predictor) -> None:
+    def offer(self, battery_ids: Sequence[str], moments: FeatureSnapshots, challenger: Predictor) -> None:
         """Take note of moments that were just answered; returns at once.
 
         Args:
@@ -138,7 +138,7 @@ class ShadowRecorder:
 def _rows(waiting: Sequence[_Waiting], challenger: Predictor) -> list[Row]:
     moments = concatenate([one.moments for one in waiting])
     battery_ids = [battery_id for one in waiting for battery_id in one.battery_ids]
-    predicted = challenger.predict_moments(moments)
+    predicted = challenger.predict_snapshots(moments)
     now = datetime.now(UTC)
     return prediction_rows(battery_ids, moments, predicted, challenger.horizons, role="challenger", predicted_at=now)
 

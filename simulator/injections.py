@@ -135,7 +135,7 @@ class Injection:
         return cls(match["kind"], match["battery"], float(match["start"]), duration)
 
 
-def parse_regime(text: str) -> Injection:
+def parse_scenario(text: str) -> Injection:
     """From KIND@START+DURATION, e.g. `hot-summer@60s`: what changes for every battery.
 
     Raises:

@@ -25,13 +25,13 @@ import yaml
 from rich.console import Console
 
 from simulator.fleet import SimulateParams
-from simulator.injections import KINDS, REGIMES, Injection, injected, parse_regime
+from simulator.injections import KINDS, REGIMES, Injection, injected, parse_scenario
 from simulator.live_battery import LiveBattery
 from simulator.live_loop import NEWEST_TIME, PRODUCER, LiveLoop, memory_of
 from simulator.live_pack import LivePack
 from simulator.live_twin import LiveTwin
 from simulator.prediction_consumer import CONSUMER, READINGS_A_CALL, PredictionWorker, fold_pasts
-from simulator.run_statistics import Summary, Tally
+from simulator.run_statistics import RunStatistics, Summary
 from simulator.service_client import PredictionClient, PredictionError
 from simulator.simulator_metrics import LiveCollector, metrics_server
 from simulator.terminal import View, print_summary, view_for
@@ -98,7 +98,7 @@ def run_live(
     sinks, off = make_sinks(settings)
     for name, reason in off.items():
         view.say(f"{name} is off: {reason}")
-    tally = Tally(predicts=options.predicts)
+    tally = RunStatistics(predicts=options.predicts)
     consumers = {name: sink.kinds for name, sink in sinks.items()}
     if options.predicts:
         consumers[CONSUMER] = ("reading",)
@@ -307,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     try:
         options = LiveOptions(arguments.interval, arguments.speed, arguments.for_s, predicts=arguments.predictions)
-        timetable = [*map(Injection.parse, arguments.inject), *map(parse_regime, arguments.regime)]
+        timetable = [*map(Injection.parse, arguments.inject), *map(parse_scenario, arguments.regime)]
         return 0 if arguments.check else _main(arguments, options, timetable, console)
     except (TwinError, SinkError, PredictionError) as error:
         console.print(f"[red]{error}[/red]", highlight=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from threading import Event
 
 from simulator.live_twin import LiveTwin
-from simulator.run_statistics import Tally
+from simulator.run_statistics import RunStatistics
 from telemetry.batch import Batch
 from telemetry.spool.delivery import Delivery
 from telemetry.spool.spool import Spool, SpoolFullError
@@ -46,7 +46,7 @@ class LiveLoop:
     start: datetime
     interval_s: float
     speed: float
-    tally: Tally = field(default_factory=Tally)
+    tally: RunStatistics = field(default_factory=RunStatistics)
     on_tick: Callable[[], None] = lambda: None
     _are_known: bool = False
 

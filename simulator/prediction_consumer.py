@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from threading import Event
 
 from simulator.live_twin import LiveTwin
-from simulator.run_statistics import Tally
+from simulator.run_statistics import RunStatistics
 from simulator.service_client import (
     Answer,
     PredictionClient,
@@ -47,7 +47,9 @@ class PredictionWorker:
         twins: by battery id; readings of others (of an earlier run) are predicted too, from the state that is kept.
     """
 
-    def __init__(self, client: PredictionClient, spool: Spool, twins: Mapping[str, LiveTwin], tally: Tally) -> None:
+    def __init__(
+        self, client: PredictionClient, spool: Spool, twins: Mapping[str, LiveTwin], tally: RunStatistics
+    ) -> None:
         self._client = client
         self._spool = spool
         self._twins = twins

@@ -16,7 +16,7 @@ _LATENCIES = 20_000
 
 
 @dataclass
-class Tally:
+class RunStatistics:
     """Counts of one live run; the loop and the predictions write it from two threads.
 
     Attributes:
@@ -107,7 +107,7 @@ class Summary:
         acknowledged: rows or messages that each sink has acknowledged.
     """
 
-    tally: Tally
+    tally: RunStatistics
     stored: int | None
     waiting: Mapping[str, int]
     set_aside: Mapping[str, int]

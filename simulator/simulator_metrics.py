@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from simulator.run_statistics import Tally
+from simulator.run_statistics import RunStatistics
 from telemetry.spool.delivery import Delivery
 from telemetry.spool.spool import Spool
 from telemetry.spool.spool_metrics import spool_metrics
@@ -18,7 +18,7 @@ from telemetry.spool.spool_metrics import spool_metrics
 class LiveCollector(Collector):
     """Reads the counts when Prometheus asks, so that a tick pays nothing for it."""
 
-    def __init__(self, tally: Tally, spool: Spool, deliveries: Sequence[Delivery]) -> None:
+    def __init__(self, tally: RunStatistics, spool: Spool, deliveries: Sequence[Delivery]) -> None:
         self._tally = tally
         self._spool = spool
         self._deliveries = deliveries

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulator.live_twin import LiveTwin
-from simulator.run_statistics import Summary, Tally
+from simulator.run_statistics import RunStatistics, Summary
 from simulator.service_client import ANSWER_FIELDS
 from telemetry.health import battery_health
 
@@ -41,7 +41,7 @@ class View(Protocol):
         """`posted` of the `total` readings of a battery's past are folded."""
         ...
 
-    def tick(self, twins: Sequence[LiveTwin], tally: Tally) -> None:
+    def tick(self, twins: Sequence[LiveTwin], tally: RunStatistics) -> None:
         """All batteries have a new reading."""
         ...
 
@@ -84,7 +84,7 @@ class TableView:
             self._bars[battery_id] = self._progress.add_task(f"folding the past of {battery_id}", total=total)
         self._progress.update(self._bars[battery_id], completed=posted)
 
-    def tick(self, twins: Sequence[LiveTwin], tally: Tally) -> None:
+    def tick(self, twins: Sequence[LiveTwin], tally: RunStatistics) -> None:
         """Renew the table; rich draws it at its own pace."""
         self._stop_progress()
         if self._live is None:
@@ -121,7 +121,7 @@ class LineView:
         if posted >= total:
             self._print(f"{battery_id}: past of {total:,} readings folded")
 
-    def tick(self, twins: Sequence[LiveTwin], tally: Tally) -> None:
+    def tick(self, twins: Sequence[LiveTwin], tally: RunStatistics) -> None:
         """Say how it goes, now and then."""
         now = time.monotonic()
         if now >= self._next_line:
@@ -186,7 +186,7 @@ def _table(twins: Sequence[LiveTwin]) -> Table:
     return table
 
 
-def _footer(tally: Tally) -> Text:
+def _footer(tally: RunStatistics) -> Text:
     event_time = _NONE if tally.last_time is None else f"{tally.last_time:%Y-%m-%d %H:%M:%S} UTC"
     text = Text(f"{event_time} · {tally.produced:,} readings · ")
     if tally.predicts:

@@ -43,11 +43,11 @@ def load_challengers(client: MlflowClient, settings: Settings, versions: Mapping
     pinned = {target: _pin(client, model_name(domain, target), version) for target, version in versions.items()}
     models = {target: fetch_model(client, target, model, model_cache(settings)) for target, model in pinned.items()}
     fits = {target: model.fit for target, model in models.items()}
-    folds = {int(fit["fold_version"]) for fit in fits.values()}
+    folds = {int(fit["state_version"]) for fit in fits.values()}
     if len(folds) != 1:
         raise TwinError(
             f"the challengers of {domain} are of folds {sorted(folds)}: register them anew with one",
-            field="fold_version",
+            field="state_version",
         )
     return LoadedRelease(f"{domain}-{CHALLENGER}", 0, Release(domain, pinned, folds.pop(), horizons_of(fits)), models)
 

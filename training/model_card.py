@@ -79,7 +79,7 @@ def _purpose(target: str, fit: Mapping[str, Any]) -> str:
 def _training(fit: Mapping[str, Any], context: CardContext) -> str:
     return (
         f"Source `{context.source}`: {fit['n_rows']:,} rows of {fit['n_batteries']} batteries, "
-        f"{len(fit['feature_names'])} features (fold version {fit['fold_version']}). "
+        f"{len(fit['feature_names'])} features (fold version {fit['state_version']}). "
         f"{_held_out(fit)}"
     )
 

@@ -74,13 +74,13 @@ class Release:
 
     Attributes:
         models: by target; only those that were promoted.
-        fold_version: version of the fold that all of them were fitted on.
+        state_version: version of the fold that all of them were fitted on.
         horizons: `temperature_s` and `failure_cycles`, as far as their models are in it.
     """
 
     domain: str
     models: Mapping[str, PinnedModel]
-    fold_version: int
+    state_version: int
     horizons: Mapping[str, float]
     rul_unit: str = RUL_UNIT
 
@@ -89,7 +89,7 @@ class Release:
         content = {
             "domain": self.domain,
             "models": {target: vars(pinned) for target, pinned in self.models.items()},
-            "fold_version": self.fold_version,
+            "state_version": self.state_version,
             "horizons": dict(self.horizons),
             "rul_unit": self.rul_unit,
         }
@@ -118,7 +118,7 @@ class LocalModel:
 
     Attributes:
         path: its `model.onnx`.
-        fit: its `fit.json`: `feature_names`, `fold_version`, `definitions`, ...
+        fit: its `fit.json`: `feature_names`, `state_version`, `definitions`, ...
     """
 
     target: str

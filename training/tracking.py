@@ -133,7 +133,7 @@ def log_final_run(client: MlflowClient, settings: Settings, final: FinalRun) -> 
         tags["data_sha256"] = final.data_sha256
     run = client.create_run(experiment, run_name=f"final {final.target}", tags={**tags, **_commit_tag(), **final.tags})
     run_id = str(run.info.run_id)
-    facts = ("seed", "split", "fold_version", "n_rows", "n_batteries")
+    facts = ("seed", "split", "state_version", "n_rows", "n_batteries")
     params = {**final.fit["params"], **{key: final.fit[key] for key in facts if key in final.fit}}
     log_values(client, run_id, params=params, metrics=_metrics(final.evaluation), series=_series(final))
     client.log_inputs(run_id, [_dataset(final)])

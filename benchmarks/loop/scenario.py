@@ -27,10 +27,10 @@ from benchmarks.loop.load_client import Calls, keep_calling
 from benchmarks.loop.recorded_fleet import recorded_fleet
 from deploy.up import Background, environment_of, running
 from retraining.retrainer import retraining
-from simulator.injections import injected, parse_regime
+from simulator.injections import injected, parse_scenario
 from simulator.live import LiveOptions, run_live
 from simulator.live_twin import LiveTwin
-from simulator.run_statistics import Tally
+from simulator.run_statistics import RunStatistics
 from telemetry.embedded.ports import free_port
 from telemetry.embedded.postgres import embedded_postgres
 from telemetry.errors import TwinError
@@ -163,7 +163,7 @@ def run_scenario(folder: Path, project: Path, options: LoopOptions, console: Con
         stack.enter_context(_retraining_process(settings, params_file, environment))
         result = LoopResult()
         stop, calling = threading.Event(), threading.Event()
-        timetable = [] if options.regime is None else [parse_regime(f"{options.regime}@{_shift_s(options):g}s")]
+        timetable = [] if options.regime is None else [parse_scenario(f"{options.regime}@{_shift_s(options):g}s")]
         batteries = injected(packs, timetable, speed=options.speed)
         live = LiveOptions(interval_s=options.step_s / options.speed, speed=options.speed)
         stack.enter_context(_thread(stop, lambda: run_live(batteries, settings, live, _QuietView(console), stop)))
@@ -256,7 +256,7 @@ class _QuietView:
     def history(self, battery_id: str, posted: int, total: int) -> None:
         """Not shown."""
 
-    def tick(self, twins: Sequence[LiveTwin], tally: Tally) -> None:
+    def tick(self, twins: Sequence[LiveTwin], tally: RunStatistics) -> None:
         """Not shown."""
 
     def say(self, sentence: str) -> None:

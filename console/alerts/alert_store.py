@@ -38,7 +38,7 @@ class Chosen:
 
 
 class AlertStore:
-    """Reads and writes alerts; every method raises `StoreAwayError` where the store cannot.
+    """Reads and writes alerts; every method raises `StoreUnavailableError` where the store cannot.
 
     Args:
         database: may write, to these two tables.

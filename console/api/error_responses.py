@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from console.connection_pool import StoreAwayError
+from console.connection_pool import StoreUnavailableError
 from telemetry.errors import TwinError, error_body
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def add_error_handlers(app: FastAPI, expected: Mapping[str, str]) -> None:
         return error_response(422, _invalid(error, expected))
 
     app.add_exception_handler(ApiError, _on_api_error)
-    app.add_exception_handler(StoreAwayError, _on_store_away)
+    app.add_exception_handler(StoreUnavailableError, _on_store_away)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_failure)
@@ -74,7 +74,7 @@ async def _on_api_error(_: Request, error: Exception) -> Response:
 
 
 async def _on_store_away(_: Request, error: Exception) -> Response:
-    assert isinstance(error, StoreAwayError)  # noqa: S101
+    assert isinstance(error, StoreUnavailableError)  # noqa: S101
     return error_response(503, error)
 
 

@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from console.api import responses
-from console.connection_pool import StoreAwayError
+from console.connection_pool import StoreUnavailableError
 from console.queries import Queries
 from telemetry.settings import Settings
 
@@ -116,7 +116,7 @@ class Health:
     def _store(self) -> responses.Dependency:
         try:
             self.queries.ping()
-        except StoreAwayError as error:
+        except StoreUnavailableError as error:
             return responses.Dependency(state="down", needed=True, detail=error.sentence)
         return responses.Dependency(state="up", needed=True, detail="answers, and has the schema")
 

@@ -11,7 +11,7 @@ from nicegui import ui
 
 from console.alerts.alert_store import AlertChangedError, Chosen
 from console.alerts.rules import RULES, Category, Severity
-from console.connection_pool import StoreAwayError, StoreRow
+from console.connection_pool import StoreRow, StoreUnavailableError
 from console.live_updates import Snapshot
 from console.pages.components import acting, age, button, clock, div, empty, number, set_text, text
 from console.pages.context import Context, Visitor
@@ -94,7 +94,7 @@ class AlertList:
         chosen = Chosen(self._battery_id, self._rules, self._text)
         try:
             alerts = await asyncio.to_thread(self._context.alerts.alerts, chosen, most=self._most)
-        except StoreAwayError as error:
+        except StoreUnavailableError as error:
             self._say("Alerts are not known now", error.sentence)
             return
         by_state = {state: [alert for alert in alerts if alert["state"] == state] for state in _STATES}

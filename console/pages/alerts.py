@@ -7,7 +7,7 @@ import asyncio
 from nicegui import ui
 
 from console.alerts.rules import Category
-from console.connection_pool import StoreAwayError, StoreRow
+from console.connection_pool import StoreRow, StoreUnavailableError
 from console.pages.alert_list import REFRESH_S, AlertList, do, mute_scope
 from console.pages.components import acting, clock, div, panel, text
 from console.pages.context import Context, Visitor
@@ -66,7 +66,7 @@ class _Mutes:
         self._muted = self._context.live.snapshot.muted
         try:
             mutes = await asyncio.to_thread(self._context.alerts.mutes)
-        except StoreAwayError:  # the lists say so
+        except StoreUnavailableError:  # the lists say so
             return
         if mutes == self._seen:
             return

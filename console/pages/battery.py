@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from nicegui import ui
 
-from console.connection_pool import StoreAwayError, StoreRow
+from console.connection_pool import StoreRow, StoreUnavailableError
 from console.history import RANGE_COLUMNS, Series, Window
 from console.live_updates import Snapshot
 from console.pack_layout import count_of
@@ -235,7 +235,7 @@ class _Battery:
                 asyncio.to_thread(histories.predictions, window),
                 asyncio.to_thread(queries.cycles, self._battery_id, _CYCLES),
             )
-        except StoreAwayError as error:
+        except StoreUnavailableError as error:
             set_text(self._loading, error.sentence)
             return
         if hours != self._hours:

@@ -9,7 +9,7 @@ from console.access import Access, session_of
 from console.alerts.alert_store import AlertStore
 from console.history import Histories
 from console.live_updates import Live
-from console.model_registry import ModelDesk
+from console.model_registry import RegistryProcess
 from console.queries import Queries
 from console.reports import Reports
 
@@ -23,7 +23,7 @@ class Context:
     queries: Queries
     histories: Histories
     alerts: AlertStore
-    models: ModelDesk
+    models: RegistryProcess
     reports: Reports
 
 

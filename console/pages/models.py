@@ -8,7 +8,7 @@ from typing import Any
 
 from nicegui import ui
 
-from console.connection_pool import StoreAwayError, StoreRow
+from console.connection_pool import StoreRow, StoreUnavailableError
 from console.model_registry import ModelsView, VersionView
 from console.pages.components import DASH, acting, button, clock, div, empty, number, panel, table, text
 from console.pages.context import Context, Visitor
@@ -146,7 +146,7 @@ class _Models:
         }
         try:
             rows = await asyncio.to_thread(self._context.queries.shadow, compared)
-        except StoreAwayError as error:
+        except StoreUnavailableError as error:
             self._shadow.clear()
             with self._shadow:
                 empty("The shadow is not known now", error.sentence)
@@ -183,7 +183,7 @@ class _Models:
     async def _load_drift(self) -> None:
         try:
             rows = await asyncio.to_thread(self._context.queries.drift)
-        except StoreAwayError as error:
+        except StoreUnavailableError as error:
             self._drift.clear()
             with self._drift:
                 empty("Drift is not known now", error.sentence)

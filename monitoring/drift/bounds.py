@@ -23,7 +23,7 @@ from monitoring.drift.registered_reference import Reference
 #: Windows drawn for each of the `false_alarms` that are allowed.
 _DRAWN_FOR_EACH = 5
 _MAX_DRAWN = 2_000
-#: Moments tried until enough batteries have a record at one.
+#: FeatureSnapshots tried until enough batteries have a record at one.
 _TRIES = 20
 _SEED = 7
 _TOLD_FEATURES = 5

@@ -19,7 +19,7 @@ from monitoring.drift.bounds import Bounds, too_small
 from monitoring.drift.drift_params import DriftParams
 from monitoring.drift.drift_store import DriftStore, Followed, Kind, Window
 from monitoring.drift.registered_reference import Reference
-from monitoring.registry_poll import RegistryAwayError, has_registry
+from monitoring.registry_poll import RegistryUnavailableError, has_registry
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 
@@ -57,7 +57,7 @@ class DriftWatcher:
     """Writes `drift_windows` and `drift_status` from what the store holds.  Any number may run; one of them works.
 
     Args:
-        reference_of: raises `RegistryAwayError` where it cannot be had now, and the windows of that model wait.
+        reference_of: raises `RegistryUnavailableError` where it cannot be had now, and the windows of that model wait.
     """
 
     def __init__(self, dsn: str, reference_of: ReferenceOf, params: DriftParams) -> None:
@@ -170,7 +170,7 @@ class DriftWatcher:
             return None
         try:
             bounds, note = self._bounds_of(one.target, one.model_name, one.model_version)
-        except RegistryAwayError as error:
+        except RegistryUnavailableError as error:
             self._ask_again_at[model] = time.monotonic() + _REGISTRY_RETRY_S
             logger.warning("drift of %s waits for the registry: %s", one.target, error)
             bounds, note = None, "the registry is away"
@@ -241,12 +241,12 @@ def registered_references(settings: Settings) -> ReferenceOf:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
-            raise RegistryAwayError(str(error)) from error
+            raise RegistryUnavailableError(str(error)) from error
         except TwinError as error:  # a name that no model of ours can have: somebody else predicts here
             logger.warning("no reference of %s version %s: %s", name, version, error.sentence)
             return None
         except OSError as error:
-            raise RegistryAwayError(str(error)) from error
+            raise RegistryUnavailableError(str(error)) from error
         return None if rows is None else Reference.of(target, rows)
 
     return reference_of

@@ -17,7 +17,7 @@ import numpy as np
 import psycopg2.extensions
 
 from features.state import READING_INPUTS, FloatArray, new_states, set_battery
-from features.state_update import CYCLE_FEATURES, READING_FEATURES, IntArray, fold_cycles, fold_readings
+from features.state_update import CYCLE_FEATURES, READING_FEATURES, IntArray, update_from_cycles, update_from_readings
 from features.table import LabelParams
 from features.targets import TARGETS
 from monitoring.drift.bounds import thinned
@@ -62,7 +62,7 @@ class Values:
 
 
 @dataclass(frozen=True)
-class Moments:
+class FeatureSnapshots:
     """What models of one cadence may have seen, at moments of some batteries.
 
     Attributes:
@@ -177,7 +177,7 @@ def window_start(time: datetime, params: DriftParams) -> datetime:
     return datetime.fromtimestamp(time.timestamp() // params.window_s * params.window_s, UTC)
 
 
-def predictions(connection: Connection, champion: Followed, moments: Moments) -> Values:
+def predictions(connection: Connection, champion: Followed, moments: FeatureSnapshots) -> Values:
     """What `champion` said at `moments`, or soon after, where it did not predict from every reading."""
     rows = _fetch(
         connection,
@@ -220,7 +220,7 @@ def errors(connection: Connection, champion: Followed, start: datetime, end: dat
 
 def moments(
     connection: Connection, battery_ids: Sequence[str], start: datetime, params: DriftParams
-) -> dict[str, Moments]:
+) -> dict[str, FeatureSnapshots]:
     """What models may have seen in the window from `start` on, by cadence; at most `rows_per_battery` of a battery."""
     known = history.batteries(connection, battery_ids)
     folds = [_fold(connection, one, known.get(one, {}), start, params) for one in battery_ids]
@@ -229,7 +229,7 @@ def moments(
         parts = [np.empty((0, 1 + len(names))), *(fold[cadence] for fold in folds)]
         owners = np.repeat(list(battery_ids), [len(part) for part in parts[1:]]).tolist()
         table = np.concatenate(parts)
-        found[cadence] = Moments(names, table[:, 1:], owners, table[:, 0])
+        found[cadence] = FeatureSnapshots(names, table[:, 1:], owners, table[:, 0])
     return found
 
 
@@ -246,10 +246,10 @@ def _fold(
         chemistry=chemistry if chemistry in CHEMISTRY_NAMES else None,
     )
     cycles = history.cycles(connection, battery_id, first_reading=begin, until=begin)
-    fold_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
+    update_from_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
     pages = history.readings(connection, battery_id, READING_INPUTS[1:], end, begin=begin, every_s=_READING_EVERY_S)
     readings = np.concatenate([np.empty((0, len(READING_INPUTS))), *pages])
-    folded = fold_readings(states, np.zeros(len(readings), dtype=np.int64), readings)
+    folded = update_from_readings(states, np.zeros(len(readings), dtype=np.int64), readings)
     time_s = readings[:, 0]
     first_of_tick = np.diff(np.floor(time_s / _MOMENT_EVERY_S), prepend=-np.inf) > 0
     seen = np.flatnonzero(first_of_tick & folded.folded & (time_s >= start.timestamp()))

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from features.table import LabelParams
-from monitoring.registry_poll import RegistryAwayError, has_registry
+from monitoring.registry_poll import RegistryUnavailableError, has_registry
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from training.mlflow_client import connect
@@ -45,7 +45,7 @@ class ModelDefinitions:
         if key not in self._known and time.monotonic() >= self._retry_at.get(key, 0.0):
             try:
                 self._known[key] = self._fetch(name, int(version))
-            except RegistryAwayError as error:
+            except RegistryUnavailableError as error:
                 self._retry_at[key] = time.monotonic() + _RETRY_S
                 logger.warning("predictions of %s version %s wait for the registry: %s", name, version, error)
         return self._known.get(key)
@@ -65,9 +65,9 @@ class ModelDefinitions:
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return self._foreign(name, version)
-            raise RegistryAwayError(str(error)) from error
+            raise RegistryUnavailableError(str(error)) from error
         except (TwinError, OSError) as error:
-            raise RegistryAwayError(str(error)) from error
+            raise RegistryUnavailableError(str(error)) from error
         try:
             return LabelParams(**json.loads(fit)["definitions"])
         except (ValueError, KeyError, TypeError):  # a file of the same name

@@ -27,7 +27,7 @@ from serving.database.batch_loop import run
 from serving.database.predictor_metrics import DatabaseMetrics, metrics_server
 from serving.database.row_source import SiteFeed, StoreFeed
 from serving.garbage_collection import quieten
-from serving.request_scoring import compile_fold
+from serving.request_scoring import compile_state_update
 from telemetry.embedded.telemetry_store import store_named
 from telemetry.errors import TwinError
 from telemetry.field_map import load_field_map
@@ -71,7 +71,7 @@ def _serve(settings: Settings, field_map: Path | None, predict_past: bool, stop:
         if not _until_possible(lambda: _prepare(dsn, feed), stop):
             return
         champion = Champion(settings, metrics.release)
-        compile_fold()
+        compile_state_update()
         champion.refresh()
         champion.follow()
         stack.callback(champion.stop)

@@ -26,7 +26,7 @@ from serving.database.late_rows import LateRows
 from serving.database.predictor_metrics import DatabaseMetrics
 from serving.database.row_source import NO_ROWS, Feed, Rows
 from serving.database.state_tables import Twin
-from serving.feature_snapshots import advance, fold_each_closing
+from serving.feature_snapshots import advance, update_each_with_sessions
 from serving.replay import replay, tell
 from serving.scorer import Scorer, Scores
 from serving.session_rows import cycle_rows
@@ -155,7 +155,7 @@ class Worker:
         memory = self._memory(twins, battery_row, matrix[:, 0])
         past = matrix[:, 0] <= _seconds([twin.predict_after for twin in twins])[battery_row]
         _, closed_before = advance(memory, battery_row[past], matrix[past])
-        moments, folded, closed = fold_each_closing(memory, battery_row[~past], matrix[~past])
+        moments, folded, closed = update_each_with_sessions(memory, battery_row[~past], matrix[~past])
         late = np.zeros(len(past), dtype=np.bool_)
         late[~past] = moments.late(folded, matrix[~past, 0])
         stored = past.copy()

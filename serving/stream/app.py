@@ -13,7 +13,7 @@ from quixstreams.kafka import ConnectionConfig
 from serving.stream.checkpoint import CheckpointSink, Releases
 from serving.stream.checkpoint_states import NoHistory, States
 from serving.stream.message_parser import Limits
-from serving.stream.producer import Outlet
+from serving.stream.producer import PredictionProducer
 from serving.stream.scorer_metrics import StreamMetrics
 from serving.stream.state_restore import Past
 from serving.stream.topics import connection, ensure_topics
@@ -46,7 +46,7 @@ def run_stream(settings: Settings, releases: Releases, metrics: StreamMetrics) -
             releases,
             states,
             store,
-            Outlet(brokers),
+            PredictionProducer(brokers),
             Limits(settings.scorer_message_bytes, settings.max_future_s),
             metrics,
             stores_readings=settings.scorer_stores_readings,

@@ -25,7 +25,7 @@ from serving.scorer import Scorer
 from serving.stream.checkpoint_scoring import Scored, score
 from serving.stream.checkpoint_states import NotYetError, States
 from serving.stream.message_parser import DeadLetter, Limits, Message, Readings, open_messages
-from serving.stream.producer import Outlet
+from serving.stream.producer import PredictionProducer
 from serving.stream.scorer_metrics import StreamMetrics
 from serving.surface import utc
 from telemetry.kafka_client import DEAD_LETTER_TOPIC, PREDICTIONS_TOPIC
@@ -76,7 +76,7 @@ class CheckpointSink(BaseSink):
         releases: Releases,
         states: States,
         store: Sink | None,
-        outlet: Outlet,
+        outlet: PredictionProducer,
         limits: Limits,
         metrics: StreamMetrics,
         *,

@@ -12,7 +12,7 @@ import orjson
 
 from features.state import FloatArray
 from features.state_update import closed_table
-from serving.feature_snapshots import fold_each_closing
+from serving.feature_snapshots import update_each_with_sessions
 from serving.prediction_rows import Role
 from serving.predictor import TargetValues
 from serving.response import prediction_messages
@@ -52,7 +52,7 @@ def score(readings: Readings, states: FloatArray, scorer: Scorer, *, now: dateti
         now: wall clock, with its zone.
         stores_readings: whether the readings themselves are stored, too.
     """
-    moments, folded, closed = fold_each_closing(states, readings.battery_row, readings.matrix)
+    moments, folded, closed = update_each_with_sessions(states, readings.battery_row, readings.matrix)
     late = moments.late(folded, readings.matrix[:, 0])
     given = moments.where(folded)
     battery_ids = [readings.battery_ids[row] for row in readings.battery_row[folded]]

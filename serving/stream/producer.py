@@ -20,7 +20,7 @@ _SETTINGS = {
 }
 
 
-class Outlet:
+class PredictionProducer:
     """Sends messages; `flush` returns when all of them have arrived."""
 
     def __init__(self, brokers: ConnectionConfig, timeout_s: float = 30.0) -> None:

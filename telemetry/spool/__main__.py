@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from telemetry.settings import Settings
-from telemetry.spool.spool import set_aside_in
+from telemetry.spool.spool import quarantined_in
 
 
 def main() -> int:
@@ -18,7 +18,7 @@ def main() -> int:
     if not path.exists():
         print(f"{path} does not exist: name the spool's file with --path", file=sys.stderr)
         return 2
-    rows = set_aside_in(path)
+    rows = quarantined_in(path)
     for row in rows:
         print(f"{row.consumer}\t{row.reason}\t{row.kind}\t{row.body.decode()}")
     print(f"{len(rows)} rows set aside", file=sys.stderr)

@@ -75,7 +75,7 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class SetAside:
+class Quarantined:
     """A row that a consumer will never take, and why."""
 
     consumer: str
@@ -245,9 +245,9 @@ class Spool:
         ((waits,),) = self._select(sql, values)
         return not waits
 
-    def all_set_aside(self) -> list[SetAside]:
+    def all_quarantined(self) -> list[Quarantined]:
         """Every row that a consumer would not take."""
-        return [SetAside(*row) for row in self._select(_SET_ASIDE)]
+        return [Quarantined(*row) for row in self._select(_SET_ASIDE)]
 
     def used_bytes(self) -> int:
         """Bytes of rows and their keeping, without pages that are free again."""
@@ -399,11 +399,11 @@ class Spool:
             self._grown.notify_all()
 
 
-def set_aside_in(path: Path) -> Sequence[SetAside]:
+def quarantined_in(path: Path) -> Sequence[Quarantined]:
     """Rows that were set aside in the spool `path`, also while another process has it."""
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
         found = connection.execute(_SET_ASIDE).fetchall()
-    return [SetAside(*row) for row in found]
+    return [Quarantined(*row) for row in found]
 
 
 def _used_bytes(connection: sqlite3.Connection) -> int:

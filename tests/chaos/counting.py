@@ -16,7 +16,7 @@ import psycopg2
 from features import state_update
 from features.state import FloatArray
 from features.state_update import closed_table
-from serving.feature_snapshots import Moments, fold_each_closing
+from serving.feature_snapshots import FeatureSnapshots, update_each_with_sessions
 from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
 from serving.session_rows import cycle_rows
@@ -150,13 +150,15 @@ def _sessions(dsn: str, states: Mapping[str, FloatArray]) -> Counter[tuple[Any, 
     )
 
 
-def _folded(readings: Sequence[Row], states: Mapping[str, FloatArray]) -> tuple[Moments, Counter[tuple[Any, ...]]]:
+def _folded(
+    readings: Sequence[Row], states: Mapping[str, FloatArray]
+) -> tuple[FeatureSnapshots, Counter[tuple[Any, ...]]]:
     """The moments after each of `readings` (by battery and time), and the sessions that ended."""
     ids = list(states)
     matrix = state_update.readings_matrix(pd.DataFrame([{**row} for row in readings], columns=_READING))
     battery_row = np.array([ids.index(str(row["battery_id"])) for row in readings], dtype=np.int64)
     memory = np.stack([states[battery_id].copy() for battery_id in ids])
-    moments, folded, closed = fold_each_closing(memory, battery_row, matrix)
+    moments, folded, closed = update_each_with_sessions(memory, battery_row, matrix)
     assert folded.all()
     ended = cycle_rows(closed_table(closed), ids)
     return moments, Counter(tuple(row[name] for name in _SESSION) for row in ended)
@@ -165,7 +167,7 @@ def _folded(readings: Sequence[Row], states: Mapping[str, FloatArray]) -> tuple[
 def _compare(
     said: Mapping[Key, Mapping[str, tuple[float, str]]],
     readings: Sequence[Row],
-    moments: Moments,
+    moments: FeatureSnapshots,
     releases: Sequence[Predictor],
 ) -> tuple[int, int]:
     """Predictions that are missing, and those that no release gives."""
@@ -184,11 +186,11 @@ def _compare(
     return missing, wrong + sum(len(said[key]) for key in said.keys() - set(keys))
 
 
-def _told_by(release: Predictor, keys: Sequence[Key], moments: Moments) -> dict[Key, dict[str, float]]:
+def _told_by(release: Predictor, keys: Sequence[Key], moments: FeatureSnapshots) -> dict[Key, dict[str, float]]:
     rows = prediction_rows(
         [battery_id for battery_id, _ in keys],
         moments,
-        release.predict_moments(moments),
+        release.predict_snapshots(moments),
         release.horizons,
         role="champion",
         predicted_at=datetime.now(UTC),

@@ -32,7 +32,7 @@ from deploy.servers.mosquitto import Mosquitto, mosquitto
 from deploy.servers.postgres import Postgres, databases, postgres
 from deploy.servers.process import HOST, Command, Server, answers, unused_port
 from features import state_update
-from features.state import FOLD_VERSION, FloatArray, decode, new_states
+from features.state import STATE_VERSION, FloatArray, decode, new_states
 from features.targets import TARGET_NAMES
 from serving.predictor import Predictor
 from serving.replay import tell
@@ -41,7 +41,7 @@ from telemetry.batch import Batch, Row, rows_of
 from telemetry.contract import READING_FIELDS, names
 from telemetry.errors import TwinError
 from telemetry.settings import NO_TELEMETRY, Settings
-from telemetry.spool.spool import set_aside_in
+from telemetry.spool.spool import quarantined_in
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
 from tests.chaos.counting import Count, count
@@ -141,7 +141,7 @@ class Twin:
 
     def set_aside(self) -> int:
         """Rows that a sink would not take, in all spools."""
-        return sum(len(set_aside_in(path)) for path in self.spools.values())
+        return sum(len(quarantined_in(path)) for path in self.spools.values())
 
     def _states(self, plane: Plane, account: Account) -> dict[str, FloatArray]:
         if plane.name == "service":
@@ -356,7 +356,7 @@ def _register(settings: Settings, folder: Path) -> None:
     provenance = Provenance(source="made_up", data_sha256=dict.fromkeys(TARGET_NAMES, "ab" * 32))
     for noise in (0.1, 0.3):
         for target in TARGET_NAMES:
-            models.train(target, fold_version=FOLD_VERSION, noise=noise)
+            models.train(target, state_version=STATE_VERSION, noise=noise)
         register_all(store, models.folder, models.metrics, GATE, provenance, by="chaos")
     assert release_version(store.client, settings.domain) is not None
 
@@ -385,7 +385,7 @@ def _first_state(battery: Row) -> FloatArray:
     states = new_states(1)
     tell(states[0], battery)
     cycles = state_update.cycles_matrix(laboratory(str(battery["battery_id"]), PUBLISHED_CYCLES, 0.001, 0))
-    state_update.fold_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
+    state_update.update_from_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
     state: FloatArray = states[0]
     return state
 

@@ -21,10 +21,10 @@ from rich.console import Console
 from deploy.servers.install import DEBIAN, KAFKA, MINIO
 from deploy.servers.postgres import Postgres, postgres
 from deploy.servers.process import HOST, Command, Server, answers, unused_port
-from features.state import FOLD_VERSION, FloatArray, new_states, set_battery
+from features.state import STATE_VERSION, FloatArray, new_states, set_battery
 from features.state_update import closed_table, readings_matrix
 from features.targets import TARGET_NAMES
-from serving.feature_snapshots import fold_each_closing
+from serving.feature_snapshots import update_each_with_sessions
 from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
 from serving.session_rows import cycle_rows
@@ -199,12 +199,14 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
     files = ModelFiles(tmp_path_factory.mktemp("models"))
     pinned, models = {}, {}
     for target in TARGET_NAMES:
-        files.train(target, fold_version=FOLD_VERSION)
+        files.train(target, state_version=STATE_VERSION)
         folder, name = files.folder / target, model_name("battery", target)
         fit = json.loads((folder / "fit.json").read_text())
         pinned[target] = PinnedModel(name, 1, content_sha256(folder))
         models[target] = LocalModel(target, name, 1, folder / "model.onnx", fit)
-    release = Release("battery", pinned, FOLD_VERSION, horizons_of({name: model.fit for name, model in models.items()}))
+    release = Release(
+        "battery", pinned, STATE_VERSION, horizons_of({name: model.fit for name, model in models.items()})
+    )
     return Predictor(LoadedRelease("battery-twin", 1, release, models))
 
 
@@ -234,11 +236,11 @@ def kept(postgres_dsn: str, predictor: Predictor) -> Kept:
     before = dict(zip(ids, states.copy(), strict=True))
     readings = pd.concat(frames, ignore_index=True)
     rows = np.repeat(np.arange(len(ids)), len(frames[0]))
-    moments, _, closed = fold_each_closing(states, rows, readings_matrix(readings))
+    moments, _, closed = update_each_with_sessions(states, rows, readings_matrix(readings))
     predictions = prediction_rows(
         list(readings["battery_id"]),
         moments,
-        predictor.predict_moments(moments),
+        predictor.predict_snapshots(moments),
         predictor.horizons,
         role="champion",
         predicted_at=datetime.now(UTC),

@@ -27,7 +27,7 @@ import pytest
 from PIL import Image
 
 from deploy.servers.process import unused_port
-from features.state import FOLD_VERSION
+from features.state import STATE_VERSION
 from features.targets import TARGET_NAMES
 from monitoring.drift.drift_params import DriftParams
 from monitoring.drift.drift_store import DriftStore, Followed, Window
@@ -181,9 +181,9 @@ def registry_with_a_challenger(var: Path, folder: Path, empty: Path) -> None:
     models = ModelFiles(folder)
     provenance = Provenance(source="made_up", data_sha256=dict.fromkeys(TARGET_NAMES, "ab" * 32))
     for target in TARGET_NAMES:
-        models.train(target, fold_version=FOLD_VERSION, noise=0.4)
+        models.train(target, state_version=STATE_VERSION, noise=0.4)
     register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests")
-    models.train("soh", fold_version=FOLD_VERSION, noise=0.05)
+    models.train("soh", state_version=STATE_VERSION, noise=0.05)
     # A gate that nobody passes: what is better than the champion waits for the console's, which is that of params.yaml.
     strict = GateThresholds(dict.fromkeys(TARGET_NAMES, 0.9999))
     register_all(store, models.folder, models.metrics, strict, provenance, by="the tests")

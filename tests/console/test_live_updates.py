@@ -17,7 +17,7 @@ from psycopg2.extensions import make_dsn
 from console import live_updates as live_module
 from console.alerts.alert_store import AlertStore
 from console.api.health import Metrics
-from console.connection_pool import Database, StoreAwayError
+from console.connection_pool import Database, StoreUnavailableError
 from console.live_updates import Live, Snapshot, looking
 from console.pages.components import status_of
 from console.queries import Queries
@@ -116,7 +116,7 @@ def test_a_store_that_takes_long_to_be_away_is_looked_for_again_soon(
     class Away(Queries):
         def now(self) -> datetime:
             time.sleep(0.5)
-            raise StoreAwayError("away")
+            raise StoreUnavailableError("away")
 
     async def look() -> None:
         live, third, heard = Live(Away(reading, math.inf), AlertStore(writing), Metrics()), asyncio.Event(), []
@@ -138,7 +138,7 @@ def test_a_transaction_on_a_hung_server_ends(dsn: str) -> None:
     pid = backend(database)
     os.kill(pid, signal.SIGSTOP)
     try:
-        with pytest.raises(StoreAwayError, match="cannot be reached"), database.transaction() as cursor:
+        with pytest.raises(StoreUnavailableError, match="cannot be reached"), database.transaction() as cursor:
             cursor.execute("SELECT 1")
     finally:
         os.kill(pid, signal.SIGCONT)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from console.connection_pool import Database
-from console.model_registry import ModelDesk, VersionView, _view
+from console.model_registry import RegistryProcess, VersionView, _view
 from console.queries import Queries
 from telemetry.batch import Batch
 from telemetry.errors import TwinError
@@ -58,7 +58,7 @@ def test_two_who_decide_the_same_move_the_champion_once(settings: Settings, tmp_
     store = RegistryStore.open(settings, "battery")
 
     async def both() -> None:
-        desk = ModelDesk(settings, params)
+        desk = RegistryProcess(settings, params)
         try:
             view = await desk.view()
             assert (view.release, view.previous) == (3, 2)

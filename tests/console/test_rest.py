@@ -17,7 +17,7 @@ from starlette.responses import PlainTextResponse
 from console.api.app import create_api
 from console.api.health import Metrics
 from console.api.routes import EXPECTED
-from console.connection_pool import Database, StoreAwayError
+from console.connection_pool import Database, StoreUnavailableError
 from console.history import MOST_ROWS, Histories, Window
 from console.queries import Queries
 from telemetry.batch import Batch
@@ -444,7 +444,7 @@ def test_a_store_without_a_schema_says_what_to_do(api_on: MakeApi, postgres_dsn:
 
 def test_a_slow_statement_is_ended(postgres_dsn: str) -> None:
     database = Database(postgres_dsn, statement_timeout_s=0.1)
-    with pytest.raises(StoreAwayError, match=r"longer than 0\.1 s"):
+    with pytest.raises(StoreUnavailableError, match=r"longer than 0\.1 s"):
         database.fetch("SELECT pg_sleep(5)")
     assert database.fetch_one("SELECT 1 AS one") == {"one": 1}
     database.close()
@@ -452,7 +452,7 @@ def test_a_slow_statement_is_ended(postgres_dsn: str) -> None:
 
 def test_the_console_cannot_write(empty: str) -> None:
     database = Database(empty)
-    with pytest.raises(StoreAwayError):
+    with pytest.raises(StoreUnavailableError):
         database.fetch("INSERT INTO batteries (battery_id) VALUES ('EV-1') RETURNING 1")
     assert database.fetch("SELECT * FROM batteries") == []
     database.close()

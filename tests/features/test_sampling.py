@@ -23,21 +23,21 @@ TOLERANCES = {
 }
 
 
-def folded(every_s: float) -> tuple[np.ndarray, state_update.ReadingFold]:
+def folded(every_s: float) -> tuple[np.ndarray, state_update.ReadingUpdates]:
     readings = drive(np.arange(0.0, 10_801.0, every_s), seed=5)
     states = s.new_states(1)
     s.set_battery(states[0], nominal_capacity_ah=100.0, cells_in_series=96, chemistry="NMC")
     matrix = state_update.readings_matrix(readings)
-    return matrix[:, 0], state_update.fold_readings(states, np.zeros(len(matrix), dtype=np.int64), matrix)
+    return matrix[:, 0], state_update.update_from_readings(states, np.zeros(len(matrix), dtype=np.int64), matrix)
 
 
 @pytest.fixture(scope="module")
-def finest() -> tuple[np.ndarray, state_update.ReadingFold]:
+def finest() -> tuple[np.ndarray, state_update.ReadingUpdates]:
     return folded(0.5)
 
 
 @pytest.mark.parametrize("every_s", [10.0, 30.0])
-def test_reading_features_agree(finest: tuple[np.ndarray, state_update.ReadingFold], every_s: float) -> None:
+def test_reading_features_agree(finest: tuple[np.ndarray, state_update.ReadingUpdates], every_s: float) -> None:
     times, result = folded(every_s)
     at = np.searchsorted(finest[0], times)
     # Right after a session starts or ends the rates may still disagree about whether it has.
@@ -55,7 +55,7 @@ def test_reading_features_agree(finest: tuple[np.ndarray, state_update.ReadingFo
 
 
 @pytest.mark.parametrize("every_s", [10.0, 30.0])
-def test_session_summaries_agree(finest: tuple[np.ndarray, state_update.ReadingFold], every_s: float) -> None:
+def test_session_summaries_agree(finest: tuple[np.ndarray, state_update.ReadingUpdates], every_s: float) -> None:
     reference, table = finest[1].closed_table(), folded(every_s)[1].closed_table()
     assert table["kind"].tolist() == reference["kind"].tolist()
     assert table["throughput_ah"].to_numpy() == pytest.approx(reference["throughput_ah"].to_numpy(), rel=0.02)

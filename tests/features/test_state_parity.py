@@ -41,12 +41,12 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 @pytest.fixture(scope="module")
-def whole(history: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, state_update.ReadingFold]:
+def whole(history: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, state_update.ReadingUpdates]:
     states = fresh()
-    return states, state_update.fold_readings(states, *history)
+    return states, state_update.update_from_readings(states, *history)
 
 
-def test_the_history_closes_sessions(whole: tuple[np.ndarray, state_update.ReadingFold]) -> None:
+def test_the_history_closes_sessions(whole: tuple[np.ndarray, state_update.ReadingUpdates]) -> None:
     table = whole[1].closed_table()
     assert set(table["kind"]) == {"charge", "discharge"}
     assert table["resistance_ohm"].notna().any()
@@ -56,13 +56,13 @@ def test_the_history_closes_sessions(whole: tuple[np.ndarray, state_update.Readi
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(0, 2700), max_size=5))
 def test_split_with_the_state_stored_between(
-    history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, state_update.ReadingFold], cuts: list[int]
+    history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, state_update.ReadingUpdates], cuts: list[int]
 ) -> None:
     battery, rows = history
     states, features, closed = fresh(), [], []
     for part in np.split(np.arange(len(rows)), sorted(cuts)):
         states = np.stack([s.decode(s.encode(state)) for state in states])
-        result = state_update.fold_readings(states, battery[part], rows[part])
+        result = state_update.update_from_readings(states, battery[part], rows[part])
         features.append(result.features)
         closed.append(result.closed_features)
     assert same(states, whole[0])
@@ -70,11 +70,13 @@ def test_split_with_the_state_stored_between(
     assert same(np.concatenate(closed), whole[1].closed_features)
 
 
-def test_one_by_one(history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, state_update.ReadingFold]) -> None:
+def test_one_by_one(
+    history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, state_update.ReadingUpdates]
+) -> None:
     battery, rows = history
     states = fresh()
     for i in range(len(rows)):
-        state_update.fold_readings(states, battery[i : i + 1], rows[i : i + 1])
+        state_update.update_from_readings(states, battery[i : i + 1], rows[i : i + 1])
         if i % 97 == 0:
             assert same(state_update.reading_features(states[battery[i]]), whole[1].features[i])
     assert same(states, whole[0])
@@ -83,7 +85,7 @@ def test_one_by_one(history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndar
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_any_interleaving_of_batteries(
-    history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, state_update.ReadingFold], seed: int
+    history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, state_update.ReadingUpdates], seed: int
 ) -> None:
     battery, rows = history
     shuffled = np.random.default_rng(seed).permutation(battery)
@@ -91,7 +93,7 @@ def test_any_interleaving_of_batteries(
     for k in range(N_BATTERIES):
         order[shuffled == k] = np.flatnonzero(battery == k)
     states = fresh()
-    result = state_update.fold_readings(states, battery[order], rows[order])
+    result = state_update.update_from_readings(states, battery[order], rows[order])
     assert same(states, whole[0])
     assert same(result.features, whole[1].features[order])
 
@@ -99,12 +101,12 @@ def test_any_interleaving_of_batteries(
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_old_and_repeated_readings_leave_the_state_alone(
-    history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, state_update.ReadingFold], data: st.DataObject
+    history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, state_update.ReadingUpdates], data: st.DataObject
 ) -> None:
     battery, rows = history
     again = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=20))
     states = whole[0].copy()
-    result = state_update.fold_readings(states, battery[again], rows[again])
+    result = state_update.update_from_readings(states, battery[again], rows[again])
     assert not result.folded.any()
     assert same(states, whole[0])
 
@@ -116,12 +118,12 @@ def test_cycles_split_anywhere() -> None:
     at_once, in_parts = s.new_states(1), s.new_states(1)
     s.set_battery(at_once[0], nominal_capacity_ah=1.0)
     s.set_battery(in_parts[0], nominal_capacity_ah=1.0)
-    expected = state_update.fold_cycles(at_once, np.zeros(60, dtype=np.int64), cycles)
+    expected = state_update.update_from_cycles(at_once, np.zeros(60, dtype=np.int64), cycles)
     for i in range(60):
-        state_update.fold_cycles(in_parts, np.zeros(1, dtype=np.int64), cycles[i : i + 1])
+        state_update.update_from_cycles(in_parts, np.zeros(1, dtype=np.int64), cycles[i : i + 1])
         assert same(state_update.cycle_features(in_parts[0]), expected.features[i])
     assert same(at_once, in_parts)
-    assert not state_update.fold_cycles(in_parts, np.zeros(1, dtype=np.int64), cycles[30:31]).folded.any()
+    assert not state_update.update_from_cycles(in_parts, np.zeros(1, dtype=np.int64), cycles[30:31]).folded.any()
 
 
 @pytest.mark.parametrize("damage", ["", "not a state", "QUJD", "flip", "version", "bomb"])
@@ -136,11 +138,11 @@ def test_a_state_that_is_not_ours_is_refused(damage: str) -> None:
         raw[40] ^= 1
         damage = base64.b64encode(bytes(raw)).decode()
     elif damage == "version":
-        raw[4:6] = struct.pack("<H", s.FOLD_VERSION + 1)
+        raw[4:6] = struct.pack("<H", s.STATE_VERSION + 1)
         damage = base64.b64encode(bytes(raw)).decode()
     elif damage == "bomb":
         content = zlib.compress(b"\0" * 10_000_000)
-        header = struct.pack("<4sHI", b"EVTW", s.FOLD_VERSION, zlib.crc32(content))
+        header = struct.pack("<4sHI", b"EVTW", s.STATE_VERSION, zlib.crc32(content))
         damage = base64.b64encode(header + content).decode()
     with pytest.raises(s.StateError, match="history"):
         s.decode(damage)

@@ -9,7 +9,7 @@ import pytest
 
 from features.table import LabelParams
 from monitoring.evaluation.definitions import ModelDefinitions
-from monitoring.registry_poll import RegistryAwayError, RegistryWatch
+from monitoring.registry_poll import RegistryUnavailableError, RegistryWatch
 from telemetry.settings import Settings
 from training.mlflow_client import connect
 
@@ -52,6 +52,6 @@ def test_trainings_are_counted_whatever_was_deleted(settings: Settings) -> None:
 def test_who_watches_says_soon_that_the_registry_is_away(tmp_path: Path) -> None:
     """With MLflow's own patience each of these takes minutes: the file would never end."""
     away = Settings(var=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9")
-    with pytest.raises(RegistryAwayError):
+    with pytest.raises(RegistryUnavailableError):
         RegistryWatch(away).ask()
     assert ModelDefinitions(away, LabelParams())("battery-rul", "2") is None

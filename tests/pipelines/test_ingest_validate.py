@@ -15,7 +15,7 @@ import yaml
 from pipelines import ingest, validate
 from telemetry.command import REFUSED, exit_code
 from telemetry.errors import TwinError
-from tests.data import source_files as files
+from tests.telemetry import source_files as files
 from training.params import read_json
 
 PARAMS = {

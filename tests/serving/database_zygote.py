@@ -19,7 +19,7 @@ from serving.database.batch_loop import run
 from serving.database.predictor_metrics import DatabaseMetrics
 from serving.database.row_source import StoreFeed
 from serving.predictor import Predictor
-from serving.request_scoring import compile_fold
+from serving.request_scoring import compile_state_update
 from serving.scorer import Scorer
 from telemetry.settings import Settings
 from telemetry.stores.postgres import PostgresStore
@@ -39,7 +39,7 @@ def main() -> None:
     dsn, var = sys.argv[1:]
     settings = Settings(var=Path(var))
     releases = _Releases(Scorer(Predictor(load_release(settings.domain, settings=settings))))
-    compile_fold()
+    compile_state_update()
     print("ready", flush=True)
     for _ in sys.stdin:
         child = os.fork()

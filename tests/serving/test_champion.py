@@ -14,10 +14,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from deploy.servers.process import unused_port
-from features.state import FOLD_VERSION, new_states
+from features.state import STATE_VERSION, new_states
 from features.targets import TARGET_NAMES
 from serving.champion import Champion
-from serving.feature_snapshots import Moments, moments_of
+from serving.feature_snapshots import FeatureSnapshots, snapshots_of
 from serving.service_metrics import Metrics, ReleaseMetrics
 from telemetry.settings import Settings
 from tests.serving.conftest import ROOT
@@ -37,7 +37,7 @@ def store(registry: Settings, tmp_path_factory: pytest.TempPathFactory) -> Regis
     models = ModelFiles(tmp_path_factory.mktemp("followed"))
     for noise in (0.1, 0.3):
         for target in TARGET_NAMES:
-            models.train(target, fold_version=FOLD_VERSION, noise=noise)
+            models.train(target, state_version=STATE_VERSION, noise=noise)
         register_all(store, models.folder, models.metrics, GATE, Provenance("made_up"), by="the tests")
     return store
 
@@ -101,7 +101,7 @@ def test_the_thread_follows_by_itself(followed: Followed, store: RegistryStore) 
 def broken_release(store: RegistryStore) -> int:
     present = read_release(store.client, store.domain, 1)
     damaged = PinnedModel(present.models["soh"].name, 1, "0" * 64)
-    return store.add_release(Release(store.domain, {"soh": damaged}, FOLD_VERSION, {}), 1, "broken by a test")
+    return store.add_release(Release(store.domain, {"soh": damaged}, STATE_VERSION, {}), 1, "broken by a test")
 
 
 def test_what_cannot_be_loaded_leaves_the_present_one(followed: Followed, store: RegistryStore) -> None:
@@ -167,10 +167,10 @@ def test_what_was_served_last_has_to_be_here_whole(followed: Followed, store: Re
     assert recall_release(elsewhere) is None
 
 
-def moments() -> Moments:
+def moments() -> FeatureSnapshots:
     states = new_states(3)
     states[:] = np.random.default_rng(0).uniform(20, 40, states.shape)
-    return moments_of(states)
+    return snapshots_of(states)
 
 
 def test_challengers_predict_beside_the_champion(followed: Followed, store: RegistryStore) -> None:

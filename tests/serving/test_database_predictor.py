@@ -33,7 +33,7 @@ from serving.database.batch_loop import run
 from serving.database.late_rows import LateRows
 from serving.database.predictor_metrics import DatabaseMetrics
 from serving.database.row_source import Feed, SiteFeed, StoreFeed
-from serving.feature_snapshots import fold_each
+from serving.feature_snapshots import update_each
 from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
 from serving.scorer import Scorer
@@ -145,14 +145,14 @@ def offline(predictor: Predictor, readings: pd.DataFrame) -> dict[tuple[str, dat
     for state in states:
         s.set_battery(state, **PACK)
     ordered = readings.sort_values(["battery_id", "time"], kind="stable")
-    moments, folded = fold_each(
+    moments, folded = update_each(
         states, np.searchsorted(ids, ordered["battery_id"]), state_update.readings_matrix(ordered)
     )
     assert folded.all()
     rows = prediction_rows(
         list(ordered["battery_id"]),
         moments,
-        predictor.predict_moments(moments),
+        predictor.predict_snapshots(moments),
         predictor.horizons,
         role="champion",
         predicted_at=datetime.now(UTC),
@@ -290,10 +290,12 @@ def test_what_a_battery_is_made_of_may_become_known_later(embedded: Site, predic
     embedded.store.write(Batch(readings=rows_of(readings.iloc[20:40]), batteries=[{"battery_id": "EV-7", **PACK}]))
     drain(worker, Scorer(predictor))
     states = s.new_states(1)
-    fold_each(states, np.zeros(20, dtype=np.int64), state_update.readings_matrix(readings.head(20)))
+    update_each(states, np.zeros(20, dtype=np.int64), state_update.readings_matrix(readings.head(20)))
     s.set_battery(states[0], **PACK)
     rest = state_update.readings_matrix(readings.iloc[20:40])
-    expected = predictor.predict_moments(fold_each(states, np.zeros(20, dtype=np.int64), rest)[0])["temperature"].values
+    expected = predictor.predict_snapshots(update_each(states, np.zeros(20, dtype=np.int64), rest)[0])[
+        "temperature"
+    ].values
     got = embedded.query("SELECT value FROM battery_predictions WHERE target = 'temperature' ORDER BY time OFFSET 20")
     assert [value for (value,) in got] == expected.tolist()
 

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from features import state as s
 from features import state_update
-from serving.feature_snapshots import Moments, advance, concatenate, fold_each, fold_each_closing, moments_of
+from serving.feature_snapshots import (
+    FeatureSnapshots,
+    advance,
+    concatenate,
+    snapshots_of,
+    update_each,
+    update_each_with_sessions,
+)
 from serving.prediction_rows import prediction_rows
 from serving.predictor import NOT_PROMOTED, Predictor
 from serving.request_decoding import Limits, decode_request
@@ -60,8 +67,8 @@ def interleaved(history: list[np.ndarray], seed: int) -> tuple[np.ndarray, np.nd
     return np.insert(turns, again, turns[again // 2]), np.insert(rows, again, rows[again // 2], axis=0)
 
 
-def assert_same(left: Moments, right: Moments) -> None:
-    for field in dataclasses.fields(Moments):
+def assert_same(left: FeatureSnapshots, right: FeatureSnapshots) -> None:
+    for field in dataclasses.fields(FeatureSnapshots):
         a, b = getattr(left, field.name), getattr(right, field.name)
         assert a.dtype == b.dtype
         np.testing.assert_array_equal(a, b, err_msg=field.name)
@@ -74,10 +81,10 @@ def test_all_at_once_is_one_by_one(history: list[np.ndarray], seed: int, cuts: l
     one_by_one, folded = fresh(), []
     moments = []
     for i in range(len(rows)):
-        folded.append(state_update.fold_readings(one_by_one, battery[i : i + 1], rows[i : i + 1]).folded)
-        moments.append(moments_of(one_by_one[battery[i : i + 1]]))
+        folded.append(state_update.update_from_readings(one_by_one, battery[i : i + 1], rows[i : i + 1]).folded)
+        moments.append(snapshots_of(one_by_one[battery[i : i + 1]]))
     states = fresh()
-    parts = [fold_each(states, battery[part], rows[part]) for part in np.split(np.arange(len(rows)), sorted(cuts))]
+    parts = [update_each(states, battery[part], rows[part]) for part in np.split(np.arange(len(rows)), sorted(cuts))]
     assert_same(concatenate([part for part, _ in parts]), concatenate(moments))
     np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), np.concatenate(folded))
     np.testing.assert_array_equal(states, one_by_one)
@@ -86,19 +93,19 @@ def test_all_at_once_is_one_by_one(history: list[np.ndarray], seed: int, cuts: l
     advanced, closed = advance(without_moments, battery, rows)
     np.testing.assert_array_equal(advanced, np.concatenate(folded))
     np.testing.assert_array_equal(without_moments, one_by_one)
-    offline = state_update.fold_readings(fresh(), battery, rows)
+    offline = state_update.update_from_readings(fresh(), battery, rows)
     np.testing.assert_array_equal(closed, offline.closed)
-    np.testing.assert_array_equal(fold_each_closing(fresh(), battery, rows)[2], offline.closed)
+    np.testing.assert_array_equal(update_each_with_sessions(fresh(), battery, rows)[2], offline.closed)
     assert len(closed) >= N_BATTERIES - 1, "of the first one the capacity is not known"
 
 
 def test_moments_read_the_features_of_the_fold(history: list[np.ndarray]) -> None:
     states = fresh()
-    before = moments_of(states)
+    before = snapshots_of(states)
     assert not before.has_reading.any()
     assert np.isnan(before.time_s).all()
-    state_update.fold_readings(states, *interleaved(history, 0))
-    moments = moments_of(states)
+    state_update.update_from_readings(states, *interleaved(history, 0))
+    moments = snapshots_of(states)
     for i, state in enumerate(states):
         np.testing.assert_array_equal(moments.reading_features[i], state_update.reading_features(state))
         np.testing.assert_array_equal(moments.cycle_features[i], state_update.cycle_features(state))
@@ -114,9 +121,9 @@ def test_moments_read_the_features_of_the_fold(history: list[np.ndarray]) -> Non
 
 def test_a_closed_session_is_seen_at_the_reading_that_closed_it(history: list[np.ndarray]) -> None:
     battery, rows = interleaved(history, 1)
-    by_reading = state_update.fold_readings(fresh(), battery, rows)
+    by_reading = state_update.update_from_readings(fresh(), battery, rows)
     closed = by_reading.closed_table()["reading"].to_numpy()
-    moments, _ = fold_each(fresh(), battery, rows)
+    moments, _ = update_each(fresh(), battery, rows)
     assert len(closed) > N_BATTERIES
     np.testing.assert_array_equal(moments.cycle_features[closed], by_reading.closed_features)
     for own in (np.flatnonzero(battery == k) for k in range(N_BATTERIES)):
@@ -124,23 +131,25 @@ def test_a_closed_session_is_seen_at_the_reading_that_closed_it(history: list[np
         np.testing.assert_array_equal(own[seen > 0], np.intersect1d(own, closed))
 
 
-def grown(history: list[np.ndarray]) -> tuple[Moments, np.ndarray]:
-    """Moments of batteries with and without enough cycles for every target, and their battery rows."""
+def grown(history: list[np.ndarray]) -> tuple[FeatureSnapshots, np.ndarray]:
+    """FeatureSnapshots of batteries with and without enough cycles for every target, and their battery rows."""
     states = fresh()
     rng = np.random.default_rng(1)
     cycles = np.column_stack([np.arange(1.0, 31.0), rng.normal(3.0, 1.0, (30, len(SIGNALS)))])
-    state_update.fold_cycles(states, np.repeat([1, 2], [30, 5]), np.concatenate([cycles, cycles[:5]]))
+    state_update.update_from_cycles(states, np.repeat([1, 2], [30, 5]), np.concatenate([cycles, cycles[:5]]))
     battery, rows = interleaved(history, 2)
-    moments, _ = fold_each(states, battery[:400], rows[:400])
+    moments, _ = update_each(states, battery[:400], rows[:400])
     return moments, battery[:400]
 
 
 def test_predictions_are_the_same_in_any_company(predictor: Predictor, history: list[np.ndarray]) -> None:
     moments, _ = grown(history)
-    together = predictor.predict_moments(moments)
+    together = predictor.predict_snapshots(moments)
     for i in range(len(moments)):
-        one = Moments(**{f.name: getattr(moments, f.name)[i : i + 1] for f in dataclasses.fields(Moments)})
-        for target, alone in predictor.predict_moments(one).items():
+        one = FeatureSnapshots(
+            **{f.name: getattr(moments, f.name)[i : i + 1] for f in dataclasses.fields(FeatureSnapshots)}
+        )
+        for target, alone in predictor.predict_snapshots(one).items():
             assert alone.at(0) == together[target].at(i)
     given_ = {target: sum(reason is None for reason in values.reasons) for target, values in together.items()}
     assert given_["temperature"] == 400
@@ -184,7 +193,7 @@ def test_a_target_outside_the_release_has_no_row(release: LoadedRelease, history
     without = {name: model for name, model in release.models.items() if name != "rul"}
     predictor = Predictor(dataclasses.replace(release, models=without))
     moments, battery = grown(history)
-    predicted = predictor.predict_moments(moments)
+    predicted = predictor.predict_snapshots(moments)
     assert set(predicted["rul"].reasons) == {NOT_PROMOTED}
     rows = prediction_rows(
         [f"B{k}" for k in battery], moments, predicted, {}, role="challenger", predicted_at=datetime.now(UTC)

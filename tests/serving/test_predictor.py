@@ -78,8 +78,8 @@ def test_predictions_are_those_of_the_forests_on_the_folds_features(
     (one,) = ask(predictor, battery(readings=range(0, 600, 10), cycles=range(1, 15)))
     given_ = decoded(battery(readings=range(0, 600, 10), cycles=range(1, 15)))
     states = given_.states.copy()
-    state_update.fold_cycles(states, np.zeros(14, dtype=np.int64), given_.cycles)
-    state_update.fold_readings(states, np.zeros(60, dtype=np.int64), given_.readings)
+    state_update.update_from_cycles(states, np.zeros(14, dtype=np.int64), given_.cycles)
+    state_update.update_from_readings(states, np.zeros(60, dtype=np.int64), given_.readings)
     vectors = {"reading": state_update.reading_features(states[0]), "cycle": state_update.cycle_features(states[0])}
     names = {"reading": state_update.READING_FEATURES, "cycle": state_update.CYCLE_FEATURES}
     for name, target in TARGETS.items():
@@ -154,7 +154,7 @@ def test_target_outside_the_release_is_withheld(release: LoadedRelease, battery:
 
 
 def test_refuses_a_release_of_another_fold(release: LoadedRelease) -> None:
-    other = dataclasses.replace(release, release=dataclasses.replace(release.release, fold_version=99))
+    other = dataclasses.replace(release, release=dataclasses.replace(release.release, state_version=99))
     with pytest.raises(TwinError, match=r"battery-twin/1 was made by version 99 of the fold.*dvc repro"):
         Predictor(other)
 

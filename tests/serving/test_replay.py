@@ -59,8 +59,12 @@ def offline(readings: pd.DataFrame, cycles: pd.DataFrame | None = None) -> np.nd
     states = s.new_states(1)
     s.set_battery(states[0], **PACK)  # type: ignore[arg-type]
     if cycles is not None:
-        state_update.fold_cycles(states, np.zeros(len(cycles), dtype=np.int64), state_update.cycles_matrix(cycles))
-    state_update.fold_readings(states, np.zeros(len(readings), dtype=np.int64), state_update.readings_matrix(readings))
+        state_update.update_from_cycles(
+            states, np.zeros(len(cycles), dtype=np.int64), state_update.cycles_matrix(cycles)
+        )
+    state_update.update_from_readings(
+        states, np.zeros(len(readings), dtype=np.int64), state_update.readings_matrix(readings)
+    )
     return states[0]
 
 

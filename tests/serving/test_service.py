@@ -193,7 +193,7 @@ def test_bad_state_says_replay(
     elif damage == "flip":
         text = text[:40] + ("A" if text[40] != "A" else "B") + text[41:]
     else:
-        monkeypatch.setattr(state, "FOLD_VERSION", 0)
+        monkeypatch.setattr(state, "STATE_VERSION", 0)
         text = state.encode(fresh)
     response = post(service, battery(state=text))
     assert response.status_code == 409

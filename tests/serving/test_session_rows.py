@@ -45,7 +45,7 @@ def offline() -> pd.DataFrame:
 
 def folded(frame: pd.DataFrame, into: FloatArray) -> list[dict[str, object]]:
     row = np.searchsorted(IDS, frame["battery_id"])
-    closed = state_update.fold_readings(into, row, state_update.readings_matrix(frame)).closed_table()
+    closed = state_update.update_from_readings(into, row, state_update.readings_matrix(frame)).closed_table()
     return [dict(one) for one in cycle_rows(closed, IDS, battery_row=row, soh=frame["soh"].to_numpy())]
 
 
@@ -80,7 +80,7 @@ def test_the_store_adds_the_label_of_a_session_that_ended_in_another_batch(
 
 def test_without_the_readings_there_is_no_label() -> None:
     frame = readings()
-    closed = state_update.fold_readings(
+    closed = state_update.update_from_readings(
         states(), np.searchsorted(IDS, frame["battery_id"]), state_update.readings_matrix(frame)
     ).closed_table()
     assert {row["soh"] for row in cycle_rows(closed, IDS)} == {None}

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from deploy.servers.process import unused_port
 from features.state import new_states
-from serving.feature_snapshots import Moments, moments_of
+from serving.feature_snapshots import FeatureSnapshots, snapshots_of
 from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
 from serving.service_metrics import ShadowMetrics
@@ -26,11 +26,11 @@ from training.release import LoadedRelease
 START_S = 1_767_225_600.0
 
 
-def moments(n: int, start_s: float = START_S) -> Moments:
+def moments(n: int, start_s: float = START_S) -> FeatureSnapshots:
     """Of n batteries that have lived, at times of their own."""
     states = new_states(n)
     states[:] = np.random.default_rng(n).uniform(20, 40, states.shape)
-    return dataclasses.replace(moments_of(states), time_s=start_s + np.arange(float(n)))
+    return dataclasses.replace(snapshots_of(states), time_s=start_s + np.arange(float(n)))
 
 
 def ids(n: int) -> list[str]:
@@ -97,7 +97,7 @@ def test_every_moment_offered_is_in_the_store(
         for row in prediction_rows(
             ids(7),
             moments(7, START_S + 100 * part),
-            (predictor if part == 3 else challenger).predict_moments(moments(7, START_S + 100 * part)),
+            (predictor if part == 3 else challenger).predict_snapshots(moments(7, START_S + 100 * part)),
             {},
             role="challenger",
             predicted_at=None,  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ from deploy.servers.kafka import Kafka
 from deploy.servers.process import unused_port
 from features import state as s
 from features import state_update
-from serving.feature_snapshots import fold_each
+from serving.feature_snapshots import update_each
 from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
 from serving.scorer import Scorer
@@ -101,12 +101,12 @@ class Fleet:
             states = s.new_states(1)
             s.set_battery(states[0], **PACK)  # type: ignore[arg-type]
             cycles = state_update.cycles_matrix(self.cycles[key])
-            state_update.fold_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
-            moments, _ = fold_each(states, np.zeros(len(frame), dtype=np.int64), state_update.readings_matrix(frame))
+            state_update.update_from_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
+            moments, _ = update_each(states, np.zeros(len(frame), dtype=np.int64), state_update.readings_matrix(frame))
             given = prediction_rows(
                 [key] * len(frame),
                 moments,
-                predictor.predict_moments(moments),
+                predictor.predict_snapshots(moments),
                 predictor.horizons,
                 role=role,  # type: ignore[arg-type]
                 predicted_at=datetime.now(UTC),
@@ -121,7 +121,7 @@ class Fleet:
             states = s.new_states(1)
             s.set_battery(states[0], **PACK)  # type: ignore[arg-type]
             rows = np.zeros(len(frame), dtype=np.int64)
-            closed = state_update.fold_readings(states, rows, state_update.readings_matrix(frame)).closed_table()
+            closed = state_update.update_from_readings(states, rows, state_update.readings_matrix(frame)).closed_table()
             every += [(key, kind, utc(end)) for kind, end in zip(closed["kind"], closed["end_s"], strict=True)]
         assert every
         return sorted(every)
@@ -474,7 +474,7 @@ def test_another_takes_over_and_a_changed_fold_is_replayed(
     counted = scored_while(settings, Releases(Scorer(predictor)), one_is_killed)
     assert counted["scorer_messages_total"] > 0
     assert counted['scorer_states_rebuilt_total{cause="unusable"}'] == 0
-    monkeypatch.setattr(s, "FOLD_VERSION", s.FOLD_VERSION + 1)
+    monkeypatch.setattr(s, "STATE_VERSION", s.STATE_VERSION + 1)
     counted = scored_while(settings, Releases(Scorer(predictor)), the_fold_has_changed)
     assert counted['scorer_states_rebuilt_total{cause="unusable"}'] == len(fleet.ids)
     assert store.predicted(fleet) == fleet.predicted(predictor)

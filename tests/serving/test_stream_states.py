@@ -50,7 +50,7 @@ def past(dsn: str) -> Iterator[Past]:
 def lived(**pack: object) -> np.ndarray:
     states = s.new_states(1)
     s.set_battery(states[0], **pack)  # type: ignore[arg-type]
-    state_update.fold_readings(states, np.zeros(len(LIVED), dtype=np.int64), state_update.readings_matrix(LIVED))
+    state_update.update_from_readings(states, np.zeros(len(LIVED), dtype=np.int64), state_update.readings_matrix(LIVED))
     return states[0]
 
 
@@ -72,7 +72,7 @@ def test_what_was_kept_is_used(past: Past) -> None:
 
 def test_absent_damaged_and_of_another_version_are_rebuilt(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = s.to_bytes(known())
-    monkeypatch.setattr(s, "FOLD_VERSION", s.FOLD_VERSION + 1)
+    monkeypatch.setattr(s, "STATE_VERSION", s.STATE_VERSION + 1)
     states = States(past, budget_s=60.0)
     for raw in (None, kept[:100], kept[:-1] + b"\x00", kept):
         (state,) = states.before(["EV-0"], [raw], [NEXT])

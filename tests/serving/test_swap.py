@@ -20,7 +20,7 @@ import psycopg2
 import pytest
 from pydantic import SecretStr
 
-from features.state import FOLD_VERSION
+from features.state import STATE_VERSION
 from features.targets import TARGET_NAMES
 from serving.surface import SURFACES
 from telemetry.settings import Settings
@@ -85,7 +85,7 @@ def twin(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path, postgre
         provenance = Provenance(source="made_up", data_sha256=dict.fromkeys(TARGET_NAMES, "ab" * 32))
         for noise in (0.1, 0.3):
             for target in TARGET_NAMES:
-                models.train(target, fold_version=FOLD_VERSION, noise=noise)
+                models.train(target, state_version=STATE_VERSION, noise=noise)
             register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests")
         assert store.aliases().champions == dict.fromkeys(TARGET_NAMES, 1)
         twin.wait_for(1)
@@ -173,7 +173,7 @@ def test_a_damaged_release_leaves_the_old_one_serving_and_raises_a_metric(
     present = read_release(twin.store.client, "battery", 1)
     soh = present.models["soh"]
     wrong = PinnedModel(soh.name, soh.version, "0" * 64) if damage == "changed" else PinnedModel(soh.name, 99, "1" * 64)
-    broken = Release("battery", {**present.models, "soh": wrong}, FOLD_VERSION, present.horizons)
+    broken = Release("battery", {**present.models, "soh": wrong}, STATE_VERSION, present.horizons)
     version = twin.store.add_release(broken, 1, "broken by a test")
     before = twin.metrics()
     assert before.get('release_load_failing{reason="release"}', 0) == 0

@@ -243,7 +243,7 @@ def throughputs(fleet: Fleet) -> list[float]:
         s.set_battery(states[0], **PACK)  # type: ignore[arg-type]
         rows = np.zeros(len(frame), dtype=np.int64)
         found += list(
-            state_update.fold_readings(states, rows, state_update.readings_matrix(frame)).closed_table()[
+            state_update.update_from_readings(states, rows, state_update.readings_matrix(frame)).closed_table()[
                 "throughput_ah"
             ]
         )

@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 
 from simulator.fleet import SimulateParams
-from simulator.injections import FAST_AGEING, HEAT_WAVE_C, KINDS, InjectedPack, Injection, injected, parse_regime
+from simulator.injections import FAST_AGEING, HEAT_WAVE_C, KINDS, InjectedPack, Injection, injected, parse_scenario
 from simulator.live_pack import LivePack
 from telemetry.errors import TwinError
 
@@ -88,7 +88,7 @@ def test_a_hot_summer_comes_to_every_battery_and_warms_the_packs_in_their_own_ti
     clock = Clock()
     packs = [start(index) for index in (30, 35)]
     twins = [start(index) for index in (30, 35)]  # the same lives without it
-    batteries = injected(packs, [parse_regime("hot-summer@5s")], speed=SPEED, clock=clock)
+    batteries = injected(packs, [parse_scenario("hot-summer@5s")], speed=SPEED, clock=clock)
     warmer = []
     lived: list[list[dict[str, object]]] = [[], []]
     for tick in range(300):
@@ -136,7 +136,7 @@ def test_a_fast_ageing_wears_faster_and_not_more_at_once() -> None:
     def worn(*regimes: str) -> float:
         clock = Clock()
         pack = start()
-        (battery,) = injected([pack], [parse_regime(text) for text in regimes], speed=SPEED, clock=clock)
+        (battery,) = injected([pack], [parse_scenario(text) for text in regimes], speed=SPEED, clock=clock)
         battery.read(AT)
         before = pack.battery.soh
         clock.now += 10.0
@@ -149,7 +149,7 @@ def test_a_fast_ageing_wears_faster_and_not_more_at_once() -> None:
 @pytest.mark.parametrize("text", ["hot-summer", "ice-age@5s", "hot-summer=#1@5s", "overheating@5s", "hot-summer@soon"])
 def test_a_regime_that_cannot_be_is_named(text: str) -> None:
     with pytest.raises(TwinError):
-        parse_regime(text)
+        parse_scenario(text)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from pydantic import SecretStr
 
 from simulator.live import LiveOptions, main, run_live
 from simulator.prediction_consumer import CONSUMER
-from simulator.run_statistics import Summary, Tally
+from simulator.run_statistics import RunStatistics, Summary
 from simulator.service_client import PredictionClient, PredictionError
 from telemetry.batch import Batch, Kind
 from telemetry.embedded.ports import free_port
@@ -127,7 +127,7 @@ class Quiet:
     def history(self, battery_id: str, posted: int, total: int) -> None:
         self.folded[battery_id] = posted
 
-    def tick(self, twins: object, tally: Tally) -> None:
+    def tick(self, twins: object, tally: RunStatistics) -> None:
         self.ticks += 1
 
     def say(self, sentence: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from simulator.live_twin import LiveTwin
-from simulator.run_statistics import Summary, Tally
+from simulator.run_statistics import RunStatistics, Summary
 from simulator.service_client import Answer, Prediction
 from simulator.terminal import LineView, TableView, print_summary, view_for
 
@@ -50,8 +50,8 @@ def twin() -> LiveTwin:
     return made
 
 
-def tally() -> Tally:
-    counted = Tally(ticks=10, produced=10, last_time=NOW, first_time=NOW)
+def tally() -> RunStatistics:
+    counted = RunStatistics(ticks=10, produced=10, last_time=NOW, first_time=NOW)
     for position in range(10):
         counted.kept(position, 0, NOW)
         counted.predicted(position, 1)
@@ -102,7 +102,10 @@ WHOLE = {"stored": 10, "waiting": {"mqtt": 0}, "set_aside": {"mqtt": 0}, "unstor
         ({"stored": 9}, "1 readings are neither in the store nor in the spool"),
         ({"stored": 9, "unstored": 1}, None),
         ({"set_aside": {"mqtt": 3}}, "3 rows were refused by mqtt"),
-        ({"tally": Tally(produced=10, predictions=1, refused=4)}, "4 readings were refused: the spool had no room"),
+        (
+            {"tally": RunStatistics(produced=10, predictions=1, refused=4)},
+            "4 readings were refused: the spool had no room",
+        ),
     ],
 )
 def test_the_summary_names_every_loss(changes: dict[str, object], loss: str | None) -> None:
@@ -119,8 +122,8 @@ def test_the_summary_names_every_loss(changes: dict[str, object], loss: str | No
         ({}, None),
         ({"waiting": {"mqtt": 3}}, "3 readings wait for mqtt"),
         ({"stored": None}, "the store could not be asked what it holds"),
-        ({"tally": Tally(produced=10)}, "no prediction came"),
-        ({"tally": Tally(produced=10, predicts=False)}, None),
+        ({"tally": RunStatistics(produced=10)}, "no prediction came"),
+        ({"tally": RunStatistics(produced=10, predicts=False)}, None),
     ],
 )
 def test_the_summary_names_what_has_not_arrived(changes: dict[str, object], waits: str | None) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, names
 from telemetry.errors import TwinError
 from telemetry.sources import SOURCES, Telemetry, read_source
-from tests.data import source_files as files
+from tests.telemetry import source_files as files
 
 TEXT_SOURCES = sorted(set(files.LAYOUTS) - {"fleet", "timescale"})
 FIELD_MAPS = {"csv": "eviot"}

@@ -22,7 +22,7 @@ from telemetry.sources import Telemetry, read_source
 from telemetry.sources.base import Piece, collect, complete, rejections
 from telemetry.validation import RefusedError, ValidationResult, validate
 from telemetry.validation_report import render, summary
-from tests.data import source_files as files
+from tests.telemetry import source_files as files
 
 START = pd.Timestamp("2026-01-01", tz="UTC")
 

@@ -17,7 +17,7 @@ from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from features.state import FOLD_VERSION
+from features.state import STATE_VERSION
 from features.targets import TARGET_NAMES, TARGETS, Target
 from telemetry.settings import Settings
 from training.gate import GateThresholds
@@ -79,10 +79,10 @@ class ModelFiles:
         noise: float = 0.1,
         signal: float = 1.0,
         train_batteries: tuple[str, ...] = TRAIN_BATTERIES,
-        fold_version: int = 1,
+        state_version: int = 1,
     ) -> None:
         """Fit and write one target's files; the more `noise` in the labels, the worse the model."""
-        made = _trained(target, noise, signal, train_batteries, fold_version)
+        made = _trained(target, noise, signal, train_batteries, state_version)
         folder = self.folder / target
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -107,7 +107,7 @@ class _Trained:
 
 
 @cache
-def _trained(name: str, noise: float, signal: float, train_batteries: tuple[str, ...], fold_version: int) -> _Trained:
+def _trained(name: str, noise: float, signal: float, train_batteries: tuple[str, ...], state_version: int) -> _Trained:
     """Fitting gives the same bytes each time, so it is done once."""
     entry = TARGETS[name]
     rng = np.random.default_rng(5)
@@ -131,7 +131,7 @@ def _trained(name: str, noise: float, signal: float, train_batteries: tuple[str,
         "target": name,
         "available": True,
         "feature_names": names,
-        "fold_version": fold_version,
+        "state_version": state_version,
         "params": {"n_estimators": N_TREES, "max_depth": None},
         "seed": 0,
         "split": "grouped by battery",
@@ -200,7 +200,7 @@ def release_small_models(settings: Settings, folder: Path) -> ModelFiles:
     """Register a small forest for each target in the registry of `settings`: its first champion release."""
     models = ModelFiles(folder)
     for target in TARGET_NAMES:
-        models.train(target, fold_version=FOLD_VERSION)
+        models.train(target, state_version=STATE_VERSION)
     provenance = Provenance(
         source="made_up",
         data_sha256=dict.fromkeys(TARGET_NAMES, "ab" * 32),

@@ -172,15 +172,15 @@ def test_a_new_fold_is_judged_on_baselines_and_never_mixed(
     models.train("soh")
     models.train("rul")
     register()
-    models.train("soh", fold_version=2)
+    models.train("soh", state_version=2)
     report = register()
     assert of(report, "soh").state == "challenger"
     assert "would lose rul" in of(report, "soh").reasons[-1]
-    models.train("rul", fold_version=2)
+    models.train("rul", state_version=2)
     report = register()
     assert of(report, "soh").state == of(report, "rul").state == "champion"
     assert "cannot be run on these rows (it was fitted on fold 1" in of(report, "rul").reasons[1]
-    assert read_release(store.client, "battery", 2).fold_version == 2
+    assert read_release(store.client, "battery", 2).state_version == 2
 
 
 def test_rollback_restores_the_release_whole(register: Register, trained: ModelFiles, store: RegistryStore) -> None:

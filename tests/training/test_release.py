@@ -32,7 +32,7 @@ def test_holds_everything_that_serving_needs(loaded: LoadedRelease, trained: Mod
     assert loaded.label == "battery-twin/1"
     assert loaded.release.horizons == {"temperature_s": 300.0, "failure_cycles": 100.0}
     assert loaded.release.rul_unit == "equivalent full cycles"
-    assert loaded.release.fold_version == 1
+    assert loaded.release.state_version == 1
     for target in TARGET_NAMES:
         model = loaded.models[target]
         assert model.label == f"battery-{target}/1"

@@ -89,8 +89,8 @@ def _score_on(champion: Candidate, challenger: Candidate, rows: pd.DataFrame) ->
 
 
 def _why_not(champion: Mapping[str, Any], challenger: Mapping[str, Any], rows: pd.DataFrame) -> str | None:
-    if champion["fold_version"] != challenger["fold_version"]:
-        return f"it was fitted on fold {champion['fold_version']}, the rows are of fold {challenger['fold_version']}"
+    if champion["state_version"] != challenger["state_version"]:
+        return f"it was fitted on fold {champion['state_version']}, the rows are of fold {challenger['state_version']}"
     absent = [name for name in champion["feature_names"] if FEATURE_PREFIX + name not in rows.columns]
     if absent:
         return f"the rows lack {len(absent)} of its features, {absent[0]} for one"

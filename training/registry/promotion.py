@@ -155,22 +155,22 @@ def compose(store: RegistryStore, champions: Mapping[str, int], promoted: Iterab
         with store.files(target, version, evaluation=False) as folder:
             fits[target] = Candidate.of(target, version, folder).fit
             pinned[target] = PinnedModel(model_name(store.domain, target), version, content_sha256(folder))
-    wanted = {int(fits[target]["fold_version"]) for target in promoted}
+    wanted = {int(fits[target]["state_version"]) for target in promoted}
     if len(wanted) != 1:
         raise TwinError(
-            f"one release cannot hold models of folds {sorted(wanted)}; promote them apart", field="fold_version"
+            f"one release cannot hold models of folds {sorted(wanted)}; promote them apart", field="state_version"
         )
-    fold_version = wanted.pop()
-    others = sorted(target for target, fit in fits.items() if fit["fold_version"] != fold_version)
+    state_version = wanted.pop()
+    others = sorted(target for target, fit in fits.items() if fit["state_version"] != state_version)
     if others and not forced:
         raise TwinError(
-            f"a release of fold {fold_version} would lose {', '.join(others)}, whose champion is of another fold: "
+            f"a release of fold {state_version} would lose {', '.join(others)}, whose champion is of another fold: "
             "promote their challengers too, or use --force",
-            field="fold_version",
-            value=fold_version,
+            field="state_version",
+            value=state_version,
         )
     kept = {target: model for target, model in pinned.items() if target not in others}
-    return Release(store.domain, kept, fold_version, horizons_of({target: fits[target] for target in kept}))
+    return Release(store.domain, kept, state_version, horizons_of({target: fits[target] for target in kept}))
 
 
 def rollback(

@@ -175,7 +175,7 @@ def _register(
         tags={**provenance.tags, CONTENT_TAG: content},
     )
     run_id = log_final_run(store.client, store.settings, final)
-    own = {CONTENT_TAG: content, "fold_version": str(fit["fold_version"]), "source": provenance.source}
+    own = {CONTENT_TAG: content, "state_version": str(fit["state_version"]), "source": provenance.source}
     tags = {**provenance.tags, **own}
     return Registered(target, "challenger", (), store.add_version(target, run_id, tags, card), new=True)
 

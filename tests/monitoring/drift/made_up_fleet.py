@@ -29,7 +29,7 @@ _CHARGE = 20 * 3600.0 + np.arange(0.0, 3600.0, STEP_S)
 
 
 @dataclass(frozen=True)
-class Regime:
+class Scenario:
     """What is different from some day on: `warmer` by so many degC, ageing `faster` so many times."""
 
     from_day: int = 0
@@ -37,7 +37,7 @@ class Regime:
     faster: float = 1.0
 
 
-def lived(seed: int, number: int, days: np.ndarray, regime: Regime = Regime()) -> pd.DataFrame:
+def lived(seed: int, number: int, days: np.ndarray, regime: Scenario = Scenario()) -> pd.DataFrame:
     """Readings of battery `number` of fleet `seed` on `days` after `START`, in contract columns, health in percent."""
     rng = np.random.default_rng([seed, number])
     weather, load, age = rng.normal(0.0, 2.0), rng.uniform(0.7, 1.3), rng.uniform(100.0, 700.0)

@@ -25,11 +25,11 @@ from monitoring.drift.drift_params import DriftParams
 from monitoring.drift.registered_reference import Reference
 from monitoring.drift.status import rule
 from monitoring.drift.watcher import DriftWatcher, registered_references
-from monitoring.registry_poll import RegistryAwayError
+from monitoring.registry_poll import RegistryUnavailableError
 from telemetry.batch import rows_of
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
-from tests.monitoring.drift.made_up_fleet import DAY_S, START, WEAR, Regime, batteries_of, lived, references
+from tests.monitoring.drift.made_up_fleet import DAY_S, START, WEAR, Scenario, batteries_of, lived, references
 from tests.monitoring.store_rows import query, write
 
 PARAMS = DriftParams(window_s=DAY_S, min_rows=12, out_windows=3, windows=5)
@@ -56,7 +56,7 @@ def dsn(postgres_dsn: str) -> str:
     return postgres_dsn
 
 
-def live(dsn: str, days: range, regime: Regime = Regime(), versions: Callable[[int], str] = lambda _: "1") -> None:  # noqa: B008
+def live(dsn: str, days: range, regime: Scenario = Scenario(), versions: Callable[[int], str] = lambda _: "1") -> None:  # noqa: B008
     """Let the live fleet live: its readings, a prediction of both models each 5 minutes, and how wrong they were.
 
     Args:
@@ -129,7 +129,7 @@ def risen(flags_of_one: list[bool]) -> int:
 
 def test_noise_alone_is_not_drift_and_another_regime_is(dsn: str, reference_of: ReferenceOf) -> None:
     """50 windows of batteries that no reference holds; then heat beyond all summers, and fast wear."""
-    live(dsn, range(51), Regime(from_day=51))
+    live(dsn, range(51), Scenario(from_day=51))
     watch(dsn, reference_of, PARAMS)
     seen = flags(dsn)
     assert {kind for _, kind in seen} == {"features", "predictions", "errors"}
@@ -137,7 +137,7 @@ def test_noise_alone_is_not_drift_and_another_regime_is(dsn: str, reference_of: 
     assert {len(one) for one in seen.values()} <= {49, 50}
     assert sum(risen(one) for one in seen.values()) <= 1, {key: risen(one) for key, one in seen.items()}
 
-    live(dsn, range(51, 66), Regime(from_day=51, warmer_c=25.0, faster=40.0))
+    live(dsn, range(51, 66), Scenario(from_day=51, warmer_c=25.0, faster=40.0))
     watch(dsn, reference_of, PARAMS)
     drifting = {(target, kind) for target, kind, is_drifting in query(
         dsn, "SELECT target, kind, is_drifting FROM drift_status") if is_drifting}  # fmt: skip
@@ -160,7 +160,7 @@ def test_one_model_that_cannot_be_fetched_holds_up_no_other(dsn: str, reference_
 
     def without_soh(target: str, name: str, version: str) -> Reference | None:
         if target == "soh":
-            raise RegistryAwayError("its files are gone")
+            raise RegistryUnavailableError("its files are gone")
         return reference_of(target, name, version)
 
     assert watch(dsn, without_soh) > 0
@@ -228,7 +228,7 @@ def test_a_registry_that_is_away_is_waited_for(
 
     def asked(target: str, name: str, version: str) -> Reference | None:
         if is_away:
-            raise RegistryAwayError("no answer")
+            raise RegistryUnavailableError("no answer")
         return reference_of(target, name, version)
 
     with watcher_of(dsn, asked) as watcher:
@@ -290,14 +290,14 @@ def test_features_of_the_store_are_those_that_training_makes(dsn: str, known: Ma
 
 def training_features(start: datetime, time_s: np.ndarray, battery_ids: Any) -> np.ndarray:
     from features.state import new_states, set_battery
-    from features.state_update import fold_readings, readings_matrix
+    from features.state_update import readings_matrix, update_from_readings
 
     rows = []
     for number in LIVE:
         readings = readings_matrix(lived(SEED, number, np.arange(4)).rename(columns={"time": "time"}))
         state = new_states(1)
         set_battery(state[0], nominal_capacity_ah=60.0, cells_in_series=96.0, chemistry="NMC")
-        folded = fold_readings(state, np.zeros(len(readings), dtype=np.int64), readings)
+        folded = update_from_readings(state, np.zeros(len(readings), dtype=np.int64), readings)
         wanted = [time for time, one in zip(time_s, battery_ids, strict=True) if one == f"EV-{number}"]
         rows.append(folded.features[np.searchsorted(readings[:, 0], wanted)])
     return np.concatenate(rows)

@@ -104,7 +104,7 @@ def test_refused_rows_are_set_aside_alone(spool: Spool) -> None:
     delivery.start()
     wait_until(lambda: delivery.is_drained)
     assert sink.taken == [number for number in range(16) if number not in (3, 11)]
-    assert [row.reason for row in spool.all_set_aside()] == ["never", "never"]
+    assert [row.reason for row in spool.all_quarantined()] == ["never", "never"]
     assert (delivery.delivered, delivery.refused) == (14, 2)
     delivery.stop(5.0)
 

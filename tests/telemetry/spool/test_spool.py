@@ -23,7 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from telemetry.batch import Batch, Kind
 from telemetry.errors import TwinError
-from telemetry.spool.spool import MAX_BATCH_BYTES, MIN_BYTES, Spool, SpoolFullError, set_aside_in
+from telemetry.spool.spool import MAX_BATCH_BYTES, MIN_BYTES, Spool, SpoolFullError, quarantined_in
 from tests.chaos.small_disk import small_disk
 from tests.telemetry.spool.rows import CONSUMERS, prediction, reading
 
@@ -98,7 +98,7 @@ def test_a_refused_row_is_kept_with_its_reason(spool: Spool) -> None:
     spool.append(Batch(readings=[reading(0), reading(1)]))
     spool.set_aside("store", spool.read("store")[0], "too hot")
     assert numbers(spool, "store") == [1]
-    (kept,) = set_aside_in(spool.path)
+    (kept,) = quarantined_in(spool.path)
     assert (kept.consumer, kept.kind, kept.reason) == ("store", "reading", "too hot")
 
 
