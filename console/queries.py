@@ -12,7 +12,7 @@ from typing import cast
 from console.alerts.rules import RULES
 from console.connection_pool import Database, StoreRow, is_finite
 from features.targets import TARGET_NAMES
-from monitoring.newest_predictions import PREDICTIONS_HOLD
+from monitoring.latest_predictions import PREDICTION_VALID_FOR
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, names
 
 #: Newest rows of `battery_predictions` among which the newest of each target is looked for: a target may be withheld
@@ -169,7 +169,7 @@ class Queries:
 
     def __init__(self, database: Database, max_future_s: float) -> None:
         self._database = database
-        self._newest = {"ahead": timedelta(seconds=min(max_future_s, _FOREVER_S)), "hold": PREDICTIONS_HOLD}
+        self._newest = {"ahead": timedelta(seconds=min(max_future_s, _FOREVER_S)), "hold": PREDICTION_VALID_FOR}
 
     def ping(self) -> None:
         """Return where the store answers and has our schema."""

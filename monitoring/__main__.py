@@ -20,13 +20,13 @@ import psycopg2
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.registry import Collector
 
+from monitoring.drift.drift_monitor import DriftMonitor, registered_references
 from monitoring.drift.drift_params import project_drift
-from monitoring.drift.watcher import DriftWatcher, registered_references
 from monitoring.evaluation.definitions import ModelDefinitions, project_definitions
 from monitoring.evaluation.evaluator import Evaluator
 from monitoring.exporter import TwinCollector
 from monitoring.fleet_queries import FleetReader
-from monitoring.registry_poll import RegistryWatch
+from monitoring.registry_poll import RegistryPoller
 from telemetry.embedded.ports import free_port
 from telemetry.embedded.telemetry_store import store_named
 from telemetry.errors import TwinError
@@ -49,8 +49,8 @@ def watching(settings: Settings, params_file: Path, stop: threading.Event) -> It
     dsn = settings.telemetry_dsn.get_secret_value()
     definitions = project_definitions(params_file)
     evaluator = Evaluator(dsn, ModelDefinitions(settings, definitions), definitions.temperature_every_s)
-    drift = DriftWatcher(dsn, registered_references(settings), project_drift(params_file))
-    registry = RegistryWatch(settings)
+    drift = DriftMonitor(dsn, registered_references(settings), project_drift(params_file))
+    registry = RegistryPoller(settings)
     reader = FleetReader(dsn)
     with ExitStack() as stack:
         stack.callback(reader.close)

@@ -19,26 +19,26 @@ import psycopg2
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from monitoring.fleet_queries import FleetReader, NewestReading, Snapshot
-from monitoring.registry_poll import RegistryWatch
-from monitoring.target_metrics import WATCHED, Watched
+from monitoring.fleet_queries import FleetReader, FleetSnapshot, NewestReading
+from monitoring.registry_poll import RegistryPoller
+from monitoring.target_metrics import TARGET_METRICS, TargetMetrics
 
 logger = logging.getLogger(__name__)
 
 #: Two that ask at once get one answer.
-_FRESH_S = 1.0
+_CACHE_S = 1.0
 #: A scrape waits so long for the store and then says that it is away: Prometheus gives up after 4 s, and would call the
 #: exporter down.
-_PATIENCE_S = 2.5
+_READ_TIMEOUT_S = 2.5
 #: A battery that was never predicted waits for it only if it was heard of so lately: others came with an import.
-_HEARD_OF_S = 3600.0
+_RECENTLY_SEEN_S = 3600.0
 
 #: As the table `retrains` has them.
 RETRAIN_OUTCOMES = ("promoted", "not_promoted", "failed", "stopped")
 WATCH_STATES = ("watching", "passed", "rolled_back", "superseded")
 
 #: Gauge -> what it means, and where a reading has it.
-_OF_READINGS: dict[str, tuple[str, Callable[[NewestReading], float | None]]] = {
+_READING_GAUGES: dict[str, tuple[str, Callable[[NewestReading], float | None]]] = {
     "battery_soc_actual": ("state of charge, %", lambda one: one.soc),
     "battery_temperature_actual": ("hottest probe, degC", lambda one: one.temperature),
     "battery_temperature_predicted": ("forecast for this moment, degC", lambda one: one.temperature_predicted),
@@ -51,14 +51,14 @@ _OF_READINGS: dict[str, tuple[str, Callable[[NewestReading], float | None]]] = {
     ),
 }
 #: Gauge -> what it means, and the target whose newest prediction it is.
-_OF_PREDICTIONS: dict[str, tuple[str, str]] = {
+_PREDICTION_GAUGES: dict[str, tuple[str, str]] = {
     "battery_soh_predicted": ("state of health, %", "soh"),
     "battery_temperature_forecast": ("temperature at the horizon from now, degC", "temperature"),
     "battery_rul_predicted": ("remaining equivalent full cycles", "rul"),
     "battery_failure_predicted": ("failure probability", "failure"),
 }
 #: Gauge -> what it means, and the target whose newest known truth it is.
-_OF_TRUTHS: dict[str, tuple[str, str]] = {
+_LABEL_GAUGES: dict[str, tuple[str, str]] = {
     "battery_rul_actual": ("remaining equivalent full cycles at the newest judged prediction, once it failed", "rul"),
     "battery_failure_actual": ("1 failed within the horizon of the newest judged prediction, 0 did not", "failure"),
 }
@@ -74,7 +74,7 @@ class _Answer:
         errors: of each target the cumulative buckets and the sum, since the start.
     """
 
-    snapshot: Snapshot | None = None
+    snapshot: FleetSnapshot | None = None
     predictions: Mapping[str, int] = field(default_factory=dict)
     errors: Sequence[tuple[str, list[tuple[str, float]], float]] = ()
 
@@ -88,7 +88,7 @@ class TwinCollector(Collector):
         clock: the wall clock, s since the epoch.
     """
 
-    def __init__(self, reader: FleetReader, registry: RegistryWatch, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, reader: FleetReader, registry: RegistryPoller, clock: Callable[[], float] = time.time) -> None:
         self._reader = reader
         self._registry = registry
         self._clock = clock
@@ -96,7 +96,7 @@ class TwinCollector(Collector):
         self._asked_at = float("-inf")
         self._pool = ThreadPoolExecutor(1)
         self._reading: Future[_Answer] | None = None
-        self._histograms = {target: _Histogram(watched) for target, watched in WATCHED.items()}
+        self._histograms = {target: _Histogram(watched) for target, watched in TARGET_METRICS.items()}
         self._answer = self._counted(None)
 
     def collect(self) -> Iterator[Metric]:
@@ -127,12 +127,12 @@ class TwinCollector(Collector):
 
     def _newest(self) -> _Answer:
         with self._lock:
-            if time.monotonic() - self._asked_at > _FRESH_S:
+            if time.monotonic() - self._asked_at > _CACHE_S:
                 reading, self._reading = self._reading or self._pool.submit(self._read), None
                 try:
-                    self._answer = reading.result(_PATIENCE_S)
+                    self._answer = reading.result(_READ_TIMEOUT_S)
                 except TimeoutError:
-                    logger.warning("the telemetry store did not answer within %g s", _PATIENCE_S)
+                    logger.warning("the telemetry store did not answer within %g s", _READ_TIMEOUT_S)
                     self._reading = reading  # which goes on
                     self._answer = replace(self._answer, snapshot=None)
                 self._asked_at = time.monotonic()
@@ -146,7 +146,7 @@ class TwinCollector(Collector):
             logger.warning("the telemetry store could not be read: %s", str(error).strip())
         return self._counted(snapshot)
 
-    def _counted(self, snapshot: Snapshot | None) -> _Answer:
+    def _counted(self, snapshot: FleetSnapshot | None) -> _Answer:
         for target, errors in self._reader.take_errors().items():
             for size in errors:
                 self._histograms[target].observe(size)
@@ -158,7 +158,7 @@ class TwinCollector(Collector):
 class _Histogram:
     """Absolute errors of one target."""
 
-    def __init__(self, watched: Watched) -> None:
+    def __init__(self, watched: TargetMetrics) -> None:
         self._watched = watched
         self._counts = [0] * (len(watched.error_buckets) + 1)
         self._sum = 0.0
@@ -177,8 +177,8 @@ class _Histogram:
         return self._watched.target, buckets, self._sum
 
 
-def _battery_gauges(snapshot: Snapshot) -> Iterator[Metric]:
-    for name, (description, value_of) in _OF_READINGS.items():
+def _battery_gauges(snapshot: FleetSnapshot) -> Iterator[Metric]:
+    for name, (description, value_of) in _READING_GAUGES.items():
         gauge = GaugeMetricFamily(name, description, labels=["battery_id"])
         for reading in snapshot.readings:
             if (value := value_of(reading)) is not None:
@@ -192,7 +192,7 @@ def _battery_gauges(snapshot: Snapshot) -> Iterator[Metric]:
             health.add_metric([reading.battery_id], value)
     yield health
     standing = snapshot.standing()
-    for name, (description, target) in _OF_PREDICTIONS.items():
+    for name, (description, target) in _PREDICTION_GAUGES.items():
         gauge = GaugeMetricFamily(name, description, labels=["battery_id"])
         bounds = GaugeMetricFamily(f"{name}_interval", f"{description}: its interval", labels=["battery_id", "bound"])
         for prediction in standing:
@@ -204,7 +204,7 @@ def _battery_gauges(snapshot: Snapshot) -> Iterator[Metric]:
         yield gauge
         if bounds.samples:
             yield bounds
-    for name, (description, target) in _OF_TRUTHS.items():
+    for name, (description, target) in _LABEL_GAUGES.items():
         gauge = GaugeMetricFamily(name, description, labels=["battery_id"])
         for (battery_id, known), actual in snapshot.actual.items():
             if known == target:
@@ -212,7 +212,7 @@ def _battery_gauges(snapshot: Snapshot) -> Iterator[Metric]:
         yield gauge
 
 
-def _lag(snapshot: Snapshot, now_s: float, *, has_release: bool) -> Iterator[Metric]:
+def _lag(snapshot: FleetSnapshot, now_s: float, *, has_release: bool) -> Iterator[Metric]:
     """Of a store that nobody predicts from, and that nobody could, no battery waits."""
     lag = GaugeMetricFamily(
         "prediction_lag_seconds",
@@ -221,7 +221,7 @@ def _lag(snapshot: Snapshot, now_s: float, *, has_release: bool) -> Iterator[Met
     )
     is_predicted = has_release or bool(snapshot.predictions)
     for reading in snapshot.readings:
-        is_heard_of = now_s - reading.stored_at.timestamp() < _HEARD_OF_S
+        is_heard_of = now_s - reading.stored_at.timestamp() < _RECENTLY_SEEN_S
         if reading.predicted_until is not None or (is_predicted and is_heard_of):
             lag.add_metric([reading.battery_id], _waiting_s(reading.waiting_since, now_s))
     yield lag
@@ -231,7 +231,7 @@ def _waiting_s(since: datetime | None, now_s: float) -> float:
     return 0.0 if since is None else max(now_s - since.timestamp(), 0.0)
 
 
-def _accuracy(snapshot: Snapshot) -> Iterator[Metric]:
+def _accuracy(snapshot: FleetSnapshot) -> Iterator[Metric]:
     accuracy = GaugeMetricFamily(
         "prediction_accuracy", "100 x max(0, 1 - |error| / max(|actual|, floor)), newest outcomes, %", labels=["metric"]
     )
@@ -256,7 +256,7 @@ def _accuracy(snapshot: Snapshot) -> Iterator[Metric]:
     yield from (accuracy, error, outcomes, coverage, with_interval)
 
 
-def _models(snapshot: Snapshot) -> Iterator[Metric]:
+def _models(snapshot: FleetSnapshot) -> Iterator[Metric]:
     """Who made the newest predictions, and for how many batteries: more than one only while a release is replaced."""
     counts: dict[tuple[str, str, str], int] = {}
     for one in snapshot.predictions:
@@ -270,7 +270,7 @@ def _models(snapshot: Snapshot) -> Iterator[Metric]:
     yield info
 
 
-def _drift(snapshot: Snapshot) -> Iterator[Metric]:
+def _drift(snapshot: FleetSnapshot) -> Iterator[Metric]:
     labels = ["metric", "kind"]
     score = GaugeMetricFamily("model_drift_score", "distance from the training reference", labels=labels)
     threshold = GaugeMetricFamily("model_drift_threshold", "score from which it counts as drift", labels=labels)
@@ -283,7 +283,7 @@ def _drift(snapshot: Snapshot) -> Iterator[Metric]:
     yield from (score, threshold, drifting)
 
 
-def _retrains(snapshot: Snapshot) -> Iterator[Metric]:
+def _retrains(snapshot: FleetSnapshot) -> Iterator[Metric]:
     """All of the outcomes from the start, so that the first of its kind is an increase."""
     ended = CounterMetricFamily("model_retrains", "trainings on what was lived, by how they ended", labels=["outcome"])
     for outcome in RETRAIN_OUTCOMES:
@@ -298,7 +298,7 @@ def _retrains(snapshot: Snapshot) -> Iterator[Metric]:
     yield watches
 
 
-def _registry(registry: RegistryWatch) -> Iterator[Metric]:
+def _registry(registry: RegistryPoller) -> Iterator[Metric]:
     yield _gauge("model_registry_up", "1 if the model registry answers", float(registry.is_up))
     state = registry.state
     if state is None:

@@ -12,9 +12,9 @@ import psycopg2
 import psycopg2.extensions
 
 from features.targets import TARGET_NAMES
-from monitoring.newest_predictions import NEWEST_PREDICTIONS, PREDICTIONS_HOLD
-from monitoring.store_connection import StoreSession
-from monitoring.target_metrics import WATCHED
+from monitoring.latest_predictions import LATEST_CHAMPION_PREDICTIONS, PREDICTION_VALID_FOR
+from monitoring.store_connection import StoreConnection
+from monitoring.target_metrics import TARGET_METRICS
 
 #: Outcomes that accuracy and coverage look back on, by target and role.
 RECENT_OUTCOMES = 500
@@ -22,7 +22,7 @@ RECENT_OUTCOMES = 500
 FORECAST_TOLERANCE_S = 30.0
 _STATEMENT_TIMEOUT_MS = 5_000
 #: What a battery that was never predicted has waited is looked for so far back.
-_NEVER_PREDICTED_SINCE = timedelta(hours=1)
+_FIRST_PREDICTION_LOOKBACK = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class NewestPrediction:
 
 
 @dataclass(frozen=True)
-class Recent:
+class RecentOutcomes:
     """The newest outcomes of one target and role.
 
     Attributes:
@@ -84,7 +84,7 @@ class Recent:
 
 
 @dataclass(frozen=True)
-class Drift:
+class TargetDrift:
     """A row of `drift_status`."""
 
     target: str
@@ -95,7 +95,7 @@ class Drift:
 
 
 @dataclass(frozen=True)
-class Retrains:
+class RetrainCounts:
     """Rows of `retrains`: how many ended how, how many go on, and where the watches over promotions stand."""
 
     outcomes: Mapping[str, int] = field(default_factory=dict)
@@ -104,15 +104,15 @@ class Retrains:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class FleetSnapshot:
     """The fleet at one moment; `actual` holds the newest known truth by battery and slow target."""
 
     readings: list[NewestReading] = field(default_factory=list)
     predictions: list[NewestPrediction] = field(default_factory=list)
     actual: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    recent: list[Recent] = field(default_factory=list)
-    drift: list[Drift] = field(default_factory=list)
-    retrains: Retrains = field(default_factory=Retrains)
+    recent: list[RecentOutcomes] = field(default_factory=list)
+    drift: list[TargetDrift] = field(default_factory=list)
+    retrains: RetrainCounts = field(default_factory=RetrainCounts)
 
     def standing(self) -> list[NewestPrediction]:
         """The predictions that still say something of now; of the others too much was lived since."""
@@ -121,11 +121,11 @@ class Snapshot:
             one
             for one in self.predictions
             if (now := newest.get(one.battery_id)) is None
-            or (now - one.time <= PREDICTIONS_HOLD and (one.due is None or one.due > now))
+            or (now - one.time <= PREDICTION_VALID_FOR and (one.due is None or one.due > now))
         ]
 
 
-class FleetReader(StoreSession):
+class FleetReader(StoreConnection):
     """A read-only session that also counts: predictions and outcomes that appeared since this reader first looked."""
 
     def __init__(self, dsn: str) -> None:
@@ -135,11 +135,11 @@ class FleetReader(StoreSession):
         self.predictions: dict[str, int] = {}
         self.errors: dict[str, list[float]] = {target: [] for target in TARGET_NAMES}
 
-    def read(self) -> Snapshot:
+    def read(self) -> FleetSnapshot:
         """The fleet now; `predictions` and `errors` go on as well."""
         with self.transaction() as cursor:
             readings = _readings(cursor)
-            snapshot = Snapshot(
+            snapshot = FleetSnapshot(
                 readings, _predictions(cursor), _actual(cursor), _recent(cursor), _drift(cursor), _retrains(cursor)
             )
             self._count_predictions(cursor, readings)
@@ -225,7 +225,7 @@ def _readings(cursor: psycopg2.extensions.cursor) -> list[NewestReading]:
         ) waiting ON true
         ORDER BY b.battery_id
         """,
-        (FORECAST_TOLERANCE_S, _NEVER_PREDICTED_SINCE),
+        (FORECAST_TOLERANCE_S, _FIRST_PREDICTION_LOOKBACK),
     )
     return [NewestReading(*row) for row in cursor.fetchall()]
 
@@ -235,7 +235,7 @@ def _predictions(cursor: psycopg2.extensions.cursor) -> list[NewestPrediction]:
         f"""
         SELECT b.battery_id, p.time, p.due, p.target, p.value, p.lower, p.upper, COALESCE(p.model_name, ''),
                COALESCE(p.model_version, '')
-        FROM {NEWEST_PREDICTIONS}
+        FROM {LATEST_CHAMPION_PREDICTIONS}
         """  # noqa: S608 - a text of our own
     )
     return [NewestPrediction(*row) for row in cursor.fetchall()]
@@ -256,7 +256,7 @@ def _actual(cursor: psycopg2.extensions.cursor) -> dict[tuple[str, str], float]:
     return {(battery_id, target): actual for battery_id, target, actual in cursor.fetchall()}
 
 
-def _recent(cursor: psycopg2.extensions.cursor) -> list[Recent]:
+def _recent(cursor: psycopg2.extensions.cursor) -> list[RecentOutcomes]:
     cursor.execute(
         """
         SELECT s.target, s.role, count(*), avg(abs(o.error)),
@@ -271,21 +271,21 @@ def _recent(cursor: psycopg2.extensions.cursor) -> list[Recent]:
         GROUP BY s.target, s.role
         """,
         {
-            "targets": list(WATCHED),
-            "floors": [watched.floor for watched in WATCHED.values()],
+            "targets": list(TARGET_METRICS),
+            "floors": [watched.floor for watched in TARGET_METRICS.values()],
             "count": RECENT_OUTCOMES,
         },
     )
-    return [Recent(*row) for row in cursor.fetchall()]
+    return [RecentOutcomes(*row) for row in cursor.fetchall()]
 
 
-def _drift(cursor: psycopg2.extensions.cursor) -> list[Drift]:
+def _drift(cursor: psycopg2.extensions.cursor) -> list[TargetDrift]:
     cursor.execute("SELECT target, kind, score, threshold, is_drifting FROM drift_status")
     rows: list[tuple[Any, ...]] = cursor.fetchall()
-    return [Drift(*row) for row in rows]
+    return [TargetDrift(*row) for row in rows]
 
 
-def _retrains(cursor: psycopg2.extensions.cursor) -> Retrains:
+def _retrains(cursor: psycopg2.extensions.cursor) -> RetrainCounts:
     cursor.execute("SELECT outcome, watch, count(*) FROM retrains GROUP BY outcome, watch")
     outcomes, watches, running = Counter[str](), Counter[str](), 0
     for outcome, watch, count in cursor.fetchall():
@@ -295,4 +295,4 @@ def _retrains(cursor: psycopg2.extensions.cursor) -> Retrains:
             outcomes[outcome] += count
         if watch is not None:
             watches[watch] += count
-    return Retrains(outcomes, running, watches)
+    return RetrainCounts(outcomes, running, watches)

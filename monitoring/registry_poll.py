@@ -44,7 +44,7 @@ def has_registry(settings: Settings) -> bool:
     return settings.mlflow_tracking_uri is not None or (settings.var / "mlflow.db").exists()
 
 
-class RegistryWatch:
+class RegistryPoller:
     """Holds the newest answer of the registry.
 
     Attributes:
@@ -86,7 +86,7 @@ class RegistryWatch:
         self.is_up = True
 
     def _asked(self) -> RegistryState:
-        store = RegistryStore.open(self._settings, self._settings.domain, patient=False)
+        store = RegistryStore.open(self._settings, self._settings.domain, fail_fast=True)
         aliases = store.aliases()
         before = {} if self.state is None else self.state.trainings
         return RegistryState(

@@ -11,7 +11,7 @@ import psycopg2.extensions
 from telemetry.stores.liveness import NOTICE_LOST_CLIENT, NOTICE_LOST_SERVER
 
 
-class StoreSession:
+class StoreConnection:
     """Opened when first needed and again after it was lost.  Errors are those of psycopg2.
 
     Args:

@@ -9,7 +9,7 @@ from features.targets import TARGETS
 
 
 @dataclass(frozen=True)
-class Watched:
+class TargetMetrics:
     """One target as the metrics show it.
 
     Attributes:
@@ -29,12 +29,12 @@ class Watched:
         return TARGETS[self.target].floor * self.factor
 
 
-WATCHED: Mapping[str, Watched] = {
+TARGET_METRICS: Mapping[str, TargetMetrics] = {
     watched.target: watched
     for watched in (
-        Watched("soh", "%", (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0), factor=100.0),
-        Watched("temperature", "degC", (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)),
-        Watched("rul", "equivalent full cycles", (5.0, 10.0, 25.0, 50.0, 100.0, 200.0, 400.0, 800.0)),
-        Watched("failure", "probability", (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)),
+        TargetMetrics("soh", "%", (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0), factor=100.0),
+        TargetMetrics("temperature", "degC", (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)),
+        TargetMetrics("rul", "equivalent full cycles", (5.0, 10.0, 25.0, 50.0, 100.0, 200.0, 400.0, 800.0)),
+        TargetMetrics("failure", "probability", (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)),
     )
 }

@@ -51,7 +51,7 @@ class RollbackParams:
         """How often a target is compared at most."""
         return 1 + math.ceil(math.log2(self.max_outcomes / self.min_outcomes))
 
-    def next_look(self, last: int | None) -> int:
+    def next_comparison(self, last: int | None) -> int:
         """With how many outcomes to compare again; `last` is how many there were the last time."""
         return self.min_outcomes if last is None else min(2 * last, self.max_outcomes)
 

@@ -18,11 +18,11 @@ def main() -> int:
     # The command hears it too, as one of the group, and this waits for it.  Unlike SIG_IGN that is not inherited.
     signal.signal(signal.SIGTERM, lambda *_: None)
     process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-    threading.Thread(target=_end_with_the_starter, daemon=True).start()
+    threading.Thread(target=_kill_group_on_eof, daemon=True).start()
     return process.wait()
 
 
-def _end_with_the_starter() -> None:
+def _kill_group_on_eof() -> None:
     os.read(sys.stdin.fileno(), 1)
     os.killpg(0, signal.SIGKILL)
 

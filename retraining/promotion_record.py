@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from retraining.retrain_store import RetrainStore
-from training.registry.promotion import champions_of
+from training.registry.promotion import versions_in_release
 from training.registry.registry_store import RegistryStore
 
 #: Of a model version: the number of the training that registered it.
@@ -37,11 +37,11 @@ def promotion_in(registry: RegistryStore, release: int | None, is_ours: Callable
     """
     if release is None:
         return None
-    before = registry.replaced_by(release)
-    former = {} if before is None else champions_of(registry, before)
+    before = registry.previous_release(release)
+    former = {} if before is None else versions_in_release(registry, before)
     brought = {
         target: version
-        for target, version in champions_of(registry, release).items()
+        for target, version in versions_in_release(registry, release).items()
         if former.get(target) != version and is_ours(target, version)
     }
     if not brought:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from retraining.champion_comparison import RollbackParams, compare
-from retraining.retrain_store import RetrainStore, Watched, WatchEnd
+from retraining.retrain_store import RetrainStore, WatchedPromotion, WatchEnd
 from telemetry.errors import TwinError
-from training.registry.promotion import record, rollback
+from training.registry.promotion import record_event, rollback
 from training.registry.registry_store import RegistryStore
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class PromotionWatch:
                 else:
                     raise
 
-    def _look(self, watched: Watched) -> None:
+    def _look(self, watched: WatchedPromotion) -> None:
         release = self.registry.aliases().release
         if release == watched.release:
             self._keep_shadow(watched)
@@ -65,23 +65,23 @@ class PromotionWatch:
         else:
             self._end(watched, "superseded", f"release {release} has taken its place")
 
-    def _taken_back(self, watched: Watched) -> str | None:
+    def _taken_back(self, watched: WatchedPromotion) -> str | None:
         """Why this watch has rolled its release back; None where it has not."""
         start = _WORSE.format(release=watched.release)
         reasons = (event.reason for event in reversed(self.registry.events()) if event.kind == "rollback")
         return next((reason.removeprefix(start) for reason in reasons if reason.startswith(start)), None)
 
-    def _lacks(self, watched: Watched) -> str | None:
+    def _lacks(self, watched: WatchedPromotion) -> str | None:
         """What the registry has no more of that the watch needs, in a sentence."""
         try:
-            self.registry.known_release(watched.before)
+            self.registry.require_release(watched.before)
             for target, (_, old) in watched.versions.items():
-                self.registry.known_version(target, old)
+                self.registry.require_version(target, old)
         except TwinError as error:
             return error.sentence
         return None
 
-    def _keep_shadow(self, watched: Watched) -> None:
+    def _keep_shadow(self, watched: WatchedPromotion) -> None:
         """Have what was replaced predict the same moments, also after another training has registered challengers."""
         challengers = self.registry.aliases().challengers
         away = {target: old for target, (_, old) in watched.versions.items() if challengers.get(target) != old}
@@ -90,9 +90,9 @@ class PromotionWatch:
         if away:
             names = ", ".join(f"{target} {old}" for target, old in away.items())
             reason = f"retraining {watched.retrain_id}: {names} goes on in the shadow of its successor, to be compared"
-            record(self.registry, "shadow", by=self.by, reason=reason)
+            record_event(self.registry, "shadow", by=self.by, reason=reason)
 
-    def _compare(self, watched: Watched) -> None:
+    def _compare(self, watched: WatchedPromotion) -> None:
         has_lasted = self._has_lasted(watched)
         finished = 0
         for target, (new, old) in watched.versions.items():
@@ -100,7 +100,7 @@ class PromotionWatch:
             if last is not None and last >= self.params.max_outcomes:
                 finished += 1
                 continue
-            needed = self.params.next_look(last)
+            needed = self.params.next_comparison(last)
             if needed == self.params.max_outcomes and not has_lasted:
                 continue  # the last comparison sees a whole day, however many outcomes an hour has
             losses = self.records.paired(target, new, old, watched.since)
@@ -124,7 +124,7 @@ class PromotionWatch:
         if finished == len(watched.versions):
             self._end(watched, "passed", f"not worse than its predecessor over {self.params.max_outcomes} outcomes")
 
-    def _has_lasted(self, watched: Watched) -> bool:
+    def _has_lasted(self, watched: WatchedPromotion) -> bool:
         """Whether the watch has seen enough of the fleet's time for its last comparison."""
         if self.params.watch_s == 0.0:
             return True
@@ -136,7 +136,7 @@ class PromotionWatch:
             return False
         return reached >= watched.began + timedelta(seconds=self.params.watch_s)
 
-    def _roll_back(self, watched: Watched, sentence: str) -> None:
+    def _roll_back(self, watched: WatchedPromotion, sentence: str) -> None:
         if self.registry.aliases().release != watched.release:
             return  # somebody was faster; the next look sees it
         self._release_shadow(watched)
@@ -145,15 +145,15 @@ class PromotionWatch:
         self.records.end_watch(watched.retrain_id, "rolled_back", sentence)
         log.warning("release %d is rolled back: %s", watched.release, sentence)
 
-    def _end(self, watched: Watched, how: WatchEnd, detail: str) -> None:
+    def _end(self, watched: WatchedPromotion, how: WatchEnd, detail: str) -> None:
         if self._release_shadow(watched):
-            record(
+            record_event(
                 self.registry, "shadow", by=self.by, reason=f"release {watched.release} is watched no longer: {detail}"
             )
         self.records.end_watch(watched.retrain_id, how, detail)
         log.info("release %d is watched no longer: %s", watched.release, detail)
 
-    def _release_shadow(self, watched: Watched) -> bool:
+    def _release_shadow(self, watched: WatchedPromotion) -> bool:
         """Point `@challenger` at what was registered last again, unless somebody has moved it since."""
         challengers = self.registry.aliases().challengers
         moved = {

@@ -17,7 +17,7 @@ from psycopg2.extras import Json
 from features.targets import TARGETS
 from monitoring.drift import windows
 from retraining.champion_comparison import PairedLoss
-from retraining.trigger import Drift, Past
+from retraining.trigger import DetectedDrift, RetrainHistory
 from telemetry.stores.liveness import NOTICE_LOST_CLIENT
 
 OutcomeName = Literal["promoted", "not_promoted", "failed", "stopped"]
@@ -31,7 +31,7 @@ _NAME_BYTES = 63
 
 
 @dataclass(frozen=True)
-class Watched:
+class WatchedPromotion:
     """A promotion whose release is still compared with the one before it.
 
     Attributes:
@@ -104,7 +104,7 @@ class RetrainStore:
         """Event time that so many batteries have reached; None where fewer have sent anything."""
         return windows.clock(self._session(), batteries)
 
-    def drifts(self) -> list[Drift]:
+    def drifts(self) -> list[DetectedDrift]:
         """Which models of this domain drift now, with the newest window of each."""
         rows = self._all(
             """
@@ -115,7 +115,7 @@ class RetrainStore:
             """,
             (self._domain,),
         )
-        return [Drift(*row) for row in rows]
+        return [DetectedDrift(*row) for row in rows]
 
     def fleet(self, cadence: Literal["reading", "cycle"], at_most: int) -> list[str]:
         """Batteries that a model of this cadence may learn from, in the order of their names."""
@@ -128,7 +128,7 @@ class RetrainStore:
         )
         return [battery_id for (battery_id,) in rows]
 
-    def past(self) -> Past:
+    def past(self) -> RetrainHistory:
         """The trainings so far."""
         ended_at, data_until = self._one(
             "SELECT max(ended_at) FILTER (WHERE outcome <> 'stopped'), "
@@ -144,11 +144,11 @@ class RetrainStore:
             """,
             {"domain": self._domain},
         )
-        return Past(ended_at, data_until, unchanged)
+        return RetrainHistory(ended_at, data_until, unchanged)
 
     # One training
 
-    def orphans(self) -> list[tuple[int, str]]:
+    def abandoned(self) -> list[tuple[int, str]]:
         """Trainings whose process is gone, and why they ended; only for the holder of the lock."""
         rows = self._all(
             """
@@ -160,7 +160,7 @@ class RetrainStore:
         )
         return [(number, error) for number, error in rows]
 
-    def begin(self, reason: str, drifts: Sequence[Drift], release: int | None) -> int:
+    def begin(self, reason: str, drifts: Sequence[DetectedDrift], release: int | None) -> int:
         """Record that a training begins; its number."""
         shown = [vars(one) | {"window_start": one.window_start.isoformat()} for one in drifts]
         (retrain_id,) = self._one(
@@ -226,7 +226,7 @@ class RetrainStore:
 
     # The watch over a promotion
 
-    def watched(self) -> list[Watched]:
+    def watched(self) -> list[WatchedPromotion]:
         """Promotions that are compared still, oldest first."""
         rows = self._all(
             "SELECT retrain_id, release_after, release_before, data_until, watched, watch_looks, watch_from "
@@ -234,7 +234,7 @@ class RetrainStore:
             (self._domain,),
         )
         return [
-            Watched(
+            WatchedPromotion(
                 number, after, before, since, {target: (new, old) for target, (new, old) in pairs.items()}, looks, began
             )
             for number, after, before, since, pairs, looks, began in rows

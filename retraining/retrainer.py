@@ -19,13 +19,13 @@ from retraining.champion_comparison import RollbackParams
 from retraining.promotion_record import settle
 from retraining.promotion_watch import PromotionWatch
 from retraining.retrain_store import RetrainStore
-from retraining.training_run import Attempt, Retrained
+from retraining.training_run import TrainingResult, TrainingRun
 from retraining.trigger import RetrainParams, decide
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 from telemetry.stores.snapshot import SnapshotParams
-from training.params import read_json, typed
+from training.params import parse_section, read_json
 from training.registry.promotion import current_user
 from training.registry.registry_store import RegistryStore
 from training.splits import MIN_BATTERIES_FOR_GATE
@@ -33,8 +33,8 @@ from training.splits import MIN_BATTERIES_FOR_GATE
 log = logging.getLogger(__name__)
 
 #: In `var`; younger than half a minute while this runs.
-ALIVE = "retrain.alive"
-_ALIVE_EVERY_S = 10.0
+HEARTBEAT_FILE = "retrain.alive"
+_HEARTBEAT_INTERVAL_S = 10.0
 _RETRY_S = 10.0
 
 
@@ -55,14 +55,14 @@ class Retrainer:
     records: RetrainStore
     registry: RegistryStore
     stop: threading.Event
-    _said: str = ""
+    _last_logged: str = ""
     _learned_from: dict[tuple[str, int], frozenset[str]] = field(default_factory=dict)
 
     def run(self, interval_s: float) -> None:
         """Look every `interval_s` until `stop` is set; a store or a registry that is away is waited for."""
         from mlflow.exceptions import MlflowException
 
-        with self._alive():
+        with self._heartbeat():
             while not self.stop.is_set():
                 try:
                     self.look()
@@ -72,7 +72,7 @@ class Retrainer:
                 else:
                     self.stop.wait(interval_s)
 
-    def look(self, reason: str | None = None) -> Retrained | None:
+    def look(self, reason: str | None = None) -> TrainingResult | None:
         """Look once: compare what is watched, and train where a drift asks for it, or a `reason` is given.
 
         Returns:
@@ -84,10 +84,10 @@ class Retrainer:
         """
         if not self.records.try_lock():
             holder = self.records.holder() or "somebody"
-            self._say(f"not now: {holder} is at work")
+            self._log_once(f"not now: {holder} is at work")
             return None
         try:
-            for retrain_id, error in self.records.orphans():
+            for retrain_id, error in self.records.abandoned():
                 promotion = settle(self.records, self.registry, retrain_id, "failed", error)
                 had = "nothing" if promotion is None else f"release {promotion.release}"
                 log.warning("retraining %d is gone, and had promoted %s: %s", retrain_id, had, error)
@@ -102,12 +102,12 @@ class Retrainer:
                 self.records.past(),
                 datetime.now(UTC),
                 self.policy,
-                lambda target: self._why_in_vain(target, champions[target]),
+                lambda target: self._gate_obstacle(target, champions[target]),
             )
-            self._say(decision.reason)
+            self._log_once(decision.reason)
             if reason is None and not decision.drifts:
                 return None
-            attempt = Attempt(
+            attempt = TrainingRun(
                 self.settings, self.params, self.policy, self.drift, self.records, self.registry, by, self.stop.is_set
             )
             done = attempt.train(decision.reason, decision.drifts) if reason is None else attempt.train(reason, ())
@@ -117,7 +117,7 @@ class Retrainer:
         finally:
             self.records.unlock()
 
-    def _why_in_vain(self, target: str, champion: int) -> str | None:
+    def _gate_obstacle(self, target: str, champion: int) -> str | None:
         """Why the gate would refuse whatever is trained: no battery is left that it could be compared on."""
         fleet = self.records.fleet(TARGETS[target].cadence, MIN_BATTERIES_FOR_GATE)
         if not 0 < len(fleet) < MIN_BATTERIES_FOR_GATE:
@@ -134,15 +134,15 @@ class Retrainer:
         )
 
     @contextmanager
-    def _alive(self) -> Iterator[None]:
+    def _heartbeat(self) -> Iterator[None]:
         """Touch a file meanwhile, by whose age others see that this goes on: it has no port to be asked at."""
         self.settings.var.mkdir(parents=True, exist_ok=True)
         ended = threading.Event()
 
         def touch() -> None:
             while True:
-                (self.settings.var / ALIVE).touch()
-                if ended.wait(_ALIVE_EVERY_S):
+                (self.settings.var / HEARTBEAT_FILE).touch()
+                if ended.wait(_HEARTBEAT_INTERVAL_S):
                     return
 
         thread = threading.Thread(target=touch, name="alive", daemon=True)
@@ -153,10 +153,10 @@ class Retrainer:
             ended.set()
             thread.join()
 
-    def _say(self, sentence: str) -> None:
+    def _log_once(self, sentence: str) -> None:
         """Once, not at every look."""
-        if sentence != self._said:
-            self._said = sentence
+        if sentence != self._last_logged:
+            self._last_logged = sentence
             log.info("%s", sentence)
 
 
@@ -170,10 +170,10 @@ def retraining(settings: Settings, params: Mapping[str, Any], stop: threading.Ev
     """
     if settings.telemetry_dsn is None:
         raise TwinError("No telemetry store is named.", field="telemetry_dsn")
-    policy = typed(RetrainParams, params.get("retrain", {}), "retrain")
-    rollback = typed(RollbackParams, params.get("rollback", {}), "rollback")
-    drift = typed(DriftParams, params.get("drift", {}), "drift")
-    typed(SnapshotParams, params.get("snapshot", {}), "snapshot")  # said now and not in the middle of a training
+    policy = parse_section(RetrainParams, params.get("retrain", {}), "retrain")
+    rollback = parse_section(RollbackParams, params.get("rollback", {}), "rollback")
+    drift = parse_section(DriftParams, params.get("drift", {}), "drift")
+    parse_section(SnapshotParams, params.get("snapshot", {}), "snapshot")  # reported before a training begins
     dsn = settings.telemetry_dsn.get_secret_value()
     migrate(dsn)
     records = RetrainStore(dsn, settings.domain, current_user())

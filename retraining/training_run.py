@@ -19,27 +19,27 @@ from features.targets import TARGET_NAMES
 from monitoring.drift.drift_params import DriftParams
 from retraining.promotion_record import TAG, Promotion, promotion_in, settle
 from retraining.retrain_store import RetrainStore
-from retraining.trigger import Drift, RetrainParams
+from retraining.trigger import DetectedDrift, RetrainParams
 from retraining.workspace import Workspace
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from telemetry.stores.snapshot import MANIFEST, SnapshotParams, take_snapshot
 from training.gate import GateThresholds
-from training.mlflow_client import ending_run, experiment_id
-from training.params import read_json, typed
+from training.mlflow_client import experiment_id, record_run_status
+from training.params import parse_section, read_json
 from training.registry.provenance import provenance_in
-from training.registry.registration import RegisterReport, register_all
+from training.registry.registration import RegistrationReport, register_all
 from training.registry.registry_store import RegistryStore
 
 log = logging.getLogger(__name__)
 
 PROJECT = Path(__file__).resolve().parents[2]
 SOURCE = "timescale"
-_LOCK_LOOKED_AT_EVERY_S = 10.0
+_LOCK_CHECK_INTERVAL_S = 10.0
 
 
 @dataclass(frozen=True)
-class Retrained:
+class TrainingResult:
     """What a training came to.
 
     Attributes:
@@ -48,7 +48,7 @@ class Retrained:
         error: why it failed, in a sentence; None where it did not.
     """
 
-    report: RegisterReport | None = None
+    report: RegistrationReport | None = None
     promotion: Promotion | None = None
     error: str | None = None
 
@@ -69,7 +69,7 @@ class StoppedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Attempt:
+class TrainingRun:
     """How and with what to train.
 
     Attributes:
@@ -87,7 +87,7 @@ class Attempt:
     by: str
     is_stopping: Callable[[], bool] = lambda: False
 
-    def train(self, reason: str, drifts: Sequence[Drift]) -> Retrained:
+    def train(self, reason: str, drifts: Sequence[DetectedDrift]) -> TrainingResult:
         """Train, register and let the gate promote; only for the holder of the lock.
 
         Whatever goes wrong is recorded, and leaves the champion where it is.
@@ -100,14 +100,14 @@ class Attempt:
         try:
             done = self._train(retrain_id, reason, drifts)
         except (TwinError, StoppedError) as error:
-            return self._broke_off(retrain_id, error)
+            return self._record_failure(retrain_id, error)
         except Exception as error:  # the watch goes on, whatever a training does
             log.exception("retraining %d failed", retrain_id)
-            return self._broke_off(retrain_id, error)
+            return self._record_failure(retrain_id, error)
         log.info("retraining %d %s: %s", retrain_id, "promoted" if done.promotion else "promoted nothing", done.detail)
         return done
 
-    def _broke_off(self, retrain_id: int, error: Exception) -> Retrained:
+    def _record_failure(self, retrain_id: int, error: Exception) -> TrainingResult:
         """Record why; what was promoted before is a promotion all the same."""
         from mlflow.exceptions import MlflowException
 
@@ -124,9 +124,9 @@ class Attempt:
             log.warning("how retraining %d ended is recorded later: %s", retrain_id, str(also).partition("\n")[0])
         if promotion is not None:
             log.warning("retraining %d had promoted release %d before", retrain_id, promotion.release)
-        return Retrained(promotion=promotion, error=sentence)
+        return TrainingResult(promotion=promotion, error=sentence)
 
-    def _train(self, retrain_id: int, reason: str, drifts: Sequence[Drift]) -> Retrained:
+    def _train(self, retrain_id: int, reason: str, drifts: Sequence[DetectedDrift]) -> TrainingResult:
         tags = {TAG: str(retrain_id), "retrain_reason": reason, **_drift_tags(drifts)}
         with self._run(tags) as run_id, self._workspace(retrain_id) as workspace:
             self.records.note(retrain_id, run_id=run_id)
@@ -136,14 +136,14 @@ class Attempt:
             data_until = reached or _newest(source)
             self.records.note(retrain_id, data_until=data_until)
             workspace.set_params(self._params_on(source, drifts))
-            workspace.train(self.settings.var, self._check_now_and_then())
+            workspace.train(self.settings.var, self._periodic_check())
             self._log(run_id, workspace, data_until)
             self._check()
             report = self._register(workspace, tags, reason, drifts)
             # From here on it serves: on record at once, before anything else can go wrong.
             own = {model.target: model.version for model in report.models}
             promotion = promotion_in(self.registry, report.release, lambda target, version: own[target] == version)
-            done = Retrained(report, promotion)
+            done = TrainingResult(report, promotion)
             self.records.end(
                 retrain_id,
                 "not_promoted" if promotion is None else "promoted",
@@ -169,15 +169,15 @@ class Attempt:
     def _copy_store(self, workspace: Workspace) -> Path:
         if self.settings.telemetry_dsn is None:
             raise TwinError("No telemetry store is named.", field="telemetry_dsn")
-        params = typed(SnapshotParams, self.params.get("snapshot", {}), "snapshot")
+        params = parse_section(SnapshotParams, self.params.get("snapshot", {}), "snapshot")
         return take_snapshot(
             self.settings.telemetry_dsn.get_secret_value(),
             workspace.folder / "data" / "raw" / SOURCE,
             params,
-            check=self._check_now_and_then(),
+            check=self._periodic_check(),
         )
 
-    def _params_on(self, source: Path, drifts: Sequence[Drift]) -> dict[str, Any]:
+    def _params_on(self, source: Path, drifts: Sequence[DetectedDrift]) -> dict[str, Any]:
         """The project's parameters, on the copy and by the definitions of the champion that is to be replaced."""
         params = {**self.params, "domain": self.registry.domain}
         params["source"] = {"name": SOURCE, "path": str(source), "field_map": None, "batteries": None}
@@ -191,8 +191,8 @@ class Attempt:
         return params
 
     def _register(
-        self, workspace: Workspace, tags: Mapping[str, str], reason: str, drifts: Sequence[Drift]
-    ) -> RegisterReport:
+        self, workspace: Workspace, tags: Mapping[str, str], reason: str, drifts: Sequence[DetectedDrift]
+    ) -> RegistrationReport:
         return register_all(
             self.registry,
             workspace.models,
@@ -204,14 +204,14 @@ class Attempt:
             promotable=sorted({one.target for one in drifts}) or TARGET_NAMES,
         )
 
-    def _check_now_and_then(self) -> Callable[[], None]:
+    def _periodic_check(self) -> Callable[[], None]:
         looked_at = time.monotonic()
 
         def check() -> None:
             nonlocal looked_at
             if self.is_stopping():
                 raise StoppedError("it was stopped")
-            if time.monotonic() - looked_at >= _LOCK_LOOKED_AT_EVERY_S:
+            if time.monotonic() - looked_at >= _LOCK_CHECK_INTERVAL_S:
                 self._check()
                 looked_at = time.monotonic()
 
@@ -230,7 +230,7 @@ class Attempt:
         client = self.registry.client
         experiment = experiment_id(client, self.settings, self.registry.domain)
         run_id = str(client.create_run(experiment, run_name="retrain", tags={"kind": "retrain", **tags}).info.run_id)
-        with ending_run(client, run_id, stopped_by=(StoppedError,)):
+        with record_run_status(client, run_id, stopped_by=(StoppedError,)):
             yield run_id
 
     def _log(self, run_id: str, workspace: Workspace, data_until: datetime) -> None:
@@ -244,7 +244,7 @@ class Attempt:
             client.log_artifact(run_id, str(file))
 
 
-def _drift_tags(drifts: Sequence[Drift]) -> dict[str, str]:
+def _drift_tags(drifts: Sequence[DetectedDrift]) -> dict[str, str]:
     tags = {}
     for one in drifts:
         tags[f"drift.{one.target}.{one.kind}"] = f"{one.score:.6g}"

@@ -34,7 +34,7 @@ class RetrainParams:
 
 
 @dataclass(frozen=True)
-class Drift:
+class DetectedDrift:
     """A model that drifts: a row of `drift_status` with its newest window.
 
     Attributes:
@@ -56,7 +56,7 @@ class Drift:
 
 
 @dataclass(frozen=True)
-class Past:
+class RetrainHistory:
     """What trainings there were.
 
     Attributes:
@@ -78,17 +78,17 @@ class Decision:
         reason: why, in a sentence.
     """
 
-    drifts: tuple[Drift, ...]
+    drifts: tuple[DetectedDrift, ...]
     reason: str
 
 
 def decide(
-    drifts: Sequence[Drift],
+    drifts: Sequence[DetectedDrift],
     champions: Mapping[str, int],
-    past: Past,
+    past: RetrainHistory,
     now: datetime,
     params: RetrainParams,
-    why_in_vain: Callable[[str], str | None] = lambda _target: None,
+    gate_obstacle: Callable[[str], str | None] = lambda _target: None,
 ) -> Decision:
     """Train on drift of the present champion that no training has answered yet, and not too soon after the last one.
 
@@ -96,7 +96,7 @@ def decide(
         drifts: those that are drifting now.
         champions: version by target.
         now: the wall clock.
-        why_in_vain: why nothing that is trained could replace the champion of a target; None where something could.
+        gate_obstacle: why nothing that is trained could replace the champion of a target; None where something could.
     """
     if not drifts:
         return Decision((), "nothing drifts")
@@ -110,12 +110,12 @@ def decide(
     if past.ended_at is not None and now < past.ended_at + pause:
         until = (past.ended_at + pause).isoformat(timespec="seconds")
         return Decision((), f"{new[0].sentence}, but the last training was not long ago: not before {until}")
-    vain = {one.target: why_in_vain(one.target) for one in new}
+    vain = {one.target: gate_obstacle(one.target) for one in new}
     useful = tuple(one for one in new if vain[one.target] is None)
     if not useful:
         return Decision((), f"{new[0].sentence}, but {vain[new[0].target]}")
     return Decision(useful, "; ".join(one.sentence for one in useful))
 
 
-def _is_new(drift: Drift, past: Past) -> bool:
+def _is_new(drift: DetectedDrift, past: RetrainHistory) -> bool:
     return past.data_until is None or drift.window_start >= past.data_until

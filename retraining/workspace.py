@@ -109,7 +109,7 @@ class Workspace:
                 if process.stdin is not None:
                     process.stdin.close()
         if process.returncode != 0:
-            raise TwinError(why_it_failed(log.read_text(encoding="utf-8", errors="replace")), field="dvc repro")
+            raise TwinError(failure_message(log.read_text(encoding="utf-8", errors="replace")), field="dvc repro")
 
     def drop_cache(self) -> None:
         """Remove DVC's second copy of everything, once it is of no more use."""
@@ -135,7 +135,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait(_STOP_TIMEOUT_S)
 
 
-def why_it_failed(log: str) -> str:
+def failure_message(log: str) -> str:
     """What a failed run says of itself, in one sentence."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     # The last line of a traceback names the error; that of DVC only the stage.

@@ -13,30 +13,30 @@ from fastapi.responses import Response
 
 from console.alerts.rules import reasons
 from console.api import responses
-from console.api.error_responses import ApiError, ErrorAnswer
+from console.api.error_responses import ApiError, ErrorResponse
 from console.connection_pool import StoreRow
-from console.history import DEFAULT_POINTS, MOST_POINTS, READING_COLUMNS, Histories, Series, Window
+from console.history import DEFAULT_POINTS, MAX_POINTS, READING_COLUMNS, HistoryQueries, Series, Window
 from console.queries import Queries
 from features.targets import TARGETS
-from monitoring.newest_predictions import PREDICTIONS_HOLD
+from monitoring.latest_predictions import PREDICTION_VALID_FOR
 from telemetry.contract import BATTERY_ID_PATTERN
 from training.release import RUL_UNIT
 
-LONGEST_HOURS = 24.0 * 366.0
-FEWEST_POINTS = 10
+MAX_HOURS = 24.0 * 366.0
+MIN_POINTS = 10
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    401: {"model": ErrorAnswer, "description": "Beyond this machine: no session and no token"},
-    429: {"model": ErrorAnswer, "description": "Beyond this machine: too many wrong tokens from this address"},
-    422: {"model": ErrorAnswer, "description": "Bad input; `field` says which"},
-    503: {"model": ErrorAnswer, "description": "The telemetry store cannot answer"},
+    401: {"model": ErrorResponse, "description": "Beyond this machine: no session and no token"},
+    429: {"model": ErrorResponse, "description": "Beyond this machine: too many wrong tokens from this address"},
+    422: {"model": ErrorResponse, "description": "Bad input; `field` says which"},
+    503: {"model": ErrorResponse, "description": "The telemetry store cannot answer"},
 }
 _ONE_BATTERY: dict[int | str, dict[str, Any]] = {
     **_RESPONSES,
-    404: {"model": ErrorAnswer, "description": "No such battery"},
-    409: {"model": ErrorAnswer, "description": "battery_id was left out, and several batteries exist"},
+    404: {"model": ErrorResponse, "description": "No such battery"},
+    409: {"model": ErrorResponse, "description": "battery_id was left out, and several batteries exist"},
 }
 #: What a target is called on outside surfaces, and its unit there.
-SURFACES: dict[str, tuple[str, str]] = {
+PUBLIC_TARGETS: dict[str, tuple[str, str]] = {
     "soh": ("soh", "%"),
     "temperature": ("temperature", "degC"),
     "rul": ("rul", RUL_UNIT),
@@ -57,17 +57,17 @@ Hours = Annotated[
     float,
     Query(
         gt=0,
-        le=LONGEST_HOURS,
+        le=MAX_HOURS,
         allow_inf_nan=False,
         description="length of the window, which ends with the newest reading",
     ),
 ]
-Points = Annotated[int, Query(ge=FEWEST_POINTS, le=MOST_POINTS, description="about how many points at most")]
+Points = Annotated[int, Query(ge=MIN_POINTS, le=MAX_POINTS, description="about how many points at most")]
 #: What each parameter may be, for whoever gave something else.
 EXPECTED: dict[str, str] = {
     "battery_id": "an id is 1 to 50 letters, digits and _ . - ; /api/batteries/list has those that exist",
-    "hours": f"give the length of the window in hours, a number above 0 and up to {LONGEST_HOURS:.0f}",
-    "points": f"give a whole number from {FEWEST_POINTS} to {MOST_POINTS}",
+    "hours": f"give the length of the window in hours, a number above 0 and up to {MAX_HOURS:.0f}",
+    "points": f"give a whole number from {MIN_POINTS} to {MAX_POINTS}",
 }
 
 
@@ -76,7 +76,7 @@ class Api:
     """Answers requests; every method runs in a thread of its own."""
 
     queries: Queries
-    histories: Histories
+    histories: HistoryQueries
 
     def router(self) -> APIRouter:
         """The routes."""
@@ -85,19 +85,19 @@ class Api:
         add: Any = router.add_api_route
         add("/battery/status", self.status, response_model=responses.BatteryStatus, tags=["battery"], **one)
         add("/battery/detailed", self.detailed, response_model=responses.DetailedStatus, tags=["battery"], **one)
-        add("/battery/comparison", self.comparison, response_model=responses.ComparisonAnswer, tags=["battery"], **one)
-        add("/battery/history", self.history, response_model=responses.HistoryAnswer, tags=["battery"], **one)
+        add("/battery/comparison", self.comparison, response_model=responses.ComparisonResponse, tags=["battery"], **one)
+        add("/battery/history", self.history, response_model=responses.HistoryResponse, tags=["battery"], **one)
         add("/battery/latest", self.latest, response_model=responses.LatestRow, tags=["battery"], **one)
         add(
             "/battery/predictions",
             self.predictions,
-            response_model=responses.PredictionsAnswer,
+            response_model=responses.PredictionsResponse,
             tags=["battery"],
             **one,
         )
-        add("/battery/stats", self.stats, response_model=responses.StatsAnswer, tags=["battery"], **one)
+        add("/battery/stats", self.stats, response_model=responses.StatsResponse, tags=["battery"], **one)
         add("/batteries/list", self.battery_list, response_model=responses.BatteryList, tags=["fleet"], **some)
-        add("/alerts", self.alerts, response_model=responses.AlertsAnswer, tags=["fleet"], **some)
+        add("/alerts", self.alerts, response_model=responses.AlertsResponse, tags=["fleet"], **some)
         return router
 
     def status(self, battery_id: BatteryId = None) -> dict[str, Any]:
@@ -130,7 +130,7 @@ class Api:
         newest = {
             p["target"]: p
             for p in self.queries.predictions(battery_id)
-            if p["role"] == "champion" and (row["time"] is None or row["time"] - p["time"] < PREDICTIONS_HOLD)
+            if p["role"] == "champion" and (row["time"] is None or row["time"] - p["time"] < PREDICTION_VALID_FOR)
         }
         matured = {outcome["target"]: outcome for outcome in self.queries.outcomes(battery_id)}
         entries = []
@@ -182,7 +182,7 @@ class Api:
 
     def stats(self, battery_id: BatteryId = None, hours: Hours = 24.0) -> dict[str, Any]:
         """Counts, averages, minima and maxima over the window."""
-        window = self._window(battery_id, hours, MOST_POINTS)
+        window = self._window(battery_id, hours, MAX_POINTS)
         is_sampled = self.histories.is_dense(window)
         figures = self.histories.sampled_stats(window) if is_sampled else self.histories.stats(window)
         return {
@@ -268,9 +268,9 @@ def _predicted(row: StoreRow) -> dict[str, Any]:
         "failure": "failure_probability",
     }
     return {
-        SURFACES[target][0]: {
+        PUBLIC_TARGETS[target][0]: {
             "value": row[column],
-            "unit": SURFACES[target][1],
+            "unit": PUBLIC_TARGETS[target][1],
             "interval": _interval(row, f"{target}_lower", f"{target}_upper"),
             "due": row["temperature_due"] if target == "temperature" else None,
         }
@@ -279,7 +279,7 @@ def _predicted(row: StoreRow) -> dict[str, Any]:
 
 
 def _compared(target: str, made: StoreRow | None, actual: float | None) -> dict[str, Any]:
-    name, unit = SURFACES[target]
+    name, unit = PUBLIC_TARGETS[target]
     predicted = None if made is None else made["value"]
     model = made and made.get("model_name")
     return {
@@ -296,7 +296,7 @@ def _compared(target: str, made: StoreRow | None, actual: float | None) -> dict[
 
 def _prediction(row: StoreRow) -> dict[str, Any]:
     kept = {name: row[name] for name in responses.Prediction.model_fields if name in row}
-    return {**kept, "unit": SURFACES.get(row["target"], ("", ""))[1], "interval": _interval(row)}
+    return {**kept, "unit": PUBLIC_TARGETS.get(row["target"], ("", ""))[1], "interval": _interval(row)}
 
 
 def _resolution(series: Series) -> dict[str, Any]:

@@ -17,20 +17,20 @@ from features.state import FloatArray
 from features.state_update import BoolArray, IntArray
 from monitoring.drift.distances import RankScale, combined, distances, shares
 from monitoring.drift.drift_params import DriftParams
-from monitoring.drift.drift_store import Kind
-from monitoring.drift.registered_reference import Reference
+from monitoring.drift.drift_store import DriftKind
+from monitoring.drift.training_reference import Reference
 
 #: Windows drawn for each of the `false_alarms` that are allowed.
-_DRAWN_FOR_EACH = 5
-_MAX_DRAWN = 2_000
+_SAMPLES_PER_FALSE_ALARM = 5
+_MAX_SAMPLES = 2_000
 #: FeatureSnapshots tried until enough batteries have a record at one.
-_TRIES = 20
+_MAX_ATTEMPTS = 20
 _SEED = 7
-_TOLD_FEATURES = 5
+_REPORTED_FEATURES = 5
 
 
 @dataclass(frozen=True)
-class Measured:
+class WindowDistance:
     """A window against the reference.
 
     Attributes:
@@ -44,7 +44,7 @@ class Measured:
     moved: Mapping[str, float]
 
 
-class _Measure(Protocol):
+class _DistanceMeasure(Protocol):
     """One kind of distance."""
 
     def of(self, values: FloatArray, weights: FloatArray) -> FloatArray:
@@ -56,7 +56,7 @@ class _Measure(Protocol):
         ...
 
 
-class _Spread(_Measure):
+class _RankDistance(_DistanceMeasure):
     """Where values lie; every battery counts the same."""
 
     def __init__(self, values: FloatArray, battery: IntArray) -> None:
@@ -74,7 +74,7 @@ class _Spread(_Measure):
         return distances(shares(self._places[rows], weights), others)
 
 
-class _Size(_Measure):
+class _ErrorRatio(_DistanceMeasure):
     """How large errors are, as a multiple of the reference's: smaller ones are no reason to worry."""
 
     def __init__(self, error: FloatArray, battery: IntArray) -> None:
@@ -110,15 +110,15 @@ class Bounds:
         varies |= not varies.any()
         self.names = tuple(name for name, one in zip(reference.names, varies, strict=True) if one)
         self._params = params
-        self._measures: dict[Kind, _Measure] = {
-            "features": _Spread(reference.features[:, varies], reference.battery),
-            "predictions": _Spread(reference.predicted[:, np.newaxis], reference.battery),
-            "errors": _Size(reference.error, reference.battery),
+        self._measures: dict[DriftKind, _DistanceMeasure] = {
+            "features": _RankDistance(reference.features[:, varies], reference.battery),
+            "predictions": _RankDistance(reference.predicted[:, np.newaxis], reference.battery),
+            "errors": _ErrorRatio(reference.error, reference.battery),
         }
         self._records = _records(reference, params)
-        self._drawn: dict[tuple[Kind, int], tuple[float, FloatArray]] = {}
+        self._drawn: dict[tuple[DriftKind, int], tuple[float, FloatArray]] = {}
 
-    def measure(self, kind: Kind, battery: IntArray, values: FloatArray) -> Measured:
+    def measure(self, kind: DriftKind, battery: IntArray, values: FloatArray) -> WindowDistance:
         """A window against the reference.
 
         Args:
@@ -130,16 +130,16 @@ class Bounds:
         threshold, usual = self._bounds(kind, len(counts))
         moved = {}
         if len(by_feature) > 1:
-            most = np.argsort(usual - by_feature, kind="stable")[:_TOLD_FEATURES]
+            most = np.argsort(usual - by_feature, kind="stable")[:_REPORTED_FEATURES]
             moved = {self.names[feature]: round(float(by_feature[feature]), 4) for feature in most}
-        return Measured(combined(by_feature), threshold, moved)
+        return WindowDistance(combined(by_feature), threshold, moved)
 
-    def _bounds(self, kind: Kind, batteries: int) -> tuple[float, FloatArray]:
+    def _bounds(self, kind: DriftKind, batteries: int) -> tuple[float, FloatArray]:
         """Threshold for windows of so many batteries, and the mean distance of each feature in drawn windows."""
         count = min(batteries, len(self._records) // 2)
         if (kind, count) not in self._drawn:
             rng = np.random.default_rng(_SEED)
-            number = min(int(np.ceil(_DRAWN_FOR_EACH / self._params.false_alarms)), _MAX_DRAWN)
+            number = min(int(np.ceil(_SAMPLES_PER_FALSE_ALARM / self._params.false_alarms)), _MAX_SAMPLES)
             found = []
             for _ in range(number):
                 chosen, pieces = _draw(self._records, count, self._params.min_batteries, rng)
@@ -204,7 +204,7 @@ def thinned(rows: IntArray, count: int) -> IntArray:
 def _draw(records: list[_Record], count: int, least: int, rng: np.random.Generator) -> tuple[IntArray, list[IntArray]]:
     """Batteries of a drawn window and the rows of each: at one time, as far as enough of them were there then."""
     everybody = np.arange(len(records))
-    for _ in range(_TRIES):
+    for _ in range(_MAX_ATTEMPTS):
         anchor = records[rng.integers(len(records))].moments
         moment = anchor[rng.integers(len(anchor))]
         there = everybody[[bool(one.moments[0] <= moment <= one.moments[-1]) for one in records]]

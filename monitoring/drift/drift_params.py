@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from telemetry.errors import TwinError
-from training.params import typed
+from training.params import parse_section
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def project_drift(params_file: Path) -> DriftParams:
     if not params_file.is_file():
         return DriftParams()
     params = yaml.safe_load(params_file.read_text(encoding="utf-8"))
-    return typed(DriftParams, params.get("drift", {}), "drift")
+    return parse_section(DriftParams, params.get("drift", {}), "drift")
 
 
 def _wrong(name: str, value: object, what: str) -> TwinError:

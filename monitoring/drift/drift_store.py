@@ -18,10 +18,10 @@ from psycopg2.extras import execute_values
 
 from monitoring.drift.drift_params import DriftParams
 from monitoring.drift.status import rule
-from monitoring.store_connection import StoreSession
+from monitoring.store_connection import StoreConnection
 
-Kind = Literal["features", "predictions", "errors"]
-KINDS: tuple[Kind, ...] = ("features", "predictions", "errors")
+DriftKind = Literal["features", "predictions", "errors"]
+KINDS: tuple[DriftKind, ...] = ("features", "predictions", "errors")
 Cursor: TypeAlias = psycopg2.extensions.cursor
 
 #: Any number, the same for every watcher of a database: one of them works at a time.
@@ -29,7 +29,7 @@ _ADVISORY_LOCK = 7_308_020
 
 
 @dataclass(frozen=True)
-class Followed:
+class MonitoredModel:
     """The champion of a target that is measured.
 
     Attributes:
@@ -47,7 +47,7 @@ class Followed:
 
 
 @dataclass(frozen=True)
-class Window:
+class DriftWindow:
     """What was found of one window that counts.
 
     Attributes:
@@ -57,7 +57,7 @@ class Window:
         detail: what explains the score; values that JSON knows.
     """
 
-    kind: Kind
+    kind: DriftKind
     start: datetime
     end: datetime
     samples: int
@@ -72,19 +72,19 @@ class Window:
         return self.score > self.threshold
 
 
-class DriftStore(StoreSession):
+class DriftStore(StoreConnection):
     """The session of the one watcher of a database."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn, "battery-twin-drift", advisory_lock=_ADVISORY_LOCK)
 
-    def followed(self) -> dict[str, Followed]:
+    def followed(self) -> dict[str, MonitoredModel]:
         """What is measured, by target."""
         with self.transaction() as cursor:
             cursor.execute("SELECT target, model_name, model_version, since, looked_until, note FROM drift_models")
-            return {row[0]: Followed(*row) for row in cursor.fetchall()}
+            return {row[0]: MonitoredModel(*row) for row in cursor.fetchall()}
 
-    def follow(self, champion: Followed) -> None:
+    def follow(self, champion: MonitoredModel) -> None:
         """Measure `champion` from now on: its windows begin anew, and so does the status of its target."""
         with self.transaction() as cursor:
             cursor.execute(
@@ -97,12 +97,14 @@ class DriftStore(StoreSession):
             )
             cursor.execute("DELETE FROM drift_status WHERE target = %s", (champion.target,))
 
-    def explain(self, champion: Followed, note: str | None) -> None:
+    def explain(self, champion: MonitoredModel, note: str | None) -> None:
         """Keep why nothing is measured of `champion`; None: something is."""
         with self.transaction() as cursor:
             cursor.execute("UPDATE drift_models SET note = %s WHERE target = %s", (note, champion.target))
 
-    def write(self, champion: Followed, windows: Sequence[Window], until: datetime, params: DriftParams) -> None:
+    def write(
+        self, champion: MonitoredModel, windows: Sequence[DriftWindow], until: datetime, params: DriftParams
+    ) -> None:
         """Keep what was found of `champion` up to `until`, at most one window of each kind, and the status after it."""
         with self.transaction() as cursor:
             cursor.execute(
@@ -138,7 +140,7 @@ class DriftStore(StoreSession):
                 _renew_status(cursor, champion, one, params)
 
 
-def _renew_status(cursor: Cursor, champion: Followed, newest: Window, params: DriftParams) -> None:
+def _renew_status(cursor: Cursor, champion: MonitoredModel, newest: DriftWindow, params: DriftParams) -> None:
     cursor.execute(
         "SELECT is_out FROM drift_windows WHERE target = %s AND kind = %s AND model_name = %s AND model_version = %s "
         "AND window_start >= %s ORDER BY window_start DESC LIMIT %s",

@@ -22,23 +22,23 @@ from features.table import LabelParams
 from features.targets import TARGETS
 from monitoring.drift.bounds import thinned
 from monitoring.drift.drift_params import DriftParams
-from monitoring.drift.drift_store import Followed
-from monitoring.newest_predictions import NEWEST_PREDICTIONS
+from monitoring.drift.drift_store import MonitoredModel
+from monitoring.latest_predictions import LATEST_CHAMPION_PREDICTIONS
 from telemetry.chemistries import CHEMISTRY_NAMES
 from telemetry.stores import history
 
 Connection = psycopg2.extensions.connection
 
 #: Training takes one reading of a battery in so many seconds; so does this.
-_MOMENT_EVERY_S = LabelParams.temperature_every_s
+_ROW_INTERVAL_S = LabelParams.temperature_every_s
 #: At most one reading of a battery in so many seconds is folded.
-_READING_EVERY_S = 10.0
+_READING_INTERVAL_S = 10.0
 #: Longer than a charge overnight and many times the time constants of the fold.
 _WARM_UP = timedelta(hours=12)
 
 
 @dataclass(frozen=True)
-class Values:
+class WindowValues:
     """Rows of one kind and window.
 
     Attributes:
@@ -62,7 +62,7 @@ class Values:
 
 
 @dataclass(frozen=True)
-class FeatureSnapshots:
+class WindowFeatures:
     """What models of one cadence may have seen, at moments of some batteries.
 
     Attributes:
@@ -77,7 +77,7 @@ class FeatureSnapshots:
     battery_ids: Sequence[str]
     time_s: FloatArray
 
-    def of(self, names: Sequence[str]) -> Values:
+    def of(self, names: Sequence[str]) -> WindowValues:
         """The features `names`, in that order; one that this version does not know is missing."""
         values = np.full((len(self.features), len(names)), np.nan)
         for place, name in enumerate(names):
@@ -104,7 +104,7 @@ def champions(connection: Connection) -> dict[str, tuple[str, str]]:
         connection,
         f"""
         SELECT DISTINCT ON (p.target) p.target, p.model_name, p.model_version
-        FROM {NEWEST_PREDICTIONS}
+        FROM {LATEST_CHAMPION_PREDICTIONS}
         WHERE p.model_name <> '' AND p.model_version <> ''
         ORDER BY p.target, p.predicted_at DESC, p.time DESC
         """,  # noqa: S608 - a text of our own
@@ -177,7 +177,7 @@ def window_start(time: datetime, params: DriftParams) -> datetime:
     return datetime.fromtimestamp(time.timestamp() // params.window_s * params.window_s, UTC)
 
 
-def predictions(connection: Connection, champion: Followed, moments: FeatureSnapshots) -> Values:
+def predictions(connection: Connection, champion: MonitoredModel, moments: WindowFeatures) -> WindowValues:
     """What `champion` said at `moments`, or soon after, where it did not predict from every reading."""
     rows = _fetch(
         connection,
@@ -199,13 +199,13 @@ def predictions(connection: Connection, champion: Followed, moments: FeatureSnap
             "target": champion.target,
             "name": champion.model_name,
             "version": champion.model_version,
-            "soon_s": _MOMENT_EVERY_S,
+            "soon_s": _ROW_INTERVAL_S,
         },
     )
     return _values([battery_id for battery_id, _ in rows], np.array([[value] for _, value in rows]))
 
 
-def errors(connection: Connection, champion: Followed, start: datetime, end: datetime) -> Values:
+def errors(connection: Connection, champion: MonitoredModel, start: datetime, end: datetime) -> WindowValues:
     """How wrong `champion` was, as far as it was known in the window: mean absolute error of each battery."""
     rows = _fetch(
         connection,
@@ -220,7 +220,7 @@ def errors(connection: Connection, champion: Followed, start: datetime, end: dat
 
 def moments(
     connection: Connection, battery_ids: Sequence[str], start: datetime, params: DriftParams
-) -> dict[str, FeatureSnapshots]:
+) -> dict[str, WindowFeatures]:
     """What models may have seen in the window from `start` on, by cadence; at most `rows_per_battery` of a battery."""
     known = history.batteries(connection, battery_ids)
     folds = [_fold(connection, one, known.get(one, {}), start, params) for one in battery_ids]
@@ -229,7 +229,7 @@ def moments(
         parts = [np.empty((0, 1 + len(names))), *(fold[cadence] for fold in folds)]
         owners = np.repeat(list(battery_ids), [len(part) for part in parts[1:]]).tolist()
         table = np.concatenate(parts)
-        found[cadence] = FeatureSnapshots(names, table[:, 1:], owners, table[:, 0])
+        found[cadence] = WindowFeatures(names, table[:, 1:], owners, table[:, 0])
     return found
 
 
@@ -247,12 +247,12 @@ def _fold(
     )
     cycles = history.cycles(connection, battery_id, first_reading=begin, until=begin)
     update_from_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
-    pages = history.readings(connection, battery_id, READING_INPUTS[1:], end, begin=begin, every_s=_READING_EVERY_S)
+    pages = history.readings(connection, battery_id, READING_INPUTS[1:], end, begin=begin, every_s=_READING_INTERVAL_S)
     readings = np.concatenate([np.empty((0, len(READING_INPUTS))), *pages])
     folded = update_from_readings(states, np.zeros(len(readings), dtype=np.int64), readings)
     time_s = readings[:, 0]
-    first_of_tick = np.diff(np.floor(time_s / _MOMENT_EVERY_S), prepend=-np.inf) > 0
-    seen = np.flatnonzero(first_of_tick & folded.folded & (time_s >= start.timestamp()))
+    first_of_tick = np.diff(np.floor(time_s / _ROW_INTERVAL_S), prepend=-np.inf) > 0
+    seen = np.flatnonzero(first_of_tick & folded.applied & (time_s >= start.timestamp()))
     closed = folded.closed_table()["reading"].to_numpy()
     ended = np.flatnonzero(time_s[closed] >= start.timestamp())
     seen, ended = thinned(seen, params.rows_per_battery), thinned(ended, params.rows_per_battery)
@@ -262,9 +262,9 @@ def _fold(
     }
 
 
-def _values(battery_ids: Sequence[str], values: FloatArray) -> Values:
+def _values(battery_ids: Sequence[str], values: FloatArray) -> WindowValues:
     battery = np.unique(np.array(battery_ids, dtype=str), return_inverse=True)[1]
-    return Values(battery.astype(np.int64), values if len(battery) else np.empty((0, 1)), len(battery))
+    return WindowValues(battery.astype(np.int64), values if len(battery) else np.empty((0, 1)), len(battery))
 
 
 def _fetch(connection: Connection, sql: str, values: Any = None) -> list[tuple[Any, ...]]:

@@ -55,7 +55,7 @@ class ModelDefinitions:
         from mlflow.exceptions import MlflowException
 
         try:
-            client = connect(self._settings, patient=False)
+            client = connect(self._settings, fail_fast=True)
             address = client.get_model_version_download_uri(name, str(version))
             files = {Path(file.path).name for file in list_artifacts(address, tracking_uri=client.tracking_uri)}
             if _FIT_FILE not in files:

@@ -12,24 +12,24 @@ import psycopg2
 
 from features.table import LabelParams
 from monitoring.evaluation.observations import observe
-from monitoring.evaluation.outcome_store import ROLES, Comparable, EvaluationStore, Role
-from monitoring.evaluation.outcomes import Outcome, judge, temperature_truth
+from monitoring.evaluation.outcome_store import ROLES, DueForecast, EvaluationStore, Role
+from monitoring.evaluation.outcomes import Outcome, evaluate, temperature_truth
 from telemetry.stores.retention import RETENTION_DAYS
 
 logger = logging.getLogger(__name__)
 
 #: What one round may read and write, so that it always ends soon.
-READINGS_A_ROUND = 50_000
-BATTERIES_A_ROUND = 200
-COMPARISONS_A_ROUND = 500
-RETIRED_A_ROUND = 10_000
+READINGS_PER_ROUND = 50_000
+BATTERIES_PER_ROUND = 200
+FORECASTS_PER_ROUND = 500
+DELETED_PER_ROUND = 10_000
 _RETRY_S = 5.0
 
 DefinitionsOf = Callable[[str | None, str | None], LabelParams | None]
 
 
 @dataclass(frozen=True)
-class Round:
+class EvaluationRound:
     """What one round did.
 
     Attributes:
@@ -86,19 +86,19 @@ class Evaluator:
         """Let go of the connection."""
         self._store.close()
 
-    def round(self) -> Round:
+    def round(self) -> EvaluationRound:
         """Look once at everything that is new.
 
         Raises:
             psycopg2.Error: the database did not answer; what was not done is done by a later round.
         """
         if not self._store.try_lock():
-            return Round()
+            return EvaluationRound()
         more = self._observe()
-        self._store.notice_cycles()
+        self._store.flag_new_cycles()
         outcomes = 0
         for role in ROLES:
-            more = self._store.keep_predictions(role) or more
+            more = self._store.store_pending_labels(role) or more
         judged, waiting = self._judge()
         outcomes += judged
         more = more or waiting
@@ -106,35 +106,35 @@ class Evaluator:
             compared, waiting = self._compare(role)
             outcomes += compared
             more = more or waiting
-        self._store.retire("temperature", RETENTION_DAYS, RETIRED_A_ROUND)
-        return Round(outcomes, more)
+        self._store.retire("temperature", RETENTION_DAYS, DELETED_PER_ROUND)
+        return EvaluationRound(outcomes, more)
 
     def _observe(self) -> bool:
-        new = self._store.new_readings(READINGS_A_ROUND)
+        new = self._store.new_readings(READINGS_PER_ROUND)
         seen = []
         for one in new:
             observed, found = observe(one.observed, one.readings)
             seen.append((one.battery_id, replace(observed, until=one.until), found))
         self._store.remember(seen)
-        return sum(len(one.readings) for one in new) >= READINGS_A_ROUND // 2
+        return sum(len(one.readings) for one in new) >= READINGS_PER_ROUND // 2
 
     def _judge(self) -> tuple[int, bool]:
         outcomes = 0
-        battery_ids = self._store.batteries_with_news(BATTERIES_A_ROUND, self._judged_after)
+        battery_ids = self._store.dirty_batteries(BATTERIES_PER_ROUND, self._judged_after)
         waiting = 0
         for battery_id in battery_ids:
             life = self._store.life(battery_id)
             kept = [] if life is None else self._store.kept_predictions(battery_id)
-            known, unknown = ([], []) if life is None else judge(kept, life, self._definitions_of)
+            known, unknown = ([], []) if life is None else evaluate(kept, life, self._definitions_of)
             done = len(known) + len(unknown) == len(kept)
             waiting += not done
             outcomes += self._store.settle(battery_id, known, unknown, done)
             self._judged_after = battery_id
-        return outcomes, len(battery_ids) == BATTERIES_A_ROUND and waiting < BATTERIES_A_ROUND
+        return outcomes, len(battery_ids) == BATTERIES_PER_ROUND and waiting < BATTERIES_PER_ROUND
 
     def _compare(self, role: Role) -> tuple[int, bool]:
         """Compare the temperature predictions whose time has come, one an interval."""
-        moments = self._store.comparable(role, self._every_s, COMPARISONS_A_ROUND, self._compared_after[role])
+        moments = self._store.due_forecasts(role, self._every_s, FORECASTS_PER_ROUND, self._compared_after[role])
         if moments:
             self._compared_after[role] = moments[-1].battery_id
         ready = [(one, self._definitions(one)) for one in moments]
@@ -152,7 +152,7 @@ class Evaluator:
         until = [(one.battery_id, self._end_of_interval(one.time)) for one, _ in judged]
         return self._store.compared(role, until, outcomes), bool(judged)
 
-    def _definitions(self, moment: Comparable) -> LabelParams | None:
+    def _definitions(self, moment: DueForecast) -> LabelParams | None:
         if moment.prediction is None:
             return LabelParams()
         return self._definitions_of(moment.prediction.model_name, moment.prediction.model_version)

@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
-Kind = Literal["first", "change", "alarm"]
+ObservationKind = Literal["first", "change", "alarm"]
 
 
 @dataclass(frozen=True)
-class Reading:
+class HealthReading:
     """The part of a reading that tells about life; `soh` in percent, what is missing is None."""
 
     time: datetime
@@ -35,13 +35,13 @@ class Observation:
     """
 
     cycle: int
-    kind: Kind
-    reading: Reading
+    kind: ObservationKind
+    reading: HealthReading
     soh_before: float | None = None
 
 
 @dataclass(frozen=True)
-class Observed:
+class ObservationState:
     """Where the observation of one battery stands.
 
     Attributes:
@@ -60,7 +60,9 @@ class Observed:
     watched: bool = False
 
 
-def observe(observed: Observed, readings: Iterable[Reading]) -> tuple[Observed, list[Observation]]:
+def observe(
+    observed: ObservationState, readings: Iterable[HealthReading]
+) -> tuple[ObservationState, list[Observation]]:
     """Look at `readings` of one battery, later than `observed.until` and in time order.
 
     Returns:
@@ -73,7 +75,7 @@ def observe(observed: Observed, readings: Iterable[Reading]) -> tuple[Observed, 
     return observed, found
 
 
-def _one(observed: Observed, reading: Reading, found: list[Observation]) -> Observed:
+def _one(observed: ObservationState, reading: HealthReading, found: list[Observation]) -> ObservationState:
     # An age that goes back is that of a reset counter; the fold does not follow it either.
     age = reading.cycle_index if observed.cycle_index is None else max(reading.cycle_index, observed.cycle_index)
     reading = replace(reading, cycle_index=age)
@@ -91,4 +93,4 @@ def _one(observed: Observed, reading: Reading, found: list[Observation]) -> Obse
         alarm = reading.warning_level
         found.append(Observation(cycle, "alarm", reading))
     watched = observed.watched or reading.soh is not None or reading.warning_level is not None
-    return Observed(reading.time, age, soh_cycle, before, alarm, watched)
+    return ObservationState(reading.time, age, soh_cycle, before, alarm, watched)

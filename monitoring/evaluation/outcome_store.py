@@ -20,9 +20,9 @@ from psycopg2.extras import execute_values
 
 from features.state import FloatArray
 from features.targets import TARGETS
-from monitoring.evaluation.observations import Observation, Observed, Reading
-from monitoring.evaluation.outcomes import Life, Outcome, Prediction
-from monitoring.store_connection import StoreSession
+from monitoring.evaluation.observations import HealthReading, Observation, ObservationState
+from monitoring.evaluation.outcomes import BatteryHistory, Outcome, StoredPrediction
+from monitoring.store_connection import StoreConnection
 
 Role = Literal["champion", "challenger"]
 ROLES: tuple[Role, ...] = ("champion", "challenger")
@@ -33,9 +33,9 @@ SLOW_TARGETS: tuple[str, ...] = tuple(name for name, target in TARGETS.items() i
 #: Any number, the same for every evaluator of a database: one of them works at a time.
 _ADVISORY_LOCK = 7_308_018
 #: Event time of predictions that one look for new cycles passes over: it bounds the rows that are read.
-_KEEP_SPAN = "6 hours"
+_PENDING_SPAN = "6 hours"
 #: A cursor over predictions in which no new cycle began is written this seldom.
-_KEEP_CURSOR_EVERY = "10 minutes"
+_PENDING_CURSOR_INTERVAL = "10 minutes"
 
 #: Age at a prediction: its own, else what the pack said with the reading, which the fold follows.
 _AGE = (
@@ -58,13 +58,13 @@ class NewReadings:
     """
 
     battery_id: str
-    observed: Observed
-    readings: list[Reading]
+    observed: ObservationState
+    readings: list[HealthReading]
     until: datetime
 
 
 @dataclass(frozen=True)
-class Comparable:
+class DueForecast:
     """The first moment of a battery in an interval of comparison, once its horizon has passed.
 
     Attributes:
@@ -73,10 +73,10 @@ class Comparable:
 
     battery_id: str
     time: datetime
-    prediction: Prediction | None
+    prediction: StoredPrediction | None
 
 
-class EvaluationStore(StoreSession):
+class EvaluationStore(StoreConnection):
     """The session of the one evaluator of a database."""
 
     def __init__(self, dsn: str) -> None:
@@ -125,7 +125,7 @@ class EvaluationStore(StoreSession):
             )
             return list(_by_battery(cursor.fetchall()))
 
-    def remember(self, seen: Sequence[tuple[str, Observed, Sequence[Observation]]]) -> None:
+    def remember(self, seen: Sequence[tuple[str, ObservationState, Sequence[Observation]]]) -> None:
         """Store what was observed, by battery; one of which anything was found has news."""
         newest = {
             (battery_id, one.cycle, one.kind): one for battery_id, _, found in seen for one in found
@@ -166,7 +166,7 @@ class EvaluationStore(StoreSession):
                 ],
             )
 
-    def notice_cycles(self) -> int:
+    def flag_new_cycles(self) -> int:
         """Give news to each battery that has a newer row in `battery_cycles` than before; how many."""
         with self.transaction() as cursor:
             cursor.execute(
@@ -187,7 +187,7 @@ class EvaluationStore(StoreSession):
 
     # Keeping predictions of the slow targets
 
-    def keep_predictions(self, role: Role) -> bool:
+    def store_pending_labels(self, role: Role) -> bool:
         """Keep the first prediction of each new whole cycle; True while there may be more to keep.
 
         Predictions without an age are passed over: no truth about them can be told.
@@ -197,8 +197,8 @@ class EvaluationStore(StoreSession):
                 f"""
                 SELECT b.battery_id, r.kept_until, first.time, newest.time,
                        COALESCE(floor(newest.cycle_index) > COALESCE(r.kept_cycle, -1), false),
-                       LEAST(newest.time, first.time + interval '{_KEEP_SPAN}'),
-                       newest.time > COALESCE(r.kept_until, '-infinity') + interval '{_KEEP_CURSOR_EVERY}'
+                       LEAST(newest.time, first.time + interval '{_PENDING_SPAN}'),
+                       newest.time > COALESCE(r.kept_until, '-infinity') + interval '{_PENDING_CURSOR_INTERVAL}'
                 FROM batteries b
                 LEFT JOIN evaluation_roles r ON r.battery_id = b.battery_id AND r.role = '{role}'
                 CROSS JOIN LATERAL (
@@ -282,7 +282,7 @@ class EvaluationStore(StoreSession):
 
     # Judging the slow targets
 
-    def batteries_with_news(self, count: int, after: str = "") -> list[str]:
+    def dirty_batteries(self, count: int, after: str = "") -> list[str]:
         """Up to `count` batteries of which something is known that was not when they were last judged.
 
         Args:
@@ -296,7 +296,7 @@ class EvaluationStore(StoreSession):
             )
             return [battery_id for (battery_id,) in cursor.fetchall()]
 
-    def life(self, battery_id: str) -> Life | None:
+    def life(self, battery_id: str) -> BatteryHistory | None:
         """What is known of the battery's life; None while nothing is."""
         with self.transaction() as cursor:
             cursor.execute(
@@ -347,18 +347,20 @@ class EvaluationStore(StoreSession):
         last_cycle, watched, known_at, cycles_tell = row
         cycles, levels = _columns(health, 2)
         alarm_cycles, alarm_levels = _columns(alarms, 2)
-        return Life(
+        return BatteryHistory(
             cycles, levels, alarm_cycles, alarm_levels, last_cycle, watched or cycles_tell or bool(health), known_at
         )
 
-    def kept_predictions(self, battery_id: str) -> list[Prediction]:
+    def kept_predictions(self, battery_id: str) -> list[StoredPrediction]:
         """All that were kept of the battery."""
         with self.transaction() as cursor:
             columns = _PREDICTION.format(p="k", due="NULL")
             cursor.execute(f"SELECT {columns} FROM kept_predictions k WHERE battery_id = %s", (battery_id,))  # noqa: S608
-            return [Prediction(*row) for row in cursor.fetchall()]
+            return [StoredPrediction(*row) for row in cursor.fetchall()]
 
-    def settle(self, battery_id: str, outcomes: Sequence[Outcome], unknown: Sequence[Prediction], done: bool) -> int:
+    def settle(
+        self, battery_id: str, outcomes: Sequence[Outcome], unknown: Sequence[StoredPrediction], done: bool
+    ) -> int:
         """Store `outcomes`, take back those of `unknown` that were thought known; how many rows are new or changed.
 
         Args:
@@ -384,11 +386,11 @@ class EvaluationStore(StoreSession):
 
     # Comparing the temperature
 
-    def comparable(self, role: Role, every_s: float, count: int, after: str = "") -> list[Comparable]:
+    def due_forecasts(self, role: Role, every_s: float, count: int, after: str = "") -> list[DueForecast]:
         """Of up to `count` batteries the next moment to compare: the first in its interval of `every_s`, once due.
 
         Args:
-            after: as in `batteries_with_news`.
+            after: as in `dirty_batteries`.
         """
         columns = _PREDICTION.format(p="p", due="p.due")
         with self.transaction() as cursor:
@@ -418,12 +420,12 @@ class EvaluationStore(StoreSession):
                 (every_s, after, count),
             )
             return [
-                Comparable(battery_id, time, Prediction(*row) if row[0] is not None else None)
+                DueForecast(battery_id, time, StoredPrediction(*row) if row[0] is not None else None)
                 for battery_id, time, *row in cursor.fetchall()
             ]
 
     def readings_from(
-        self, predictions: Sequence[Prediction], tolerance_s: float
+        self, predictions: Sequence[StoredPrediction], tolerance_s: float
     ) -> Mapping[int, tuple[FloatArray, FloatArray]]:
         """By index of the prediction: time (s since the epoch) and temperature (degC) until its `due` + tolerance."""
         if not predictions:
@@ -499,8 +501,8 @@ def _by_battery(rows: Sequence[tuple[Any, ...]]) -> Iterator[NewReadings]:
     for battery_id, group in groupby(rows, key=itemgetter(0)):
         own = list(takewhile(lambda row: not row[7], group))
         _, until, cycle_index, soh_cycle, soh, alarm, watched = own[0][:7]
-        observed = Observed(until, cycle_index, soh_cycle, soh, alarm or 0.0, bool(watched))
-        readings = [Reading(*row[8:]) for row in own if row[9] is not None]
+        observed = ObservationState(until, cycle_index, soh_cycle, soh, alarm or 0.0, bool(watched))
+        readings = [HealthReading(*row[8:]) for row in own if row[9] is not None]
         yield NewReadings(battery_id, observed, readings, own[-1][8])
 
 

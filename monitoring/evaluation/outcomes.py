@@ -18,7 +18,7 @@ _PERCENT = 100.0
 
 
 @dataclass(frozen=True)
-class Prediction:
+class StoredPrediction:
     """One row of `battery_predictions`, in the units of that table (soh in percent)."""
 
     battery_id: str
@@ -42,7 +42,7 @@ class Outcome:
         matured_at: event time at which the truth was known.
     """
 
-    prediction: Prediction
+    prediction: StoredPrediction
     actual: float
     matured_at: datetime
 
@@ -53,7 +53,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Life:
+class BatteryHistory:
     """What is known of one battery's life so far.
 
     Attributes:
@@ -75,7 +75,7 @@ class Life:
 
 
 def temperature_truth(
-    prediction: Prediction, time_s: FloatArray, temperature_c: FloatArray, definitions: LabelParams
+    prediction: StoredPrediction, time_s: FloatArray, temperature_c: FloatArray, definitions: LabelParams
 ) -> float | None:
     """Temperature at the time for which `prediction` was made; None where no reading can tell.
 
@@ -96,11 +96,11 @@ def temperature_truth(
     return _known(ahead[0])
 
 
-def judge(
-    predictions: Sequence[Prediction],
-    life: Life,
+def evaluate(
+    predictions: Sequence[StoredPrediction],
+    life: BatteryHistory,
     definitions_of: Callable[[str | None, str | None], LabelParams | None],
-) -> tuple[list[Outcome], list[Prediction]]:
+) -> tuple[list[Outcome], list[StoredPrediction]]:
     """Truths of one battery's kept predictions, as far as `life` tells them.
 
     Args:
@@ -110,8 +110,8 @@ def judge(
         The outcomes, and the predictions whose truth is not known; those without definitions are in neither.
     """
     outcomes: list[Outcome] = []
-    unknown: list[Prediction] = []
-    groups: dict[tuple[str, str | None, str | None], list[Prediction]] = {}
+    unknown: list[StoredPrediction] = []
+    groups: dict[tuple[str, str | None, str | None], list[StoredPrediction]] = {}
     for prediction in predictions:
         groups.setdefault((prediction.target, prediction.model_name, prediction.model_version), []).append(prediction)
     for (target, name, version), group in groups.items():
@@ -128,12 +128,12 @@ def judge(
     return outcomes, unknown
 
 
-def end_of_life_cycle(life: Life, definitions: LabelParams) -> float:
+def end_of_life_cycle(life: BatteryHistory, definitions: LabelParams) -> float:
     """Age at end of life, as far as is known now; NaN where it was not reached."""
     return labels.end_of_life(life.health_cycles, life.health, definitions.eol_fraction)
 
 
-def _health(ages: FloatArray, life: Life, _: LabelParams) -> FloatArray:
+def _health(ages: FloatArray, life: BatteryHistory, _: LabelParams) -> FloatArray:
     """Percent, at the nearest measurement; of two equally near the earlier."""
     if not len(life.health_cycles):
         return np.full(len(ages), np.nan)
@@ -144,11 +144,11 @@ def _health(ages: FloatArray, life: Life, _: LabelParams) -> FloatArray:
     return np.where(near, _PERCENT * life.health[nearest], np.nan)
 
 
-def _remaining(ages: FloatArray, life: Life, definitions: LabelParams) -> FloatArray:
+def _remaining(ages: FloatArray, life: BatteryHistory, definitions: LabelParams) -> FloatArray:
     return labels.remaining_cycles(ages, end_of_life_cycle(life, definitions))
 
 
-def _failure(ages: FloatArray, life: Life, definitions: LabelParams) -> FloatArray:
+def _failure(ages: FloatArray, life: BatteryHistory, definitions: LabelParams) -> FloatArray:
     return labels.failure_within(
         ages,
         horizon_cycles=definitions.failure_horizon_cycles,
@@ -158,7 +158,7 @@ def _failure(ages: FloatArray, life: Life, definitions: LabelParams) -> FloatArr
     )
 
 
-_TRUTHS: Mapping[str, Callable[[FloatArray, Life, LabelParams], FloatArray]] = {
+_TRUTHS: Mapping[str, Callable[[FloatArray, BatteryHistory, LabelParams], FloatArray]] = {
     "soh": _health,
     "rul": _remaining,
     "failure": _failure,

@@ -13,12 +13,12 @@ from grafana_foundation_sdk.cog.variants import Dataquery
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from monitoring.grafana.panels import DashboardSpec, Kind, PanelSpec, Query
+from monitoring.grafana.panels import DashboardSpec, PanelKind, PanelSpec, Query
 
 PROMETHEUS = model.DataSourceRef(type_val="prometheus", uid="prometheus")
 TIMESCALEDB = model.DataSourceRef(type_val="grafana-postgresql-datasource", uid="timescaledb")
 
-_BUILDERS: Mapping[Kind, Callable[[], Any]] = {
+_BUILDERS: Mapping[PanelKind, Callable[[], Any]] = {
     "timeseries": timeseries.Panel,
     "gauge": gauge.Panel,
     "stat": stat.Panel,
@@ -98,7 +98,7 @@ def _style_lines(panel: Any, spec: PanelSpec) -> None:
             panel.override_by_query(chr(ord("A") + number), [dash])
 
 
-def _target(query: Query, kind: Kind, ref_id: str) -> Builder[Any]:
+def _target(query: Query, kind: PanelKind, ref_id: str) -> Builder[Any]:
     if query.is_sql:
         return _SqlTarget(query.expression, "time_series" if kind == "timeseries" else "table", ref_id)
     target = prometheus.Dataquery().expr(query.expression).ref_id(ref_id).datasource(PROMETHEUS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["timeseries", "gauge", "stat", "table"]
+PanelKind = Literal["timeseries", "gauge", "stat", "table"]
 
 _LATENCIES = "sum by (le) (rate(prediction_request_duration_seconds_bucket[1m]))"
 #: Chosen in the dashboard's list; `All` by default.
@@ -49,7 +49,7 @@ class PanelSpec:
     """
 
     title: str
-    kind: Kind
+    kind: PanelKind
     queries: tuple[Query, ...]
     description: str = ""
     unit: str = "none"

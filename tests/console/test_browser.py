@@ -30,8 +30,8 @@ from deploy.servers.process import unused_port
 from features.state import STATE_VERSION
 from features.targets import TARGET_NAMES
 from monitoring.drift.drift_params import DriftParams
-from monitoring.drift.drift_store import DriftStore, Followed, Window
-from monitoring.drift.watcher import NO_REFERENCE
+from monitoring.drift.drift_store import DriftStore, MonitoredModel, DriftWindow
+from monitoring.drift.drift_monitor import NO_REFERENCE
 from telemetry.batch import Batch
 from telemetry.settings import Settings
 from telemetry.sources.base import REJECTED_COLUMNS
@@ -161,14 +161,14 @@ def drifting(dsn: str, now: datetime) -> None:
         ("soh", "errors", (0.9, 1.0, 1.1, 1.2, 1.7, 1.8, 2.1)),
         ("temperature", "features", (0.09, 0.11, 0.1, 0.1, 0.16, 0.12, 0.1)),
     ):
-        champion = Followed(target, f"battery-{target}", "1", since, since)
+        champion = MonitoredModel(target, f"battery-{target}", "1", since, since)
         store.follow(champion)
         for number, score in enumerate(scores):
             start = since + number * day
             detail = {"moved": [("temperature_c", 0.21), ("c_rate", 0.13)]} if kind == "features" else {}
-            window = Window(kind, start, start + day, 120, BATTERIES, score, 1.5 if kind == "errors" else 0.15, detail)
+            window = DriftWindow(kind, start, start + day, 120, BATTERIES, score, 1.5 if kind == "errors" else 0.15, detail)
             store.write(champion, [window], window.end, params)
-    store.follow(Followed("rul", "battery-rul", "1", since, since, NO_REFERENCE))
+    store.follow(MonitoredModel("rul", "battery-rul", "1", since, since, NO_REFERENCE))
     store.close()
 
 
@@ -407,7 +407,7 @@ def test_an_alert_is_acknowledged_and_muted(visit: Callable[..., Any], site: Sit
     charge.get_by_role("button", name="Acknowledge").click()
     page.get_by_label("Note: what is being done").fill("is on its way to a charger")
     page.locator(".q-dialog").get_by_role("button", name="Acknowledge").click()
-    page.wait_for_selector("text=ada knows since")
+    page.wait_for_selector("text=ada is_authorized since")
     page.locator(".q-dialog").wait_for(state="hidden")
     page.wait_for_timeout(500)  # its shade goes slowly
     page.screenshot(path=site.shots / "console-alerts.png")

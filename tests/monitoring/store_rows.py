@@ -11,7 +11,7 @@ import psycopg2
 from telemetry.batch import Batch, Row
 from telemetry.stores.postgres import PostgresStore
 
-#: Recent, because old outcomes are retired, and on the hour, where intervals of comparison begin.
+#: RecentOutcomes, because old outcomes are retired, and on the hour, where intervals of comparison begin.
 START = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=2)
 HORIZON_S = 300.0
 

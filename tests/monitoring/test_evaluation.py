@@ -442,8 +442,8 @@ def test_a_pack_that_sends_its_age_now_and_then_loses_no_reading(dsn: str) -> No
 
 
 def test_a_model_whose_definitions_cannot_be_had_holds_up_nobody_elses(dsn: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(evaluation, "BATTERIES_A_ROUND", 2)
-    monkeypatch.setattr(evaluation, "COMPARISONS_A_ROUND", 2)
+    monkeypatch.setattr(evaluation, "BATTERIES_PER_ROUND", 2)
+    monkeypatch.setattr(evaluation, "FORECASTS_PER_ROUND", 2)
     names = [f"EV-{n}" for n in range(1, 6)]
     for name in names:
         version = "2" if name == "EV-5" else "1"

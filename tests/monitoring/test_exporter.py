@@ -25,7 +25,7 @@ from monitoring.__main__ import metrics_server
 from monitoring.evaluation.evaluator import Evaluator
 from monitoring.exporter import TwinCollector
 from monitoring.fleet_queries import FleetReader
-from monitoring.registry_poll import RegistryState, RegistryWatch
+from monitoring.registry_poll import RegistryPoller, RegistryState
 from telemetry.embedded.ports import free_port
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
@@ -58,7 +58,7 @@ class Watch:
 
     def __init__(self, dsn: str, tmp_path: Path) -> None:
         self.reader = FleetReader(dsn)
-        self.registry = RegistryWatch(Settings(var=tmp_path))
+        self.registry = RegistryPoller(Settings(var=tmp_path))
         self.now = time.time()
         self.collector = TwinCollector(self.reader, self.registry, clock=lambda: self.now)
         self.text = ""
@@ -280,7 +280,7 @@ def test_a_store_that_is_away_is_said_to_be_and_nothing_old_is_shown(tmp_path: P
 def test_a_store_that_neither_answers_nor_refuses_is_away_in_time_for_a_scrape(
     dsn: str, watch: Watch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(exporter, "_READ_TIMEOUT_S", 0.2)
     write(dsn, readings=[reading("EV-1", 0)], predictions=[prediction("EV-1", 0, "soh", 90.0)])
     watch.scrape()
     write(dsn, predictions=[prediction("EV-1", 1, "soh", 90.0)])

@@ -18,7 +18,7 @@ from deploy.servers.process import unused_port
 from deploy.servers.prometheus import prometheus
 from monitoring.__main__ import watching
 from monitoring.alerting_config import prometheus_config
-from monitoring.exporter import _OF_PREDICTIONS, _OF_READINGS, _OF_TRUTHS
+from monitoring.exporter import _LABEL_GAUGES, _PREDICTION_GAUGES, _READING_GAUGES
 from monitoring.grafana.panels import DASHBOARDS, FLEET
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
@@ -140,7 +140,7 @@ def test_every_query_finds_data(postgres_server: str, new_database: Callable[[st
 
 
 def test_metrics_that_are_asked_for_have_the_names_of_the_exporter() -> None:
-    gauges = {*_OF_READINGS, *_OF_PREDICTIONS, *_OF_TRUTHS, "battery_soh_actual"}
+    gauges = {*_READING_GAUGES, *_PREDICTION_GAUGES, *_LABEL_GAUGES, "battery_soh_actual"}
     asked = {
         name for target in targets() for name in re.findall(r"\bbattery_(?!id\b)\w+", target.query.get("expr", ""))
     }

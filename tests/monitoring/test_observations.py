@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.labels import end_of_life
-from monitoring.evaluation.observations import Observation, Observed, Reading, observe
+from monitoring.evaluation.observations import HealthReading, Observation, ObservationState, observe
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def readings_of(cycles: list[float], health: list[float | None], warnings: list[float | None]) -> list[Reading]:
+def readings_of(cycles: list[float], health: list[float | None], warnings: list[float | None]) -> list[HealthReading]:
     rows = zip(cycles, health, warnings, strict=True)
-    return [Reading(START + timedelta(minutes=n), *row) for n, row in enumerate(rows)]
+    return [HealthReading(START + timedelta(minutes=n), *row) for n, row in enumerate(rows)]
 
 
 def remembered(found: list[Observation]) -> list[tuple[float, float | None]]:
@@ -31,7 +31,7 @@ def remembered(found: list[Observation]) -> list[tuple[float, float | None]]:
     return points
 
 
-def points_of(readings: list[Reading]) -> list[tuple[float, float | None]]:
+def points_of(readings: list[HealthReading]) -> list[tuple[float, float | None]]:
     return [(reading.cycle_index, reading.soh) for reading in readings]
 
 
@@ -53,7 +53,7 @@ def test_end_of_life_is_that_of_all_readings_also_when_observed_in_two_parts(
 ) -> None:
     cycles = list(np.cumsum([step for step, _ in life]))
     readings = readings_of(cycles, [soh for _, soh in life], [None] * len(life))
-    observed, first = observe(Observed(), readings[:cut])
+    observed, first = observe(ObservationState(), readings[:cut])
     _, second = observe(observed, readings[cut:])
     kept = remembered(first + second)
     assert eol(kept, 0.8) == pytest.approx(eol(points_of(readings), 0.8), nan_ok=True)
@@ -64,12 +64,12 @@ def test_every_tenth_reading_would_not_do() -> None:
     """The negative control of the property: thinning by count misses where health crossed the limit."""
     readings = readings_of(list(np.arange(0.0, 3.0, 0.1)), [80.4] * 14 + [79.9] * 16, [None] * 30)
     assert eol(points_of(readings[::10]), 0.8) != eol(points_of(readings), 0.8)
-    assert eol(remembered(observe(Observed(), readings)[1]), 0.8) == eol(points_of(readings), 0.8)
+    assert eol(remembered(observe(ObservationState(), readings)[1]), 0.8) == eol(points_of(readings), 0.8)
 
 
 def test_an_alarm_is_remembered_where_it_was_raised_to_its_highest() -> None:
     readings = readings_of([10.0, 10.1, 10.2, 10.3, 10.4], [None] * 5, [0.0, 1.0, 3.0, 3.0, 1.0])
-    observed, found = observe(Observed(), readings)
+    observed, found = observe(ObservationState(), readings)
     alarms = [one.reading for one in found if one.kind == "alarm"]
     assert [(one.cycle_index, one.warning_level) for one in alarms] == [(10.1, 1.0), (10.2, 3.0)]
     _, later = observe(observed, readings_of([11.0], [None], [3.0]))
@@ -77,13 +77,13 @@ def test_an_alarm_is_remembered_where_it_was_raised_to_its_highest() -> None:
 
 
 def test_a_battery_that_reports_neither_leaves_nothing_and_is_not_watched() -> None:
-    observed, found = observe(Observed(), readings_of([1.0, 2.0], [None, None], [None, None]))
+    observed, found = observe(ObservationState(), readings_of([1.0, 2.0], [None, None], [None, None]))
     assert found == []
     assert not observed.watched
     assert observed.cycle_index == 2.0
 
 
 def test_an_age_that_goes_back_is_not_followed() -> None:
-    observed, found = observe(Observed(), readings_of([50.0, 3.0], [90.0, 90.0], [None, None]))
+    observed, found = observe(ObservationState(), readings_of([50.0, 3.0], [90.0, 90.0], [None, None]))
     assert observed.cycle_index == 50.0
     assert [one.cycle for one in found] == [50]

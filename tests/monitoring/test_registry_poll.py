@@ -9,7 +9,7 @@ import pytest
 
 from features.table import LabelParams
 from monitoring.evaluation.definitions import ModelDefinitions
-from monitoring.registry_poll import RegistryUnavailableError, RegistryWatch
+from monitoring.registry_poll import RegistryPoller, RegistryUnavailableError
 from telemetry.settings import Settings
 from training.mlflow_client import connect
 
@@ -40,7 +40,7 @@ def test_definitions_are_those_of_the_model_and_else_the_projects(settings: Sett
 
 
 def test_trainings_are_counted_whatever_was_deleted(settings: Settings) -> None:
-    watch = RegistryWatch(settings)
+    watch = RegistryPoller(settings)
     for deleted in (None, "1", "3"):
         if deleted is not None:
             connect(settings).delete_model_version("battery-rul", deleted)
@@ -53,5 +53,5 @@ def test_who_watches_says_soon_that_the_registry_is_away(tmp_path: Path) -> None
     """With MLflow's own patience each of these takes minutes: the file would never end."""
     away = Settings(var=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9")
     with pytest.raises(RegistryUnavailableError):
-        RegistryWatch(away).ask()
+        RegistryPoller(away).ask()
     assert ModelDefinitions(away, LabelParams())("battery-rul", "2") is None

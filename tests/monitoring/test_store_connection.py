@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from deploy.servers.postgres import Postgres
-from monitoring.store_connection import StoreSession
+from monitoring.store_connection import StoreConnection
 from retraining.retrain_store import RetrainStore
 
 _TCP = "SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp_%%' ORDER BY name"
 
 
 def test_the_server_looks_for_a_lost_machine_every_few_seconds(postgres15: Postgres) -> None:
-    session, records = StoreSession(postgres15.tcp_dsn, "tests"), RetrainStore(postgres15.tcp_dsn, "battery", "Ada")
+    session, records = StoreConnection(postgres15.tcp_dsn, "tests"), RetrainStore(postgres15.tcp_dsn, "battery", "Ada")
     with session.transaction() as cursor:
         cursor.execute(_TCP)
         watching = dict(cursor.fetchall())

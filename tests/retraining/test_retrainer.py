@@ -27,18 +27,18 @@ from pydantic import SecretStr
 
 from monitoring.exporter import TwinCollector
 from monitoring.fleet_queries import FleetReader
-from monitoring.registry_poll import RegistryWatch
+from monitoring.registry_poll import RegistryPoller
 from retraining.promotion_record import Promotion
 from retraining.retrain_store import RetrainStore
 from retraining.retrainer import Retrainer, retraining
-from retraining.trigger import Past
+from retraining.trigger import RetrainHistory
 from retraining.workspace import Workspace
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 from tests.monitoring.store_rows import at, query, reading, write
 from tests.training.small_models import GATE, TRAIN_BATTERIES, ModelFiles
 from training.registry.promotion import promote, rollback
-from training.registry.registration import Provenance, RegisterReport, register_all
+from training.registry.registration import Provenance, RegistrationReport, register_all
 from training.registry.registry_store import RegistryStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,7 +143,7 @@ def test_a_lock_that_was_lost_is_noticed_and_the_next_one_closes_the_record(dsn:
     query(dsn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'retrain by Ada%%'")
     assert not first.holds_lock()
     assert soon(second.try_lock)
-    ((_, error),) = second.orphans()
+    ((_, error),) = second.abandoned()
     assert error.startswith("it ended without a word: its process on ")
     first.close()
     second.close()
@@ -192,7 +192,7 @@ def test_a_training_that_is_told_to_stop_has_not_failed(dsn: str, champions: Reg
         ((outcome, error, run_id),) = retrains(dsn, "outcome, error, run_id")
         assert (outcome, error) == ("stopped", "it was stopped")
         assert champions.client.get_run(run_id).info.status == "KILLED"
-        assert retrainer.records.past() == Past()
+        assert retrainer.records.past() == RetrainHistory()
         retrainer.look()
     assert len(retrains(dsn)) == 2, "the next one does not wait"
 
@@ -261,7 +261,7 @@ def test_the_command_trains_when_it_is_asked_to(dsn: str, champions: RegistrySto
 # What was promoted is a promotion, however its training ended
 
 
-def register(store: RegistryStore, models: ModelFiles, target: str, noise: float, **tags: str) -> RegisterReport:
+def register(store: RegistryStore, models: ModelFiles, target: str, noise: float, **tags: str) -> RegistrationReport:
     models.train(target, noise=noise)
     provenance = Provenance("made_up", tags=tags)
     return register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests", promotable=[target])
@@ -406,7 +406,7 @@ def promoted(dsn: str, store: RegistryStore) -> int:
     records = RetrainStore(dsn, "battery", "the tests")
     release = store.aliases().release
     assert release is not None
-    before = store.replaced_by(release)
+    before = store.previous_release(release)
     number = records.begin("errors of temperature drift", (), before)
     store.set_challenger("temperature", 1)
     records.end(number, "promoted", release=release, watched={"temperature": (2, 1)})
@@ -608,7 +608,7 @@ def test_the_exporter_counts_trainings_and_watches(dsn: str, tmp_path: Path) -> 
     records.close()
     reader = FleetReader(dsn)
     registry = CollectorRegistry()
-    registry.register(TwinCollector(reader, RegistryWatch(Settings(var=tmp_path))))
+    registry.register(TwinCollector(reader, RegistryPoller(Settings(var=tmp_path))))
     shown = generate_latest(registry).decode()
     reader.close()
     for line in (

@@ -15,8 +15,8 @@ from monitoring.drift.drift_params import DriftParams
 from monitoring.drift.drift_store import KINDS
 from monitoring.drift.status import rule
 from retraining.champion_comparison import PairedLoss, RollbackParams, compare
-from retraining.trigger import Drift, Past, RetrainParams, decide
-from retraining.workspace import why_it_failed
+from retraining.trigger import DetectedDrift, RetrainHistory, RetrainParams, decide
+from retraining.workspace import failure_message
 from telemetry.errors import TwinError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,40 +26,40 @@ CHAMPIONS = {"temperature": 3, "soh": 2}
 ROLLBACK = RollbackParams(min_outcomes=200, max_outcomes=3200, min_batteries=4, alpha=0.01)
 
 
-def drift(target: str = "temperature", version: str = "3", began: datetime = NOW) -> Drift:
-    return Drift(target, "errors", 0.9, 0.5, began, version)
+def drift(target: str = "temperature", version: str = "3", began: datetime = NOW) -> DetectedDrift:
+    return DetectedDrift(target, "errors", 0.9, 0.5, began, version)
 
 
-def targets(drifts: list[Drift], past: Past = Past(), now: datetime = NOW) -> list[str]:  # noqa: B008 - frozen
+def targets(drifts: list[DetectedDrift], past: RetrainHistory = RetrainHistory(), now: datetime = NOW) -> list[str]:  # noqa: B008 - frozen
     return [one.target for one in decide(drifts, CHAMPIONS, past, now, PARAMS).drifts]
 
 
 def test_drift_of_the_champion_starts_a_training_and_says_why() -> None:
-    decision = decide([drift()], CHAMPIONS, Past(), NOW, PARAMS)
+    decision = decide([drift()], CHAMPIONS, RetrainHistory(), NOW, PARAMS)
     assert decision.drifts == (drift(),)
     assert decision.reason == "errors of temperature drift (0.9, bound 0.5)"
     assert targets([drift(), drift("soh", "2")]) == ["temperature", "soh"]
 
 
 def test_nothing_that_drifts_starts_nothing() -> None:
-    assert decide([], CHAMPIONS, Past(), NOW, PARAMS).reason == "nothing drifts"
+    assert decide([], CHAMPIONS, RetrainHistory(), NOW, PARAMS).reason == "nothing drifts"
 
 
 def test_a_model_that_serves_no_longer_starts_nothing() -> None:
-    decision = decide([drift(version="2")], CHAMPIONS, Past(), NOW, PARAMS)
+    decision = decide([drift(version="2")], CHAMPIONS, RetrainHistory(), NOW, PARAMS)
     assert not decision.drifts
     assert "serves no longer" in decision.reason
 
 
 def test_drift_that_the_last_training_knew_starts_no_other() -> None:
-    past = Past(ended_at=NOW - timedelta(days=9), data_until=NOW, unchanged=1)
+    past = RetrainHistory(ended_at=NOW - timedelta(days=9), data_until=NOW, unchanged=1)
     assert targets([drift(began=NOW - timedelta(seconds=1))], past) == []
     assert targets([drift(began=NOW)], past) == ["temperature"]
 
 
 def test_a_pause_is_kept_and_grows_while_trainings_change_nothing() -> None:
     for unchanged, pause_h in ((0, 1), (1, 2), (2, 4), (3, 4), (400, 4)):
-        past = Past(ended_at=NOW, unchanged=unchanged)
+        past = RetrainHistory(ended_at=NOW, unchanged=unchanged)
         just_before, after = (NOW + timedelta(hours=pause_h, seconds=s) for s in (-1, 0))
         assert targets([drift()], past, just_before) == []
         assert targets([drift()], past, after) == ["temperature"]
@@ -68,7 +68,7 @@ def test_a_pause_is_kept_and_grows_while_trainings_change_nothing() -> None:
 
 def trainings(rng: np.random.Generator, share_out: float, windows: int = 50) -> int:
     """How often a watch over every target and kind trains, where each window is out of bounds by chance alone."""
-    params, past, count = DriftParams(), Past(), 0
+    params, past, count = DriftParams(), RetrainHistory(), 0
     streams = [(target, kind) for target in TARGET_NAMES for kind in KINDS]
     champions = dict.fromkeys(TARGET_NAMES, 1)
     newest_first: dict[tuple[str, str], list[bool]] = {stream: [] for stream in streams}
@@ -79,11 +79,11 @@ def trainings(rng: np.random.Generator, share_out: float, windows: int = 50) -> 
         for target, kind in streams:
             newest_first[target, kind].insert(0, bool(rng.random() < share_out))
             if rule(newest_first[target, kind], params).is_drifting:
-                drifting.append(Drift(target, kind, 0.9, 0.5, began, "1"))
+                drifting.append(DetectedDrift(target, kind, 0.9, 0.5, began, "1"))
         if decide(drifting, champions, past, ended, PARAMS).drifts:
             count += 1
             # On noise there is nothing better to learn.
-            past = Past(ended_at=ended, data_until=ended, unchanged=past.unchanged + 1)
+            past = RetrainHistory(ended_at=ended, data_until=ended, unchanged=past.unchanged + 1)
     return count
 
 
@@ -163,18 +163,18 @@ def test_few_batteries_say_nothing() -> None:
 
 
 def test_looks_are_made_when_the_outcomes_have_doubled() -> None:
-    assert [ROLLBACK.next_look(n) for n in (None, 200, 250, 400, 1700, 3200)] == [200, 400, 500, 800, 3200, 3200]
+    assert [ROLLBACK.next_comparison(n) for n in (None, 200, 250, 400, 1700, 3200)] == [200, 400, 500, 800, 3200, 3200]
     assert ROLLBACK.looks == 5
 
 
 def test_why_a_training_failed_is_the_words_of_its_stage() -> None:
     dvc = "ERROR: failed to reproduce 'validate': failed to run: python -m pipelines.validate, exited with 2"
     theirs = f"Running stage 'validate':\nnone of the 5 rows read passed\n{dvc}\n"
-    assert why_it_failed(theirs) == "none of the 5 rows read passed"
+    assert failure_message(theirs) == "none of the 5 rows read passed"
     ours = f"Traceback (most recent call last):\n  File x\nKeyError: 'voltage'\n{dvc}\n"
-    assert why_it_failed(ours) == "KeyError: 'voltage'"
-    assert why_it_failed(dvc) == dvc
-    assert why_it_failed("") == "dvc repro failed without a word"
+    assert failure_message(ours) == "KeyError: 'voltage'"
+    assert failure_message(dvc) == dvc
+    assert failure_message("") == "dvc repro failed without a word"
 
 
 TETHERED = [sys.executable, "-m", "retraining.kill_on_parent_exit"]

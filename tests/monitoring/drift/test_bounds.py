@@ -10,8 +10,8 @@ from scipy.stats import ks_2samp
 
 from monitoring.drift.bounds import Bounds, thinned, too_small
 from monitoring.drift.drift_params import DriftParams
-from monitoring.drift.drift_store import Kind
-from monitoring.drift.registered_reference import Reference
+from monitoring.drift.drift_store import DriftKind
+from monitoring.drift.training_reference import Reference
 
 DAY_S = 86_400.0
 PARAMS = DriftParams(false_alarms=0.01)
@@ -56,14 +56,14 @@ def bounds(reference: Reference) -> Bounds:
     return Bounds(reference, PARAMS)
 
 
-def values_of(kind: Kind, features: np.ndarray, error: np.ndarray) -> np.ndarray:
+def values_of(kind: DriftKind, features: np.ndarray, error: np.ndarray) -> np.ndarray:
     return {"features": features, "predictions": features[:, 1:2], "errors": error}[kind]
 
 
 @pytest.mark.parametrize("kind", ["features", "predictions", "errors"])
 @pytest.mark.parametrize(("batteries", "power"), [(3, 0.75), (8, 0.95)])
 def test_chance_stays_inside_at_the_stated_rate_and_a_shift_does_not(
-    bounds: Bounds, kind: Kind, batteries: int, power: float
+    bounds: Bounds, kind: DriftKind, batteries: int, power: float
 ) -> None:
     rng = np.random.default_rng(5)
     rates = {}

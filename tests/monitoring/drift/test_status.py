@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monitoring.drift.drift_params import DriftParams, project_drift
-from monitoring.drift.drift_store import DriftStore, Followed, Window
+from monitoring.drift.drift_store import DriftStore, DriftWindow, MonitoredModel
 from monitoring.drift.status import rule
 from telemetry.errors import TwinError
 from telemetry.stores.migrate import migrate
@@ -37,14 +37,14 @@ def store(dsn: str) -> Iterator[DriftStore]:
     drift.close()
 
 
-def champion(version: str, since: datetime = START) -> Followed:
-    return Followed("soh", "battery-soh", version, since, since)
+def champion(version: str, since: datetime = START) -> MonitoredModel:
+    return MonitoredModel("soh", "battery-soh", version, since, since)
 
 
-def windows(store: DriftStore, followed: Followed, scores: Sequence[float], kind: Any = "errors") -> None:
+def windows(store: DriftStore, followed: MonitoredModel, scores: Sequence[float], kind: Any = "errors") -> None:
     for number, score in enumerate(scores):
         start = followed.since + number * DAY
-        found = Window(kind, start, start + DAY, samples=40, batteries=4, score=score, threshold=1.0)
+        found = DriftWindow(kind, start, start + DAY, samples=40, batteries=4, score=score, threshold=1.0)
         store.write(followed, [found], found.end, PARAMS)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from features.state import FloatArray
 from features.state_update import IntArray
-from monitoring.target_metrics import WATCHED
+from monitoring.target_metrics import TARGET_METRICS
 from training.registry.gate_scores import FEATURE_PREFIX
 
 
@@ -40,10 +40,10 @@ class Reference:
 
     @classmethod
     def of(cls, target: str, rows: pd.DataFrame) -> Reference:
-        """The reference in `rows` of `training.reference.reference_rows`."""
+        """The reference in `rows` of `training.drift_reference.reference_rows`."""
         rows = rows.sort_values(["battery_id", "time", "cycle_index"], kind="stable")
         columns = [name for name in rows.columns.astype(str) if name.startswith(FEATURE_PREFIX)]
-        factor = WATCHED[target].factor
+        factor = TARGET_METRICS[target].factor
         time = rows["time"].astype("datetime64[us, UTC]")
         predicted = rows["predicted"].to_numpy(dtype=np.float64)
         return cls(

@@ -17,8 +17,8 @@ from features.targets import TARGETS
 from monitoring.drift import windows
 from monitoring.drift.bounds import Bounds, too_small
 from monitoring.drift.drift_params import DriftParams
-from monitoring.drift.drift_store import DriftStore, Followed, Kind, Window
-from monitoring.drift.registered_reference import Reference
+from monitoring.drift.drift_store import DriftKind, DriftStore, DriftWindow, MonitoredModel
+from monitoring.drift.training_reference import Reference
 from monitoring.registry_poll import RegistryUnavailableError, has_registry
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
@@ -27,11 +27,11 @@ logger = logging.getLogger(__name__)
 
 NO_REFERENCE = "no reference"
 #: A store that was never looked at is looked at from so many windows back.
-LOOK_BACK_WINDOWS = 60
+BACKFILL_WINDOWS = 60
 #: Models that are measured at a time, and one that a rollback may bring back.
-_BOUNDS_KEPT = 8
+_CACHED_BOUNDS = 8
 #: A window is looked at so long after its end was seen, when predictions and truths have arrived.
-SETTLE_S = 15.0
+ALLOWED_LATENESS_S = 15.0
 _RETRY_S = 5.0
 #: A registry that could not be asked is asked again after this long.
 _REGISTRY_RETRY_S = 30.0
@@ -41,7 +41,7 @@ ReferenceOf = Callable[[str, str, str], Reference | None]
 
 
 @dataclass(frozen=True)
-class Round:
+class DriftRound:
     """What one round did.
 
     Attributes:
@@ -53,7 +53,7 @@ class Round:
     more: bool = False
 
 
-class DriftWatcher:
+class DriftMonitor:
     """Writes `drift_windows` and `drift_status` from what the store holds.  Any number may run; one of them works.
 
     Args:
@@ -64,7 +64,7 @@ class DriftWatcher:
         self._store = DriftStore(dsn)
         self._params = params
         self._length = timedelta(seconds=params.window_s)
-        self._bounds_of = lru_cache(_BOUNDS_KEPT)(self._make_bounds)
+        self._bounds_of = lru_cache(_CACHED_BOUNDS)(self._make_bounds)
         self._reference_of = reference_of
         self._ask_again_at: dict[tuple[str, str], float] = {}
         self._clocks: deque[tuple[float, datetime]] = deque()
@@ -78,7 +78,7 @@ class DriftWatcher:
             while not stop.is_set():
                 began = time.monotonic()
                 try:
-                    done = self.round(SETTLE_S)
+                    done = self.round(ALLOWED_LATENESS_S)
                 except psycopg2.Error as error:
                     logger.warning("drift could not be looked for: %s", str(error).strip())
                     stop.wait(_RETRY_S)
@@ -100,45 +100,45 @@ class DriftWatcher:
         """Let go of the connection."""
         self._store.close()
 
-    def round(self, settle_s: float = 0.0) -> Round:
+    def round(self, lateness_s: float = 0.0) -> DriftRound:
         """Look at the next whole window of every champion that is due.
 
         Args:
-            settle_s: only at windows whose end was seen so long ago, on the wall clock.
+            lateness_s: only at windows whose end was seen so long ago, on the wall clock.
 
         Raises:
             psycopg2.Error: the database did not answer; what was not done is done by a later round.
         """
         if not self._store.try_lock():
-            return Round()
+            return DriftRound()
         connection = self._store.connection()
         now = windows.clock(connection, self._params.min_batteries)
         if now is None:
-            return Round()
+            return DriftRound()
         followed = self._follow(now)
-        until = self._settled(now, settle_s)
+        until = self._settled(now, lateness_s)
         measured = [one for one in followed.values() if self._bounds(one) is not None]
         if until is None or not measured:
-            return Round()
+            return DriftRound()
         start = min(one.looked_until for one in measured)
         if start + self._length > until:
-            return Round()
+            return DriftRound()
         found = self._look(start, [one for one in measured if one.looked_until == start])
         waiting = [max(one.looked_until, start + self._length) for one in measured]
-        return Round(found, min(waiting) + self._length <= until)
+        return DriftRound(found, min(waiting) + self._length <= until)
 
-    def _settled(self, now: datetime, settle_s: float) -> datetime | None:
-        """The clock as it was `settle_s` ago."""
+    def _settled(self, now: datetime, lateness_s: float) -> datetime | None:
+        """The clock as it was `lateness_s` ago."""
         at = time.monotonic()
         self._clocks.append((at, now))
         settled = None
-        while self._clocks and self._clocks[0][0] <= at - settle_s:
+        while self._clocks and self._clocks[0][0] <= at - lateness_s:
             settled = self._clocks.popleft()
         if settled is not None:
             self._clocks.appendleft(settled)
         return None if settled is None else settled[1]
 
-    def _follow(self, now: datetime) -> dict[str, Followed]:
+    def _follow(self, now: datetime) -> dict[str, MonitoredModel]:
         """The champions that predict now; one that is new is followed from its first whole window on."""
         followed = self._store.followed()
         present = windows.champions(self._store.connection())
@@ -149,7 +149,7 @@ class DriftWatcher:
         }
         if not new:
             return followed
-        earliest = windows.window_start(now, self._params) - LOOK_BACK_WINDOWS * self._length
+        earliest = windows.window_start(now, self._params) - BACKFILL_WINDOWS * self._length
         battery_ids = windows.sample(self._store.connection(), earliest, now + self._length, self._params.batteries)
         for target, model in new.items():
             before = followed.get(target)
@@ -158,12 +158,12 @@ class DriftWatcher:
             followed[target] = self._begin(target, model, since)
         return followed
 
-    def _begin(self, target: str, model: tuple[str, str], since: datetime) -> Followed:
-        one = Followed(target, *model, since, since, "the registry has not been asked yet")
+    def _begin(self, target: str, model: tuple[str, str], since: datetime) -> MonitoredModel:
+        one = MonitoredModel(target, *model, since, since, "the registry has not been asked yet")
         self._store.follow(one)
         return one
 
-    def _bounds(self, one: Followed) -> Bounds | None:
+    def _bounds(self, one: MonitoredModel) -> Bounds | None:
         """What `one` is measured by; None where that is not known now, or never: its note says which."""
         model = (one.model_name, one.model_version)
         if time.monotonic() < self._ask_again_at.get(model, 0.0):
@@ -186,7 +186,7 @@ class DriftWatcher:
             return None, note
         return Bounds(reference, self._params), None
 
-    def _look(self, start: datetime, champions: list[Followed]) -> int:
+    def _look(self, start: datetime, champions: list[MonitoredModel]) -> int:
         end = start + self._length
         connection = self._store.connection()
         battery_ids = windows.sample(connection, start, end, self._params.batteries)
@@ -197,7 +197,7 @@ class DriftWatcher:
             if bounds is None:
                 continue
             own = moments[TARGETS[one.target].cadence]
-            seen: dict[Kind, windows.Values] = {
+            seen: dict[DriftKind, windows.WindowValues] = {
                 "features": own.of(bounds.names),
                 "predictions": windows.predictions(connection, one, own),
                 "errors": windows.errors(connection, one, start, end),
@@ -211,9 +211,9 @@ class DriftWatcher:
             found += len(counting)
         return found
 
-    def _measured(self, kind: Kind, values: windows.Values, bounds: Bounds, start: datetime) -> Window:
+    def _measured(self, kind: DriftKind, values: windows.WindowValues, bounds: Bounds, start: datetime) -> DriftWindow:
         measured = bounds.measure(kind, values.battery, values.values)
-        return Window(
+        return DriftWindow(
             kind,
             start,
             start + self._length,
@@ -237,7 +237,7 @@ def registered_references(settings: Settings) -> ReferenceOf:
         from training.registry.registry_store import RegistryStore
 
         try:
-            rows = RegistryStore.open(settings, domain, patient=False).reference(target, int(version))
+            rows = RegistryStore.open(settings, domain, fail_fast=True).reference(target, int(version))
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None

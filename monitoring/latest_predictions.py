@@ -6,10 +6,10 @@ from datetime import timedelta
 
 #: So long after the reading that it was made from a prediction stands: health and life change over many cycles, of
 #: which a day has few.  A forecast of the temperature stands until it is due.
-PREDICTIONS_HOLD = timedelta(days=1)
+PREDICTION_VALID_FOR = timedelta(days=1)
 
 #: FROM clause: `b`, the battery, and `p`, a row for each target that it predicted at its newest moment.
-NEWEST_PREDICTIONS = """
+LATEST_CHAMPION_PREDICTIONS = """
     batteries b
     CROSS JOIN LATERAL (
         SELECT time FROM battery_predictions p

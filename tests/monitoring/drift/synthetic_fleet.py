@@ -14,9 +14,9 @@ import pandas as pd
 
 from features.table import LabelParams, build
 from features.targets import TARGETS
-from monitoring.drift.registered_reference import Reference
+from monitoring.drift.training_reference import Reference
 from telemetry.contract import CYCLE_FIELDS, names
-from training.reference import reference_rows
+from training.drift_reference import reference_rows
 
 DAY_S = 86_400.0
 STEP_S = 60.0

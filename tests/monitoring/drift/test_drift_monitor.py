@@ -21,15 +21,15 @@ from psycopg2.extras import execute_values
 from features.state_update import READING_FEATURES
 from monitoring.drift import watcher as watching
 from monitoring.drift import windows
+from monitoring.drift.drift_monitor import DriftMonitor, registered_references
 from monitoring.drift.drift_params import DriftParams
-from monitoring.drift.registered_reference import Reference
 from monitoring.drift.status import rule
-from monitoring.drift.watcher import DriftWatcher, registered_references
+from monitoring.drift.training_reference import Reference
 from monitoring.registry_poll import RegistryUnavailableError
 from telemetry.batch import rows_of
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
-from tests.monitoring.drift.made_up_fleet import DAY_S, START, WEAR, Scenario, batteries_of, lived, references
+from tests.monitoring.drift.synthetic_fleet import DAY_S, START, WEAR, Scenario, batteries_of, lived, references
 from tests.monitoring.store_rows import query, write
 
 PARAMS = DriftParams(window_s=DAY_S, min_rows=12, out_windows=3, windows=5)
@@ -95,8 +95,8 @@ def live(dsn: str, days: range, regime: Scenario = Scenario(), versions: Callabl
 
 
 @contextmanager
-def watcher_of(dsn: str, reference_of: ReferenceOf, params: DriftParams = QUICK) -> Iterator[DriftWatcher]:
-    watcher = DriftWatcher(dsn, reference_of, params)
+def watcher_of(dsn: str, reference_of: ReferenceOf, params: DriftParams = QUICK) -> Iterator[DriftMonitor]:
+    watcher = DriftMonitor(dsn, reference_of, params)
     try:
         yield watcher
     finally:
@@ -253,15 +253,15 @@ def test_an_empty_store_has_no_drift(dsn: str, reference_of: ReferenceOf) -> Non
 def test_a_window_waits_for_predictions_and_truths_to_arrive(dsn: str, reference_of: ReferenceOf) -> None:
     live(dsn, range(3))
     with watcher_of(dsn, reference_of) as watcher:
-        assert watcher.round(settle_s=60.0) == watching.Round()
-        assert watcher.round(settle_s=0.0).windows > 0
+        assert watcher.round(lateness_s=60.0) == watching.DriftRound()
+        assert watcher.round(lateness_s=0.0).windows > 0
 
 
 def test_it_runs_until_told_to_stop(dsn: str, reference_of: ReferenceOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watching, "SETTLE_S", 0.0)
+    monkeypatch.setattr(watching, "ALLOWED_LATENESS_S", 0.0)
     live(dsn, range(3))
     stop = threading.Event()
-    watcher = DriftWatcher(dsn, reference_of, QUICK)
+    watcher = DriftMonitor(dsn, reference_of, QUICK)
     thread = threading.Thread(target=watcher.run, args=(stop, 0.05))
     thread.start()
     try:
