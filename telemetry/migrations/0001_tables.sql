@@ -1,6 +1,6 @@
--- What is stored: readings with their headline predictions, batteries, closed cycles, every prediction.
--- Column names, units and signs are those of data/contract.py (a test compares them).
--- A missing value is NULL, never NaN: PostgreSQL sorts NaN above every number, so it would pass as 'hot'.
+-- Tables of readings with the champion's main predictions, batteries, closed cycles and all predictions.
+-- Column names, units and signs are those of telemetry/contract.py (a test compares them).
+-- A missing value is NULL, never NaN: PostgreSQL sorts NaN above every number, so it would exceed any upper limit.
 
 CREATE TABLE IF NOT EXISTS batteries (
     battery_id          text PRIMARY KEY CHECK (battery_id ~ '^[A-Za-z0-9_.-]{1,50}$'),
@@ -39,12 +39,12 @@ CREATE TABLE IF NOT EXISTS ev_telemetry (
     failure_probability   double precision,
     prediction_timestamp  timestamptz,
     created_at            timestamptz NOT NULL DEFAULT now(),
-    -- A prediction may arrive before its reading; a reading always has its three required values.
+    -- A prediction may arrive before its reading; a reading always has the three required measurements.
     CONSTRAINT ev_telemetry_complete
         CHECK (num_nulls(voltage, current, temperature) = 0 OR prediction_timestamp IS NOT NULL)
 );
 
--- One index for both promises: a reading is stored once, and the newest of a battery is found at once.
+-- Makes readings unique and finds the newest reading of a battery.
 CREATE UNIQUE INDEX IF NOT EXISTS ev_telemetry_battery_time ON ev_telemetry (battery_id, time DESC);
 
 CREATE TABLE IF NOT EXISTS battery_cycles (

@@ -1,4 +1,4 @@
--- Health of a reading: the first rule that holds wins, and a missing value (NULL or NaN) triggers nothing.
+-- Health status of a reading: the first rule that matches applies; a missing value (NULL or NaN) matches none.
 CREATE OR REPLACE FUNCTION get_battery_health(
     soc double precision,
     soh double precision,
@@ -17,7 +17,7 @@ $$;
 CREATE OR REPLACE FUNCTION ev_telemetry_before_write() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.status := get_battery_health(NEW.soc, NEW.soh, NEW.temperature, NEW.failure_probability);
-    -- Whoever writes a reading makes its battery known: the latest view starts from the list of batteries.
+    -- Register the battery of the reading: the view latest_battery_status starts from the table batteries.
     IF TG_OP = 'INSERT' AND NOT EXISTS (SELECT FROM batteries b WHERE b.battery_id = NEW.battery_id) THEN
         INSERT INTO batteries (battery_id) VALUES (NEW.battery_id) ON CONFLICT DO NOTHING;
     END IF;

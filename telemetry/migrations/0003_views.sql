@@ -1,5 +1,5 @@
--- The newest row of each battery: one index probe a battery, whatever the table holds.  A battery whose
--- readings have all been retired stays, with nulls.
+-- The newest row of each battery: one index probe per battery, whatever the size of the table.  A battery whose
+-- readings have all been deleted by retention stays, with nulls.
 CREATE OR REPLACE VIEW latest_battery_status AS
 SELECT
     b.battery_id, t.time, t.voltage, t.current, t.temperature, t.soc, t.soh, t.ambient_temperature,
@@ -11,8 +11,8 @@ LEFT JOIN LATERAL (
     SELECT * FROM ev_telemetry e WHERE e.battery_id = b.battery_id ORDER BY e.time DESC LIMIT 1
 ) t ON true;
 
--- Hours of UTC, whatever the time zone of the session.  repeatable_1_timescaledb.sql puts a continuous
--- aggregate of the same name and columns in its place where that can be had.
+-- Hours of UTC, whatever the time zone of the connection.  repeatable_1_timescaledb.sql replaces the view by a
+-- continuous aggregate with the same name and columns where TimescaleDB supports it.
 CREATE OR REPLACE VIEW ev_telemetry_hourly AS
 SELECT
     date_bin('1 hour', time, '2000-01-01 00:00:00+00') AS bucket,

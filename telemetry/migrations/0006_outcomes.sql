@@ -1,6 +1,6 @@
--- What was predicted and what happened then; what has to be remembered until it can be told.
--- Plain tables everywhere: a truth may come years after its prediction, so no chunk of time is ever finished, and
--- the key must stay unique.  They are small: see docs/decisions/0018-truth-when-it-is-known.md.
+-- Predictions with their matured labels, pending labels, and the state of the evaluator.
+-- Plain tables everywhere: a label may mature years after its prediction, so no chunk of time is ever closed, and
+-- the key must stay unique.  They are small: see decision 18 in docs/decisions.
 
 CREATE TABLE IF NOT EXISTS prediction_outcomes (
     outcome_id    bigint GENERATED ALWAYS AS IDENTITY UNIQUE,
@@ -27,7 +27,8 @@ COMMENT ON COLUMN prediction_outcomes.matured_at IS 'event time at which the tru
 
 CREATE INDEX IF NOT EXISTS prediction_outcomes_newest ON prediction_outcomes (target, role, matured_at DESC);
 
--- One prediction for each battery and whole cycle of the targets whose truth may come after telemetry is retired.
+-- Pending labels: one prediction for each battery and whole cycle, of the targets whose labels may mature after
+-- retention has deleted the telemetry.
 CREATE TABLE IF NOT EXISTS kept_predictions (
     battery_id    text NOT NULL,
     cycle         bigint NOT NULL,
@@ -43,7 +44,7 @@ CREATE TABLE IF NOT EXISTS kept_predictions (
     PRIMARY KEY (battery_id, target, role, cycle)
 );
 
--- What a battery said of its health and its faults: at most three rows for each whole cycle.
+-- Health and alarm levels that a battery reported: at most three rows for each whole cycle.
 CREATE TABLE IF NOT EXISTS battery_observations (
     battery_id    text NOT NULL,
     cycle         bigint NOT NULL,
@@ -58,7 +59,7 @@ CREATE TABLE IF NOT EXISTS battery_observations (
 COMMENT ON COLUMN battery_observations.kind IS
     'first: first health of the cycle; change: last crossing of a whole percent in it; alarm: its highest alarm';
 
--- How far the evaluator has read, so that it goes on where it was killed.
+-- Cursor and state of the evaluator for each battery, so that it resumes after a kill; has_news is its dirty flag.
 CREATE TABLE IF NOT EXISTS evaluation_batteries (
     battery_id     text PRIMARY KEY,
     observed_until timestamptz,
@@ -82,7 +83,7 @@ CREATE TABLE IF NOT EXISTS evaluation_roles (
     PRIMARY KEY (battery_id, role)
 );
 
--- What drifts, written by whoever looks for it and shown by the exporter of the metrics.
+-- Drift status of each target, written by the drift watcher and exported as metrics.
 CREATE TABLE IF NOT EXISTS drift_status (
     target      text NOT NULL,
     kind        text NOT NULL CHECK (kind IN ('features', 'predictions', 'errors')),
@@ -93,6 +94,6 @@ CREATE TABLE IF NOT EXISTS drift_status (
     PRIMARY KEY (target, kind)
 );
 
--- Finds a battery's next challenger prediction without walking past the champion's.
+-- Finds a battery's next challenger prediction without scanning the champion's.
 CREATE INDEX IF NOT EXISTS battery_predictions_challenger
     ON battery_predictions (battery_id, time DESC) WHERE role = 'challenger';

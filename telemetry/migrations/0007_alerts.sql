@@ -1,5 +1,5 @@
--- Alerts with a life of their own: when each began, how bad it got, who knows of it, when it was over.
--- Written by the console only; small, and kept.
+-- Alerts with their life cycle: opened, changed in severity, acknowledged, resolved; and mutes.
+-- Written by the console only; small, and never deleted by retention.
 
 CREATE TABLE IF NOT EXISTS battery_alerts (
     alert_id        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -21,7 +21,7 @@ COMMENT ON COLUMN battery_alerts.opened_at IS 'event time of the reading that op
 COMMENT ON COLUMN battery_alerts.cleared_at IS 'event time of the reading that was beyond the margin again';
 COMMENT ON COLUMN battery_alerts.evidence IS 'the snapshot that opened it or changed its severity';
 
--- A battery has at most one open alert of a rule, however many consoles look at it.
+-- A battery has at most one open alert of a rule, also with several consoles.
 CREATE UNIQUE INDEX IF NOT EXISTS battery_alerts_open ON battery_alerts (battery_id, rule) WHERE cleared_at IS NULL;
 CREATE INDEX IF NOT EXISTS battery_alerts_battery ON battery_alerts (battery_id, opened_at DESC);
 CREATE INDEX IF NOT EXISTS battery_alerts_newest ON battery_alerts (changed_at DESC);

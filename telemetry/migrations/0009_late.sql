@@ -1,4 +1,4 @@
--- A reading that came after a newer one of its battery had been folded: it is kept, but nothing was predicted from it.
+-- Late reading: it arrived after the battery's state was updated from a newer one; stored without a prediction.
 ALTER TABLE ev_telemetry ADD COLUMN IF NOT EXISTS late boolean;
 
 CREATE OR REPLACE VIEW latest_battery_status AS

@@ -1,7 +1,7 @@
--- How far what the champion sees, says and gets wrong lies from what it was fitted on: window after window of event time.
--- Plain tables: a few rows a window, kept as the history of a model.
+-- Distance of the champion's features, predictions and errors from its training reference, by drift window.
+-- Plain tables: a few rows per window, kept as the history of a model.
 
--- The champion that each target is measured against, and how far: where a killed watcher goes on.
+-- The champion whose drift is measured for each target, and the cursor from which a killed watcher resumes.
 CREATE TABLE IF NOT EXISTS drift_models (
     target        text PRIMARY KEY,
     model_name    text NOT NULL,
@@ -15,7 +15,7 @@ COMMENT ON COLUMN drift_models.since IS 'event time at which its first window be
 COMMENT ON COLUMN drift_models.looked_until IS 'event time up to which every window has been looked at';
 COMMENT ON COLUMN drift_models.note IS 'why nothing is measured, where nothing is';
 
--- Windows that held enough to count.
+-- Drift windows with enough samples.
 CREATE TABLE IF NOT EXISTS drift_windows (
     target        text NOT NULL,
     kind          text NOT NULL CHECK (kind IN ('features', 'predictions', 'errors')),
@@ -38,7 +38,7 @@ COMMENT ON COLUMN drift_windows.detail IS 'features: those that moved most, each
 
 CREATE INDEX IF NOT EXISTS drift_windows_newest ON drift_windows (target, kind, window_start DESC);
 
--- Of the newest window that counted; `is_drifting` is the rule over the last ones of the same model.
+-- Of the newest window with enough samples; `is_drifting` is the rule over the last windows of the same model.
 ALTER TABLE drift_status ADD COLUMN IF NOT EXISTS model_name text;
 ALTER TABLE drift_status ADD COLUMN IF NOT EXISTS model_version text;
 ALTER TABLE drift_status ADD COLUMN IF NOT EXISTS window_end timestamptz;

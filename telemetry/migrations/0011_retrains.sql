@@ -1,5 +1,5 @@
--- Trainings that a drift or a person started on what was lived, what became of each, and the watch over a promotion.
--- Written by `python -m pipelines.retrain`; small, and kept.
+-- Retraining runs started by drift or by a person, their outcome, and the monitoring of the promotion that followed.
+-- Written by `python -m retraining`; small, and never deleted by retention.
 
 CREATE TABLE IF NOT EXISTS retrains (
     retrain_id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

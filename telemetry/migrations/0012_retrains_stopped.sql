@@ -1,4 +1,4 @@
--- A training that was told to stop has not failed; and a watch knows from when on, on the fleet's own clock, it has lasted.
+-- Adds an outcome for a training run that was stopped on request, and the event time at which promotion monitoring began.
 ALTER TABLE retrains DROP CONSTRAINT IF EXISTS retrains_outcome_check;
 ALTER TABLE retrains ADD CONSTRAINT retrains_outcome_check
     CHECK (outcome IN ('promoted', 'not_promoted', 'failed', 'stopped'));

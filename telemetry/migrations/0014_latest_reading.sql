@@ -1,5 +1,5 @@
--- A prediction that is stored before its reading makes a row without a voltage.  It is no reading yet, and must not stand
--- in front of the one that tells how the battery is.
+-- A prediction that is stored before its reading makes a row without a voltage.  The view skips such rows and shows the
+-- newest row that is a reading.
 CREATE OR REPLACE VIEW latest_battery_status AS
 SELECT
     b.battery_id, t.time, t.voltage, t.current, t.temperature, t.soc, t.soh, t.ambient_temperature,

@@ -1,8 +1,9 @@
--- Runs after every migration, so that a database gains these the day TimescaleDB is installed under it.
+-- Creates hypertables, policies and the hourly continuous aggregate where TimescaleDB is available.  Runs after every
+-- migration, so that a database gets them at the first start after TimescaleDB was installed.
 -- Plain PostgreSQL: does nothing.  Apache-licensed TimescaleDB: hypertables only; retention stays a command.
 DO $$
 BEGIN
-    -- Creating the extension without its preloaded library ends the session, so look for a setting of the library.
+    -- Creating the extension without its preloaded library ends the connection, so check for a setting of the library.
     IF NOT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'timescaledb')
        OR current_setting('timescaledb.disable_load', true) IS NULL THEN
         RETURN;
@@ -17,7 +18,7 @@ BEGIN
         RETURN;
     END IF;
 
-    -- Columns of a compressed table cannot be configured twice.
+    -- The compression columns of a table with compressed chunks cannot be configured again.
     IF NOT (SELECT compression_enabled FROM timescaledb_information.hypertables
             WHERE hypertable_name = 'ev_telemetry' AND hypertable_schema = current_schema()) THEN
         ALTER TABLE ev_telemetry SET (timescaledb.compress, timescaledb.compress_segmentby = 'battery_id',
@@ -50,7 +51,7 @@ BEGIN
         GROUP BY 1, 2
         WITH NO DATA;
     END IF;
-    -- Readings that come late are aggregated as long as they are kept; hours whose readings have been retired are not
+    -- Late readings are aggregated as long as they are retained; hours whose readings have been deleted are not
     -- refreshed, which would empty them.
     PERFORM add_continuous_aggregate_policy('ev_telemetry_hourly', start_offset => INTERVAL '29 days',
                                             end_offset => INTERVAL '30 minutes',

@@ -1,5 +1,6 @@
--- Least privilege: grant one of these groups to a login of your own (`GRANT twin_writer TO me`).  They cannot log
--- in and have no password.  An owner that may not create roles goes without those that do not exist, and is told so.
+-- Creates the roles twin_writer, twin_reader and twin_console with least privilege.  They have no login and no
+-- password: grant one to a login (`GRANT twin_writer TO me`).  Where the owner may not create roles, missing ones are
+-- skipped with a notice.
 DO $$
 DECLARE
     role_name text;
@@ -21,14 +22,15 @@ BEGIN
         IF role_name = 'twin_writer' THEN
             EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO twin_writer', current_database());
             GRANT INSERT, UPDATE ON ev_telemetry, batteries, battery_cycles, battery_predictions TO twin_writer;
-            -- What a predictor remembers is nobody else's business.
+            -- Battery states of the database predictor are not readable by the other roles.
             GRANT SELECT, INSERT, UPDATE ON twin_consumers, twin_states TO twin_writer;
             GRANT INSERT, UPDATE ON kept_predictions, battery_observations, evaluation_batteries, evaluation_roles,
                 drift_models, drift_windows, retrains TO twin_writer;
-            -- A truth that turns out otherwise is taken back, and short horizons are retired; a new champion has no status.
+            -- Outcomes are deleted when their label is corrected or, of short horizons, by retention; the drift status
+            -- of a replaced champion is deleted.
             GRANT INSERT, UPDATE, DELETE ON prediction_outcomes, drift_status TO twin_writer;
         ELSIF role_name = 'twin_console' THEN
-            -- The console remembers alerts, and nothing else.
+            -- The console writes alerts and mutes only.
             GRANT INSERT, UPDATE ON battery_alerts, alert_mutes TO twin_console;
         END IF;
     END LOOP;

@@ -1,7 +1,8 @@
-"""Bring a database to the schema of `telemetry/migrations`: forward only, each file once, in order.
+"""Migrates a database to the schema of `telemetry/migrations`: forward only, each numbered file once, in order.
 
-Files named `NNNN_*.sql` are recorded in `schema_migrations` and never change once released; files named
-`repeatable_*.sql` are idempotent and run after them every time.
+Files named `NNNN_*.sql` are recorded in `schema_migrations` with the SHA-256 of their statements, which never change
+once released; comments and blank lines may.  Files named `repeatable_*.sql` are idempotent and run after them every
+time.
 
     python -m telemetry.stores.migrate            # the database of TWIN_TELEMETRY_DSN
 """
@@ -9,6 +10,7 @@ Files named `NNNN_*.sql` are recorded in `schema_migrations` and never change on
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -21,27 +23,42 @@ from telemetry.settings import Settings
 
 MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 
-#: Any number, the same for everyone: two migrations of one database wait for each other.
+#: Versions that recorded the SHA-256 of a file's full text released these files.  A line each: the digest of the full
+#: text, the digest of the statements, the name.
+_FULL_TEXT_DIGESTS = "released.sha256"
+
+#: Arbitrary, but the same in every process: concurrent migrations of one database wait for each other.
 _ADVISORY_LOCK = 7_308_001
+
+#: A string or quoted name, which stays, or a comment to the end of its line, which goes.
+_QUOTED_OR_COMMENT = re.compile(r"""('(?:[^']|'')*'|"[^"]*")|--[^\n]*""")
 
 
 class MigrationError(TwinError):
-    """The files and the record of the database disagree."""
+    """The migration files and `schema_migrations` disagree."""
 
 
 def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
-    """Apply what is missing and return the names of the numbered files that were applied.
+    """Apply the missing migrations and return the names of the numbered files that were applied.
 
     Safe to call at every start and from several processes at once.  Each file is one transaction.
-    Who may not create tables, as a member of twin_writer, is told whether the schema is what it needs.
+    A login that may not create tables, such as a member of twin_writer, only checks that nothing is missing.
 
     Raises:
-        MigrationError: a file that was applied has changed or is gone since, or one is missing and may not be applied.
-        psycopg2.Error: the database refused a statement; that file is rolled back whole.
+        MigrationError: the statements of an applied file have changed, the file is gone, or a missing one may not be
+            applied.
+        psycopg2.Error: the database refused a statement; that file is rolled back as a whole.
     """
     connection = psycopg2.connect(dsn, connect_timeout=10, application_name="battery-twin-migrate")
     with closing(connection):
         return _migrate(connection, folder)
+
+
+def statements_digest(sql: str) -> str:
+    """SHA-256 of the statements of a migration: without comments, blank lines and spaces at the end of lines."""
+    code = _QUOTED_OR_COMMENT.sub(lambda match: match[1] or "", sql)
+    lines = [line.rstrip() for line in code.splitlines()]
+    return hashlib.sha256("\n".join(line for line in lines if line).encode()).hexdigest()
 
 
 def _migrate(connection: psycopg2.extensions.connection, folder: Path) -> list[str]:
@@ -56,30 +73,41 @@ def _migrate(connection: psycopg2.extensions.connection, folder: Path) -> list[s
     )
     applied = _applied(connection)
     files = _numbered(folder)
-    if gone := sorted(set(applied) - {file.name for file in files}):
+    if unknown := sorted(set(applied) - {file.name for file in files}):
         raise MigrationError(
-            f"The database was migrated by {gone[-1]}, which this version does not have; use a newer version.",
+            f"The database was migrated by {unknown[-1]}, which this version does not have; use a newer version.",
             field="schema_migrations",
-            value=gone,
+            value=unknown,
         )
+    full_text_digests = _full_text_digests(folder)
     new = []
     for file in files:
         sql = file.read_text(encoding="utf-8")
-        digest = hashlib.sha256(sql.encode()).hexdigest()
+        digest = statements_digest(sql)
         if file.name not in applied:
             with connection, connection.cursor() as cursor:
                 cursor.execute(sql)
                 cursor.execute("INSERT INTO schema_migrations (name, sha256) VALUES (%s, %s)", (file.name, digest))
             new.append(file.name)
-        elif applied[file.name] != digest:
+        elif full_text_digests.get((file.name, applied[file.name]), applied[file.name]) != digest:
             raise MigrationError(
-                f"{file.name} has changed since it was applied; restore it and add a new migration instead.",
+                f"The statements of {file.name} have changed since it was applied; restore them and add a new "
+                "migration instead.",
                 field="schema_migrations",
                 value=file.name,
             )
     for file in sorted(folder.glob("repeatable_*.sql")):
         _run(connection, file.read_text(encoding="utf-8"))
     return new
+
+
+def _full_text_digests(folder: Path) -> dict[tuple[str, str], str]:
+    """(name, digest of the full text) -> digest of the statements, of the files that were released with the former."""
+    file = folder / _FULL_TEXT_DIGESTS
+    if not file.exists():
+        return {}
+    rows = (line.split() for line in file.read_text(encoding="utf-8").splitlines())
+    return {(name, full_text): statements for full_text, statements, name in rows}
 
 
 def _numbered(folder: Path) -> list[Path]:

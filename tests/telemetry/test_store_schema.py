@@ -1,9 +1,11 @@
-"""The schema: migrations run once and forward, the status is the contract's, the views answer what they promise."""
+"""Database schema: migrations, health status, views, roles and the embedded server."""
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +19,7 @@ import pytest
 from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field
 from telemetry.embedded.postgres import embedded_postgres
 from telemetry.health import battery_health
-from telemetry.stores.migrate import MIGRATIONS, MigrationError, migrate
+from telemetry.stores.migrate import MIGRATIONS, MigrationError, migrate, statements_digest
 from telemetry.stores.postgres import PREDICTION_FIELDS
 from telemetry.stores.retention import retire
 
@@ -55,16 +57,78 @@ def test_migrating_again_applies_nothing(dsn: str) -> None:
     assert [row[0] for row in recorded] == sorted(file.name for file in MIGRATIONS.glob("0*.sql"))
 
 
-def test_a_released_migration_may_not_change(postgres_dsn: str, tmp_path: Path) -> None:
+def test_changed_or_missing_applied_migration_is_refused(postgres_dsn: str, tmp_path: Path) -> None:
     file = tmp_path / "0001_first.sql"
     file.write_text("CREATE TABLE first (x int)")
     assert migrate(postgres_dsn, tmp_path) == ["0001_first.sql"]
     file.write_text("CREATE TABLE first (x int, y int)")
-    with pytest.raises(MigrationError, match="has changed since"):
+    with pytest.raises(MigrationError, match="have changed since"):
         migrate(postgres_dsn, tmp_path)
     file.unlink()
     with pytest.raises(MigrationError, match="newer version"):
         migrate(postgres_dsn, tmp_path)
+
+
+FUNCTION = """-- Doubles.
+CREATE FUNCTION double(x int) RETURNS int LANGUAGE plpgsql AS $$
+BEGIN
+    -- It's twice as much.
+
+    RETURN 2 * x;  -- not 3
+END
+$$;
+COMMENT ON FUNCTION double IS 'isn''t -- a comment';
+"""
+
+
+def test_comments_and_blank_lines_of_an_applied_migration_may_change(postgres_dsn: str, tmp_path: Path) -> None:
+    file = tmp_path / "0001_double.sql"
+    file.write_text(FUNCTION)
+    assert migrate(postgres_dsn, tmp_path) == [file.name]
+    code = [line.split("  --")[0] for line in FUNCTION.splitlines() if line and not line.strip().startswith("--")]
+    file.write_text("\n".join(["-- Multiplies by two: 'x'.", "", *code]))
+    assert migrate(postgres_dsn, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "change", [("2 * x", "3 * x"), ("-- a comment", "-- another comment"), ("RETURN 2", "--RETURN 2"), ("BEGIN\n", "")]
+)
+def test_statements_digest_covers_all_code(change: tuple[str, str]) -> None:
+    assert statements_digest(FUNCTION.replace(*change)) != statements_digest(FUNCTION)
+
+
+def released() -> dict[str, tuple[str, str]]:
+    """File name -> digests of the full text and of the statements, as released before comments could change."""
+    rows = (line.split() for line in (MIGRATIONS / "released.sha256").read_text().splitlines())
+    return {name: (full_text, statements) for full_text, statements, name in rows}
+
+
+def test_statements_of_released_migrations_are_unchanged() -> None:
+    files = [file for file in sorted(MIGRATIONS.glob("0*.sql")) if file.name < "0015"]
+    assert {file.name: statements_digest(file.read_text()) for file in files} == {
+        name: statements for name, (_, statements) in released().items()
+    }
+
+
+def test_database_recorded_with_full_text_digests_migrates(postgres_dsn: str, tmp_path: Path) -> None:
+    folder = tmp_path / "migrations"
+    shutil.copytree(MIGRATIONS, folder)
+    assert len(migrate(postgres_dsn, folder)) >= 14
+    for name, (full_text, _) in released().items():
+        query(postgres_dsn, "UPDATE schema_migrations SET sha256 = %s WHERE name = %s", (full_text, name))
+    assert migrate(postgres_dsn, folder) == []
+    changed = folder / "0003_views.sql"
+    changed.write_text(changed.read_text().replace("avg(soc) AS avg_soc", "max(soc) AS avg_soc"))
+    with pytest.raises(MigrationError, match=r"0003_views\.sql have changed since"):
+        migrate(postgres_dsn, folder)
+
+
+def test_full_text_digest_of_an_unknown_text_is_refused(postgres_dsn: str) -> None:
+    migrate(postgres_dsn)
+    other = hashlib.sha256(b"another text").hexdigest()
+    query(postgres_dsn, "UPDATE schema_migrations SET sha256 = %s WHERE name = '0001_tables.sql'", (other,))
+    with pytest.raises(MigrationError, match="have changed since"):
+        migrate(postgres_dsn)
 
 
 def test_a_failing_migration_leaves_nothing_and_can_be_repeated(postgres_dsn: str, tmp_path: Path) -> None:
