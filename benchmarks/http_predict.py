@@ -30,7 +30,7 @@ from telemetry.errors import TwinError
 from telemetry.settings import NO_TELEMETRY, Settings
 from training.mlflow_client import experiment_id
 from training.params import MODELS
-from training.registry.promotion import publish
+from training.registry.promotion import publish_release
 from training.registry.registry_store import RegistryStore
 from training.release import CONTENT_TAG, content_sha256
 from training.tracking import MODEL_FOLDER
@@ -166,7 +166,7 @@ def release(models: Path, settings: Settings) -> None:
             store.client.log_artifact(run_id, str(models / target / file), MODEL_FOLDER)
         tags = {CONTENT_TAG: content_sha256(models / target)}
         versions[target] = store.add_version(target, run_id, tags, "of a benchmark")
-    publish(store, versions, kind="promote", reason="a benchmark", by="the benchmark")
+    publish_release(store, versions, kind="promote", reason="a benchmark", by="the benchmark")
 
 
 @contextmanager

@@ -121,7 +121,7 @@ class RegistryProcess:
             # Not forked: this process has threads.
             self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         try:
-            future = self._pool.submit(_explained, work, *arguments, **named)
+            future = self._pool.submit(_readable_errors, work, *arguments, **named)
             result, problem = await asyncio.wrap_future(future)
         except BrokenProcessPool:
             self.close()
@@ -137,7 +137,7 @@ def _reason(text: str) -> str:
     return text.strip()
 
 
-def _explained(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str | None]:
+def _readable_errors(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str | None]:
     """What `work` gives, or a sentence; exceptions of MLflow do not survive the way between processes."""
     from mlflow.exceptions import MlflowException
 
@@ -152,7 +152,7 @@ def _explained(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str | No
 def _view(settings: Settings, known: Mapping[tuple[str, int], VersionView]) -> ModelsView:
     from training.registry.registry_store import RegistryStore
 
-    store = RegistryStore.open(settings, settings.domain, patient=False)
+    store = RegistryStore.open(settings, settings.domain, fail_fast=True)
     aliases = store.aliases()
 
     def views(versions: Mapping[str, int]) -> dict[str, VersionView]:
@@ -168,7 +168,7 @@ def _view(settings: Settings, known: Mapping[tuple[str, int], VersionView]) -> M
     return ModelsView(
         domain=store.domain,
         release=aliases.release,
-        previous=None if aliases.release is None else store.replaced_by(aliases.release),
+        previous=None if aliases.release is None else store.previous_release(aliases.release),
         champions=views(aliases.champions),
         challengers=views(aliases.challengers),
         events=events,

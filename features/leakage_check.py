@@ -24,22 +24,22 @@ DETERMINED = 0.9995
 _MAX_ROWS = 6000
 
 
-class LeakError(TwinError):
+class LeakageError(TwinError):
     """A feature that may not be used; `.field` names it."""
 
 
-def refuse_labels(target: Target, feature_names: tuple[str, ...]) -> None:
+def reject_labels(target: Target, feature_names: tuple[str, ...]) -> None:
     """Refuse the target itself, and whatever it is made of, among its own features."""
     for name in feature_names:
         if name == target.label or name.split("__")[0] in target.forbidden:
-            raise LeakError(
+            raise LeakageError(
                 f"{name} is a label of {target.name} and cannot be one of its features: remove it from the target's "
                 "entry in features/targets.py",
                 field=name,
             )
 
 
-def refuse_future(
+def reject_future_values(
     table: pd.DataFrame, on_prefix: pd.DataFrame, feature_names: tuple[str, ...], keys: tuple[str, ...]
 ) -> None:
     """Refuse features whose value at a row changes when everything after some later moment is withheld.
@@ -51,13 +51,13 @@ def refuse_future(
     """
     both = on_prefix.merge(table, on=list(keys), suffixes=("_then", "_now"), how="inner")
     if both.empty:
-        raise LeakError("the leak guard found no row to compare: the beginning of every history gave no features")
+        raise LeakageError("the leak guard found no row to compare: the beginning of every history gave no features")
     for name in feature_names:
         then, now = both[f"{name}_then"].to_numpy(), both[f"{name}_now"].to_numpy()
         changed = (then != now) & ~(pd.isna(then) & pd.isna(now))
         if changed.any():
             at = int(np.flatnonzero(changed)[0])
-            raise LeakError(
+            raise LeakageError(
                 f"{name} comes from the future: at row {at} it is {now[at]} with the whole history and {then[at]} "
                 "without what came later",
                 field=name,
@@ -65,7 +65,7 @@ def refuse_future(
             )
 
 
-def refuse_formula(table: pd.DataFrame, target: Target, feature_names: tuple[str, ...]) -> None:
+def reject_target_formulas(table: pd.DataFrame, target: Target, feature_names: tuple[str, ...]) -> None:
     """Refuse a feature, or a linear or product formula of features, that gives the target on held-out batteries.
 
     Half of the batteries are fitted, the other half is judged; with one battery, the halves of its time.
@@ -111,7 +111,7 @@ def _refuse_linear(
 
 def _refuse_if_determined(score: float, target: Target, name: str) -> None:
     if score > DETERMINED:
-        raise LeakError(
+        raise LeakageError(
             f"{name} determines {target.name} on batteries that were held out (score {score:.6f}): it is a formula of "
             "the target, remove it",
             field=name,

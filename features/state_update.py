@@ -150,14 +150,14 @@ class ReadingUpdates:
     """What a fold over readings gave.
 
     Attributes:
-        folded: bool[n], False where the reading was not newer than its battery's state.
+        applied: bool[n], False where the reading was not newer than its battery's state.
         features: float64[n, len(READING_FEATURES)], as of each reading.
         cycles: float64[n], equivalent full cycles as of each reading.
         closed: float64[m, CLOSED_SIZE], one row for each session that ended; see `closed_table`.
         closed_features: float64[m, len(CYCLE_FEATURES)], as of each row of `closed`.
     """
 
-    folded: BoolArray
+    applied: BoolArray
     features: FloatArray
     cycles: FloatArray
     closed: FloatArray
@@ -192,9 +192,9 @@ def closed_table(closed: FloatArray) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class CycleUpdates:
-    """What a fold over published cycles gave: `folded` bool[m], `features` float64[m, len(CYCLE_FEATURES)]."""
+    """What a fold over published cycles gave: `applied` bool[m], `features` float64[m, len(CYCLE_FEATURES)]."""
 
-    folded: BoolArray
+    applied: BoolArray
     features: FloatArray
 
 

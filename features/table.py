@@ -104,7 +104,7 @@ def _fold(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame)
     by_reading = update_from_readings(
         reading_states, np.searchsorted(ids, readings["battery_id"].astype(str)), readings_matrix(readings)
     )
-    late = int((~by_cycle.folded).sum() + (~by_reading.folded).sum())
+    late = int((~by_cycle.applied).sum() + (~by_reading.applied).sum())
     if late:
         notes.append(f"{late} rows were not newer than what their battery had already said and were not folded")
 
@@ -126,7 +126,7 @@ def _fold(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame)
     )
     health = pd.concat(
         [
-            _with_features(published[by_cycle.folded], by_cycle.features[by_cycle.folded]),
+            _with_features(published[by_cycle.applied], by_cycle.features[by_cycle.applied]),
             _with_features(sessions, by_reading.closed_features[new]),
         ],
         ignore_index=True,
@@ -141,7 +141,7 @@ def _fold(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame)
     silent = sorted(set(ids) - set(health["battery_id"]) - set(readings["battery_id"]))
     if silent:
         notes.append(f"no telemetry to learn from for {len(silent)} batteries: {', '.join(silent)}")
-    return _Folded(health, seen[by_reading.folded].reset_index(drop=True), notes)
+    return _Folded(health, seen[by_reading.applied].reset_index(drop=True), notes)
 
 
 def _states(ids: NDArray[np.str_], batteries: pd.DataFrame) -> FloatArray:

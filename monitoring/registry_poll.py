@@ -1,4 +1,4 @@
-"""What the model registry says, asked now and then in the background, so that a scrape never waits for it."""
+"""Polls the model registry in the background, so that a scrape never waits for it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class RegistryUnavailableError(RuntimeError):
 
 @dataclass(frozen=True)
 class RegistryState:
-    """One answer of the registry.
+    """State of the registry at one poll.
 
     Attributes:
-        trainings: versions that were ever registered, by target.
+        trainings: number of versions ever registered, by target.
         champions, challengers: version by target.
-        release: version of the release that serves, None where there is none.
-        events: how often something happened, by kind (register, promote, rollback, shadow, outside).
+        release: version of the release that serves; None without one.
+        events: number of events by kind (register, promote, rollback, shadow, outside).
     """
 
     trainings: Mapping[str, int]
@@ -40,16 +40,16 @@ class RegistryState:
 
 
 def has_registry(settings: Settings) -> bool:
-    """False before anything was ever trained here: whoever only watches does not make the database of it."""
+    """False before the first training here, so that reading does not create MLflow's database."""
     return settings.mlflow_tracking_uri is not None or (settings.var / "mlflow.db").exists()
 
 
 class RegistryPoller:
-    """Holds the newest answer of the registry.
+    """Holds the latest state of the registry.
 
     Attributes:
-        state: None before the first answer.
-        is_up: whether the last question was answered.
+        state: None before the first successful poll.
+        is_up: whether the last poll succeeded.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -58,18 +58,18 @@ class RegistryPoller:
         self.is_up = False
 
     def run(self, stop: threading.Event) -> None:
-        """Ask until `stop` is set."""
+        """Poll until `stop` is set."""
         while not stop.is_set():
             try:
-                self.ask()
+                self.poll()
             except RegistryUnavailableError as error:
                 if self.is_up:
-                    logger.warning("the model registry does not answer: %s", error)
+                    logger.warning("the model registry is unavailable: %s", error)
                 self.is_up = False
             stop.wait(POLL_S)
 
-    def ask(self) -> None:
-        """Ask once.
+    def poll(self) -> None:
+        """Poll once.
 
         Raises:
             RegistryUnavailableError: the registry did not answer.
@@ -80,18 +80,18 @@ class RegistryPoller:
         from mlflow.exceptions import MlflowException
 
         try:
-            self.state = self._asked()
+            self.state = self._fetch()
         except (MlflowException, OSError) as error:
             raise RegistryUnavailableError(str(error)) from error
         self.is_up = True
 
-    def _asked(self) -> RegistryState:
+    def _fetch(self) -> RegistryState:
         store = RegistryStore.open(self._settings, self._settings.domain, fail_fast=True)
         aliases = store.aliases()
-        before = {} if self.state is None else self.state.trainings
+        previous = {} if self.state is None else self.state.trainings
         return RegistryState(
-            # Versions are numbered from 1 on; how many there are goes back when one is deleted.
-            trainings={target: max([before.get(target, 0), *store.versions(target)]) for target in TARGET_NAMES},
+            # Version numbers only grow; the number of existing versions drops when one is deleted.
+            trainings={target: max([previous.get(target, 0), *store.versions(target)]) for target in TARGET_NAMES},
             champions=aliases.champions,
             challengers=aliases.challengers,
             release=aliases.release,

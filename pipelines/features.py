@@ -13,7 +13,7 @@ from features.state import STATE_VERSION
 from features.table import KEYS, FeatureTables, LabelParams, build
 from features.targets import TARGETS
 from telemetry.command import exit_code
-from training.params import FEATURES, VALIDATED, load_params, start_logging, typed, write_json
+from training.params import FEATURES, VALIDATED, load_params, parse_section, start_logging, write_json
 
 log = logging.getLogger(__name__)
 
@@ -29,10 +29,10 @@ def features(
     beginning = build(*_beginning(readings, cycles, batteries), _any_number(params))
     for name, table in built.tables.items():
         target = TARGETS[name]
-        leakage_check.refuse_labels(target, target.feature_names)
+        leakage_check.reject_labels(target, target.feature_names)
         if name in beginning.tables:
-            leakage_check.refuse_future(table, beginning.tables[name], target.feature_names, _row_key(table))
-        leakage_check.refuse_formula(table, target, target.feature_names)
+            leakage_check.reject_future_values(table, beginning.tables[name], target.feature_names, _row_key(table))
+        leakage_check.reject_target_formulas(table, target, target.feature_names)
     return built
 
 
@@ -83,7 +83,7 @@ def main() -> None:
     readings, cycles, batteries = (
         pd.read_parquet(VALIDATED / f"{name}.parquet") for name in ("readings", "cycles", "batteries")
     )
-    built = features(readings, cycles, batteries, typed(LabelParams, params["targets"], "targets"))
+    built = features(readings, cycles, batteries, parse_section(LabelParams, params["targets"], "targets"))
     FEATURES.mkdir(parents=True, exist_ok=True)
     for target in TARGETS.values():
         empty = pd.DataFrame(columns=[*KEYS, *target.feature_names, target.label])

@@ -15,7 +15,7 @@ from training.gate import GateThresholds
 from training.params import MODELS, REPORTS, load_params, read_json, start_logging
 from training.registry.promotion import current_user
 from training.registry.provenance import provenance_in
-from training.registry.registration import RegisterReport, register_all
+from training.registry.registration import RegistrationReport, register_all
 from training.registry.registry_store import RegistryStore
 from training.release import twin_name
 
@@ -37,7 +37,7 @@ def main() -> None:
     show(report, params["domain"], Console())
 
 
-def show(report: RegisterReport, domain: str, console: Console) -> None:
+def show(report: RegistrationReport, domain: str, console: Console) -> None:
     """Print what became of each model, and what serves."""
     if report.outside is not None:
         for sentence in (report.outside.reason, *report.outside.warnings):

@@ -13,7 +13,7 @@ from features.state import STATE_VERSION
 from features.targets import TARGET_NAMES, TARGETS
 from telemetry.command import exit_code
 from telemetry.errors import TwinError
-from training.crossfit import fit_final, judge, out_of_fold
+from training.crossfit import fit_final, out_of_fold, predict_with_baselines
 from training.forests import ForestParams, inputs
 from training.model_files import save_canonical_skops
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference, to_onnx
@@ -50,7 +50,7 @@ def main() -> None:
     model = fit_final(table, target, forest, division, seed)
     train, gate = table[division.final_rows()], table[division.gate]
     features = gate[list(target.feature_names)].add_prefix(FEATURE_PREFIX)
-    on_gate = pd.concat([judge(model, train, gate, target), features], axis=1)
+    on_gate = pd.concat([predict_with_baselines(model, train, gate, target), features], axis=1)
     on_gate.to_parquet(folder / "gate.parquet", index=False)
 
     onnx = to_onnx(model, len(target.feature_names))

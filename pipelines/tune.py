@@ -14,7 +14,7 @@ from telemetry.command import exit_code
 from telemetry.settings import Settings
 from training import tracking
 from training.forest_library import forests
-from training.params import FEATURES, TUNED, file_hash, load_params, read_json, start_logging, typed, write_json
+from training.params import FEATURES, TUNED, file_hash, load_params, parse_section, read_json, start_logging, write_json
 from training.splits import split
 from training.tuning import TuneParams, study_name, tune_forest
 
@@ -35,7 +35,7 @@ def main() -> None:
     settings = Settings()
     source = FEATURES / f"{target.name}.parquet"
     table = pd.read_parquet(source)
-    tune = typed(TuneParams, params["tune"], "tune")
+    tune = parse_section(TuneParams, params["tune"], "tune")
     name = study_name(params["domain"], target, file_hash(source), tune, params["seed"])
     settings.var.mkdir(parents=True, exist_ok=True)
     library = forests(tune.library).tag

@@ -25,11 +25,11 @@ def out_of_fold(table: pd.DataFrame, target: Target, params: ForestParams, split
         One row for each judged row of `table`: keys, `actual`, `predicted`, `fold`, `baseline_<name>`.
     """
     parts = []
-    for judged in split.judged_folds:
+    for judged in split.test_folds:
         train, rows = table[split.training_rows(judged)], table[split.fold == judged]
-        log.info("%s: fold %d of %d, %d rows train", target.name, judged + 1, len(split.judged_folds), len(train))
+        log.info("%s: fold %d of %d, %d rows train", target.name, judged + 1, len(split.test_folds), len(train))
         model = fit(train, target, params, seed)
-        parts.append(judge(model, train, rows, target).assign(fold=judged))
+        parts.append(predict_with_baselines(model, train, rows, target).assign(fold=judged))
     return pd.concat(parts).sort_index().reset_index(drop=True)
 
 
@@ -38,7 +38,7 @@ def fit_final(table: pd.DataFrame, target: Target, params: ForestParams, split: 
     return fit(table[split.final_rows()], target, params, seed)
 
 
-def judge(model: Pipeline, train: pd.DataFrame, rows: pd.DataFrame, target: Target) -> pd.DataFrame:
+def predict_with_baselines(model: Pipeline, train: pd.DataFrame, rows: pd.DataFrame, target: Target) -> pd.DataFrame:
     """What `model` and the baselines, learned from `train`, say of `rows`, beside the truth."""
     judged = rows[list(_KEPT)].assign(
         actual=rows[target.label].to_numpy(dtype=float),

@@ -19,19 +19,19 @@ from telemetry.errors import TwinError
 from telemetry.settings import NO_TELEMETRY
 from telemetry.sources import source
 from training.params import load_params
-from training.release import domain_name
-from training.snapshot import take
+from training.release import validate_domain
+from training.snapshot import take_snapshot
 
 DEFAULT_SOURCE = "fleet"
 RESTORE = "git restore params.yaml dvc.lock reports"
 #: What is so after an experiment that failed.
-LEFT_BEHIND = (
+FAILED_EXPERIMENT = (
     "The experiment failed, for the reason above. params.yaml, dvc.lock and reports are as it left them, to be looked "
     f"into, corrected and run again; `{RESTORE}` brings the committed ones back, which `make run` needs."
 )
 
 
-def settings_for(
+def source_overrides(
     name: str, data: str | None, domain: str | None, field_map: str | None = None, batteries: str | None = None
 ) -> list[str]:
     """The parameters (`key=value`) that point the pipeline at a source.
@@ -43,7 +43,7 @@ def settings_for(
     """
     entry = source(name)
     if data is None and entry.take is not None:
-        data = str(take(entry.name, field_map))
+        data = str(take_snapshot(entry.name, field_map))
     if data is None:
         raise TwinError(f"source {name} needs its data: make repro SOURCE={name} DATA=path", field="DATA")
     for field, given in (("DATA", data), ("field_map", field_map), ("batteries", batteries)):
@@ -52,7 +52,11 @@ def settings_for(
             raise TwinError(
                 f"{field} {given} does not exist: give the path of a file or folder", field=field, value=given
             )
-    changed = [f"source.name={name}", f"source.path={Path(data).resolve()}", f"domain={domain_name(domain or name)}"]
+    changed = [
+        f"source.name={name}",
+        f"source.path={Path(data).resolve()}",
+        f"domain={validate_domain(domain or name)}",
+    ]
     # All of them each time: an experiment starts from what the last one left in params.yaml.
     mapped = Path(field_map).resolve() if field_map and Path(field_map).exists() else field_map
     changed.append(f"source.field_map={mapped or 'null'}")
@@ -81,7 +85,9 @@ def commands(argv: Sequence[str] | None = None) -> list[str]:
         return ["repro"]
     if arguments.source in (None, DEFAULT_SOURCE):
         return ["repro"]
-    changed = settings_for(arguments.source, arguments.data, arguments.domain, arguments.field_map, arguments.batteries)
+    changed = source_overrides(
+        arguments.source, arguments.data, arguments.domain, arguments.field_map, arguments.batteries
+    )
     name = arguments.name or arguments.domain or arguments.source
     changes = [part for change in changed for part in ("-S", change)]
     # `register` and what it needs: the simulated fleet is no part of another source.
@@ -105,7 +111,7 @@ def main() -> int:
     command = commands()
     code = _dvc(*command)
     if code and command[0] == "exp":
-        print(LEFT_BEHIND, file=sys.stderr)
+        print(FAILED_EXPERIMENT, file=sys.stderr)
     return code
 
 

@@ -11,8 +11,8 @@ from telemetry.settings import Settings
 from training.release import LoadedRelease, Release, cached_model, model_cache, twin_name
 
 
-def remember_release(loaded: LoadedRelease, settings: Settings) -> None:
-    """Note that `loaded` was served from here, for `recall_release`."""
+def save_last_release(loaded: LoadedRelease, settings: Settings) -> None:
+    """Note that `loaded` was served from here, for `load_last_release`."""
     file = _memory(settings)
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, suffix=".part", delete=False) as part:
@@ -20,7 +20,7 @@ def remember_release(loaded: LoadedRelease, settings: Settings) -> None:
     Path(part.name).replace(file)
 
 
-def recall_release(settings: Settings) -> LoadedRelease | None:
+def load_last_release(settings: Settings) -> LoadedRelease | None:
     """The release that was last served from here, for a start without the registry; None where it is not here whole.
 
     Raises:

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
-def connect(settings: Settings, *, patient: bool = True) -> MlflowClient:
-    """A client of the tracking server and registry in `settings`; makes the database where there is none.
+def connect(settings: Settings, *, fail_fast: bool = False) -> MlflowClient:
+    """Client of the tracking server and registry in `settings`; creates the database where there is none.
 
     Args:
-        patient: as long as MLflow waits by itself, seven times two minutes: right for a training of hours.  Who serves
-            or watches says at once that the registry is away, and asks again; this holds for the whole process.
+        fail_fast: time out after 10 s and retry once, for services, which poll again.  Otherwise MLflow's own limits
+            hold, seven times two minutes, which suits a training of hours.  It holds for the whole process.
     """
     os.environ.update(NO_TELEMETRY)
-    if not patient:
+    if fail_fast:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -49,7 +49,9 @@ def experiment_id(client: MlflowClient, settings: Settings, domain: str) -> str:
 
 
 @contextmanager
-def ending_run(client: MlflowClient, run_id: str, *, stopped_by: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def record_run_status(
+    client: MlflowClient, run_id: str, *, stopped_by: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
     """Says at its end how the run `run_id` went: finished, failed, or killed where it was interrupted.
 
     Args:

@@ -32,7 +32,7 @@ def load_params(path: str | Path = "params.yaml") -> dict[str, Any]:
     return loaded
 
 
-def typed(cls: type[T], section: dict[str, Any], name: str) -> T:
+def parse_section(cls: type[T], section: dict[str, Any], name: str) -> T:
     """`section` of params.yaml as the dataclass `cls`; lists become tuples.
 
     Raises:

@@ -33,7 +33,7 @@ _MODEL_FILES = ("model.onnx", "fit.json")
 _DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,49}")
 
 
-def domain_name(name: str) -> str:
+def validate_domain(name: str) -> str:
     """`name`, if registered models can be named after it.
 
     Raises:

@@ -18,10 +18,10 @@ from telemetry.field_map import load_field_map
 from telemetry.settings import Settings
 from telemetry.sources import source
 from telemetry.stores.snapshot import SnapshotParams
-from training.params import load_params, typed
+from training.params import load_params, parse_section
 
 
-def take(name: str, field_map: str | None = None) -> Path:
+def take_snapshot(name: str, field_map: str | None = None) -> Path:
     """The folder of a new copy of the source `name`, as `snapshot` in params.yaml says.
 
     Raises:
@@ -30,7 +30,7 @@ def take(name: str, field_map: str | None = None) -> Path:
     entry = source(name)
     if entry.take is None:
         raise TwinError(f"the source {name} is files already; there is nothing to copy", field="source", value=name)
-    params = typed(SnapshotParams, load_params()["snapshot"], "snapshot")
+    params = parse_section(SnapshotParams, load_params()["snapshot"], "snapshot")
     return entry.take(Settings(), params, load_field_map(field_map) if field_map else None)
 
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--source", default="timescale", help="an entry of telemetry/sources that is a running system")
     parser.add_argument("--field-map", help="YAML with a table or query of your own in place of one of ours")
     arguments = parser.parse_args()
-    print(take(arguments.source, arguments.field_map))
+    print(take_snapshot(arguments.source, arguments.field_map))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Split:
         return np.asarray(np.arange(len(self.fold)) < start - _EMBARGO_ROWS)
 
     @property
-    def judged_folds(self) -> list[int]:
+    def test_folds(self) -> list[int]:
         """The folds that judge rows, in order."""
         return sorted(set(self.fold.tolist()) - {-1})
 

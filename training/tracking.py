@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from telemetry.settings import Settings
-from training.mlflow_client import connect, ending_run, experiment_id
+from training.mlflow_client import connect, experiment_id, record_run_status
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MODEL_FOLDER = "model"
 EVALUATION_FOLDER = "evaluation"
 SKLEARN_FOLDER = "sklearn"
-#: In `EVALUATION_FOLDER`: see `training.reference`.
+#: In `EVALUATION_FOLDER`: see `training.drift_reference`.
 REFERENCE_FILE = "reference.parquet"
 
 _TAGS_PER_BATCH = 100
@@ -82,7 +82,7 @@ def tuning_run(settings: Settings, domain: str, target: str, study: str, library
     else:
         tags = {"study": study, "target": target, "kind": "tuning", "forest_library": library, **_commit_tag()}
         run_id = client.create_run(experiment, run_name=f"tune {target}", tags=tags).info.run_id
-    with ending_run(client, run_id):
+    with record_run_status(client, run_id):
         yield TuningRun(client, experiment, run_id, target)
 
 
@@ -98,7 +98,7 @@ class FinalRun:
         card: the model card, markdown.
         source: the data source's name.
         data_sha256: hash of the table that the model was fitted on.
-        reference: that table in small, see `training.reference`; None where it is not at hand.
+        reference: that table in small, see `training.drift_reference`; None where it is not at hand.
         plots: pictures of the evaluation.
         requirements: the lock file that the environment was installed from.
     """

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from features import leakage_check
-from features.leakage_check import LeakError
+from features.leakage_check import LeakageError
 from features.table import KEYS, LabelParams, build
 from features.targets import TARGETS
 
@@ -24,22 +24,22 @@ def table(cells: Cells, no_readings: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_honest_features_pass(table: pd.DataFrame) -> None:
-    leakage_check.refuse_labels(SOH, SOH.feature_names)
-    leakage_check.refuse_formula(table, SOH, SOH.feature_names)
+    leakage_check.reject_labels(SOH, SOH.feature_names)
+    leakage_check.reject_target_formulas(table, SOH, SOH.feature_names)
 
 
 @pytest.mark.parametrize(
     "name", ["soh_fraction", "capacity_ah", "capacity_ah__last", "soh", "throughput_ah__trend_20_70"]
 )
 def test_the_target_is_no_feature(name: str) -> None:
-    with pytest.raises(LeakError, match=name) as error:
-        leakage_check.refuse_labels(SOH, (*SOH.feature_names, name))
+    with pytest.raises(LeakageError, match=name) as error:
+        leakage_check.reject_labels(SOH, (*SOH.feature_names, name))
     assert error.value.field == name
 
 
 def test_no_target_uses_its_own_label() -> None:
     for target in TARGETS.values():
-        leakage_check.refuse_labels(target, target.feature_names)
+        leakage_check.reject_labels(target, target.feature_names)
 
 
 def test_a_value_from_the_future(cells: Cells, no_readings: pd.DataFrame) -> None:
@@ -51,9 +51,9 @@ def test_a_value_from_the_future(cells: Cells, no_readings: pd.DataFrame) -> Non
         return built.assign(slope_ahead=built.groupby("battery_id")["soh_fraction"].transform("min"))
 
     key = ("battery_id", "cycle_index")
-    leakage_check.refuse_future(leaky(cycles), leaky(half), SOH.feature_names, key)
-    with pytest.raises(LeakError, match="slope_ahead comes from the future"):
-        leakage_check.refuse_future(leaky(cycles), leaky(half), (*SOH.feature_names, "slope_ahead"), key)
+    leakage_check.reject_future_values(leaky(cycles), leaky(half), SOH.feature_names, key)
+    with pytest.raises(LeakageError, match="slope_ahead comes from the future"):
+        leakage_check.reject_future_values(leaky(cycles), leaky(half), (*SOH.feature_names, "slope_ahead"), key)
 
 
 def test_smoothing_over_the_whole_history_is_the_future_too(cells: Cells, no_readings: pd.DataFrame) -> None:
@@ -66,8 +66,8 @@ def test_smoothing_over_the_whole_history_is_the_future_too(cells: Cells, no_rea
         )
         return built.assign(smooth=smooth)
 
-    with pytest.raises(LeakError, match="smooth"):
-        leakage_check.refuse_future(
+    with pytest.raises(LeakageError, match="smooth"):
+        leakage_check.reject_future_values(
             centred(cycles), centred(cycles[cycles["cycle_index"] <= 80]), ("smooth",), ("battery_id", "cycle_index")
         )
 
@@ -100,18 +100,18 @@ def test_a_formula_of_the_target(table: pd.DataFrame, features: object, culprit:
     added = features(table)
     leaky = table.assign(**added)
     names = (*SOH.feature_names, *added)
-    with pytest.raises(LeakError, match=f"({culprit}) determines soh"):
-        leakage_check.refuse_formula(leaky, SOH, names)
+    with pytest.raises(LeakageError, match=f"({culprit}) determines soh"):
+        leakage_check.reject_target_formulas(leaky, SOH, names)
 
 
 def test_a_formula_of_a_class(cells: Cells, no_readings: pd.DataFrame) -> None:
     cycles, batteries = cells
     target = TARGETS["failure"]
     table = build(no_readings, cycles, batteries, LabelParams(failure_horizon_cycles=20)).tables["failure"]
-    leakage_check.refuse_formula(table, target, target.feature_names)
+    leakage_check.reject_target_formulas(table, target, target.feature_names)
     leaky = table.assign(alarm_soon=7.0 * table[target.label])
-    with pytest.raises(LeakError, match="alarm_soon"):
-        leakage_check.refuse_formula(leaky, target, (*target.feature_names, "alarm_soon"))
+    with pytest.raises(LeakageError, match="alarm_soon"):
+        leakage_check.reject_target_formulas(leaky, target, (*target.feature_names, "alarm_soon"))
 
 
 def test_the_keys_are_no_features() -> None:

@@ -107,7 +107,7 @@ def test_old_and_repeated_readings_leave_the_state_alone(
     again = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, max_size=20))
     states = whole[0].copy()
     result = state_update.update_from_readings(states, battery[again], rows[again])
-    assert not result.folded.any()
+    assert not result.applied.any()
     assert same(states, whole[0])
 
 
@@ -123,7 +123,7 @@ def test_cycles_split_anywhere() -> None:
         state_update.update_from_cycles(in_parts, np.zeros(1, dtype=np.int64), cycles[i : i + 1])
         assert same(state_update.cycle_features(in_parts[0]), expected.features[i])
     assert same(at_once, in_parts)
-    assert not state_update.update_from_cycles(in_parts, np.zeros(1, dtype=np.int64), cycles[30:31]).folded.any()
+    assert not state_update.update_from_cycles(in_parts, np.zeros(1, dtype=np.int64), cycles[30:31]).applied.any()
 
 
 @pytest.mark.parametrize("damage", ["", "not a state", "QUJD", "flip", "version", "bomb"])

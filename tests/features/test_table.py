@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from conftest_features import drive
 
-from features.leakage_check import LeakError
+from features.leakage_check import LeakageError
 from features.table import FeatureTables, LabelParams, build
 from pipelines.features import features
 
@@ -120,7 +120,7 @@ def test_the_guard_compares_also_where_readings_are_older_than_the_sessions(
         return built
 
     monkeypatch.setattr("pipelines.features.build", knows_the_future)
-    with pytest.raises(LeakError, match="cycles comes from the future"):
+    with pytest.raises(LeakageError, match="cycles comes from the future"):
         features(readings, newest, batteries, LabelParams(min_rows=2))
 
 

@@ -1,4 +1,4 @@
-"""The same bits whether readings are folded and predicted one by one or all at once, and how predictions are kept."""
+"""The same bits whether readings are applied and predicted one by one or all at once, and how predictions are kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from features import state as s
 from features import state_update
 from serving.feature_snapshots import (
     FeatureSnapshots,
-    advance,
+    update_states,
     concatenate,
     snapshots_of,
     update_each,
@@ -26,9 +26,9 @@ from serving.feature_snapshots import (
 )
 from serving.prediction_rows import prediction_rows
 from serving.predictor import NOT_PROMOTED, Predictor
-from serving.request_decoding import Limits, decode_request
-from serving.request_scoring import answer
-from serving.response import BatteryPrediction, answer_entries, prediction_messages
+from serving.request_decoding import RequestLimits, decode_request
+from serving.request_scoring import score_request
+from serving.response import BatteryPrediction, response_entries, prediction_messages
 from telemetry.contract import SIGNALS, names
 from telemetry.stores.postgres import PREDICTION_FIELDS
 from tests.features.conftest_features import drive
@@ -78,20 +78,20 @@ def assert_same(left: FeatureSnapshots, right: FeatureSnapshots) -> None:
 @given(seed=st.integers(0, 2**32 - 1), cuts=st.lists(st.integers(0, 1850), max_size=4))
 def test_all_at_once_is_one_by_one(history: list[np.ndarray], seed: int, cuts: list[int]) -> None:
     battery, rows = interleaved(history, seed)
-    one_by_one, folded = fresh(), []
-    moments = []
+    one_by_one, applied = fresh(), []
+    snapshots = []
     for i in range(len(rows)):
-        folded.append(state_update.update_from_readings(one_by_one, battery[i : i + 1], rows[i : i + 1]).folded)
-        moments.append(snapshots_of(one_by_one[battery[i : i + 1]]))
+        applied.append(state_update.update_from_readings(one_by_one, battery[i : i + 1], rows[i : i + 1]).applied)
+        snapshots.append(snapshots_of(one_by_one[battery[i : i + 1]]))
     states = fresh()
     parts = [update_each(states, battery[part], rows[part]) for part in np.split(np.arange(len(rows)), sorted(cuts))]
-    assert_same(concatenate([part for part, _ in parts]), concatenate(moments))
-    np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), np.concatenate(folded))
+    assert_same(concatenate([part for part, _ in parts]), concatenate(snapshots))
+    np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), np.concatenate(applied))
     np.testing.assert_array_equal(states, one_by_one)
     assert sum(not part.all() for _, part in parts) > 0
     without_moments = fresh()
-    advanced, closed = advance(without_moments, battery, rows)
-    np.testing.assert_array_equal(advanced, np.concatenate(folded))
+    advanced, closed = update_states(without_moments, battery, rows)
+    np.testing.assert_array_equal(advanced, np.concatenate(applied))
     np.testing.assert_array_equal(without_moments, one_by_one)
     offline = state_update.update_from_readings(fresh(), battery, rows)
     np.testing.assert_array_equal(closed, offline.closed)
@@ -105,29 +105,29 @@ def test_moments_read_the_features_of_the_fold(history: list[np.ndarray]) -> Non
     assert not before.has_reading.any()
     assert np.isnan(before.time_s).all()
     state_update.update_from_readings(states, *interleaved(history, 0))
-    moments = snapshots_of(states)
+    snapshots = snapshots_of(states)
     for i, state in enumerate(states):
-        np.testing.assert_array_equal(moments.reading_features[i], state_update.reading_features(state))
-        np.testing.assert_array_equal(moments.cycle_features[i], state_update.cycle_features(state))
+        np.testing.assert_array_equal(snapshots.reading_features[i], state_update.reading_features(state))
+        np.testing.assert_array_equal(snapshots.cycle_features[i], state_update.cycle_features(state))
         view = s.view(state)
-        assert (moments.time_s[i], moments.cycles[i], moments.cycles_seen[i]) == (
+        assert (snapshots.time_s[i], snapshots.cycles[i], snapshots.cycles_seen[i]) == (
             view.time_s,
             view.cycles,
             view.cycles_seen,
         )
-    assert moments.has_reading.all()
-    assert moments.nominal_capacity_known.tolist() == [False, True, True]
+    assert snapshots.has_reading.all()
+    assert snapshots.nominal_capacity_known.tolist() == [False, True, True]
 
 
 def test_a_closed_session_is_seen_at_the_reading_that_closed_it(history: list[np.ndarray]) -> None:
     battery, rows = interleaved(history, 1)
     by_reading = state_update.update_from_readings(fresh(), battery, rows)
     closed = by_reading.closed_table()["reading"].to_numpy()
-    moments, _ = update_each(fresh(), battery, rows)
+    snapshots, _ = update_each(fresh(), battery, rows)
     assert len(closed) > N_BATTERIES
-    np.testing.assert_array_equal(moments.cycle_features[closed], by_reading.closed_features)
+    np.testing.assert_array_equal(snapshots.cycle_features[closed], by_reading.closed_features)
     for own in (np.flatnonzero(battery == k) for k in range(N_BATTERIES)):
-        seen = np.diff(moments.cycles_seen[own], prepend=0)
+        seen = np.diff(snapshots.cycles_seen[own], prepend=0)
         np.testing.assert_array_equal(own[seen > 0], np.intersect1d(own, closed))
 
 
@@ -138,16 +138,16 @@ def grown(history: list[np.ndarray]) -> tuple[FeatureSnapshots, np.ndarray]:
     cycles = np.column_stack([np.arange(1.0, 31.0), rng.normal(3.0, 1.0, (30, len(SIGNALS)))])
     state_update.update_from_cycles(states, np.repeat([1, 2], [30, 5]), np.concatenate([cycles, cycles[:5]]))
     battery, rows = interleaved(history, 2)
-    moments, _ = update_each(states, battery[:400], rows[:400])
-    return moments, battery[:400]
+    snapshots, _ = update_each(states, battery[:400], rows[:400])
+    return snapshots, battery[:400]
 
 
 def test_predictions_are_the_same_in_any_company(predictor: Predictor, history: list[np.ndarray]) -> None:
-    moments, _ = grown(history)
-    together = predictor.predict_snapshots(moments)
-    for i in range(len(moments)):
+    snapshots, _ = grown(history)
+    together = predictor.predict_snapshots(snapshots)
+    for i in range(len(snapshots)):
         one = FeatureSnapshots(
-            **{f.name: getattr(moments, f.name)[i : i + 1] for f in dataclasses.fields(FeatureSnapshots)}
+            **{f.name: getattr(snapshots, f.name)[i : i + 1] for f in dataclasses.fields(FeatureSnapshots)}
         )
         for target, alone in predictor.predict_snapshots(one).items():
             assert alone.at(0) == together[target].at(i)
@@ -158,12 +158,12 @@ def test_predictions_are_the_same_in_any_company(predictor: Predictor, history: 
 
 def test_rows_say_what_the_answer_says(predictor: Predictor, battery: Battery) -> None:
     entries = [battery(f"B{i}", readings=range(i), cycles=range(1, 5 * i)) for i in range(5)]
-    question = decode_request(orjson.dumps({"batteries": entries}), Limits(9, 999, 10**6)).question
-    (answered,) = answer(question, predictor)
-    ids, moments, predicted = question.battery_ids, answered.moments, answered.predicted
+    question = decode_request(orjson.dumps({"batteries": entries}), RequestLimits(9, 999, 10**6)).scoring_request
+    (answered,) = score_request(question, predictor)
+    ids, snapshots, predicted = question.battery_ids, answered.snapshots, answered.predicted
     now = datetime(2026, 2, 1, tzinfo=UTC)
-    rows = prediction_rows(ids, moments, predicted, predictor.horizons, role="champion", predicted_at=now)
-    told = answer_entries(question, answered, predictor, [0] * len(ids))
+    rows = prediction_rows(ids, snapshots, predicted, predictor.horizons, role="champion", predicted_at=now)
+    told = response_entries(question, answered, predictor, [0] * len(ids))
     fields = {"soh": "soh", "temperature": "temperature", "rul": "rul", "failure_probability": "failure"}
     expected = {
         (entry["battery_id"], entry["time"], target, entry[field]["value"], entry[field]["model"])
@@ -177,13 +177,13 @@ def test_rows_say_what_the_answer_says(predictor: Predictor, battery: Battery) -
          f"{row['model_name']}/{row['model_version']}")
         for row in rows
     }  # fmt: skip
-    ages = dict(zip(ids, moments.cycles, strict=True))
+    ages = dict(zip(ids, snapshots.cycles, strict=True))
     for row in rows:
         assert row.keys() <= set(names(PREDICTION_FIELDS))
         assert (row["role"], row["predicted_at"], row["cycle_index"]) == ("champion", now, ages[row["battery_id"]])
         ahead = timedelta(seconds=300) if row["target"] == "temperature" else None
         assert row["due"] == (None if ahead is None else row["time"] + ahead)
-    messages = prediction_messages(ids, moments, predicted, predictor.label, predictor.horizons)
+    messages = prediction_messages(ids, snapshots, predicted, predictor.label, predictor.horizons)
     for message, entry in zip(messages, told, strict=True):
         assert message | {"state": entry["state"]} == entry
         BatteryPrediction.model_validate_json(json.dumps(entry))
@@ -192,11 +192,11 @@ def test_rows_say_what_the_answer_says(predictor: Predictor, battery: Battery) -
 def test_a_target_outside_the_release_has_no_row(release: LoadedRelease, history: list[np.ndarray]) -> None:
     without = {name: model for name, model in release.models.items() if name != "rul"}
     predictor = Predictor(dataclasses.replace(release, models=without))
-    moments, battery = grown(history)
-    predicted = predictor.predict_snapshots(moments)
+    snapshots, battery = grown(history)
+    predicted = predictor.predict_snapshots(snapshots)
     assert set(predicted["rul"].reasons) == {NOT_PROMOTED}
     rows = prediction_rows(
-        [f"B{k}" for k in battery], moments, predicted, {}, role="challenger", predicted_at=datetime.now(UTC)
+        [f"B{k}" for k in battery], snapshots, predicted, {}, role="challenger", predicted_at=datetime.now(UTC)
     )
     assert {row["target"] for row in rows} == {"soh", "temperature", "failure"}
     assert {row["role"] for row in rows} == {"challenger"}

@@ -16,11 +16,11 @@ from telemetry.settings import Settings
 from tests.training.small_models import GATE, GATE_BATTERIES, TRAIN_BATTERIES, ModelFiles
 from training.registry.__main__ import main
 from training.registry.promotion import promote, rollback, synchronise
-from training.registry.registration import Provenance, Registered, RegisterReport, register_all
+from training.registry.registration import Provenance, RegistrationReport, RegistrationResult, register_all
 from training.registry.registry_store import RegistryStore
 from training.release import load_release, model_name, read_release
 
-Register = Callable[[], RegisterReport]
+Register = Callable[[], RegistrationReport]
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def register(store: RegistryStore, models: ModelFiles, provenance: Provenance) -
     return lambda: register_all(store, models.folder, models.metrics, GATE, provenance, by="a test")
 
 
-def of(report: RegisterReport, target: str) -> Registered:
+def of(report: RegistrationReport, target: str) -> RegistrationResult:
     return next(model for model in report.models if model.target == target)
 
 
@@ -299,11 +299,11 @@ def test_a_champion_that_this_project_did_not_register_is_warned_of(
 
 
 def test_two_events_at_once_do_not_overwrite_each_other(store: RegistryStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training.registry.promotion import record
+    from training.registry.promotion import record_event
 
     monkeypatch.setattr(RegistryStore, "_event_tags", lambda self: [])  # both count before either writes
-    record(store, "promote", by="Ada", reason="one")
-    record(store, "promote", by="Bob", reason="two")
+    record_event(store, "promote", by="Ada", reason="one")
+    record_event(store, "promote", by="Bob", reason="two")
     monkeypatch.undo()
     assert {event.by for event in store.events()} == {"Ada", "Bob"}
 

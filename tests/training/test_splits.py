@@ -19,7 +19,7 @@ def rows_of(sizes: dict[str, int]) -> pd.DataFrame:
 def test_no_battery_on_both_sides(sizes: dict[str, int]) -> None:
     table = rows_of(dict(sorted(sizes.items())))
     division = split(table)
-    for judged in division.judged_folds:
+    for judged in division.test_folds:
         trained = set(table["battery_id"][division.training_rows(judged)])
         assert not trained & set(table["battery_id"][division.fold == judged])
     assert set(division.fold) >= {0, 1}
@@ -38,7 +38,7 @@ def test_the_gate_is_a_fixed_fifth() -> None:
 def test_one_battery_is_split_by_time() -> None:
     division = split(rows_of({"only": 600}))
     assert division.by == "time"
-    for judged in division.judged_folds:
+    for judged in division.test_folds:
         assert np.flatnonzero(division.training_rows(judged)).max() < np.flatnonzero(division.fold == judged).min()
     assert (division.fold[division.gate] == 4).all()
     assert not division.training_rows(4)[division.gate].any()
@@ -47,5 +47,5 @@ def test_one_battery_is_split_by_time() -> None:
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_few_batteries_are_left_out_one_by_one(n: int) -> None:
     division = split(rows_of({f"b{k}": 50 for k in range(n)}))
-    assert len(division.judged_folds) == n
+    assert len(division.test_folds) == n
     assert division.gate.sum() == 10 * n

@@ -19,8 +19,8 @@ from features.targets import TARGET_NAMES
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from training.gate import GateThresholds
-from training.registry.events import Event
-from training.registry.promotion import Outcome, current_user, promote, rollback, synchronise
+from training.registry.events import RegistryEvent
+from training.registry.promotion import PromotionOutcome, current_user, promote, rollback, synchronise
 from training.registry.registry_store import RegistryStore
 from training.release import twin_name
 
@@ -102,7 +102,7 @@ def _promote(
     return 0 if outcome.event is not None or not outcome.verdicts else 1
 
 
-def _print_outcome(outcome: Outcome, out: Console, err: Console) -> None:
+def _print_outcome(outcome: PromotionOutcome, out: Console, err: Console) -> None:
     if not outcome.verdicts:
         out.print("nothing to promote: every version named is champion already")
         return
@@ -140,7 +140,7 @@ def _history(
     return 0
 
 
-def _row(event: Event) -> tuple[str, ...]:
+def _row(event: RegistryEvent) -> tuple[str, ...]:
     champions = "\n".join(f"{target} {version}" for target, version in event.after.champions.items()) or "none"
     why = "\n".join((escape(event.reason), *(f"[yellow]{escape(warning)}[/yellow]" for warning in event.warnings)))
     kind = f"{event.kind} (forced)" if event.forced else event.kind

@@ -25,7 +25,7 @@ class Aliases:
 
 
 @dataclass(frozen=True)
-class Event:
+class RegistryEvent:
     """One change and the state that it left behind.
 
     Attributes:
@@ -50,7 +50,7 @@ class Event:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Event:
+    def from_json(cls, text: str) -> RegistryEvent:
         """The event in `text`."""
         content: dict[str, Any] = json.loads(text)
         content["after"] = Aliases(**content["after"])

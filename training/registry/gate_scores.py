@@ -54,7 +54,7 @@ class Candidate:
         return pd.read_parquet(path) if path.exists() else None
 
 
-def judge(challenger: Candidate, champion: Candidate | None, thresholds: GateThresholds) -> Verdict:
+def evaluate_gate(challenger: Candidate, champion: Candidate | None, thresholds: GateThresholds) -> Verdict:
     """Hold `challenger` against its baselines and the present `champion`, on the challenger's gate rows."""
     target = TARGETS[challenger.target]
     rows = challenger.gate_rows

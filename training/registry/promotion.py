@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 from telemetry.errors import TwinError
 from training.gate import GateThresholds, Verdict
-from training.registry.events import Aliases, Event, Kind
-from training.registry.gate_scores import Candidate, judge
+from training.registry.events import Aliases, Kind, RegistryEvent
+from training.registry.gate_scores import Candidate, evaluate_gate
 from training.registry.registry_store import RegistryStore
 from training.release import (
     CHAMPION,
@@ -29,7 +29,7 @@ OUTSIDE = "outside this command"
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PromotionOutcome:
     """What a promotion came to.
 
     Attributes:
@@ -40,7 +40,7 @@ class Outcome:
 
     verdicts: Mapping[str, Verdict]
     versions: Mapping[str, int]
-    event: Event | None
+    event: RegistryEvent | None
 
 
 def current_user() -> str:
@@ -64,7 +64,7 @@ def verdict_on(store: RegistryStore, target: str, version: int, champion: int | 
         present = None
         if champion is not None and champion != version:
             present = Candidate.of(target, champion, folders.enter_context(store.files(target, champion)))
-        return judge(challenger, present, gate)
+        return evaluate_gate(challenger, present, gate)
 
 
 def promote(
@@ -76,7 +76,7 @@ def promote(
     by: str,
     force: bool = False,
     expected: int | None = None,
-) -> Outcome:
+) -> PromotionOutcome:
     """Make those of `versions` (by target) champion that pass the gate, in one new release.
 
     Args:
@@ -91,7 +91,7 @@ def promote(
     _refuse_moved(aliases, expected)
     present = aliases.champions
     put_forward = {
-        target: store.known_version(target, version)
+        target: store.require_version(target, version)
         for target, version in versions.items()
         if present.get(target) != version
     }
@@ -101,9 +101,9 @@ def promote(
     failed = [target for target in put_forward if not verdicts[target].passed]
     promoted = put_forward if force else {target: v for target, v in put_forward.items() if target not in failed}
     if not promoted:
-        return Outcome(verdicts, put_forward, None)
+        return PromotionOutcome(verdicts, put_forward, None)
     warnings = _objections(verdicts, put_forward) if force else ()
-    event = publish(
+    event = publish_release(
         store,
         promoted,
         kind="promote",
@@ -113,10 +113,10 @@ def promote(
         warnings=warnings,
         expected=expected,
     )
-    return Outcome(verdicts, put_forward, event)
+    return PromotionOutcome(verdicts, put_forward, event)
 
 
-def publish(
+def publish_release(
     store: RegistryStore,
     promoted: Mapping[str, int],
     *,
@@ -126,25 +126,27 @@ def publish(
     forced: bool = False,
     warnings: Iterable[str] = (),
     expected: int | None = None,
-) -> Event:
+) -> RegistryEvent:
     """Release `promoted` together with the models that the present release holds of the other targets.
 
     Raises:
-        TwinError: as `compose`, or another release than `expected` is champion.
+        TwinError: as `compose_release`, or another release than `expected` is champion.
     """
     before = store.aliases()
     _refuse_moved(before, expected)  # the gate takes seconds, in which others may have been faster
-    carried = {} if before.release is None else champions_of(store, before.release)
-    release = compose(store, {**carried, **promoted}, promoted.keys(), forced=forced)
+    carried = {} if before.release is None else versions_in_release(store, before.release)
+    release = compose_release(store, {**carried, **promoted}, promoted.keys(), forced=forced)
     champions = {target: pinned.version for target, pinned in release.models.items()}
     version = store.add_release(release, before.release, _description(champions, reason))
     store.set_champions(champions, version)
     lost = sorted(carried.keys() - champions.keys())
     notes = (*warnings, *(f"{target} is no longer served: its model is of another fold" for target in lost))
-    return record(store, kind, by=by, reason=reason, forced=forced, warnings=notes)
+    return record_event(store, kind, by=by, reason=reason, forced=forced, warnings=notes)
 
 
-def compose(store: RegistryStore, champions: Mapping[str, int], promoted: Iterable[str], *, forced: bool) -> Release:
+def compose_release(
+    store: RegistryStore, champions: Mapping[str, int], promoted: Iterable[str], *, forced: bool
+) -> Release:
     """A release of `champions`, all of one fold: that of the `promoted`.
 
     Raises:
@@ -175,7 +177,7 @@ def compose(store: RegistryStore, champions: Mapping[str, int], promoted: Iterab
 
 def rollback(
     store: RegistryStore, *, reason: str, by: str, to: int | None = None, expected: int | None = None
-) -> Event:
+) -> RegistryEvent:
     """Restore a release whole: every champion alias, and the release's own.
 
     Args:
@@ -193,14 +195,14 @@ def rollback(
     present = aliases.release
     if present is None:
         raise TwinError(f"{name} has no {CHAMPION}, so there is nothing to roll back", field="release")
-    wanted = store.replaced_by(present) if to is None else store.known_release(to)
+    wanted = store.previous_release(present) if to is None else store.require_release(to)
     if wanted is None:
         raise TwinError(f"{name} version {present} is the first release; there is none before it", field="release")
-    store.set_champions(champions_of(store, wanted), wanted)
-    return record(store, "rollback", by=by, reason=reason)
+    store.set_champions(versions_in_release(store, wanted), wanted)
+    return record_event(store, "rollback", by=by, reason=reason)
 
 
-def synchronise(store: RegistryStore, gate: GateThresholds) -> Event | None:
+def synchronise(store: RegistryStore, gate: GateThresholds) -> RegistryEvent | None:
     """Notice aliases that were moved by other means, and record and follow them.
 
     A moved release alias brings the four model aliases with it.  A moved model alias makes a new release,
@@ -218,7 +220,7 @@ def synchronise(store: RegistryStore, gate: GateThresholds) -> Event | None:
     reason = f"found moved: {', '.join(_differences(store.domain, before, now))}"
     warnings: list[str] = []
     if now.release != before.release and now.release is not None:
-        champions = champions_of(store, now.release)
+        champions = versions_in_release(store, now.release)
         store.set_champions(champions, now.release)
     else:
         champions = dict(now.champions)
@@ -227,20 +229,20 @@ def synchronise(store: RegistryStore, gate: GateThresholds) -> Event | None:
         warnings += _outside_objections(store, target, version, before.champions.get(target), gate)
     if now.release == before.release and now.champions != before.champions:
         warnings += _follow(store, champions, changed, reason)
-    return record(store, "outside", by=OUTSIDE, reason=reason, warnings=warnings)
+    return record_event(store, "outside", by=OUTSIDE, reason=reason, warnings=warnings)
 
 
-def record(
+def record_event(
     store: RegistryStore, kind: Kind, *, by: str, reason: str, forced: bool = False, warnings: Iterable[str] = ()
-) -> Event:
+) -> RegistryEvent:
     """Append an event with the aliases as they are now."""
     time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    event = Event(time, kind, by, reason, store.aliases(), forced, tuple(warnings))
+    event = RegistryEvent(time, kind, by, reason, store.aliases(), forced, tuple(warnings))
     store.add_event(event)
     return event
 
 
-def champions_of(store: RegistryStore, release: int) -> dict[str, int]:
+def versions_in_release(store: RegistryStore, release: int) -> dict[str, int]:
     """By target, the versions that a release holds."""
     models = read_release(store.client, store.domain, release).models
     return {target: pinned.version for target, pinned in models.items()}
@@ -285,7 +287,7 @@ def _follow(
     if not champions:
         return (f"no {CHAMPION} is left; the last release goes on serving",)
     try:
-        release = compose(store, champions, changed or champions, forced=False)
+        release = compose_release(store, champions, changed or champions, forced=False)
     except TwinError as error:
         return (f"the release does not follow: {error.sentence}",)
     version = store.add_release(release, store.aliases().release, _description(champions, reason))

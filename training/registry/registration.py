@@ -12,14 +12,14 @@ import pandas as pd
 
 from features.targets import TARGET_NAMES, TARGETS
 from telemetry.errors import TwinError
+from training.drift_reference import reference_rows
 from training.gate import GateThresholds, Verdict
 from training.model_card import CardContext, model_card
 from training.model_files import load_skops
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference
-from training.reference import reference_rows
-from training.registry.events import Event
+from training.registry.events import RegistryEvent
 from training.registry.gate_scores import FEATURE_PREFIX
-from training.registry.promotion import publish, record, synchronise, verdict_on
+from training.registry.promotion import publish_release, record_event, synchronise, verdict_on
 from training.registry.registry_store import RegistryStore
 from training.release import CONTENT_TAG, content_sha256
 from training.tracking import FinalRun, git_commit, log_final_run
@@ -51,7 +51,7 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Registered:
+class RegistrationResult:
     """What became of one target's model.
 
     Attributes:
@@ -68,7 +68,7 @@ class Registered:
 
 
 @dataclass(frozen=True)
-class RegisterReport:
+class RegistrationReport:
     """What a call of `register_all` came to.
 
     Attributes:
@@ -77,9 +77,9 @@ class RegisterReport:
         release: version of the release that serves now, None where there is none.
     """
 
-    models: tuple[Registered, ...]
-    outside: Event | None
-    event: Event | None
+    models: tuple[RegistrationResult, ...]
+    outside: RegistryEvent | None
+    event: RegistryEvent | None
     release: int | None
 
 
@@ -93,7 +93,7 @@ def register_all(
     by: str,
     why: str | None = None,
     promotable: Collection[str] = TARGET_NAMES,
-) -> RegisterReport:
+) -> RegistrationReport:
     """Register the models in `folder/<target>/`, point `@challenger` at them and promote those that pass.
 
     Registering the same files again changes nothing: a model is known by the hash of `model.onnx` and
@@ -124,7 +124,7 @@ def register_all(
     because = "" if why is None else f"{why}: "
     event, held_back = _promote(store, passing, by=by, because=because)
     if event is None and store.aliases() != before:
-        event = record(store, "register", by=by, reason=f"{because}registered {_list(versions)}, none promoted")
+        event = record_event(store, "register", by=by, reason=f"{because}registered {_list(versions)}, none promoted")
 
     after = store.aliases()
     blocked = dict.fromkeys(passing, held_back)
@@ -134,26 +134,26 @@ def register_all(
         else _left(item, after.champions)
         for item in registered
     )
-    return RegisterReport(outcomes, outside, event, after.release)
+    return RegistrationReport(outcomes, outside, event, after.release)
 
 
 def _register(
     store: RegistryStore, folder: Path, target: str, metrics: Mapping[str, Any], provenance: Provenance
-) -> Registered:
+) -> RegistrationResult:
     fit_file = folder / "fit.json"
     if not fit_file.exists():
-        return Registered(target, "not available", ("it was not trained",))
+        return RegistrationResult(target, "not available", ("it was not trained",))
     fit = json.loads(fit_file.read_text(encoding="utf-8"))
     if not fit["available"]:
-        return Registered(target, "not available", (fit["reason"],))
+        return RegistrationResult(target, "not available", (fit["reason"],))
     content = content_sha256(folder)
     known = store.find(target, content)
     if known is not None:
-        return Registered(target, "challenger", (), known)
+        return RegistrationResult(target, "challenger", (), known)
     difference = _recheck(folder, fit["feature_names"])
     if difference > MAX_DIFFERENCE:
         reason = f"ONNX differs from scikit-learn by {difference:.2g}, more than {MAX_DIFFERENCE:g}"
-        return Registered(target, "not registered", (reason,))
+        return RegistrationResult(target, "not registered", (reason,))
 
     evaluation = {kind: metrics.get(kind, {}).get(target, {}) for kind in ("targets", "gate")}
     data_sha256 = provenance.data_sha256.get(target)
@@ -177,7 +177,7 @@ def _register(
     run_id = log_final_run(store.client, store.settings, final)
     own = {CONTENT_TAG: content, "state_version": str(fit["state_version"]), "source": provenance.source}
     tags = {**provenance.tags, **own}
-    return Registered(target, "challenger", (), store.add_version(target, run_id, tags, card), new=True)
+    return RegistrationResult(target, "challenger", (), store.add_version(target, run_id, tags, card), new=True)
 
 
 def _reference(folder: Path, target: str, fit: Mapping[str, Any], provenance: Provenance) -> pd.DataFrame | None:
@@ -217,43 +217,43 @@ def _retired(store: RegistryStore, versions: Mapping[str, int]) -> dict[str, str
 
 def _promote(
     store: RegistryStore, passing: Mapping[str, int], *, by: str, because: str
-) -> tuple[Event | None, str | None]:
+) -> tuple[RegistryEvent | None, str | None]:
     """The event, or why there is none although models passed."""
     if not passing:
         return None, None
     reason = f"{because}passed the gate: {_list(passing)}"
     try:
-        return publish(store, passing, kind="register", reason=reason, by=by), None
+        return publish_release(store, passing, kind="register", reason=reason, by=by), None
     except TwinError as error:
         return None, error.sentence
 
 
 def _outcome(
-    item: Registered,
+    item: RegistrationResult,
     champions: Mapping[str, int],
     verdict: Verdict | None,
     retired: Mapping[str, str],
     held_back: str | None,
-) -> Registered:
+) -> RegistrationResult:
     if item.version is None:
         return item
     reasons: tuple[str, ...] = () if verdict is None else verdict.reasons
     if champions.get(item.target) == item.version:
         reasons = reasons or ("it is champion already",)
-        return Registered(item.target, "champion", reasons, item.version, item.new)
+        return RegistrationResult(item.target, "champion", reasons, item.version, item.new)
     if item.target in retired:
         reasons = (retired[item.target],)
     if held_back is not None:
         reasons = (*reasons, held_back)
-    return Registered(item.target, "challenger", reasons, item.version, item.new)
+    return RegistrationResult(item.target, "challenger", reasons, item.version, item.new)
 
 
-def _left(item: Registered, champions: Mapping[str, int]) -> Registered:
+def _left(item: RegistrationResult, champions: Mapping[str, int]) -> RegistrationResult:
     """A model whose champion this training was not asked to replace."""
     if item.version is None or champions.get(item.target) == item.version:
         return _outcome(item, champions, None, {}, None)
     reasons = ("this training was for other targets; `python -m training.registry promote` promotes it",)
-    return Registered(item.target, "challenger", reasons, item.version, item.new)
+    return RegistrationResult(item.target, "challenger", reasons, item.version, item.new)
 
 
 def _list(versions: Mapping[str, int]) -> str:

@@ -17,17 +17,17 @@ from features.targets import TARGET_NAMES
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from training.mlflow_client import connect, experiment_id
-from training.registry.events import Aliases, Event
+from training.registry.events import Aliases, RegistryEvent
 from training.release import (
     CHALLENGER,
     CHAMPION,
     CONTENT_TAG,
     RELEASE_FILE,
     Release,
-    domain_name,
     fetch_file,
     model_name,
     twin_name,
+    validate_domain,
 )
 from training.tracking import EVALUATION_FOLDER, MODEL_FOLDER, REFERENCE_FILE
 
@@ -52,13 +52,13 @@ class RegistryStore:
     domain: str
 
     @classmethod
-    def open(cls, settings: Settings, domain: str, *, patient: bool = True) -> RegistryStore:
+    def open(cls, settings: Settings, domain: str, *, fail_fast: bool = False) -> RegistryStore:
         """Connect to the registry in `settings`, as `training.mlflow_client.connect`.
 
         Raises:
             TwinError: `domain` cannot name registered models.
         """
-        return cls(connect(settings, patient=patient), settings, domain_name(domain))
+        return cls(connect(settings, fail_fast=fail_fast), settings, validate_domain(domain))
 
     def domains(self) -> list[str]:
         """Every domain that has a registered model or release, by name."""
@@ -85,7 +85,7 @@ class RegistryStore:
         """Every version of `target`, oldest first."""
         return self._versions(model_name(self.domain, target))
 
-    def known_version(self, target: str, version: int) -> int:
+    def require_version(self, target: str, version: int) -> int:
         """`version`, if `target` has it.
 
         Raises:
@@ -118,7 +118,7 @@ class RegistryStore:
             yield folder
 
     def reference(self, target: str, version: int) -> pd.DataFrame | None:
-        """What a version was fitted on, in small (`training.reference`); None where it came without.
+        """What a version was fitted on, in small (`training.drift_reference`); None where it came without.
 
         Raises:
             MlflowException: the version does not exist, or the registry did not answer.
@@ -162,7 +162,7 @@ class RegistryStore:
         tags = {REPLACES_TAG: str(replaces)} if replaces is not None else {}
         return self._add(twin_name(self.domain), run.info.run_id, _RELEASE_FOLDER, tags, description)
 
-    def known_release(self, release: int) -> int:
+    def require_release(self, release: int) -> int:
         """`release`, if the domain has it.
 
         Raises:
@@ -171,7 +171,7 @@ class RegistryStore:
         name = twin_name(self.domain)
         return _one_of(release, self._versions(name), name)
 
-    def replaced_by(self, release: int) -> int | None:
+    def previous_release(self, release: int) -> int | None:
         """The release that `release` took the place of when it was made."""
         tags = self.client.get_model_version(twin_name(self.domain), str(release)).tags
         return int(tags[REPLACES_TAG]) if REPLACES_TAG in tags else None
@@ -208,11 +208,11 @@ class RegistryStore:
 
     # Events: tags of the twin, so that they live in the registry itself and can be read in its web page
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[RegistryEvent]:
         """Everything that happened, oldest first."""
-        return [Event.from_json(text) for _, text in self._event_tags()]
+        return [RegistryEvent.from_json(text) for _, text in self._event_tags()]
 
-    def add_event(self, event: Event) -> None:
+    def add_event(self, event: RegistryEvent) -> None:
         """Append `event`.  Its key ends at random: of two at the same moment neither overwrites the other."""
         name = self._ensure(twin_name(self.domain))
         sequence = len(self._event_tags()) + 1
