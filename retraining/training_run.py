@@ -33,7 +33,7 @@ from training.registry.registry_store import RegistryStore
 
 log = logging.getLogger(__name__)
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[1]
 SOURCE = "timescale"
 _LOCK_CHECK_INTERVAL_S = 10.0
 

@@ -20,14 +20,14 @@ from typing import Any
 
 import yaml
 
+from retraining import kill_on_parent_exit
 from telemetry.errors import TwinError
 from telemetry.settings import NO_TELEMETRY
 from training.params import MODELS, REPORTS
 
-#: What the stages import and depend on; what they write beside it is left behind.
-_PACKAGES = ("data", "features", "training", "pipelines", "simulator")
+#: What the stages import and depend on.
+_PACKAGES = ("telemetry", "features", "training", "pipelines", "simulator")
 _FILES = ("dvc.yaml", ".dvcignore")
-_OUTPUTS = ("raw", "interim", "validated", "quarantine", "features")
 #: Without git, silent, and with nothing kept outside of the folder.
 _DVC_CONFIG = """\
 [core]
@@ -53,7 +53,7 @@ class Workspace:
         """A workspace in the new `folder` with the stages and the code of `project`."""
         folder.mkdir(parents=True)
         for package in _PACKAGES:
-            shutil.copytree(project / package, folder / package, ignore=_without_outputs(project))
+            shutil.copytree(project / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
         for name in _FILES:
             if (project / name).exists():
                 shutil.copy2(project / name, folder / name)
@@ -92,7 +92,7 @@ class Workspace:
         log = self.folder / "train.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, "-m", "retraining.kill_on_parent_exit", *_REPRO],
+                [sys.executable, kill_on_parent_exit.__file__, *_REPRO],
                 cwd=self.folder,
                 env={**os.environ, **NO_TELEMETRY, **own},
                 stdin=subprocess.PIPE,
@@ -115,13 +115,6 @@ class Workspace:
         """Remove DVC's second copy of everything, once it is of no more use."""
         for name in ("cache", "site", "tmp"):
             shutil.rmtree(self.folder / ".dvc" / name, ignore_errors=True)
-
-
-def _without_outputs(project: Path) -> Callable[[str, list[str]], list[str]]:
-    def ignore(folder: str, names: list[str]) -> list[str]:
-        return [name for name in names if name in _OUTPUTS] if Path(folder) == project / "data" else []
-
-    return ignore
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

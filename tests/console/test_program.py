@@ -12,7 +12,7 @@ import httpx
 
 from deploy.servers.process import unused_port
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_told_to_stop_it_leaves_nothing_running(server_folders: Path) -> None:

@@ -32,7 +32,7 @@ def bento(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_holds_the_service_and_nothing_of_this_machine(bento: Path) -> None:
     packed = {path.relative_to(bento / "src").parts[0] for path in (bento / "src").rglob("*.py")}
-    assert packed == {"data", "features", "serving", "training"}
+    assert packed == {"telemetry", "features", "serving", "training"}
     assert not list(bento.rglob("*.db"))
     assert str(ROOT) not in (bento / "bento.yaml").read_text()
 
