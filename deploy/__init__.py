@@ -1,1 +1,1 @@
-"""What runs around the twin: versions and settings of the servers, in compose and on one machine."""
+"""Deployment: versions, configuration and start of the servers, in compose and on one machine."""

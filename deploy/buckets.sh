@@ -1,6 +1,6 @@
 #!/bin/sh
-# The buckets, and for each a user that may use that bucket only.  Doing it twice changes nothing.
-# The server and its administrator are in MC_HOST_store, as http://user:password@host:port.
+# Creates the S3 buckets, and for each a user with access to that bucket only.  Idempotent.
+# Server and administrator credentials come from MC_HOST_store: http://user:password@host:port.
 set -eu
 
 allow() { # bucket (also the user's name), password
@@ -13,7 +13,7 @@ allow() { # bucket (also the user's name), password
 JSON
     mc admin policy create store "only-$1" "$policy"
     rm "$policy"
-    # By standard input: arguments can be read by everybody on the machine.
+    # Through standard input: command-line arguments are visible to every user of the machine.
     printf '%s\n%s\n' "$1" "$2" | mc admin user add store
     mc admin policy attach store "only-$1" --user "$1" || mc admin user info store "$1"
 }

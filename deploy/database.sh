@@ -1,15 +1,15 @@
 #!/bin/sh
-# Runs once, as superuser, when the server is new: an owner for each database, none of them a superuser.
+# Creates the databases and their roles, none of them a superuser.  Runs once, as superuser, on a new server.
 set -eu
 psql --quiet --set ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname telemetry \
      --set twin_password="$TWIN_DB_PASSWORD" --set writer_password="$TWIN_WRITER_DB_PASSWORD" \
      --set reader_password="$TWIN_READER_DB_PASSWORD" \
      --set mlflow_password="$TWIN_MLFLOW_DB_PASSWORD" --set console_password="$TWIN_CONSOLE_DB_PASSWORD" <<'SQL'
--- Where the server has loaded TimescaleDB; on plain PostgreSQL the migrations keep the names of the contract.
+-- Only where the server has loaded TimescaleDB; on plain PostgreSQL the migrations create the same names without it.
 SELECT 'CREATE EXTENSION IF NOT EXISTS timescaledb'
  WHERE current_setting('timescaledb.disable_load', true) IS NOT NULL \gexec
 CREATE ROLE twin LOGIN PASSWORD :'twin_password';
--- The owner may not create roles, so these have to be there when it migrates.
+-- The owner may not create roles, so these must exist before the first migration.
 SELECT format('CREATE ROLE %I NOLOGIN', name) FROM unnest(ARRAY['twin_writer', 'twin_reader', 'twin_console']) AS name
  WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) \gexec
 CREATE ROLE writer LOGIN PASSWORD :'writer_password' IN ROLE twin_writer;

@@ -1,4 +1,4 @@
-"""`python -m deploy.mlflow_ui`: the MLflow page on the address in the settings, until it is stopped."""
+"""`python -m deploy.mlflow_ui`: run the MLflow server at the address in the settings."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from telemetry.settings import NO_TELEMETRY, Settings
 
 
 def main() -> None:
-    """Become `mlflow server`; signals and the exit code are its own."""
+    """Replace this process by `mlflow server`, which then gets the signals and sets the exit code."""
     settings = Settings()
     if settings.mlflow_tracking_uri is not None and settings.mlflow_tracking_uri.startswith("http"):
-        sys.exit(f"MLflow runs already: {settings.mlflow_tracking_uri} (TWIN_MLFLOW_TRACKING_URI).")
+        sys.exit(f"MLflow is already running at {settings.mlflow_tracking_uri} (TWIN_MLFLOW_TRACKING_URI).")
     settings.var.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", settings.host, "--port", str(settings.mlflow_port)]
     command += ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", str(settings.artifact_root)]
     command += ["--workers", "1"]
-    os.execve(sys.executable, command, {**os.environ, **NO_TELEMETRY})  # noqa: S606 - a fixed program
+    os.execve(sys.executable, command, {**os.environ, **NO_TELEMETRY})  # noqa: S606 - fixed program
 
 
 if __name__ == "__main__":

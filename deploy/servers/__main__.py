@@ -1,8 +1,8 @@
-"""`python -m deploy.servers`: start the servers that are installed, print their addresses as settings, until Ctrl-C.
+"""`python -m deploy.servers`: start the installed servers and print their addresses as settings; Ctrl-C stops them.
 
-    make servers        # in one terminal; paste what it prints into another, then `make run` or `make repro` there
+    make servers        # in one terminal; paste its output into another, then `make run` or `make repro` there
 
-Their data is in a temporary folder and gone afterwards.
+Their data is in a temporary folder that is deleted at exit.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from deploy.servers.kafka import kafka
 from deploy.servers.minio import REGION, minio
 from deploy.servers.mlflow import mlflow
 from deploy.servers.mosquitto import mosquitto
-from deploy.servers.postgres import License, databases, missing_timescaledb, postgres
+from deploy.servers.postgres import License, create_databases, missing_timescaledb, postgres
 from telemetry.errors import TwinError
 
 Started = TypeVar("Started")
 
 
-class Stack:
-    """The servers of compose on this machine; what is not installed is left out.
+class ServerStack:
+    """The servers of compose, on this machine; servers that are not installed are skipped.
 
     Attributes:
-        settings: environment variables that lead to what was started.
-        left_out: a sentence for each server that was not.
+        settings: environment variables with the addresses of the started servers.
+        skipped: one sentence for each server that was not started.
     """
 
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.settings: dict[str, str] = {}
-        self.left_out: list[str] = []
+        self.skipped: list[str] = []
         self._folder = folder
         self._stack = stack
 
     def start(self) -> None:
-        """Start one after the other."""
-        self._mqtt()
-        self._kafka()
-        self._stores()
+        """Start the servers one after the other."""
+        self._start_mqtt()
+        self._start_kafka()
+        self._start_stores()
 
-    def _mqtt(self) -> None:
-        if broker := self._entered("Mosquitto", mosquitto(self._folder / "mosquitto")):
+    def _start_mqtt(self) -> None:
+        if broker := self._start_or_skip("Mosquitto", mosquitto(self._folder / "mosquitto")):
             self.settings |= {
                 "TWIN_MQTT_HOST": "localhost",
                 "TWIN_MQTT_PORT": str(broker.tls_port),
@@ -57,17 +57,17 @@ class Stack:
                 "TWIN_MQTT_PASSWORD": broker.password,
             }
 
-    def _kafka(self) -> None:
-        if broker := self._entered("Kafka", kafka(self._folder / "kafka")):
+    def _start_kafka(self) -> None:
+        if broker := self._start_or_skip("Kafka", kafka(self._folder / "kafka")):
             self.settings["TWIN_KAFKA_BOOTSTRAP_SERVERS"] = broker.bootstrap
 
-    def _stores(self) -> None:
-        without = missing_timescaledb()
-        if without is not None:
-            self.left_out.append(f"TimescaleDB: {without}")
-        loaded: License | None = None if without is not None else "timescale"
-        database = self._entered("PostgreSQL", postgres(self._folder / "postgres", timescaledb=loaded))
-        objects = self._entered("MinIO", minio(self._folder / "minio"))
+    def _start_stores(self) -> None:
+        missing = missing_timescaledb()
+        if missing is not None:
+            self.skipped.append(f"TimescaleDB: {missing}")
+        timescaledb: License | None = None if missing is not None else "timescale"
+        database = self._start_or_skip("PostgreSQL", postgres(self._folder / "postgres", timescaledb=timescaledb))
+        objects = self._start_or_skip("MinIO", minio(self._folder / "minio"))
         if objects is not None:
             self.settings |= {
                 "AWS_ENDPOINT_URL": objects.endpoint,
@@ -77,41 +77,41 @@ class Stack:
             }
         if database is None:
             return
-        owners = databases(database)
-        self.settings["TWIN_TELEMETRY_DSN"] = owners.owner_dsn
+        created = create_databases(database)
+        self.settings["TWIN_TELEMETRY_DSN"] = created.owner_dsn
         if objects is not None:
-            tracking = self._entered("MLflow", mlflow(self._folder / "mlflow", owners.mlflow_dsn, objects))
+            tracking = self._start_or_skip("MLflow", mlflow(self._folder / "mlflow", created.mlflow_dsn, objects))
             if tracking is not None:
                 self.settings["TWIN_MLFLOW_TRACKING_URI"] = tracking.url
 
-    def _entered(self, name: str, server: AbstractContextManager[Started]) -> Started | None:
+    def _start_or_skip(self, name: str, server: AbstractContextManager[Started]) -> Started | None:
         try:
             return self._stack.enter_context(server)
         except TwinError as error:
-            self.left_out.append(f"{name}: {error}")
+            self.skipped.append(f"{name}: {error}")
             return None
 
 
 def main() -> int:
-    """Run until a signal comes."""
+    """Run the servers until SIGINT, SIGTERM or SIGHUP."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
+        signal.signal(number, _exit_on_signal)
     try:
         with tempfile.TemporaryDirectory(prefix="twin-servers-") as folder, ExitStack() as stack:
-            servers = Stack(Path(folder), stack)
+            servers = ServerStack(Path(folder), stack)
             servers.start()
-            for sentence in servers.left_out:
-                print(f"# left out: {sentence}".replace("\n", "\n# "))
+            for sentence in servers.skipped:
+                print(f"# skipped: {sentence}".replace("\n", "\n# "))
             for name, value in servers.settings.items():
                 print(f"export {name}={shlex.quote(value)}")
-            print(f"# logs and data: {folder}; Ctrl-C stops all", flush=True)
+            print(f"# logs and data: {folder}; Ctrl-C stops all servers", flush=True)
             signal.pause()
     except KeyboardInterrupt:
         return 130
     return 0
 
 
-def _leave(number: int, _frame: FrameType | None) -> None:
+def _exit_on_signal(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 

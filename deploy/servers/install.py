@@ -1,7 +1,7 @@
-"""`python -m deploy.servers.install`: bring the servers that a package registry offers; what is there is left alone.
+"""`python -m deploy.servers.install`: install the servers from package registries, except those already installed.
 
-Kafka's jars come from Maven Central, MinIO is compiled from its Go module, the rest are Debian's packages.  What
-cannot be had is reported with its reason and the rest goes on; the exit code is 1 then.
+Kafka's jars come from Maven Central, MinIO is compiled from its Go module, the others are Debian packages.  A failed
+installation is reported with its reason and does not stop the others; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -25,77 +25,77 @@ from telemetry.errors import TwinError
 
 _MAVEN_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 _POLICY = Path("/usr/sbin/policy-rc.d")
-#: What Debian calls 'not allowed by policy'.
+#: Exit code 101 of policy-rc.d: the action is not allowed.
 _NO_SERVICES = "#!/bin/sh\nexit 101\n"
-#: Where Debian puts servers, and an ordinary user's PATH does not look.
-_MORE_PATHS = ("/usr/sbin", "/usr/lib/postgresql/{postgresql}/bin")
+#: Folders of Debian's server programs that are not in the PATH of an ordinary user.
+_EXTRA_PATHS = ("/usr/sbin", "/usr/lib/postgresql/{postgresql}/bin")
 
 
 class Component(Protocol):
-    """Something to install."""
+    """An installable server or tool."""
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name used in reports."""
         ...
 
     def missing(self) -> str | None:
-        """Why it cannot be used, in words for a skipped test; None where it can."""
+        """Reason why it cannot be used, worded for a skipped test; None if it can."""
         ...
 
 
 @dataclass(frozen=True)
-class Package:
-    """A package of Debian's and the programs that we use from it."""
+class DebianPackage:
+    """A Debian package and the programs used from it."""
 
     name: str
     programs: tuple[str, ...]
 
     def missing(self) -> str | None:
-        """The first program that is absent."""
+        """Reason that names the first program not found."""
         for program in self.programs:
             if _which(program) is None:
-                return f"{program} is absent (Debian package {self.name})"
+                return f"{program} is not installed (Debian package {self.name})"
         return None
 
     def program(self, name: str) -> Path:
-        """Where `name` is.
+        """Path of the program `name`.
 
         Raises:
             TwinError: it is not installed.
         """
         found = _which(name)
         if found is None:
-            raise TwinError(f"{name} is absent; install Debian's package {self.name}.", field=self.name)
+            raise TwinError(f"{name} is not installed; install the Debian package {self.name}.", field=self.name)
         return Path(found)
 
 
 @dataclass(frozen=True)
 class KafkaJars:
-    """Kafka with all that it needs, as jars in one folder."""
+    """Kafka and its dependencies, as jars in one folder."""
 
     name: str = "kafka"
 
     @property
     def folder(self) -> Path:
-        """Where the jars are."""
+        """Folder of the jars."""
         return cache_folder() / f"kafka_{versions().scala}-{versions().kafka}"
 
     def missing(self) -> str | None:
-        """The jars or a Java to run them."""
+        """Reason if Java or the jars are missing."""
         if _which("java") is None:
-            return "java is absent (17 or newer is needed)"
-        return None if self.folder.is_dir() else f"Kafka is not installed ({self.folder} is absent)"
+            return "java is not installed (17 or newer is needed)"
+        return None if self.folder.is_dir() else f"Kafka is not installed ({self.folder} does not exist)"
 
     def install(self) -> None:
-        """Let Maven resolve the server's dependencies and copy them.
+        """Resolve the server's dependencies with Maven and copy them to the folder.
 
         Raises:
-            TwinError: Maven is absent or failed.
+            TwinError: Maven is not installed or failed.
         """
         if _which("mvn") is None:
-            raise TwinError("mvn is absent (Debian package maven)", field=self.name)
-        with _arriving(self.folder) as folder, tempfile.TemporaryDirectory() as project:
+            raise TwinError("mvn is not installed (Debian package maven)", field=self.name)
+        with _renamed_when_complete(self.folder) as folder, tempfile.TemporaryDirectory() as project:
             pom = Path(project) / "pom.xml"
             pom.write_text(_pom())
             run(["mvn", "--batch-mode", "--quiet", "--file", str(pom), f"{_MAVEN_PLUGIN}:copy-dependencies",
@@ -104,28 +104,28 @@ class KafkaJars:
 
 @dataclass(frozen=True)
 class MinioPrograms:
-    """`minio` and its client `mc`, compiled from their Go modules, in one folder."""
+    """The server `minio` and its client `mc`, compiled from their Go modules into one folder."""
 
     name: str = "minio"
 
     @property
     def folder(self) -> Path:
-        """Where the two programs are."""
+        """Folder of the two programs."""
         return cache_folder() / f"minio-{versions().minio}-{versions().minio_client}"
 
     def missing(self) -> str | None:
-        """The programs."""
-        return None if self.folder.is_dir() else f"MinIO is not installed ({self.folder} is absent)"
+        """Reason if the programs are missing."""
+        return None if self.folder.is_dir() else f"MinIO is not installed ({self.folder} does not exist)"
 
     def install(self) -> None:
-        """Compile both; minutes on a new machine.
+        """Compile both programs, which takes minutes on a new machine.
 
         Raises:
-            TwinError: Go is absent, or a module could not be compiled.
+            TwinError: Go is not installed, or a module could not be compiled.
         """
         if _which("go") is None:
-            raise TwinError("go is absent", field=self.name)
-        with _arriving(self.folder) as folder:
+            raise TwinError("go is not installed", field=self.name)
+        with _renamed_when_complete(self.folder) as folder:
             environment = {"GOBIN": str(folder), "CGO_ENABLED": "0"}
             for module in (
                 f"github.com/minio/minio@{versions().minio}",
@@ -136,36 +136,36 @@ class MinioPrograms:
 
 KAFKA = KafkaJars()
 MINIO = MinioPrograms()
-#: Debian's packages by name.
-DEBIAN: dict[str, Package] = {
+#: Debian packages by name.
+DEBIAN: dict[str, DebianPackage] = {
     package.name: package
     for package in (
-        Package("mosquitto", ("mosquitto", "mosquitto_passwd")),
-        Package("postgresql-15", ("initdb", "postgres")),
-        Package("prometheus", ("prometheus", "promtool")),
-        Package("prometheus-alertmanager", ("prometheus-alertmanager",)),
-        Package("openssl", ("openssl",)),
-        Package("wrk", ("wrk",)),
-        Package("strace", ("strace",)),
-        Package("chromium", ("chromium",)),
-        Package("docker-compose", ("docker-compose",)),
-        Package("default-jre-headless", ("java",)),
-        Package("maven", ("mvn",)),
+        DebianPackage("mosquitto", ("mosquitto", "mosquitto_passwd")),
+        DebianPackage("postgresql-15", ("initdb", "postgres")),
+        DebianPackage("prometheus", ("prometheus", "promtool")),
+        DebianPackage("prometheus-alertmanager", ("prometheus-alertmanager",)),
+        DebianPackage("openssl", ("openssl",)),
+        DebianPackage("wrk", ("wrk",)),
+        DebianPackage("strace", ("strace",)),
+        DebianPackage("chromium", ("chromium",)),
+        DebianPackage("docker-compose", ("docker-compose",)),
+        DebianPackage("default-jre-headless", ("java",)),
+        DebianPackage("maven", ("mvn",)),
     )
 }
 
 
 def cache_folder() -> Path:
-    """Where what was installed is kept for the next time."""
+    """Folder in which downloaded and compiled servers are cached."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "battery-twin"
 
 
 def require(*components: Component) -> None:
-    """Return if all can be used.
+    """Check that all components are installed.
 
     Raises:
-        TwinError: one cannot; the sentence says why and what to do.
+        TwinError: one is missing; the sentence gives the reason and the remedy.
     """
     for component in components:
         if reason := component.missing():
@@ -173,56 +173,59 @@ def require(*components: Component) -> None:
 
 
 def main() -> int:
-    """Install everything; 1 if something is missing in the end."""
+    """Install all components; 1 if one is missing afterwards."""
     cache_folder().mkdir(parents=True, exist_ok=True)
     with (cache_folder() / "install.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # Kafka comes after the packages, which bring Maven where there is none; Go compiles meanwhile.
-        with ThreadPoolExecutor(2) as lanes:
-            reports = [lanes.submit(_packages_and_kafka), lanes.submit(lambda: [_report(MINIO, MINIO.install)])]
+        # Kafka needs Maven, which is one of the Debian packages; MinIO is compiled in parallel.
+        with ThreadPoolExecutor(2) as pool:
+            reports = [
+                pool.submit(_install_packages_and_kafka),
+                pool.submit(lambda: [_install_and_report(MINIO, MINIO.install)]),
+            ]
             lines = [line for report in reports for line in report.result()]
     print("\n".join(lines))
     components: tuple[Component, ...] = (*DEBIAN.values(), KAFKA, MINIO)
     return 1 if any(component.missing() for component in components) else 0
 
 
-def _packages_and_kafka() -> list[str]:
-    began = time.monotonic()
-    absent = [package.name for package in DEBIAN.values() if package.missing() is not None]
-    why = _apt_install(absent)
+def _install_packages_and_kafka() -> list[str]:
+    started = time.monotonic()
+    missing = [package.name for package in DEBIAN.values() if package.missing() is not None]
+    failures = _apt_install(missing)
     lines = []
     for package in DEBIAN.values():
         reason = package.missing()
         if reason is not None:
-            lines.append(f"{package.name}: not installed: {why.get(package.name, reason)}")
-        elif package.name in absent:
-            lines.append(f"{package.name}: installed with the others in {time.monotonic() - began:.0f} s")
+            lines.append(f"{package.name}: not installed: {failures.get(package.name, reason)}")
+        elif package.name in missing:
+            lines.append(f"{package.name}: installed with the others in {time.monotonic() - started:.0f} s")
         else:
-            lines.append(f"{package.name}: ready")
-    return [*lines, _report(KAFKA, KAFKA.install)]
+            lines.append(f"{package.name}: already installed")
+    return [*lines, _install_and_report(KAFKA, KAFKA.install)]
 
 
-def _report(component: Component, install: Callable[[], None]) -> str:
+def _install_and_report(component: Component, install: Callable[[], None]) -> str:
     if component.missing() is None:
-        return f"{component.name}: ready"
-    began = time.monotonic()
+        return f"{component.name}: already installed"
+    started = time.monotonic()
     try:
         install()
     except TwinError as error:
         return f"{component.name}: not installed: {error}"
     if reason := component.missing():
         return f"{component.name}: not installed: {reason}"
-    return f"{component.name}: installed in {time.monotonic() - began:.0f} s"
+    return f"{component.name}: installed in {time.monotonic() - started:.0f} s"
 
 
 def _apt_install(names: Sequence[str]) -> dict[str, str]:
-    """Install Debian's packages `names`; gives the reasons of those that could not be."""
+    """Install the Debian packages `names`; returns the reason of each failure by name."""
     if not names:
         return {}
     if _which("apt-get") is None:
-        return dict.fromkeys(names, "apt-get is absent")
+        return dict.fromkeys(names, "apt-get is not available")
     if os.geteuid() != 0:
-        return dict.fromkeys(names, f"only root may: sudo apt-get install {' '.join(names)}")
+        return dict.fromkeys(names, f"needs root: sudo apt-get install {' '.join(names)}")
     environment = {"DEBIAN_FRONTEND": "noninteractive"}
     install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends"]
     reasons: dict[str, str] = {}
@@ -231,7 +234,7 @@ def _apt_install(names: Sequence[str]) -> dict[str, str]:
             run(["apt-get", "update", "--quiet"], environment=environment)
             run([*install, *names], environment=environment)
         except TwinError:
-            # One that does not exist stops all, so each gets a try of its own.
+            # A single unknown package makes apt-get refuse all of them, so retry them one by one.
             for name in names:
                 try:
                     run([*install, name], environment=environment)
@@ -242,7 +245,7 @@ def _apt_install(names: Sequence[str]) -> dict[str, str]:
 
 @contextmanager
 def _no_services_started() -> Iterator[None]:
-    """Keep Debian from starting the servers that it installs: ours have ports and folders of their own."""
+    """Prevent Debian from starting the servers on installation; `deploy.servers` starts its own instances."""
     if _POLICY.exists():
         yield
         return
@@ -255,24 +258,24 @@ def _no_services_started() -> Iterator[None]:
 
 
 @contextmanager
-def _arriving(folder: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `folder` in one step, so that what is there is complete."""
-    filling = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+def _renamed_when_complete(folder: Path) -> Iterator[Path]:
+    """A temporary folder that is renamed to `folder` on success, so that `folder` never holds a partial install."""
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        yield filling
-        filling.chmod(0o755)
-        filling.rename(folder)
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.rename(folder)
     finally:
-        shutil.rmtree(filling, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _which(program: str) -> str | None:
-    more = (path.format(postgresql=versions().postgresql) for path in _MORE_PATHS)
-    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *more]))
+    extra = (path.format(postgresql=versions().postgresql) for path in _EXTRA_PATHS)
+    return shutil.which(program, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *extra]))
 
 
 def _pom() -> str:
-    # Kafka logs to an interface; in its own distribution it is log4j that writes the lines.
+    # Kafka logs through SLF4J; log4j is the backend that Kafka's own distribution uses.
     dependencies = "".join(
         f"<dependency><groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version></dependency>"
         for group, artifact, version in (

@@ -1,4 +1,4 @@
-"""Kafka, one KRaft node: the jars of Maven Central, without ZooKeeper and without a container."""
+"""Start one Kafka broker in KRaft mode from the jars of Maven Central, without ZooKeeper and without a container."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from kafka import KafkaAdminClient
 from kafka.errors import KafkaError
 
-from deploy.servers.files import with_properties
+from deploy.servers.config_files import append_properties
 from deploy.servers.install import KAFKA, require
-from deploy.servers.process import HOST, Command, Server, accepts, run, unused_port
+from deploy.servers.process import HOST, Command, Server, accepts_connections, run, unused_port
 from deploy.servers.versions import DEPLOY
 
 _HEAP = "-Xmx512m"
@@ -22,7 +22,7 @@ _HEAP = "-Xmx512m"
 
 @dataclass(frozen=True)
 class Kafka:
-    """A broker without authentication on loopback."""
+    """A Kafka broker without authentication on loopback."""
 
     bootstrap: str
     server: Server
@@ -30,7 +30,7 @@ class Kafka:
 
 @contextmanager
 def kafka(folder: Path) -> Iterator[Kafka]:
-    """A running broker with its data in `folder`; creates it where absent.
+    """A running broker with its data in `folder`, which is created if missing.
 
     Raises:
         TwinError: Kafka is not installed, or did not start.
@@ -41,7 +41,7 @@ def kafka(folder: Path) -> Iterator[Kafka]:
     bootstrap = f"{HOST}:{port}"
     properties = folder / "server.properties"
     properties.write_text(
-        with_properties(
+        append_properties(
             DEPLOY / "kafka" / "server.properties",
             {
                 "listeners": f"INTERNAL://{bootstrap},CONTROLLER://{HOST}:{controller_port}",
@@ -53,14 +53,14 @@ def kafka(folder: Path) -> Iterator[Kafka]:
     )
     java = ("java", _HEAP, "-Dlog4j2.level=INFO", "-cp", str(KAFKA.folder / "*"))
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    # In one word with its option: the id may begin with a dash.
+    # One argument with its option, because the id may begin with a dash.
     format_options = (f"--cluster-id={cluster_id}", "--config", str(properties), "--ignore-formatted")
     run([*java, "kafka.tools.StorageTool", "format", *format_options])
     server = Server(
         Command(
             "Kafka",
             (*java, "kafka.Kafka", str(properties)),
-            ready=lambda: accepts(port) and _answers(bootstrap),
+            ready=lambda: accepts_connections(port) and _lists_topics(bootstrap),
             log=folder / "server.log",
             folder=folder,
         )
@@ -69,7 +69,7 @@ def kafka(folder: Path) -> Iterator[Kafka]:
         yield Kafka(bootstrap, server)
 
 
-def _answers(bootstrap: str) -> bool:
+def _lists_topics(bootstrap: str) -> bool:
     try:
         client = KafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=2_000, bootstrap_timeout_ms=2_000)
     except KafkaError:

@@ -1,4 +1,4 @@
-"""MinIO: an S3 endpoint, with the buckets and users that compose gives it."""
+"""Start a MinIO server (S3) with the buckets and users that it has in compose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.servers.install import MINIO, require
-from deploy.servers.process import HOST, Command, Server, answers, run, unused_port
+from deploy.servers.process import HOST, Command, Server, responds, run, unused_port
 from deploy.servers.versions import DEPLOY
 
 REGION = "us-east-1"
@@ -17,7 +17,7 @@ REGION = "us-east-1"
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket and the one user, of the same name, who may use it and no other."""
+    """A bucket and its user, who has the same name and access to this bucket only."""
 
     name: str
     access_key: str
@@ -30,7 +30,7 @@ class Minio:
 
     Attributes:
         access_key: of the administrator.
-        buckets: `mlflow` and `dvc`, as deploy/buckets.sh makes them.
+        buckets: `mlflow` and `dvc`, as created by deploy/buckets.sh.
     """
 
     endpoint: str
@@ -42,7 +42,7 @@ class Minio:
 
 @contextmanager
 def minio(folder: Path) -> Iterator[Minio]:
-    """A running server with its data in `folder`; creates it where absent.
+    """A running server with its data in `folder`, which is created if missing.
 
     Raises:
         TwinError: MinIO is not installed, or did not start.
@@ -58,7 +58,7 @@ def minio(folder: Path) -> Iterator[Minio]:
             "MinIO",
             (str(MINIO.folder / "minio"), "server", str(folder / "data"), "--address", address,
              "--certs-dir", str(folder / "certificates")),
-            ready=lambda: answers(f"{endpoint}/minio/health/ready"),
+            ready=lambda: responds(f"{endpoint}/minio/health/ready"),
             log=folder / "server.log",
             folder=folder,
             environment={

@@ -1,4 +1,4 @@
-"""An MLflow server as in compose: tracking and registry on PostgreSQL, artifacts on S3, handed on to its clients."""
+"""Start an MLflow server as in compose: tracking and registry on PostgreSQL, artifacts on S3 through its proxy."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.servers.minio import REGION, Minio
-from deploy.servers.process import HOST, Command, Server, answers, unused_port
+from deploy.servers.process import HOST, Command, Server, responds, unused_port
 from telemetry.settings import NO_TELEMETRY
 
 
 @dataclass(frozen=True)
 class Mlflow:
-    """A tracking server and registry on loopback."""
+    """An MLflow tracking server and model registry on loopback."""
 
     url: str
     server: Server
@@ -23,7 +23,7 @@ class Mlflow:
 
 @contextmanager
 def mlflow(folder: Path, database_dsn: str, store: Minio) -> Iterator[Mlflow]:
-    """A running server; `folder` holds its log only.
+    """A running server; `folder` holds only its log.
 
     Raises:
         TwinError: it did not start.
@@ -36,7 +36,7 @@ def mlflow(folder: Path, database_dsn: str, store: Minio) -> Iterator[Mlflow]:
         Command(
             "MLflow",
             (sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
-            ready=lambda: answers(f"{url}/health"),
+            ready=lambda: responds(f"{url}/health"),
             log=folder / "server.log",
             folder=folder,
             environment={
@@ -47,7 +47,7 @@ def mlflow(folder: Path, database_dsn: str, store: Minio) -> Iterator[Mlflow]:
                 "AWS_ACCESS_KEY_ID": bucket.access_key,
                 "AWS_SECRET_ACCESS_KEY": bucket.secret_key,
                 "AWS_DEFAULT_REGION": REGION,
-                # Jobs judge language models; without them the server starts faster and holds one process less.
+                # Jobs evaluate language models; without them the server starts faster and runs one process less.
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             },
             start_timeout_s=180.0,

@@ -1,4 +1,4 @@
-"""Mosquitto: a plain and a TLS listener, both with a password."""
+"""Start a Mosquitto MQTT broker with a plain and a TLS listener, both with password authentication."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.servers.files import with_lines
+from deploy.servers.config_files import replace_lines
 from deploy.servers.install import DEBIAN, require
-from deploy.servers.process import HOST, Command, Server, accepts, run, unused_port
+from deploy.servers.process import HOST, Command, Server, accepts_connections, run, unused_port
 from deploy.servers.versions import DEPLOY
 
 _OWNER_ONLY = 0o600
@@ -19,10 +19,10 @@ _OWNER_ONLY = 0o600
 
 @dataclass(frozen=True)
 class Mosquitto:
-    """A broker on loopback.
+    """An MQTT broker on loopback.
 
     Attributes:
-        ca_file: the certificate that the TLS listener shows; clients trust exactly this one.
+        ca_file: self-signed certificate of the TLS listener; clients use it as their only CA.
     """
 
     host: str
@@ -36,10 +36,10 @@ class Mosquitto:
 
 @contextmanager
 def mosquitto(folder: Path) -> Iterator[Mosquitto]:
-    """A running broker with its data in `folder`; creates it where absent.
+    """A running broker with its data in `folder`, which is created if missing.
 
     Raises:
-        TwinError: Mosquitto or OpenSSL is not installed, or it did not start.
+        TwinError: Mosquitto or OpenSSL is not installed, or Mosquitto did not start.
     """
     programs = DEBIAN["mosquitto"]
     require(programs, DEBIAN["openssl"])
@@ -58,7 +58,7 @@ def mosquitto(folder: Path) -> Iterator[Mosquitto]:
     acl.write_text((DEPLOY / "mosquitto" / "acl").read_text())
     configuration = folder / "mosquitto.conf"
     configuration.write_text(
-        with_lines(
+        replace_lines(
             DEPLOY / "mosquitto" / "mosquitto.conf",
             {
                 "password_file /tmp/passwords": f"password_file {passwords}",
@@ -70,14 +70,14 @@ def mosquitto(folder: Path) -> Iterator[Mosquitto]:
                 "keyfile /certificate/server.key": f"keyfile {key}",
             },
         )
-        # As root it would become another user, who may not read this folder.
+        # Started as root it would switch to a user without access to this folder.
         + f"user {getpass.getuser()}\n"
     )
     server = Server(
         Command(
             "Mosquitto",
             (str(programs.program("mosquitto")), "-c", str(configuration)),
-            ready=lambda: accepts(port) and accepts(tls_port),
+            ready=lambda: accepts_connections(port) and accepts_connections(tls_port),
             log=folder / "server.log",
             folder=folder,
         )
@@ -87,7 +87,7 @@ def mosquitto(folder: Path) -> Iterator[Mosquitto]:
 
 
 def self_signed_certificate(certificate: Path, key: Path) -> None:
-    """A certificate for loopback and its key, as the service `certificate` in docker-compose.yml makes them."""
+    """Create a certificate for loopback and its key, as the service `certificate` in docker-compose.yml does."""
     run(
         ["openssl", "req", "-x509", "-newkey", "rsa:3072", "-nodes", "-days", "3650", "-subj", "/CN=mosquitto",
          "-addext", f"subjectAltName=DNS:localhost,IP:{HOST}", "-keyout", str(key), "-out", str(certificate)]

@@ -1,7 +1,7 @@
-"""PostgreSQL of Debian's, with TimescaleDB where its library is present, over a Unix socket and loopback TCP.
+"""Start Debian's PostgreSQL, with TimescaleDB where it is installed, on a Unix socket and loopback TCP.
 
-`telemetry/embedded/postgres.py` is shared by several processes and stops by itself.  This one has the settings
-file of compose, and can be killed and started again.
+Unlike `telemetry/embedded/postgres.py`, which several processes share and which stops with the last of them, this
+server uses the configuration file of compose and can be killed and restarted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from telemetry.embedded.server_user import let_others_enter, server_user, system
 
 License = Literal["timescale", "apache"]
 _OWNER_ONLY = 0o600
-#: What deploy/database.sh asks for.
+#: Environment variables that deploy/database.sh requires.
 PASSWORDS = (
     "TWIN_DB_PASSWORD",
     "TWIN_WRITER_DB_PASSWORD",
@@ -39,11 +39,11 @@ PASSWORDS = (
 
 @dataclass(frozen=True)
 class Databases:
-    """The databases of compose over loopback; none of these logins is a superuser.
+    """DSNs of compose's databases over loopback; none of the logins is a superuser.
 
     Attributes:
-        owner_dsn: the telemetry store for who migrates it.
-        writer_dsn: the telemetry store for who writes readings and predictions.
+        owner_dsn: the telemetry store as its owner, for migrations.
+        writer_dsn: the telemetry store for services that write readings and predictions.
     """
 
     owner_dsn: str
@@ -53,10 +53,10 @@ class Databases:
 
 @dataclass(frozen=True)
 class Postgres:
-    """A server whose databases are the caller's to make.
+    """A server on which the caller creates the databases.
 
     Attributes:
-        dsn: of the database postgres as superuser, over a socket in a folder that nobody else can enter.
+        dsn: database postgres as superuser, over a socket in a folder that other users cannot enter.
         tcp_dsn: the same over loopback, with a password.
         password: of the superuser postgres.
     """
@@ -68,11 +68,11 @@ class Postgres:
     server: Server
 
 
-def databases(server: Postgres) -> Databases:
-    """Make the databases `telemetry` and `mlflow` on a new server, as deploy/database.sh does in compose.
+def create_databases(server: Postgres) -> Databases:
+    """Create the databases `telemetry` and `mlflow` on a new server with deploy/database.sh, as compose does.
 
     Raises:
-        TwinError: they could not be made.
+        TwinError: the script failed.
     """
     connection = psycopg2.connect(server.dsn)
     connection.autocommit = True
@@ -93,12 +93,12 @@ def databases(server: Postgres) -> Databases:
 
 
 def binaries() -> Path:
-    """The folder of Debian's server programs."""
+    """Folder of Debian's server programs."""
     return Path("/usr/lib/postgresql") / versions().postgresql / "bin"
 
 
 def missing_timescaledb() -> str | None:
-    """Why the server cannot load TimescaleDB; None where it can."""
+    """Reason why the server cannot load TimescaleDB; None if it can."""
     if reason := DEBIAN["postgresql-15"].missing():
         return reason
     library = Path(run([str(binaries() / "pg_config"), "--pkglibdir"]).strip()) / "timescaledb.so"
@@ -107,12 +107,12 @@ def missing_timescaledb() -> str | None:
 
 @contextmanager
 def postgres(folder: Path, *, durable: bool = True, timescaledb: License | None = None) -> Iterator[Postgres]:
-    """A running server with its data in `folder`; creates it where absent.
+    """A running server with its data in `folder`, which is created if missing.
 
     Args:
-        durable: False for a database that is thrown away: never waits for the disk.
-        timescaledb: load the extension under this licence, `apache` being its Apache-licensed features only; plain
-            PostgreSQL where absent.
+        durable: False for a throw-away database: no fsync.
+        timescaledb: load the extension under this licence (`apache`: its Apache-licensed features only); None for plain
+            PostgreSQL.
 
     Raises:
         TwinError: PostgreSQL is not installed, or did not start.
@@ -120,7 +120,7 @@ def postgres(folder: Path, *, durable: bool = True, timescaledb: License | None 
     require(DEBIAN["postgresql-15"])
     folder.mkdir(parents=True, exist_ok=True)
     user, port, password = server_user(), unused_port(), secrets.token_hex(16)
-    sockets = Path(tempfile.mkdtemp(prefix="twin-postgres-"))  # the path of a socket may have about 100 bytes
+    sockets = Path(tempfile.mkdtemp(prefix="twin-postgres-"))  # a socket's path is limited to about 100 bytes
     data, password_file, settings = folder / "data", folder / "password", folder / "postgresql.conf"
     password_file.touch(mode=_OWNER_ONLY)
     password_file.write_text(password)
@@ -159,14 +159,14 @@ def postgres(folder: Path, *, durable: bool = True, timescaledb: License | None 
                 str(binaries() / "postgres"),
                 *(part for name, value in options.items() for part in ("-c", f"{name}={value}")),
             ),
-            ready=lambda: _accepts(dsn),
+            ready=lambda: _can_connect(dsn),
             log=folder / "server.log",
             folder=data,
             environment={"LC_ALL": "C", "TZ": "UTC"},
             user=user,
-            # The postmaster ends its sessions and itself: at once, but in good order.
+            # Fast shutdown: the postmaster ends its connections and exits cleanly.
             stop_signal=signal.SIGINT,
-            ends_with_parent=signal.SIGQUIT,
+            parent_exit_signal=signal.SIGQUIT,
         )
     )
     try:
@@ -179,7 +179,7 @@ def postgres(folder: Path, *, durable: bool = True, timescaledb: License | None 
         shutil.rmtree(sockets, ignore_errors=True)
 
 
-def _accepts(dsn: str) -> bool:
+def _can_connect(dsn: str) -> bool:
     try:
         psycopg2.connect(dsn, connect_timeout=2).close()
     except psycopg2.OperationalError:

@@ -1,4 +1,4 @@
-"""One server process: started until it is ready, stopped or killed, and started again in the same place."""
+"""Server process that is started until it is ready, stopped or killed, and restarted on the same data and port."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _LOG_TAIL_LINES = 30
 
 @dataclass(frozen=True)
 class Command:
-    """How a server is run.
+    """How a server is started.
 
     Attributes:
-        ready: answers whether the server can be used.
-        log: what it prints is added here.
-        user: whom it runs as when we are root; ourselves where absent.
-        ends_with_parent: the signal that the kernel sends it when we are killed.
+        ready: returns whether the server can be used.
+        log: its output is appended to this file.
+        user: user to run as when started by root; the current user if None.
+        parent_exit_signal: signal that the kernel sends to the server when this process is killed.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Command:
     environment: Mapping[str, str] = field(default_factory=dict)
     user: str | None = None
     stop_signal: signal.Signals = signal.SIGTERM
-    ends_with_parent: signal.Signals = signal.SIGKILL
+    parent_exit_signal: signal.Signals = signal.SIGKILL
     start_timeout_s: float = 60.0
 
 
 class Server:
-    """A process and all that it started; `with` stops it in the end.
+    """A server process and its children; a context manager that stops it on exit.
 
-    Start it from a thread that lives as long as the server should: the kernel ends the server with that thread.
+    Start it from a thread that runs as long as the server should: the kernel ends the server with that thread.
     """
 
     def __init__(self, command: Command) -> None:
@@ -61,27 +61,27 @@ class Server:
 
     @property
     def pid(self) -> int | None:
-        """Its process, while it runs."""
+        """Process id while it runs, else None."""
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     def start(self) -> None:
-        """Start the process and wait until it is ready; nothing happens if it runs.
+        """Start the process and wait until it is ready; does nothing if it is already running.
 
         Raises:
-            TwinError: it ended or was not ready in time; the end of its log follows the sentence.
+            TwinError: it exited or was not ready in time; the message ends with the last lines of its log.
         """
         if self.pid is not None:
             return
         command = self.command
         with command.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*_dying_with_us(command.ends_with_parent), *command.arguments],
+                [*_kill_on_parent_exit(command.parent_exit_signal), *command.arguments],
                 cwd=command.folder,
                 env={**os.environ, **command.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C reaches us only, and we stop it in order.
+                # Ctrl-C then reaches only this process, which stops the servers in order.
                 start_new_session=True,
                 user=command.user,
                 group=command.user,
@@ -94,16 +94,16 @@ class Server:
             raise
 
     def stop(self) -> None:
-        """Let the process finish; kill it if it does not."""
+        """Send the stop signal and wait; kill the process if it does not exit in time."""
         if self._process is not None and self.pid is not None:
-            # Some pass it on to their workers and some do not.
+            # To the whole group: not every server forwards the signal to its workers.
             os.killpg(self._process.pid, self.command.stop_signal)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_TIMEOUT_S)
         self.kill()
 
     def kill(self) -> None:
-        """End the process and its children at once, without a chance to save anything."""
+        """Kill the process and its children with SIGKILL."""
         if self._process is None:
             return
         children = _children(self._process.pid)
@@ -113,9 +113,9 @@ class Server:
                     send(target, signal.SIGKILL)
         self._process.wait()
         self._process = None
-        # A child is no longer ours to wait for; its files and ports are free once it is gone.
+        # Orphaned children cannot be waited for; their files and ports are free once they have exited.
         deadline = time.monotonic() + _STOP_TIMEOUT_S
-        while any(_alive(child) for child in children) and time.monotonic() < deadline:
+        while any(_is_running(child) for child in children) and time.monotonic() < deadline:
             time.sleep(_POLL_S / 10)
 
     def __enter__(self) -> Server:
@@ -131,28 +131,28 @@ class Server:
             if self.command.ready():
                 return
             if time.monotonic() > deadline:
-                raise self._not_up(f"was not ready within {self.command.start_timeout_s:g} s")
+                raise self._start_error(f"was not ready within {self.command.start_timeout_s:g} s")
             time.sleep(_POLL_S)
-        raise self._not_up(f"ended with exit code {process.returncode}")
+        raise self._start_error(f"ended with exit code {process.returncode}")
 
-    def _not_up(self, what: str) -> TwinError:
+    def _start_error(self, failure: str) -> TwinError:
         lines = self.command.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_TAIL_LINES:]
-        tail = "\n".join(f"  {line}" for line in lines) or "  (it is empty)"
+        tail = "\n".join(f"  {line}" for line in lines) or "  (empty)"
         return TwinError(
-            f"{self.command.name} {what}. The end of its log, {self.command.log}:\n{tail}", field=self.command.name
+            f"{self.command.name} {failure}. The end of its log, {self.command.log}:\n{tail}", field=self.command.name
         )
 
 
 def unused_port() -> int:
-    """A port of loopback on which nothing listens.
+    """A loopback port on which nothing listens.
 
-    Below those that outgoing connections get, so that a server that was killed finds its port free again.
+    Below the range of ephemeral ports, so that a killed server can bind its port again.
     """
     return free_port(HOST, 20_000 + secrets.randbelow(10_000))
 
 
-def accepts(port: int) -> bool:
-    """Whether a server on loopback takes connections at `port`."""
+def accepts_connections(port: int) -> bool:
+    """Whether a server on loopback accepts TCP connections on `port`."""
     try:
         with socket.create_connection((HOST, port), timeout=2.0):
             return True
@@ -160,8 +160,8 @@ def accepts(port: int) -> bool:
         return False
 
 
-def answers(url: str) -> bool:
-    """Whether a GET of `url` is answered by 200."""
+def responds(url: str) -> bool:
+    """Whether GET `url` returns status 200."""
     try:
         return httpx.get(url, trust_env=False, timeout=5.0).status_code == httpx.codes.OK
     except httpx.HTTPError:
@@ -169,10 +169,10 @@ def answers(url: str) -> bool:
 
 
 def run(command: list[str], *, environment: Mapping[str, str] | None = None, user: str | None = None) -> str:
-    """Run a program to its end and return what it printed.
+    """Run a program and return its output.
 
     Raises:
-        TwinError: it failed; the sentence ends with the end of what it printed.
+        TwinError: it failed; the message ends with the last lines of its output.
     """
     done = subprocess.run(
         command,
@@ -193,8 +193,8 @@ def run(command: list[str], *, environment: Mapping[str, str] | None = None, use
     return done.stdout
 
 
-def _dying_with_us(number: signal.Signals) -> tuple[str, ...]:
-    """What to put before a command so that it does not outlive us, even if we are killed."""
+def _kill_on_parent_exit(number: signal.Signals) -> tuple[str, ...]:
+    """Command prefix by which the kernel ends a command when this process exits, even by SIGKILL."""
     setpriv = shutil.which("setpriv")
     return () if setpriv is None else (setpriv, "--pdeathsig", number.name.removeprefix("SIG"), "--")
 
@@ -206,9 +206,9 @@ def _children(pid: int) -> list[int]:
         return []
 
 
-def _alive(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
-    return state not in "ZX"  # dead, only not yet buried by whoever inherited it
+    return state not in "ZX"  # zombie or dead: exited, but not yet reaped

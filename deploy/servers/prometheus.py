@@ -1,4 +1,4 @@
-"""Prometheus and Alertmanager with settings of the caller's."""
+"""Start Prometheus or Alertmanager with a given configuration file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.servers.install import DEBIAN, require
-from deploy.servers.process import HOST, Command, Server, answers, unused_port
+from deploy.servers.process import HOST, Command, Server, responds, unused_port
 
 
 @dataclass(frozen=True)
-class Monitor:
+class MonitoringServer:
     """A Prometheus or an Alertmanager on loopback."""
 
     url: str
@@ -20,31 +20,31 @@ class Monitor:
 
 
 @contextmanager
-def prometheus(folder: Path, configuration: Path) -> Iterator[Monitor]:
+def prometheus(folder: Path, configuration: Path) -> Iterator[MonitoringServer]:
     """A running Prometheus with its data in `folder`; paths in `configuration` are relative to that file.
 
     Raises:
         TwinError: it is not installed, or did not start.
     """
     data = f"--storage.tsdb.path={folder / 'data'}"
-    with _running("Prometheus", "prometheus", folder, configuration, data) as monitor:
-        yield monitor
+    with _running("Prometheus", "prometheus", folder, configuration, data) as server:
+        yield server
 
 
 @contextmanager
-def alertmanager(folder: Path, configuration: Path) -> Iterator[Monitor]:
-    """A running Alertmanager, alone in its cluster, with its data in `folder`.
+def alertmanager(folder: Path, configuration: Path) -> Iterator[MonitoringServer]:
+    """A running Alertmanager without clustering, with its data in `folder`.
 
     Raises:
         TwinError: it is not installed, or did not start.
     """
     options = (f"--storage.path={folder / 'data'}", "--cluster.listen-address=")
-    with _running("Alertmanager", "prometheus-alertmanager", folder, configuration, *options) as monitor:
-        yield monitor
+    with _running("Alertmanager", "prometheus-alertmanager", folder, configuration, *options) as server:
+        yield server
 
 
 @contextmanager
-def _running(name: str, package: str, folder: Path, configuration: Path, *options: str) -> Iterator[Monitor]:
+def _running(name: str, package: str, folder: Path, configuration: Path, *options: str) -> Iterator[MonitoringServer]:
     require(DEBIAN[package])
     folder.mkdir(parents=True, exist_ok=True)
     address = f"{HOST}:{unused_port()}"
@@ -55,10 +55,10 @@ def _running(name: str, package: str, folder: Path, configuration: Path, *option
         Command(
             name,
             (program, *settings, *options),
-            ready=lambda: answers(f"{url}/-/ready"),
+            ready=lambda: responds(f"{url}/-/ready"),
             log=folder / "server.log",
             folder=folder,
         )
     )
     with server:
-        yield Monitor(url, server)
+        yield MonitoringServer(url, server)

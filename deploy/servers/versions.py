@@ -1,4 +1,4 @@
-"""`deploy/versions.toml`, read."""
+"""Read the tested server versions from `deploy/versions.toml`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Versions:
 
 
 def versions(file: Path = DEPLOY / "versions.toml") -> Versions:
-    """Read the one place where versions are named."""
-    found = tomllib.loads(file.read_text(encoding="utf-8"))
+    """Read the versions from `file`."""
+    tables = tomllib.loads(file.read_text(encoding="utf-8"))
     return Versions(
-        kafka=found["kafka"]["version"],
-        scala=found["kafka"]["scala"],
-        log4j=found["kafka"]["log4j"],
-        minio=found["minio"]["server"],
-        minio_client=found["minio"]["client"],
-        timescaledb=found["timescaledb"]["version"],
-        postgresql=found["postgresql"]["version"],
-        debian=found["debian"]["release"],
+        kafka=tables["kafka"]["version"],
+        scala=tables["kafka"]["scala"],
+        log4j=tables["kafka"]["log4j"],
+        minio=tables["minio"]["server"],
+        minio_client=tables["minio"]["client"],
+        timescaledb=tables["timescaledb"]["version"],
+        postgresql=tables["postgresql"]["version"],
+        debian=tables["debian"]["release"],
     )

@@ -1,4 +1,4 @@
-"""The compose stack: complete, on loopback only, and without a password in it."""
+"""Tests of docker-compose.yml and Dockerfile: ports, profiles, passwords, versions, and the content of the image."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from tests.needs import need
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 #: The ports of the contract.
 CONTRACT_PORTS = {
@@ -48,7 +48,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def literal_passwords(text: str) -> list[str]:
-    """Places in a compose file where a password is written out instead of taken from the environment."""
+    """Passwords in a compose file that are literal instead of taken from the environment."""
     found = PASSWORD_IN_URL.findall(text)
     for name, service in yaml.safe_load(text)["services"].items():
         for variable, value in service.get("environment", {}).items():
@@ -62,41 +62,41 @@ def test_every_port_of_the_contract_is_published_on_loopback(services: dict[str,
     for name, service in services.items():
         for port in service.get("ports", []):
             match = PUBLISHED.fullmatch(port)
-            assert match, f"{name} publishes {port}: bind it to 127.0.0.1 and let a variable move it"
+            assert match, f"{name} publishes {port}: bind it to 127.0.0.1 and make it configurable by a variable"
             assert match["default"] == match["inside"]
             published.setdefault(name, set()).add(int(match["default"]))
     assert published == CONTRACT_PORTS
 
 
-def test_kafka_is_29092_inside(services: dict[str, dict[str, Any]]) -> None:
+def test_kafka_listens_on_29092_inside_compose(services: dict[str, dict[str, Any]]) -> None:
     assert "INTERNAL://kafka:29092" in services["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
 
 
-def test_no_password_is_written_out() -> None:
+def test_the_compose_file_contains_no_literal_password() -> None:
     assert literal_passwords(COMPOSE.read_text(encoding="utf-8")) == []
 
 
-def test_a_password_that_is_written_out_is_found() -> None:
+def test_a_literal_password_is_found() -> None:
     text = "services: {a: {environment: {DB_PASSWORD: hunter2, URL: 'postgresql://me:hunter2@db/x'}}}"
     assert len(literal_passwords(text)) == 2
 
 
-def test_every_variable_is_a_port_or_is_generated() -> None:
+def test_every_variable_is_a_port_or_a_generated_secret() -> None:
     used = list(VARIABLE.finditer(COMPOSE.read_text(encoding="utf-8")))
-    # A secret without a default must stop compose, not become an empty password.
+    # A missing secret must stop compose instead of becoming an empty password.
     required = {match["name"] for match in used if match["rest"].startswith(":?")}
     others = {match["name"] for match in used if not match["rest"].startswith(":?")}
     assert required == set(SECRETS)
     assert all(name.endswith("_PORT") for name in others)
 
 
-def test_settings_in_the_file_exist(services: dict[str, dict[str, Any]]) -> None:
+def test_settings_in_the_compose_file_exist(services: dict[str, dict[str, Any]]) -> None:
     known = {f"TWIN_{name.upper()}" for name in Settings.model_fields}
     for name in ("service", "live", "live-readings", "scorer", "predictor", "monitoring", "retrain", "console"):
         assert {key for key in services[name]["environment"] if key.startswith("TWIN_")} <= known
 
 
-#: What predicts from live readings, by its command, and the profile in which it does.
+#: By profile: the commands that simulate and predict from live readings.
 PREDICTS = {
     "service": ["simulator.live"],
     "stream": ["simulator.live --no-predictions", "serving.stream"],
@@ -105,7 +105,7 @@ PREDICTS = {
 
 
 def running(services: dict[str, dict[str, Any]], *profiles: str) -> list[str]:
-    """Names of what compose starts with `profiles`."""
+    """Names of the services that compose starts with `profiles`."""
     return [
         name
         for name, service in services.items()
@@ -114,23 +114,23 @@ def running(services: dict[str, dict[str, Any]], *profiles: str) -> list[str]:
 
 
 @pytest.mark.parametrize("profile", PREDICTS)
-def test_a_profile_has_one_that_predicts(services: dict[str, dict[str, Any]], profile: str) -> None:
+def test_each_profile_has_exactly_one_predictor(services: dict[str, dict[str, Any]], profile: str) -> None:
     modules = ("simulator.live", "serving.stream", "serving.database")
     commands = [" ".join(services[name].get("command", [])) for name in running(services, profile)]
     started = [command.removeprefix("python -m ") for command in commands]
     assert [command for command in started if command.startswith(modules)] == PREDICTS[profile]
 
 
-def test_who_is_in_no_profile_does_not_predict(services: dict[str, dict[str, Any]]) -> None:
-    """Without a profile nothing is simulated; the service answers whoever asks."""
+def test_without_a_profile_no_simulator_or_predictor_runs(services: dict[str, dict[str, Any]]) -> None:
+    """The prediction service itself runs in every profile, and without one."""
     assert not {"live", "live-readings", "scorer", "predictor"} & set(running(services))
     assert {"service", "monitoring", "console", "prometheus"} <= set(running(services))
-    # Of two that live in one spool compose never starts both.
+    # The two simulators share a spool, so no profile may start both.
     assert not set(services["live"]["profiles"]) & set(services["live-readings"]["profiles"])
 
 
-def test_what_runs_is_scraped(services: dict[str, dict[str, Any]]) -> None:
-    """The two simulators answer where the service is, under the name `live`."""
+def test_every_running_exporter_is_scraped(services: dict[str, dict[str, Any]]) -> None:
+    """The two simulators share the network of the service and are reached under the alias `live`."""
     config = yaml.safe_load(PROMETHEUS_FILE.read_text(encoding="utf-8"))
     groups = [group for job in config["scrape_configs"] for group in job.get("static_configs", [])]
     fixed = {target for group in groups for target in group["targets"]}
@@ -148,12 +148,12 @@ def test_what_runs_is_scraped(services: dict[str, dict[str, Any]]) -> None:
     assert found == {(name, settings[port].default) for name, port in zip(("scorer", "predictor"), ports, strict=True)}
 
 
-def test_what_runs_is_healthy_or_ends(services: dict[str, dict[str, Any]]) -> None:
+def test_every_service_has_a_healthcheck_or_is_a_one_shot_job(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         assert "healthcheck" in service or service.get("restart") == "no", name
 
 
-def test_nothing_gains_privileges(services: dict[str, dict[str, Any]]) -> None:
+def test_no_service_may_gain_privileges(services: dict[str, dict[str, Any]]) -> None:
     for name, service in services.items():
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert "privileged" not in service, name
@@ -168,13 +168,13 @@ def test_mounted_files_exist(services: dict[str, dict[str, Any]]) -> None:
                 assert volume.endswith(":ro"), volume
 
 
-def test_the_build_takes_no_secrets_along() -> None:
+def test_the_build_context_excludes_secrets() -> None:
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in ignored
     assert "**/.env" in ignored
 
 
-def test_secrets_are_random_and_the_owners_only(tmp_path: Path) -> None:
+def test_secrets_are_random_and_readable_by_the_owner_only(tmp_path: Path) -> None:
     first, second = tmp_path / "one", tmp_path / "two"
     write_secrets(first)
     write_secrets(second)
@@ -191,15 +191,15 @@ def test_secrets_are_random_and_the_owners_only(tmp_path: Path) -> None:
 def test_secrets_are_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / ".env"
     path.write_text("mine", encoding="utf-8")
-    with pytest.raises(TwinError, match="left as it is"):
+    with pytest.raises(TwinError, match="was not changed"):
         write_secrets(path)
     assert main(["--path", str(path)]) == 1
-    assert "left as it is" in capsys.readouterr().err
+    assert "was not changed" in capsys.readouterr().err
     assert path.read_text(encoding="utf-8") == "mine"
 
 
 def test_compose_accepts_the_file(tmp_path: Path) -> None:
-    """As `docker compose config` would, by Debian's docker-compose, which needs no engine for it."""
+    """Checked with `config` of Debian's docker-compose, which needs no container engine for it."""
     need(DEBIAN["docker-compose"])
     secrets = tmp_path / "secrets"
     write_secrets(secrets)
@@ -219,7 +219,7 @@ def test_compose_accepts_the_file(tmp_path: Path) -> None:
     assert check(broken, secrets).returncode != 0
 
 
-def test_compose_runs_the_versions_that_are_tested(services: dict[str, dict[str, Any]]) -> None:
+def test_compose_uses_the_tested_versions(services: dict[str, dict[str, Any]]) -> None:
     tested = versions()
     assert services["kafka"]["image"] == f"apache/kafka:{tested.kafka}"
     assert services["timescaledb"]["image"] == f"timescale/timescaledb:{tested.timescaledb}-pg{tested.postgresql}"
@@ -228,14 +228,14 @@ def test_compose_runs_the_versions_that_are_tested(services: dict[str, dict[str,
     assert f"github.com/minio/mc@{tested.minio_client}\n" in dockerfile
     bases = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
     assert bases
-    assert all(tested.debian in base for base in bases), "the packages of one release of Debian's"
+    assert all(tested.debian in base for base in bases), "all images use one Debian release"
     for name, packages in (("mosquitto", "mosquitto"), ("prometheus", "prometheus prometheus-alertmanager")):
         stage = dockerfile.partition(f" AS {name}\n")[2].partition("FROM ")[0]
         assert f"--no-install-recommends {packages}" in stage
         assert services[name]["build"]["target"] == name
 
 
-def test_compose_and_the_tests_share_their_settings_files(services: dict[str, dict[str, Any]]) -> None:
+def test_compose_and_the_tests_share_their_configuration_files(services: dict[str, dict[str, Any]]) -> None:
     mounted = {
         ("kafka", "./deploy/kafka:/mnt/shared/config:ro"),
         ("mosquitto", "./deploy/mosquitto:/mosquitto/config:ro"),
@@ -247,16 +247,14 @@ def test_compose_and_the_tests_share_their_settings_files(services: dict[str, di
     }
     found = {(name, volume) for name, service in services.items() for volume in service.get("volumes", [])}
     assert mounted <= found
-    # Listeners are what a container and one machine have different; all else is in the file.
+    # Only the listeners differ between a container and one machine; everything else is in the shared file.
     assert set(services["kafka"]["environment"]) == {
         "KAFKA_CONTROLLER_QUORUM_VOTERS", "KAFKA_LISTENERS", "KAFKA_ADVERTISED_LISTENERS", "KAFKA_LOG_DIRS",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(("script", "service"), [("database.sh", "timescaledb"), ("buckets.sh", "buckets")])
-def test_a_script_gets_every_variable_that_it_reads(
-    services: dict[str, dict[str, Any]], script: str, service: str
-) -> None:
+def test_a_script_gets_every_variable_it_reads(services: dict[str, dict[str, Any]], script: str, service: str) -> None:
     text = (ROOT / "deploy" / script).read_text(encoding="utf-8")
     needed = {name for name in re.findall(r"\$\{?([A-Z][A-Z0-9_]+)", text) if name != "PATH"}
     assert needed

@@ -1,4 +1,4 @@
-"""The real servers: each answers, keeps what it acknowledged when it is killed, and does not outlive its starter."""
+"""Tests of `deploy.servers`: each server starts, keeps acknowledged data when killed, and exits with its parent."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 from kafka import KafkaConsumer, KafkaProducer
 from paho.mqtt.enums import CallbackAPIVersion
 
-from deploy.servers.files import with_lines, with_properties
-from deploy.servers.install import DEBIAN, KAFKA, MINIO, Package, require
+from deploy.servers.config_files import append_properties, replace_lines
+from deploy.servers.install import DEBIAN, KAFKA, MINIO, DebianPackage, require
 from deploy.servers.kafka import Kafka
 from deploy.servers.mosquitto import Mosquitto
 from deploy.servers.postgres import Postgres, postgres
@@ -41,14 +41,14 @@ def sleeper(folder: Path, *, ready: bool = True) -> Command:
     )
 
 
-def alive(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
 
 
-def test_a_server_is_started_killed_and_started_again(tmp_path: Path) -> None:
+def test_a_server_can_be_started_killed_and_restarted(tmp_path: Path) -> None:
     with Server(sleeper(tmp_path)) as server:
         first = server.pid
         assert first is not None
@@ -56,25 +56,27 @@ def test_a_server_is_started_killed_and_started_again(tmp_path: Path) -> None:
         assert server.pid == first
         server.kill()
         assert server.pid is None
-        assert not alive(first)
+        assert not is_running(first)
         server.start()
         assert server.pid not in (None, first)
         second = server.pid
     assert second is not None
-    assert not alive(second)
+    assert not is_running(second)
 
 
-def test_one_that_does_not_come_up_is_not_left_behind(tmp_path: Path) -> None:
+def test_a_server_that_does_not_start_is_reported_and_killed(tmp_path: Path) -> None:
     server = Server(sleeper(tmp_path, ready=False))
     with pytest.raises(TwinError, match=r"(?s)sleeper was not ready within 0.5 s.*asleep"):
         server.start()
     assert server.pid is None
-    gone = Command("gone", (sys.executable, "-c", "raise SystemExit(3)"), lambda: False, tmp_path / "log", tmp_path)
-    with pytest.raises(TwinError, match="gone ended with exit code 3"):
-        Server(gone).start()
+    failing = Command(
+        "failing", (sys.executable, "-c", "raise SystemExit(3)"), lambda: False, tmp_path / "log", tmp_path
+    )
+    with pytest.raises(TwinError, match="failing ended with exit code 3"):
+        Server(failing).start()
 
 
-def test_a_server_dies_with_whoever_started_it(tmp_path: Path) -> None:
+def test_a_server_is_killed_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = f"""
 import os, signal, sys
 from pathlib import Path
@@ -87,30 +89,30 @@ server.start()
 print(server.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    starter = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert starter.returncode == -signal.SIGKILL
-    pid = int(starter.stdout)
+    parent = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert parent.returncode == -signal.SIGKILL
+    pid = int(parent.stdout)
     deadline = time.monotonic() + 10
-    while alive(pid) and time.monotonic() < deadline:
+    while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not alive(pid)
+    assert not is_running(pid)
 
 
-def test_settings_files_cannot_come_apart_unseen(tmp_path: Path) -> None:
+def test_replacing_a_line_that_a_config_file_lacks_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "settings"
     file.write_text("listener 1883\nkept\n")
-    assert with_lines(file, {"listener 1883": "listener 7"}) == "listener 7\nkept\n"
+    assert replace_lines(file, {"listener 1883": "listener 7"}) == "listener 7\nkept\n"
     with pytest.raises(TwinError, match="has no line 'listener 8883'"):
-        with_lines(file, {"listener 8883": "listener 7"})
-    assert with_properties(file, {"a": "b"}) == "listener 1883\nkept\na=b\n"
+        replace_lines(file, {"listener 8883": "listener 7"})
+    assert append_properties(file, {"a": "b"}) == "listener 1883\nkept\na=b\n"
 
 
-def test_what_is_missing_is_named() -> None:
-    with pytest.raises(TwinError, match=r"nowhere-to-be-found is absent \(Debian package nothing\)"):
-        require(Package("nothing", ("nowhere-to-be-found",)))
+def test_a_missing_program_is_named_with_its_package() -> None:
+    with pytest.raises(TwinError, match=r"nowhere-to-be-found is not installed \(Debian package nothing\)"):
+        require(DebianPackage("nothing", ("nowhere-to-be-found",)))
 
 
-def test_kafka_keeps_what_it_acknowledged(kafka_server: Kafka) -> None:
+def test_kafka_keeps_acknowledged_messages_when_killed(kafka_server: Kafka) -> None:
     producer = KafkaProducer(bootstrap_servers=kafka_server.bootstrap, acks="all")
     producer.send("servers-test", b"kept", key=b"EV-1").get(30)
     producer.close()
@@ -128,12 +130,12 @@ def test_kafka_keeps_what_it_acknowledged(kafka_server: Kafka) -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True])
-@pytest.mark.parametrize("known", [True, False])
-def test_mosquitto_asks_for_a_password(mosquitto: Mosquitto, tls: bool, known: bool) -> None:
+@pytest.mark.parametrize("authenticated", [True, False])
+def test_mosquitto_requires_a_password(mosquitto: Mosquitto, tls: bool, authenticated: bool) -> None:
     codes: list[bool] = []
     client = mqtt.Client(CallbackAPIVersion.VERSION2)
     client.on_connect = lambda *arguments: codes.append(arguments[3].is_failure)
-    if known:
+    if authenticated:
         client.username_pw_set(mosquitto.username, mosquitto.password)
     if tls:
         client.tls_set(ca_certs=str(mosquitto.ca_file), cert_reqs=ssl.CERT_REQUIRED)
@@ -142,17 +144,17 @@ def test_mosquitto_asks_for_a_password(mosquitto: Mosquitto, tls: bool, known: b
     while not codes and time.monotonic() < deadline:
         client.loop(0.1)
     client.disconnect()
-    assert codes == [not known]
+    assert codes == [not authenticated]
 
 
-def test_postgres_asks_for_a_password_on_tcp(postgres15: Postgres) -> None:
+def test_postgres_requires_a_password_on_tcp(postgres15: Postgres) -> None:
     with pytest.raises(psycopg2.OperationalError, match=r"no password supplied|password authentication failed"):
         psycopg2.connect(host=HOST, port=postgres15.port, user="postgres", dbname="postgres", password="")
     for dsn in (postgres15.dsn, postgres15.tcp_dsn):
         psycopg2.connect(dsn).close()
 
 
-def test_postgres_keeps_what_it_committed(server_folders: Path) -> None:
+def test_postgres_keeps_committed_data_when_killed(server_folders: Path) -> None:
     need(DEBIAN["postgresql-15"])
     folder = server_folders / "postgres killed"
     with postgres(folder) as running:
@@ -171,7 +173,7 @@ def test_postgres_keeps_what_it_committed(server_folders: Path) -> None:
         connection.close()
 
 
-def test_prometheus_runs_with_the_settings_it_is_given(tmp_path: Path) -> None:
+def test_prometheus_runs_with_the_given_configuration(tmp_path: Path) -> None:
     need(DEBIAN["prometheus"])
     configuration = tmp_path / "prometheus.yml"
     configuration.write_text("scrape_configs: [{job_name: nothing, static_configs: [{targets: ['127.0.0.1:9']}]}]")
@@ -180,10 +182,10 @@ def test_prometheus_runs_with_the_settings_it_is_given(tmp_path: Path) -> None:
     assert "job_name: nothing" in found["data"]["yaml"]
 
 
-def test_alertmanager_takes_alerts(tmp_path: Path) -> None:
+def test_alertmanager_accepts_alerts(tmp_path: Path) -> None:
     need(DEBIAN["prometheus-alertmanager"])
     configuration = tmp_path / "alertmanager.yml"
-    configuration.write_text("{route: {receiver: nobody}, receivers: [{name: nobody}]}")
+    configuration.write_text("{route: {receiver: none}, receivers: [{name: none}]}")
     with alertmanager(tmp_path / "alertmanager", configuration) as running:
         alert = [{"labels": {"alertname": "hot"}}]
         httpx.post(f"{running.url}/api/v2/alerts", json=alert, trust_env=False).raise_for_status()
@@ -191,15 +193,15 @@ def test_alertmanager_takes_alerts(tmp_path: Path) -> None:
     assert found["labels"] == {"alertname": "hot"}
 
 
-def test_no_server_listens_beyond_loopback(postgres15: Postgres, mosquitto: Mosquitto, kafka_server: Kafka) -> None:
-    own = {postgres15.server.pid, mosquitto.server.pid, kafka_server.server.pid}
-    listening = {address for pid in own if pid is not None for address in listening_addresses(pid)}
+def test_servers_listen_on_loopback_only(postgres15: Postgres, mosquitto: Mosquitto, kafka_server: Kafka) -> None:
+    pids = {postgres15.server.pid, mosquitto.server.pid, kafka_server.server.pid}
+    listening = {address for pid in pids if pid is not None for address in listening_addresses(pid)}
     assert listening
     assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}
 
 
 def listening_addresses(pid: int) -> set[str]:
-    """Addresses of the TCP sockets on which process `pid` listens, from /proc."""
+    """Addresses of the listening TCP sockets of process `pid`, from /proc."""
     sockets = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()}
     found = set()
     for table in ("tcp", "tcp6"):
@@ -221,8 +223,7 @@ def _address(hexadecimal: str) -> str:
 
 
 @pytest.mark.slow
-def test_all_start_and_all_stop() -> None:
-    """What `make servers` runs: the addresses are settings, and after Ctrl-C nothing is left."""
+def test_make_servers_prints_settings_and_stops_all_servers_on_ctrl_c() -> None:
     need(DEBIAN["mosquitto"], DEBIAN["openssl"], DEBIAN["postgresql-15"], KAFKA, MINIO)
     process = subprocess.Popen(
         [sys.executable, "-m", "deploy.servers"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -233,7 +234,7 @@ def test_all_start_and_all_stop() -> None:
         lines.append(line.strip())
         if "Ctrl-C" in line:
             break
-    started = servers_of(process.pid)
+    started = children_of(process.pid)
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130, lines
     process.stdout.close()
@@ -243,8 +244,8 @@ def test_all_start_and_all_stop() -> None:
     assert {"TWIN_TELEMETRY_DSN", "TWIN_KAFKA_BOOTSTRAP_SERVERS", "TWIN_MLFLOW_TRACKING_URI"} <= settings
     assert {"AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} <= exported
     assert len(started) == 5
-    assert not [pid for pid in started if alive(pid)]
+    assert not [pid for pid in started if is_running(pid)]
 
 
-def servers_of(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -1,4 +1,4 @@
-"""The launcher: it waits, explains what did not come up, and leaves nothing running."""
+"""Tests of `deploy.up`: start order, readiness, error messages with the end of the log, and clean-up."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from deploy.up import Background, backgrounds, environment_of, run_in_foreground, running, with_free_ports
+from deploy.up import (
+    BackgroundServer,
+    background_servers,
+    environment_of,
+    run_in_foreground,
+    running_servers,
+    with_free_ports,
+)
 from telemetry.embedded.ports import free_port
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-#: A server that starts a child of its own, as BentoML does, and answers every path that is a file.
+#: A file server that also starts a child process, as BentoML does.
 SERVER = """
 import subprocess, sys
 from http.server import HTTPServer, SimpleHTTPRequestHandler
@@ -30,10 +37,10 @@ HTTPServer(('127.0.0.1', int(sys.argv[1])), SimpleHTTPRequestHandler).serve_fore
 """
 
 
-def server(tmp_path: Path, code: str = SERVER, name: str = "stand-in", near: int = 19300) -> Background:
+def server(tmp_path: Path, code: str = SERVER, name: str = "stand-in", near: int = 19300) -> BackgroundServer:
     port = free_port("127.0.0.1", near)
     url = f"http://127.0.0.1:{port}/"
-    return Background(name, (sys.executable, "-c", code, str(port)), url, url, tmp_path / "log" / f"{name}.log")
+    return BackgroundServer(name, (sys.executable, "-c", code, str(port)), url, url, tmp_path / "log" / f"{name}.log")
 
 
 def child_port(log: Path) -> int:
@@ -51,10 +58,10 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_servers_run_meanwhile_and_are_gone_afterwards_with_their_children(tmp_path: Path) -> None:
+def test_servers_and_their_children_are_stopped_on_exit(tmp_path: Path) -> None:
     stand_in = server(tmp_path)
     output = io.StringIO()
-    with running([stand_in], os.environ, Console(file=output, width=200)):
+    with running_servers([stand_in], os.environ, Console(file=output, width=200)):
         child = child_port(stand_in.log)
         assert listens(child)
         code = run_in_foreground([sys.executable, "-c", "raise SystemExit(7)"], os.environ)
@@ -62,55 +69,60 @@ def test_servers_run_meanwhile_and_are_gone_afterwards_with_their_children(tmp_p
     assert stand_in.page_url in output.getvalue()
     deadline = time.monotonic() + 5
     while listens(child):
-        assert time.monotonic() < deadline, "the child of the server was left running"
+        assert time.monotonic() < deadline, "the child of the server is still running"
         time.sleep(0.02)
 
 
-def test_a_server_that_dies_is_explained_by_its_log_and_the_others_are_stopped(tmp_path: Path) -> None:
+def test_an_exited_server_is_reported_with_its_log_and_the_others_are_stopped(tmp_path: Path) -> None:
     good = server(tmp_path)
     bad = server(tmp_path, "print('no champion is registered'); raise SystemExit(3)", "bad", near=19350)
     sentence = r"(?s)bad ended with exit code 3.*no champion is registered"
-    with pytest.raises(TwinError, match=sentence), running([good, bad], os.environ, Console(file=io.StringIO())):
-        pytest.fail("it must not be reached")
+    with (
+        pytest.raises(TwinError, match=sentence),
+        running_servers([good, bad], os.environ, Console(file=io.StringIO())),
+    ):
+        pytest.fail("the body must not run")
     with socket.create_server(("127.0.0.1", int(good.command[-1]))):
         pass  # the port is free again
 
 
-def test_a_server_that_never_is_ready_is_said_to_be(tmp_path: Path) -> None:
+def test_a_server_that_is_not_ready_in_time_is_reported(tmp_path: Path) -> None:
     silent = server(tmp_path, "import time; time.sleep(600)", "silent")
     console = Console(file=io.StringIO())
     with (
         pytest.raises(TwinError, match=r"not ready after 0\.5 s"),
-        running([silent], os.environ, console, timeout_s=0.5),
+        running_servers([silent], os.environ, console, timeout_s=0.5),
     ):
-        pytest.fail("it must not be reached")
+        pytest.fail("the body must not run")
 
 
-def test_a_taken_port_is_left_to_its_owner() -> None:
+def test_a_port_in_use_is_replaced_by_a_free_one() -> None:
     with socket.create_server(("127.0.0.1", free_port("127.0.0.1", 19400))) as taken:
         port = taken.getsockname()[1]
-        settings, moved = with_free_ports(Settings(service_port=port, mlflow_port=19450))
+        settings, notices = with_free_ports(Settings(service_port=port, mlflow_port=19450))
     assert settings.service_port > port
-    assert moved[0] == f"Port {port} is taken: service is at {settings.service_port} this time."
+    assert notices[0] == f"Port {port} is in use: this time service listens on {settings.service_port}."
     assert environment_of(settings)["TWIN_SERVICE_PORT"] == str(settings.service_port)
-    assert environment_of(settings)["TWIN_MAX_FUTURE_S"] == "inf"  # a simulator runs ahead, and is seen
+    assert environment_of(settings)["TWIN_MAX_FUTURE_S"] == "inf"  # accepts simulated time ahead of the clock
 
 
-def test_a_foreign_mlflow_is_not_started() -> None:
-    own = [part.name for part in backgrounds(Settings())]
-    foreign = [part.name for part in backgrounds(Settings(mlflow_tracking_uri="http://mlflow:5000"))]
-    assert own == ["MLflow", "prediction service", "metrics", "console"]
-    assert foreign == ["prediction service", "metrics", "console"]
+def test_mlflow_is_not_started_if_the_settings_name_a_tracking_server() -> None:
+    without = [server.name for server in background_servers(Settings())]
+    with_server = [server.name for server in background_servers(Settings(mlflow_tracking_uri="http://mlflow:5000"))]
+    assert without == ["MLflow", "prediction service", "metrics", "console"]
+    assert with_server == ["prediction service", "metrics", "console"]
 
 
-def test_the_procfile_names_the_same_programs() -> None:
+def test_the_procfile_lists_the_same_programs() -> None:
     programs = {line.partition(": ")[2] for line in (ROOT / "Procfile").read_text().splitlines()}
-    commands = [part.command for part in backgrounds(Settings())] + [(sys.executable, "-m", "simulator.live")]
+    commands = [server.command for server in background_servers(Settings())] + [
+        (sys.executable, "-m", "simulator.live")
+    ]
     assert programs == {f"python {' '.join(command[1:])}" for command in commands}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_foreground_finish(number: signal.Signals) -> None:
+def test_a_signal_is_forwarded_and_the_exit_code_of_the_foreground_returned(number: signal.Signals) -> None:
     script = """
 import os, sys
 from deploy.up import run_in_foreground
