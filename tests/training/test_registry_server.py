@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.servers.process import HOST, Command, Server, answers, unused_port
+from deploy.servers.process import HOST, Command, Server, responds, unused_port
 from telemetry.settings import NO_TELEMETRY, Settings
 from tests.training.small_models import GATE, ModelFiles
 from training.registry.promotion import rollback
@@ -28,7 +28,7 @@ def small_server(tmp_path: Path, empty_registry: Path) -> Iterator[str]:
     command = Command(
         "MLflow",
         (sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *options),
-        ready=lambda: answers(f"{url}/health"),
+        ready=lambda: responds(f"{url}/health"),
         log=tmp_path / "server.log",
         folder=tmp_path,
         environment=NO_TELEMETRY,
