@@ -1,1 +1,1 @@
-"""The twin: one small state for each battery, one step function, and what is learned from it."""
+"""Battery state, its compiled update step, features, labels, feature tables and the leakage check."""

@@ -1,7 +1,7 @@
-"""What is to be predicted, derived from what was measured later; what is not known stays NaN.
+"""Labels of the four targets, computed from later measurements; NaN where the label is unknown.
 
 A battery that has not failed when its record ends is right-censored: its remaining life is
-unknown, not short, and it is evidence against failure only as far as it was watched.
+unknown, not short, and it counts as not failed only for the observed part of the horizon.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from features.state import FloatArray
 
 
 def end_of_life(cycle_index: FloatArray, soh: FloatArray, eol_fraction: float) -> float:
-    """The first cycle from which every later measured health is below `eol_fraction`; NaN if there is none.
+    """First cycle from which every later measured state of health is below `eol_fraction`; NaN if there is none.
 
     Args:
         cycle_index: float64[n], ascending.
@@ -27,7 +27,7 @@ def end_of_life(cycle_index: FloatArray, soh: FloatArray, eol_fraction: float) -
 
 
 def remaining_cycles(cycle_index: FloatArray, eol_cycle: float) -> FloatArray:
-    """Equivalent full cycles until `eol_cycle`; NaN once it has passed and for a battery that did not reach it."""
+    """Equivalent full cycles until `eol_cycle`; NaN from then on and for a battery that did not reach it."""
     remaining = eol_cycle - cycle_index
     return np.where(remaining > 0.0, remaining, np.nan)
 
@@ -40,13 +40,13 @@ def failure_within(
     eol_cycle: float,
     last_observed_cycle: float,
 ) -> FloatArray:
-    """1 if the battery fails within the horizon, 0 if it was watched that long and did not, NaN if unknown.
+    """1 if the battery fails within the horizon, 0 if it was observed that long and did not, NaN if unknown.
 
     Args:
         cycle_index: float64[n], when the prediction is made.
-        event_cycles: float64[k], cycles at which faults happened.
-        eol_cycle: end of life, NaN if it was not reached; rows from there on have failed already and get NaN.
-        last_observed_cycle: where the record ends.
+        event_cycles: float64[k], cycles at which faults occurred.
+        eol_cycle: end of life, NaN if it was not reached; rows from then on get NaN, as the battery has failed already.
+        last_observed_cycle: cycle at which the record ends.
     """
     events = np.sort(np.append(event_cycles, eol_cycle) if not np.isnan(eol_cycle) else event_cycles)
     following = np.searchsorted(events, cycle_index, side="right")
@@ -88,7 +88,7 @@ def temperature_ahead(
 
 
 def life_quarter(cycle_index: FloatArray, end_cycle: float) -> FloatArray:
-    """Which quarter of its life (1 to 4) a battery is in; life ends at `end_cycle` or, censored, with the record."""
+    """Quarter of life (1 to 4) at each cycle; `end_cycle` is the end of life or, if censored, the end of the record."""
     if not end_cycle > 0.0:
         return np.ones(len(cycle_index))
     return np.clip(np.floor(4.0 * cycle_index / end_cycle) + 1.0, 1.0, 4.0)

@@ -1,7 +1,7 @@
-"""The leak guard: refuses a feature table that knows what it is asked to predict.
+"""Data leakage check: rejects a feature table whose features contain or determine the target.
 
-Three ways in which a published system reached R2 = 1.0 are refused, each with the feature's name:
-the target among the features, a value from the future, and a formula of the target.
+Three kinds of leakage, through which a published system reached R2 = 1.0, are rejected, each with the
+feature's name: the target among the features, a value from the future, and a formula of the target.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from features.state_update import IntArray
 from features.targets import Target
 from telemetry.errors import TwinError
 
-#: Held-out R2 (or AUC) above which a feature, or a formula of features, *is* the target.
+#: Held-out R2 (or AUC) above which a feature, or a formula of features, is taken to determine the target.
 DETERMINED = 0.9995
 _MAX_ROWS = 6000
 
 
 class LeakageError(TwinError):
-    """A feature that may not be used; `.field` names it."""
+    """Raised for a feature that leaks the target; `.field` is its name."""
 
 
 def reject_labels(target: Target, feature_names: tuple[str, ...]) -> None:
-    """Refuse the target itself, and whatever it is made of, among its own features."""
+    """Reject the label, and the columns that it is computed from, among the features."""
     for name in feature_names:
         if name == target.label or name.split("__")[0] in target.forbidden:
             raise LeakageError(
@@ -42,37 +42,37 @@ def reject_labels(target: Target, feature_names: tuple[str, ...]) -> None:
 def reject_future_values(
     table: pd.DataFrame, on_prefix: pd.DataFrame, feature_names: tuple[str, ...], keys: tuple[str, ...]
 ) -> None:
-    """Refuse features whose value at a row changes when everything after some later moment is withheld.
+    """Reject features whose value at a row depends on later data.
 
     Args:
-        table: features computed with the whole history.
-        on_prefix: the same, computed with only the beginning of each battery's history.
+        table: features computed on the whole history.
+        on_prefix: features computed on only the beginning of each battery's history.
         keys: columns that identify a row in both.
     """
-    both = on_prefix.merge(table, on=list(keys), suffixes=("_then", "_now"), how="inner")
+    both = on_prefix.merge(table, on=list(keys), suffixes=("_prefix", "_whole"), how="inner")
     if both.empty:
-        raise LeakageError("the leak guard found no row to compare: the beginning of every history gave no features")
+        raise LeakageError("leakage check: no row to compare, the beginning of every history gave no features")
     for name in feature_names:
-        then, now = both[f"{name}_then"].to_numpy(), both[f"{name}_now"].to_numpy()
-        changed = (then != now) & ~(pd.isna(then) & pd.isna(now))
+        prefix, whole = both[f"{name}_prefix"].to_numpy(), both[f"{name}_whole"].to_numpy()
+        changed = (prefix != whole) & ~(pd.isna(prefix) & pd.isna(whole))
         if changed.any():
             at = int(np.flatnonzero(changed)[0])
             raise LeakageError(
-                f"{name} comes from the future: at row {at} it is {now[at]} with the whole history and {then[at]} "
-                "without what came later",
+                f"{name} comes from the future: at row {at} it is {whole[at]} with the whole history and {prefix[at]} "
+                "without the later data",
                 field=name,
-                value=float(now[at]),
+                value=float(whole[at]),
             )
 
 
 def reject_target_formulas(table: pd.DataFrame, target: Target, feature_names: tuple[str, ...]) -> None:
-    """Refuse a feature, or a linear or product formula of features, that gives the target on held-out batteries.
+    """Reject a feature, or a linear or product formula of features, that determines the target.
 
-    Half of the batteries are fitted, the other half is judged; with one battery, the halves of its time.
+    Fitted on half of the batteries and scored on the other half; with one battery, on the halves of its record.
     """
-    fit, judge = _halves(table)
+    fit, test = _halves(table)
     truth = table[target.label].to_numpy(dtype=float)
-    if np.ptp(truth[fit]) == 0.0 or np.ptp(truth[judge]) == 0.0:
+    if np.ptp(truth[fit]) == 0.0 or np.ptp(truth[test]) == 0.0:
         return
     score = _auc if target.kind == "classification" else r2_score
     columns = {name: table[name].to_numpy(dtype=float) for name in feature_names}
@@ -80,17 +80,17 @@ def reject_target_formulas(table: pd.DataFrame, target: Target, feature_names: t
         if np.isnan(values).all():
             continue
         x = np.nan_to_num(values, nan=-1e6)[:, None]
-        predicted = DecisionTreeRegressor(min_samples_leaf=2, random_state=0).fit(x[fit], truth[fit]).predict(x[judge])
-        _refuse_if_determined(score(truth[judge], predicted), target, name)
+        predicted = DecisionTreeRegressor(min_samples_leaf=2, random_state=0).fit(x[fit], truth[fit]).predict(x[test])
+        _reject_if_determined(score(truth[test], predicted), target, name)
     if target.kind == "regression":
-        _refuse_linear(columns, truth, fit, judge, target)
+        _reject_linear(columns, truth, fit, test, target)
 
 
-def _refuse_linear(
+def _reject_linear(
     columns: dict[str, FloatArray],
     truth: FloatArray,
     fit: IntArray,
-    judge: IntArray,
+    test: IntArray,
     target: Target,
 ) -> None:
     names = [name for name, values in columns.items() if np.isfinite(values).all() and np.ptp(values[fit]) > 0.0]
@@ -106,14 +106,14 @@ def _refuse_linear(
         x, y = (matrix - mean) / spread, transform(truth)
         model = LinearRegression().fit(x[fit], y[fit])
         strongest = usable[int(np.argmax(np.abs(model.coef_)))]
-        _refuse_if_determined(r2_score(y[judge], model.predict(x[judge])), target, strongest)
+        _reject_if_determined(r2_score(y[test], model.predict(x[test])), target, strongest)
 
 
-def _refuse_if_determined(score: float, target: Target, name: str) -> None:
+def _reject_if_determined(score: float, target: Target, name: str) -> None:
     if score > DETERMINED:
         raise LeakageError(
-            f"{name} determines {target.name} on batteries that were held out (score {score:.6f}): it is a formula of "
-            "the target, remove it",
+            f"{name} determines {target.name} on held-out batteries (score {score:.6f}): it is a formula of the "
+            "target, remove it",
             field=name,
             value=score,
         )
@@ -124,7 +124,7 @@ def _auc(truth: FloatArray, predicted: FloatArray) -> float:
 
 
 def _halves(table: pd.DataFrame) -> tuple[IntArray, IntArray]:
-    """Row numbers of two halves that share no battery (or, with one battery, no time)."""
+    """Row numbers of two halves that share no battery (with one battery: the first and second half of its record)."""
     ids = np.unique(table["battery_id"].to_numpy(dtype=str))
     if len(ids) > 1:
         first = np.isin(table["battery_id"].to_numpy(dtype=str), ids[::2])

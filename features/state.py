@@ -1,8 +1,8 @@
-"""The state of one battery: a fixed row of float64 numbers, its layout and its opaque text form.
+"""State of one battery: the layout of its fixed-size float64 row and its serialised forms.
 
-A state is a plain `float64[STATE_SIZE]` row so that numba can step it, a store can keep it and two
-states can be compared bit for bit.  The text form carries the fold's version and a checksum; a
-state of another version is refused, because the only honest way to move it is to replay history.
+A state is a plain `float64[STATE_SIZE]` row so that numba can update it, a database can store it and
+two states can be compared bit for bit.  The serialised forms carry `STATE_VERSION` and a checksum; a
+state of another version is rejected, as it cannot be converted: the battery's history has to be replayed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from telemetry.errors import TwinError
 
 FloatArray = NDArray[np.float64]
 
-#: Raise when the layout or the meaning of any slot changes.
+#: Version of the state update; increment when the layout or the meaning of any slot changes.
 STATE_VERSION = 1
 
-#: Inputs of one reading, in the order in which the step takes them.
+#: Inputs of one reading, in the order expected by `features.step.step_reading`.
 READING_INPUTS: tuple[str, ...] = (
     "time_s",
     "voltage",
@@ -41,7 +41,7 @@ READING_INPUTS: tuple[str, ...] = (
     "speed_kmh",
 )
 
-#: Readings further apart than this are not connected: nothing is integrated across.
+#: Gap: readings further apart than this belong to different segments, nothing is integrated across it.
 MAX_GAP_S = 120.0
 #: Time constants of the exponential means over readings.
 TIME_CONSTANTS_S: tuple[float, ...] = (120.0, 600.0, 3600.0)
@@ -49,7 +49,7 @@ TIME_CONSTANTS_S: tuple[float, ...] = (120.0, 600.0, 3600.0)
 HALF_LIVES_CYCLES: tuple[float, ...] = (5.0, 20.0, 70.0, 200.0)
 #: The half-life around which the mean absolute deviation is taken.
 DEVIATION_HALF_LIFE = 1
-#: A signal's reference, the battery's own beginning, is its mean over this many equivalent full cycles.
+#: A signal's reference value is its mean over the battery's first so many equivalent full cycles.
 REFERENCE_CYCLES = 100.0
 
 N_SIGNALS = len(SIGNALS)
@@ -59,11 +59,11 @@ N_WINDOWS = 4
 
 
 class StateError(TwinError):
-    """A state that cannot be continued; its history has to be replayed."""
+    """Raised for a serialised state that cannot be used; the battery's history has to be replayed."""
 
 
 class _Layout:
-    """Hands out consecutive slots of the row."""
+    """Allocates consecutive slots of the row."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -75,7 +75,7 @@ class _Layout:
 
 
 _layout = _Layout()
-# The battery itself.
+# Battery properties.
 NOMINAL_CAPACITY_AH = _layout.take()
 CELLS_IN_SERIES = _layout.take()
 CHEMISTRY = _layout.take()
@@ -146,7 +146,7 @@ _MISSING_AT_FIRST = (
 
 
 def new_states(count: int) -> FloatArray:
-    """States of `count` batteries that have not said anything yet, shape [count, STATE_SIZE]."""
+    """Initial states of `count` batteries, float64[count, STATE_SIZE]."""
     states = np.zeros((count, STATE_SIZE))
     states[:, _MISSING_AT_FIRST] = np.nan
     states[:, SIGNAL_LAST : SIGNAL_LAST + N_SIGNALS] = np.nan
@@ -162,7 +162,7 @@ def set_battery(
     cells_in_series: float | None = None,
     chemistry: str | None = None,
 ) -> None:
-    """Tell `state` what its battery is made of; what is not given stays as it was.
+    """Set the battery properties in `state`; those not given are left unchanged.
 
     Raises:
         TwinError: if `chemistry` is not an entry of `telemetry.chemistries`.
@@ -175,7 +175,7 @@ def set_battery(
         if chemistry.upper() not in CHEMISTRY_NAMES:
             known = ", ".join(CHEMISTRY_NAMES)
             raise TwinError(
-                f"chemistry {chemistry!r} is not known: give one of {known}, or leave it out",
+                f"unknown chemistry {chemistry!r}: give one of {known}, or leave it out",
                 field="chemistry",
                 value=chemistry,
             )
@@ -188,23 +188,23 @@ _PLAIN_BYTES = STATE_SIZE * 8
 
 
 def encode(state: FloatArray) -> str:
-    """The opaque text of one state (base64 of version, checksum and content)."""
-    # Stored, not deflated: that halves the text, and takes longer than the fold and four forests together.
-    return base64.b64encode(_seal(zlib.compress(_plain(state), 0))).decode("ascii")
+    """One state as opaque text (base64 of version, checksum and content)."""
+    # Compression level 0: deflating halves the text, but takes longer than the state update and four forests together.
+    return base64.b64encode(_add_header(zlib.compress(_plain(state), 0))).decode("ascii")
 
 
 def decode(text: str) -> FloatArray:
-    """The state behind `text`, bit for bit as it was encoded.
+    """The state encoded in `text`, bit for bit.
 
     Raises:
-        StateError: if the text is damaged or was written by another version of the fold.
+        StateError: if the text is damaged or of another `STATE_VERSION`.
     """
     replay = "leave `state` out and send the battery's history instead"
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise StateError(f"this is not a state that the service gave: {replay}", field="state") from error
-    content = _unseal(raw, replay)
+        raise StateError(f"this is not a state returned by the service: {replay}", field="state") from error
+    content = _strip_header(raw, replay)
     inflater = zlib.decompressobj()
     try:
         plain = inflater.decompress(content, _PLAIN_BYTES + 1)
@@ -214,40 +214,40 @@ def decode(text: str) -> FloatArray:
 
 
 def to_bytes(state: FloatArray) -> bytes:
-    """One state as bytes of always the same length, for keepers that compress by themselves; see `encode`."""
-    return _seal(_plain(state))
+    """One state as bytes of fixed length, for storage that compresses by itself; see `encode`."""
+    return _add_header(_plain(state))
 
 
 def from_bytes(raw: bytes) -> FloatArray:
-    """The state behind `raw`, bit for bit.
+    """The state encoded in `raw`, bit for bit.
 
     Raises:
-        StateError: if the bytes are damaged or were written by another version of the fold.
+        StateError: if the bytes are damaged or of another `STATE_VERSION`.
     """
     replay = "replay the battery's history"
-    return _from_plain(_unseal(raw, replay), replay)
+    return _from_plain(_strip_header(raw, replay), replay)
 
 
 def _plain(state: FloatArray) -> bytes:
     return state.astype("<f8").tobytes()
 
 
-def _seal(content: bytes) -> bytes:
+def _add_header(content: bytes) -> bytes:
     return _HEADER.pack(_MAGIC, STATE_VERSION, zlib.crc32(content)) + content
 
 
-def _unseal(raw: bytes, remedy: str) -> bytes:
-    """The content of a sealed state, after a look at its checksum and version."""
+def _strip_header(raw: bytes, remedy: str) -> bytes:
+    """The content after the header; its checksum and version are verified."""
     try:
         magic, version, checksum = _HEADER.unpack_from(raw)
     except struct.error as error:
-        raise StateError(f"this is not a state that the service gave: {remedy}", field="state") from error
+        raise StateError(f"this is not a state returned by the service: {remedy}", field="state") from error
     content = raw[_HEADER.size :]
     if magic != _MAGIC or zlib.crc32(content) != checksum:
         raise StateError(f"the state is damaged (its checksum differs): {remedy}", field="state")
     if version != STATE_VERSION:
         raise StateError(
-            f"the state was written by version {version} of the fold and this is version {STATE_VERSION}: {remedy}",
+            f"the state is of version {version}, this code needs version {STATE_VERSION}: {remedy}",
             field="state",
             value=version,
         )
@@ -262,7 +262,7 @@ def _from_plain(plain: bytes, remedy: str) -> FloatArray:
 
 @dataclass(frozen=True)
 class StateView:
-    """What a caller may ask of a state without knowing its layout."""
+    """Named values of a state, for callers that do not use its layout."""
 
     time_s: float
     temperature_c: float
@@ -272,7 +272,7 @@ class StateView:
 
 
 def view(state: FloatArray) -> StateView:
-    """A readable view of one state; `cycles` counts equivalent full cycles."""
+    """Named values of one state; `cycles` counts equivalent full cycles."""
     return StateView(
         time_s=float(state[TIME_S]),
         temperature_c=float(state[TEMPERATURE_C]),

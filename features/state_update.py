@@ -1,7 +1,6 @@
-"""Folding tables of readings and cycles through the step, and reading features off a state.
+"""Update battery states from arrays of readings and cycles, and extract features from the states.
 
-Whoever needs the twin, offline or online, comes through here: the pipeline with years of files, the
-service with what one client posted.
+Training (years of files) and serving (the readings of one request) both use these functions.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from features import state as s
 from features import step
 from features.state import FloatArray
 from telemetry.contract import SIGNALS
-from telemetry.order import set_apart
+from telemetry.row_order import separate_equal_ages
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -50,8 +49,8 @@ READING_FEATURES: tuple[str, ...] = (
     *_tau_names("cell_voltage_change_v"),
 )
 
-# The level now, then how it moved over ever longer times (names are half-lives in cycles).  The battery's absolute
-# beginning is left out: forests recognise single cells by it.
+# The present level, then its change over increasing times (numbers are half-lives in cycles).  The absolute reference
+# value is left out: forests recognise single cells by it.
 _HISTORY_STATISTICS = ("last", "mean_5", "trend_20_70", "trend_70_200", "trend_200_reference", "deviation")
 AGE_FEATURES: tuple[str, ...] = ("cycles",)
 HISTORY_FEATURES: tuple[str, ...] = tuple(f"{signal}__{name}" for signal in SIGNALS for name in _HISTORY_STATISTICS)
@@ -66,7 +65,7 @@ _RESISTANCE = SIGNALS.index("resistance_ohm")
 
 @njit
 def read_reading_features(state, out):  # type: ignore[no-untyped-def]
-    """Write the features of the reading cadence as of now into `out`, for compiled code."""
+    """Write the current features per reading into `out`, for compiled code."""
     temperature, voltage = state[s.TEMPERATURE_C], state[s.CELL_VOLTAGE_V]
     out[0] = temperature
     out[1] = voltage
@@ -100,7 +99,7 @@ def read_reading_features(state, out):  # type: ignore[no-untyped-def]
 
 @njit
 def read_cycle_features(state, out):  # type: ignore[no-untyped-def]
-    """Write the features of the cycle cadence as of now into `out`, for compiled code."""
+    """Write the current features per cycle into `out`, for compiled code."""
     out[0] = state[s.CYCLES]
     for j in range(s.N_SIGNALS):
         at = _N_AGE + j * _N_STATISTICS
@@ -117,15 +116,15 @@ def read_cycle_features(state, out):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _fold_readings(  # type: ignore[no-untyped-def]
-    states, battery_row, readings, folded, features, cycles, closed, closed_features
+def _update_from_readings(  # type: ignore[no-untyped-def]
+    states, battery_row, readings, applied, features, cycles, closed, closed_features
 ):
     summary = np.empty(step.CLOSED_SIZE)
     count = 0
     for i in range(len(battery_row)):
         state = states[battery_row[i]]
         outcome = step.step_reading(state, readings[i], summary)
-        folded[i] = outcome > 0
+        applied[i] = outcome > 0
         cycles[i] = state[s.CYCLES]
         read_reading_features(state, features[i])
         if outcome == 2:
@@ -138,23 +137,23 @@ def _fold_readings(  # type: ignore[no-untyped-def]
 
 
 @njit
-def _fold_cycles(states, battery_row, cycles, folded, features):  # type: ignore[no-untyped-def]
+def _update_from_cycles(states, battery_row, cycles, applied, features):  # type: ignore[no-untyped-def]
     for i in range(len(battery_row)):
         state = states[battery_row[i]]
-        folded[i] = step.step_cycle(state, cycles[i])
+        applied[i] = step.step_cycle(state, cycles[i])
         read_cycle_features(state, features[i])
 
 
 @dataclass(frozen=True)
 class ReadingUpdates:
-    """What a fold over readings gave.
+    """Result of updating states from readings.
 
     Attributes:
-        applied: bool[n], False where the reading was not newer than its battery's state.
-        features: float64[n, len(READING_FEATURES)], as of each reading.
-        cycles: float64[n], equivalent full cycles as of each reading.
-        closed: float64[m, CLOSED_SIZE], one row for each session that ended; see `closed_table`.
-        closed_features: float64[m, len(CYCLE_FEATURES)], as of each row of `closed`.
+        applied: bool[n], False where the reading was ignored because it was not newer than its battery's state.
+        features: float64[n, len(READING_FEATURES)], after each reading.
+        cycles: float64[n], equivalent full cycles after each reading.
+        closed: float64[m, CLOSED_SIZE], one row for each closed session; see `closed_table`.
+        closed_features: float64[m, len(CYCLE_FEATURES)], after each row of `closed`.
     """
 
     applied: BoolArray
@@ -164,17 +163,17 @@ class ReadingUpdates:
     closed_features: FloatArray
 
     def closed_table(self) -> pd.DataFrame:
-        """The sessions that ended; see `closed_table`."""
+        """The closed sessions; see `closed_table`."""
         return closed_table(self.closed)
 
 
 def closed_table(closed: FloatArray) -> pd.DataFrame:
-    """Sessions that ended, one a row: `battery_row`, `reading` (which ended it), then as in `battery_cycles`.
+    """Closed sessions, one a row: `battery_row`, `reading` (the row that closed it), then as in `battery_cycles`.
 
     Times are in seconds since the epoch.
 
     Args:
-        closed: float64[m, CLOSED_SIZE], as the step leaves them.
+        closed: float64[m, CLOSED_SIZE], as written by `features.step.step_reading`.
     """
     return pd.DataFrame(
         {
@@ -192,14 +191,14 @@ def closed_table(closed: FloatArray) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class CycleUpdates:
-    """What a fold over published cycles gave: `applied` bool[m], `features` float64[m, len(CYCLE_FEATURES)]."""
+    """Result of updating states from cycle summaries: `applied` bool[m], `features` float64[m, len(CYCLE_FEATURES)]."""
 
     applied: BoolArray
     features: FloatArray
 
 
 def _seconds(times: pd.Series) -> FloatArray:
-    # Microseconds fit a float64 exactly for centuries around now.
+    # Microseconds since 1970 fit a float64 exactly until the year 2255.
     return times.astype("datetime64[us, UTC]").astype("int64").to_numpy() / 1e6
 
 
@@ -216,7 +215,7 @@ def readings_matrix(readings: pd.DataFrame) -> FloatArray:
 def cycles_matrix(cycles: pd.DataFrame) -> FloatArray:
     """`cycles` (contract columns) as float64[m, 1 + len(SIGNALS)]: index, then signals, NaN where absent.
 
-    Rows of one battery that stand next to each other with one index and ever later ends are set apart.
+    Adjacent rows of one battery with equal index and increasing end times get increasing indexes (`set_apart`).
     """
     matrix = np.full((len(cycles), 1 + len(SIGNALS)), np.nan)
     for column, name in enumerate(("cycle_index", *SIGNALS)):
@@ -224,14 +223,14 @@ def cycles_matrix(cycles: pd.DataFrame) -> FloatArray:
             matrix[:, column] = cycles[name].to_numpy(dtype=np.float64, na_value=np.nan)
     if {"battery_id", "end_time"} <= set(cycles.columns):
         battery, end = cycles["battery_id"], cycles["end_time"]
-        matrix[:, 0] = set_apart(
+        matrix[:, 0] = separate_equal_ages(
             matrix[:, 0], ((battery == battery.shift()) & (end > end.shift())).to_numpy(dtype=bool)
         )
     return matrix
 
 
 def update_from_readings(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> ReadingUpdates:
-    """Fold `readings` (float64[n, R], any interleaving of batteries) into `states`, in place.
+    """Update `states` in place from `readings`, in any interleaving of batteries.
 
     Args:
         states: float64[k, STATE_SIZE].
@@ -239,32 +238,32 @@ def update_from_readings(states: FloatArray, battery_row: IntArray, readings: Fl
         readings: float64[n, len(READING_INPUTS)], each battery's in time order.
     """
     n = len(readings)
-    folded = np.zeros(n, dtype=np.bool_)
+    applied = np.zeros(n, dtype=np.bool_)
     features = np.empty((n, _N_READING))
     cycles = np.empty(n)
     closed = np.empty((n, step.CLOSED_SIZE))
     closed_features = np.empty((n, _N_CYCLE))
-    count = _fold_readings(states, battery_row, readings, folded, features, cycles, closed, closed_features)
-    return ReadingUpdates(folded, features, cycles, closed[:count].copy(), closed_features[:count].copy())
+    count = _update_from_readings(states, battery_row, readings, applied, features, cycles, closed, closed_features)
+    return ReadingUpdates(applied, features, cycles, closed[:count].copy(), closed_features[:count].copy())
 
 
 def update_from_cycles(states: FloatArray, battery_row: IntArray, cycles: FloatArray) -> CycleUpdates:
-    """Fold published `cycles` (float64[m, 1 + S], see `cycles_matrix`) into `states`, in place."""
-    folded = np.zeros(len(cycles), dtype=np.bool_)
+    """Update `states` in place from cycle summaries (float64[m, 1 + len(SIGNALS)], see `cycles_matrix`)."""
+    applied = np.zeros(len(cycles), dtype=np.bool_)
     features = np.empty((len(cycles), _N_CYCLE))
-    _fold_cycles(states, battery_row, cycles, folded, features)
-    return CycleUpdates(folded, features)
+    _update_from_cycles(states, battery_row, cycles, applied, features)
+    return CycleUpdates(applied, features)
 
 
 def reading_features(state: FloatArray) -> FloatArray:
-    """Features of the reading cadence as of now, float64[len(READING_FEATURES)]."""
+    """Current features per reading, float64[len(READING_FEATURES)]."""
     out = np.empty(_N_READING)
     read_reading_features(state, out)
     return out
 
 
 def cycle_features(state: FloatArray) -> FloatArray:
-    """Features of the cycle cadence as of now, float64[len(CYCLE_FEATURES)]."""
+    """Current features per cycle, float64[len(CYCLE_FEATURES)]."""
     out = np.empty(_N_CYCLE)
     read_cycle_features(state, out)
     return out

@@ -1,15 +1,14 @@
-"""The step function of the twin: `(state, reading) -> state`, compiled.
+"""Compiled update of one battery's state by one reading or by one cycle summary.
 
-Two cadences meet here.  A reading moves the thermal and electrical memory, which is weighted by
-time so that a battery may report every 0.5 s or every 30 s.  When a charge or discharge session
-ends, it is summarised, and the summary moves the memory over cycles; a laboratory's row for a
-cycle enters at that second cadence directly.
+A reading updates the thermal and electrical averages, which are weighted by time so that a battery may
+report every 0.5 s or every 30 s.  When a charge or discharge session closes, it is summarised, and the
+summary updates the averages over cycles; a laboratory's cycle summary updates these directly.
 
-`states` rows are changed in place.  Everything is sequential per battery, so folding a history at
-once, in pieces or one reading at a time gives the same bits.
+`states` rows are changed in place.  Updates are sequential per battery, so processing a history at
+once, in chunks or one reading at a time gives the same bits.
 
-Not kept in numba's disk cache: that notices a change of one file only, while what is compiled here is
-spread over several, and a stale fold would be wrong in silence.
+Not kept in numba's disk cache: that detects changes of one file only, while the code compiled here is
+spread over several, and a stale update would be wrong without an error.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ _TAU_S = np.array(s.TIME_CONSTANTS_S)
 _HALF_LIVES = np.array(s.HALF_LIVES_CYCLES)
 _SCALE = np.array([{"none": 0, "capacity": 1, "resistance": 2}[f.scale] for f in SIGNAL_FIELDS])
 
-#: A session is under way while the two-minute mean current is above this many C.
+#: A session is open while the magnitude of the two-minute mean current is above this, in C.
 SESSION_C_RATE = 0.02
-#: Shorter or smaller sessions are noise and leave no summary.
+#: Shorter or smaller sessions are discarded as noise.
 SESSION_MIN_S = 120.0
 SESSION_MIN_CAPACITIES = 0.01
-#: Standard deviation of the current (in C) below which a resistance cannot be told.
+#: Standard deviation of the current (in C) below which no resistance is estimated.
 RESISTANCE_MIN_C_RATE = 0.03
 
-# What a closed session reports besides its signals; see `closed_columns`.
+# Columns of a closed session before its signals; see `features.state_update.closed_table`.
 CLOSED_BATTERY, CLOSED_READING, CLOSED_INDEX, CLOSED_DIRECTION = 0, 1, 2, 3
 CLOSED_START_S, CLOSED_END_S, CLOSED_THROUGHPUT_AH, CLOSED_SIGNALS = 4, 5, 6, 7
 CLOSED_SIZE = CLOSED_SIGNALS + s.N_SIGNALS
@@ -54,7 +53,7 @@ _TEMPERATURE_RISE = SIGNALS.index("temperature_rise_c")
 
 @njit
 def push_cycle(state, cycle_index, signals):  # type: ignore[no-untyped-def]
-    """Move the memory over cycles by one summary; `signals` in the contract's units, NaN = missing."""
+    """Update the averages over cycles by one cycle summary; `signals` in the contract's units, NaN = missing."""
     nominal = state[s.NOMINAL_CAPACITY_AH]
     for j in range(s.N_SIGNALS):
         x = signals[j]
@@ -87,7 +86,7 @@ def push_cycle(state, cycle_index, signals):  # type: ignore[no-untyped-def]
 
 @njit
 def step_cycle(state, cycle):  # type: ignore[no-untyped-def]
-    """Fold one published cycle `[cycle_index, signals...]`; False if it is not newer than the state."""
+    """Update `state` by one cycle summary `[cycle_index, signals...]`; False if it is not newer than the state."""
     if np.isnan(cycle[0]) or cycle[0] <= state[s.LAST_CYCLE_INDEX]:
         return False
     push_cycle(state, cycle[0], cycle[1:])
@@ -98,11 +97,11 @@ def step_cycle(state, cycle):  # type: ignore[no-untyped-def]
 
 @njit
 def _rest_voltage(state):  # type: ignore[no-untyped-def]
-    """What the cell would show at rest: the two-minute mean voltage, freed of the drop over its own resistance.
+    """Estimated rest voltage of the cell: the two-minute mean voltage without the drop over its resistance.
 
-    Without it the voltage windows of a fast and of a slow charge could not be compared.
+    Makes the voltage windows of fast and slow charges comparable.
     """
-    # The newest one: it was met at nearly the temperature of now.
+    # The newest estimate: it was measured at nearly the present temperature.
     resistance = state[s.SIGNAL_LAST + _RESISTANCE]
     if np.isnan(resistance):
         resistance = 0.0
@@ -120,7 +119,7 @@ def _open_session(state, direction):  # type: ignore[no-untyped-def]
 
 @njit
 def _close_session(state, closed):  # type: ignore[no-untyped-def]
-    """End the open session; True if `closed` now holds a summary worth keeping."""
+    """Close the open session; True if its summary was written to `closed`, False if it was too short or too small."""
     direction = state[s.SESSION_DIRECTION]
     seconds = state[s.SESSION_SECONDS]
     state[s.SESSION_DIRECTION] = 0.0
@@ -136,7 +135,7 @@ def _close_session(state, closed):  # type: ignore[no-untyped-def]
     signals = closed[CLOSED_SIGNALS:]
     edges = _EDGES[int(state[s.CHEMISTRY])]
     first, last = state[s.SESSION_FIRST_VOLTAGE_V], _rest_voltage(state)
-    # A window says something only when the session crossed the whole of it.
+    # A window counts only if the session crossed the whole of it.
     for k in range(s.N_WINDOWS):
         amount = state[s.SESSION_WINDOWS + k] * nominal
         if direction < 0.0 and first <= edges[k] and last >= edges[k + 1]:
@@ -161,7 +160,7 @@ def _close_session(state, closed):  # type: ignore[no-untyped-def]
 
 @njit
 def _share_in_window(low, high, a, b):  # type: ignore[no-untyped-def]
-    """Share of a straight way from `a` to `b` that lies within [low, high)."""
+    """Share of the interval from `a` to `b` that lies within [low, high)."""
     bottom, top = min(a, b), max(a, b)
     if top == bottom:
         return 1.0 if low <= bottom < high else 0.0
@@ -170,10 +169,10 @@ def _share_in_window(low, high, a, b):  # type: ignore[no-untyped-def]
 
 @njit
 def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
-    """Fold one reading (order of `state.READING_INPUTS`, NaN = missing).
+    """Update `state` by one reading (order of `state.READING_INPUTS`, NaN = missing).
 
-    Returns 0 if the reading is not newer than the state and was left alone, 1 if it was folded,
-    2 if folding it ended a session whose summary is now in `closed`.
+    Returns 0 if the reading was ignored because it is not newer than the state, 1 if it was applied,
+    2 if it also closed a session, whose summary is now in `closed`.
     """
     time_s = reading[0]
     if np.isnan(time_s) or time_s <= state[s.TIME_S]:
@@ -191,7 +190,7 @@ def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
         state[s.SEGMENT_START_S] = time_s
         state[s.TAU_WEIGHT : s.TAU_WEIGHT + s.N_TAU] = 0.0
 
-    # What flowed since the last reading, by the trapezoidal rule.
+    # Charge since the last reading, by the trapezoidal rule.
     previous_rest_voltage = _rest_voltage(state)
     mean_c_rate = 0.5 * (c_rate + state[s.C_RATE])
     mean_voltage = 0.5 * (voltage + state[s.CELL_VOLTAGE_V])
@@ -215,7 +214,7 @@ def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
             state[s.TAU_TEMPERATURE + h] = temperature
             state[s.TAU_VOLTAGE + h] = voltage
 
-    # Age: the pack's own count where it sends one, else throughput.
+    # Age: the pack's own cycle count if it sends one, else from throughput.
     if not np.isnan(reading[6]):
         state[s.CYCLES] = max(state[s.CYCLES], reading[6])
     elif connected and not np.isnan(capacities):
@@ -226,7 +225,7 @@ def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
     elif connected and not np.isnan(capacities):
         state[s.SOC] = min(max(state[s.SOC] - 100.0 * capacities, 0.0), 100.0)
 
-    # The open session takes what flowed since the last reading.
+    # Accumulate the interval since the last reading in the open session.
     direction = state[s.SESSION_DIRECTION]
     if connected and direction != 0.0:
         state[s.SESSION_SECONDS] += dt
@@ -256,7 +255,7 @@ def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
     state[s.CELL_VOLTAGE_SPREAD_V] = spread
     state[s.SPEED_KMH] = reading[11]
 
-    # A session lasts while the two-minute mean current keeps its sign; regeneration is too short to turn it.
+    # A session lasts while the two-minute mean current keeps its sign; regenerative braking is too short to reverse it.
     mean = state[s.TAU_C_RATE]
     new_direction = 0.0
     if mean > SESSION_C_RATE:

@@ -1,4 +1,4 @@
-"""From validated telemetry to one table of features and labels for each target."""
+"""Build one table of features and labels for each target from validated telemetry."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEYS: tuple[str, ...] = ("battery_id", "time", "cycle_index", "life_quarter")
 
 @dataclass(frozen=True)
 class LabelParams:
-    """What counts as end of life, failure and 'ahead'; `targets` in params.yaml."""
+    """Label definitions: end of life, failure and horizons; `targets` in params.yaml."""
 
     eol_fraction: float = 0.8
     failure_horizon_cycles: float = 100.0
@@ -42,13 +42,13 @@ class LabelParams:
 
 @dataclass(frozen=True)
 class FeatureTables:
-    """What the features stage hands on.
+    """Output of the features stage.
 
     Attributes:
         tables: for each available target a frame with KEYS, its features and its label, labelled rows only.
-        not_available: for each other target the reason why this source cannot give it.
-        cycles: every cycle that was folded, published or closed by the fold, in contract columns.
-        notes: what a reader of the report should know.
+        not_available: for each other target the reason why this source cannot provide it.
+        cycles: every cycle that updated a state, from the source or closed from readings, in contract columns.
+        notes: remarks for the report, one sentence each.
     """
 
     tables: dict[str, pd.DataFrame]
@@ -58,36 +58,36 @@ class FeatureTables:
 
 
 @dataclass(frozen=True)
-class _Folded:
-    """The fold over everything a source has."""
+class _History:
+    """Features after every row of a source's history: by cycle and by reading."""
 
-    health: pd.DataFrame
+    cycles: pd.DataFrame
     readings: pd.DataFrame
     notes: list[str]
 
 
 def build(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame, params: LabelParams) -> FeatureTables:
-    """Fold a source's history and label it; frames in contract columns, see `telemetry.contract`."""
-    folded = _fold(readings, cycles, batteries)
-    health = _label_health(folded, cycles, batteries, params)
-    ahead = _label_temperature(folded.readings, params)
+    """Compute features and labels of a source's history; frames in contract columns, see `telemetry.contract`."""
+    history = _compute_features(readings, cycles, batteries)
+    by_cycle = _label_cycles(history, cycles, batteries, params)
+    by_reading = _label_temperature(history.readings, params)
     tables: dict[str, pd.DataFrame] = {}
     not_available: dict[str, str] = {}
     for target in TARGETS.values():
-        frame = ahead if target.cadence == "reading" else health
+        frame = by_reading if target.cadence == "reading" else by_cycle
         labelled = frame[frame[target.label].notna()]
-        reason = _why_not(target, frame, labelled, params)
+        reason = _reason_unavailable(target, frame, labelled, params)
         if reason is None:
             columns = [*KEYS, *target.feature_names, target.label]
             tables[target.name] = labelled[columns].reset_index(drop=True)
         else:
             not_available[target.name] = reason
-    summaries = folded.health.drop(columns=list(CYCLE_FEATURES))
-    return FeatureTables(tables, not_available, summaries, folded.notes)
+    summaries = history.cycles.drop(columns=list(CYCLE_FEATURES))
+    return FeatureTables(tables, not_available, summaries, history.notes)
 
 
-def _fold(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame) -> _Folded:
-    """Each battery's cycles in order of age, and its readings in order of time on top of the cycles before them."""
+def _compute_features(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame) -> _History:
+    """Update states from each battery's cycles by index, and from its readings by time after its earlier cycles."""
     ids = np.unique(np.concatenate([frame["battery_id"].astype(str) for frame in (readings, cycles, batteries)]))
     states = _states(ids, batteries)
     notes: list[str] = []
@@ -106,17 +106,17 @@ def _fold(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame)
     )
     late = int((~by_cycle.applied).sum() + (~by_reading.applied).sum())
     if late:
-        notes.append(f"{late} rows were not newer than what their battery had already said and were not folded")
+        notes.append(f"{late} rows were not newer than their battery's state and were ignored")
 
     closed = by_reading.closed_table()
-    # Whose sessions are published has them whole, wherever its readings happen to begin.
+    # Sessions in the cycles table are complete; those closed from readings may lack their beginning.
     summarised = published.loc[_are_sessions(published), "battery_id"].astype(str).unique()
     new = ~np.isin(ids[closed["battery_row"]], summarised)
     if not new.all():
-        notes.append(f"{int((~new).sum())} sessions in readings were left aside: their batteries' cycles hold them")
+        notes.append(f"{int((~new).sum())} sessions closed from readings were ignored: the cycles table has them")
     closed = closed[new].reset_index(drop=True)
     ended_by = readings.iloc[closed["reading"]].reset_index(drop=True)
-    # A session that a gap ended knows nothing of the reading after the gap: its label is the last one inside it.
+    # A session closed by a gap is labelled by its last reading before the gap.
     inside = readings.iloc[np.maximum(closed["reading"].to_numpy() - 1, 0)].reset_index(drop=True)
     sessions = closed.drop(columns=["battery_row", "reading", "start_s", "end_s"]).assign(
         battery_id=ended_by["battery_id"],
@@ -124,30 +124,32 @@ def _fold(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame)
         end_time=_times(closed["end_s"].to_numpy()),
         soh=inside.get("soh", np.nan),
     )
-    health = pd.concat(
+    closed_cycles = pd.concat(
         [
             _with_features(published[by_cycle.applied], by_cycle.features[by_cycle.applied]),
             _with_features(sessions, by_reading.closed_features[new]),
         ],
         ignore_index=True,
     ).sort_values(["battery_id", "cycle_index"], kind="stable", ignore_index=True)
-    seen = pd.concat(
+    features = pd.concat(
         [
             readings[["battery_id", "time", "temperature", "warning_level"]],
             pd.DataFrame(by_reading.features, columns=list(READING_FEATURES)),
         ],
         axis=1,
     ).assign(cycle_index=by_reading.cycles)
-    silent = sorted(set(ids) - set(health["battery_id"]) - set(readings["battery_id"]))
-    if silent:
-        notes.append(f"no telemetry to learn from for {len(silent)} batteries: {', '.join(silent)}")
-    return _Folded(health, seen[by_reading.applied].reset_index(drop=True), notes)
+    without_telemetry = sorted(set(ids) - set(closed_cycles["battery_id"]) - set(readings["battery_id"]))
+    if without_telemetry:
+        notes.append(
+            f"no telemetry to learn from for {len(without_telemetry)} batteries: {', '.join(without_telemetry)}"
+        )
+    return _History(closed_cycles, features[by_reading.applied].reset_index(drop=True), notes)
 
 
 def _states(ids: NDArray[np.str_], batteries: pd.DataFrame) -> FloatArray:
-    """A state for each of `ids` that knows what its battery is made of."""
+    """A new state for each of `ids`, with the properties of its battery."""
     states = new_states(len(ids))
-    # In a column of text a missing value is NaN.
+    # Missing values in text columns are NaN; `set_battery` expects None.
     for battery in batteries.astype(object).where(batteries.notna(), None).to_dict("records"):
         set_battery(
             states[np.searchsorted(ids, battery["battery_id"])],
@@ -159,12 +161,12 @@ def _states(ids: NDArray[np.str_], batteries: pd.DataFrame) -> FloatArray:
 
 
 def _are_sessions(cycles: pd.DataFrame) -> BoolArray:
-    """Which rows were summarised from readings; a laboratory's cycle was published by itself."""
+    """Which rows are sessions summarised from readings, as opposed to laboratory cycles."""
     return cycles["kind"].isin(["charge", "discharge"]).to_numpy(dtype=bool)
 
 
 def _before_readings(cycles: pd.DataFrame, readings: pd.DataFrame) -> BoolArray:
-    """Which cycles the readings of their battery build on: all but the sessions that they make again."""
+    """Which cycles update the state before the readings of their battery: all but the sessions that these repeat."""
     begin = readings.groupby("battery_id")["time"].min().reindex(cycles["battery_id"]).set_axis(cycles.index)
     return ~((cycles["end_time"] > begin).to_numpy(dtype=bool) & _are_sessions(cycles))
 
@@ -178,30 +180,32 @@ def _with_features(rows: pd.DataFrame, features: FloatArray) -> pd.DataFrame:
     return pd.concat([rows.reset_index(drop=True), table], axis=1)
 
 
-def _measured_health(folded: _Folded, cycles: pd.DataFrame, batteries: pd.DataFrame) -> pd.DataFrame:
-    """Every known health: `battery_id`, `cycle_index`, `soh_fraction`, ascending."""
+def _measured_soh(history: _History, cycles: pd.DataFrame, batteries: pd.DataFrame) -> pd.DataFrame:
+    """Every known state of health: `battery_id`, `cycle_index`, `soh_fraction`, ascending."""
     nominal = batteries.set_index("battery_id")["nominal_capacity_ah"]
     measured = cycles["capacity_ah"] / cycles["battery_id"].map(nominal).astype(float)
     published = cycles[["battery_id", "cycle_index"]].assign(soh_fraction=measured.fillna(cycles["soh"] / 100.0))
-    sessions = folded.health[["battery_id", "cycle_index"]].assign(soh_fraction=folded.health["soh"] / 100.0)
+    sessions = history.cycles[["battery_id", "cycle_index"]].assign(soh_fraction=history.cycles["soh"] / 100.0)
     known = pd.concat([published, sessions], ignore_index=True).dropna()
     known = known.sort_values(["battery_id", "cycle_index"], kind="stable")
     return known.drop_duplicates(["battery_id", "cycle_index"], keep="first")
 
 
-def _label_health(folded: _Folded, cycles: pd.DataFrame, batteries: pd.DataFrame, params: LabelParams) -> pd.DataFrame:
-    """The folded cycles with `soh_fraction`, `remaining_cycles`, `fails_within_horizon` and `life_quarter`."""
-    measured = _measured_health(folded, cycles, batteries)
-    rows = folded.health.merge(measured, on=["battery_id", "cycle_index"], how="left")
+def _label_cycles(
+    history: _History, cycles: pd.DataFrame, batteries: pd.DataFrame, params: LabelParams
+) -> pd.DataFrame:
+    """The cycles of `history` with `soh_fraction`, `remaining_cycles`, `fails_within_horizon` and `life_quarter`."""
+    measured = _measured_soh(history, cycles, batteries)
+    rows = history.cycles.merge(measured, on=["battery_id", "cycle_index"], how="left")
     rows["time"] = rows["end_time"]
-    faults = _fault_cycles(folded.readings, cycles, params)
-    watched = pd.concat(
-        [frame[["battery_id", "cycle_index"]] for frame in (rows, measured, folded.readings)], ignore_index=True
+    faults = _fault_cycles(history.readings, cycles, params)
+    observed = pd.concat(
+        [frame[["battery_id", "cycle_index"]] for frame in (rows, measured, history.readings)], ignore_index=True
     )
-    last_observed = watched.groupby("battery_id")["cycle_index"].max()
+    last_observed = observed.groupby("battery_id")["cycle_index"].max()
     parts: list[pd.DataFrame] = []
     no_cycles = np.empty(0)
-    reporting = _reporting_warnings(folded.readings, cycles)
+    reporting = _reporting_warnings(history.readings, cycles)
     for battery_id, part in rows.groupby("battery_id", sort=True):
         health = measured[measured["battery_id"] == battery_id]
         index = part["cycle_index"].to_numpy(dtype=float)
@@ -210,13 +214,13 @@ def _label_health(folded: _Folded, cycles: pd.DataFrame, batteries: pd.DataFrame
             health["cycle_index"].to_numpy(dtype=float), health["soh_fraction"].to_numpy(), params.eol_fraction
         )
         events = faults.get(str(battery_id), no_cycles)
-        watched_for_failure = len(health) > 0 or str(battery_id) in reporting
+        failure_observable = len(health) > 0 or str(battery_id) in reporting
         failure = labels.failure_within(
             index,
             horizon_cycles=params.failure_horizon_cycles,
             event_cycles=events,
             eol_cycle=eol,
-            last_observed_cycle=last if watched_for_failure else -np.inf,
+            last_observed_cycle=last if failure_observable else -np.inf,
         )
         parts.append(
             part.assign(
@@ -230,7 +234,7 @@ def _label_health(folded: _Folded, cycles: pd.DataFrame, batteries: pd.DataFrame
 
 
 def _reporting_warnings(readings: pd.DataFrame, cycles: pd.DataFrame) -> set[str]:
-    """The batteries whose silence says something, as they have ever reported an alarm level."""
+    """Batteries that have ever reported an alarm level, for which no alarm means no fault."""
     frames = [frame for frame in (readings, cycles) if "warning_level" in frame]
     return {
         str(battery_id)
@@ -254,7 +258,7 @@ def _fault_cycles(readings: pd.DataFrame, cycles: pd.DataFrame, params: LabelPar
 
 
 def _label_temperature(readings: pd.DataFrame, params: LabelParams) -> pd.DataFrame:
-    """Every `temperature_every_s` one reading of each battery, with `temperature_ahead_c`."""
+    """One reading of each battery every `temperature_every_s`, with `temperature_ahead_c`."""
     parts: list[pd.DataFrame] = []
     for _, part in readings.groupby("battery_id", sort=True):
         time_s = part["time"].astype("int64").to_numpy() / 1e6
@@ -268,23 +272,23 @@ def _label_temperature(readings: pd.DataFrame, params: LabelParams) -> pd.DataFr
         tick = np.floor(time_s / params.temperature_every_s)
         first_of_tick = np.diff(tick, prepend=-np.inf) > 0
         share = (time_s - time_s[0]) / max(time_s[-1] - time_s[0], 1.0)
-        kept = part.assign(temperature_ahead_c=ahead, life_quarter=np.minimum(np.floor(4.0 * share) + 1.0, 4.0))
-        parts.append(kept[first_of_tick])
+        rows = part.assign(temperature_ahead_c=ahead, life_quarter=np.minimum(np.floor(4.0 * share) + 1.0, 4.0))
+        parts.append(rows[first_of_tick])
     columns = [*readings.columns, "temperature_ahead_c", "life_quarter"]
     return pd.concat(parts, ignore_index=True) if parts else readings.reindex(columns=columns)
 
 
-def _why_not(target: Target, frame: pd.DataFrame, labelled: pd.DataFrame, params: LabelParams) -> str | None:
-    """The reason why `target` cannot be learned from what there is, or None."""
+def _reason_unavailable(target: Target, frame: pd.DataFrame, labelled: pd.DataFrame, params: LabelParams) -> str | None:
+    """Why `target` cannot be trained on this source, or None."""
     if frame.empty:
         what = "readings" if target.cadence == "reading" else "cycles with any statistic to learn from"
         return f"the source has no {what}"
     if len(labelled) < params.min_rows:
         missing = {
-            "soh": "no measured capacity goes with the cycles",
-            "temperature": "no reading has another one at the horizon without a gap between",
-            "rul": "no battery was watched until its end of life",
-            "failure": "neither failure nor its absence within the horizon is known",
+            "soh": "no cycle has a measured capacity",
+            "temperature": "no reading has another one at the horizon without a gap in between",
+            "rul": "no battery was observed until its end of life",
+            "failure": "for no row is it known whether a failure follows within the horizon",
         }[target.name]
         return f"{len(labelled)} labelled rows, at least {params.min_rows} are needed: {missing}"
     if target.kind == "classification":

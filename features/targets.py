@@ -1,4 +1,4 @@
-"""The four targets, one entry each; everything that treats a target differently reads it here."""
+"""Definitions of the four prediction targets: label, features, baselines, units and limits."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from features.state_update import CYCLE_FEATURES, READING_FEATURES
 
 @dataclass(frozen=True)
 class Target:
-    """One thing that is predicted.
+    """Definition of one prediction target.
 
     Attributes:
-        label: column of the target's table that holds the truth, in `unit`.
-        cadence: whether a row is a reading or a closed cycle.
+        label: column of the target's feature table with the ground truth, in `unit`.
+        cadence: whether a row is one reading or one closed cycle.
         feature_names: the model's inputs, in order.
-        forbidden: columns of the contract from which the label is made; none may be a feature.
-        baselines: names in `training.baselines` that an honest model has to beat.
-        offset: feature whose value is added to what the model predicts, where it predicts a change.
-        minimum_cycles: cycles that must have been seen before a prediction is given.
-        floor: smallest |actual| that a relative accuracy is measured against, in `unit`.
+        forbidden: contract columns from which the label is computed; none may be a feature.
+        baselines: names in `training.baselines` that a model has to beat.
+        offset: feature whose value is added to the model output, if the model predicts a change.
+        minimum_cycles: cycles that must have been observed before a prediction is given.
+        floor: lower bound of the |actual| in the denominator of the relative accuracy, in `unit`.
     """
 
     name: str

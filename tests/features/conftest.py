@@ -1,4 +1,4 @@
-"""Fixtures of the fold's tests."""
+"""Fixtures of the feature tests."""
 
 from __future__ import annotations
 

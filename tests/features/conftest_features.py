@@ -1,4 +1,4 @@
-"""Drives and lives made of a few lines, for tests of the fold."""
+"""Synthetic readings and cycle summaries for the tests of the state update."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def no_cycles() -> pd.DataFrame:
 
 
 def drive(time_s: NDArray[np.float64], seed: int = 0) -> pd.DataFrame:
-    """Readings of a 100 Ah, 96s pack at `time_s` after START_S: each day a drive, a rest and then charging.
+    """Readings of a 100 Ah, 96s pack at `time_s` after START_S: each day a drive, a rest and then a charge.
 
-    Everything is a smooth function of time, so that it can be sampled at any rate.
+    Every column is a smooth function of time, so that it can be sampled at any rate.
     """
     rng = np.random.default_rng(seed)
     phase = rng.uniform(0.0, 2 * np.pi, 4)
@@ -60,7 +60,7 @@ def drive(time_s: NDArray[np.float64], seed: int = 0) -> pd.DataFrame:
 
 
 def laboratory(cell: str, cycles: int, fade: float, seed: int) -> pd.DataFrame:
-    """Cycle summaries of a cell whose signals follow its health with noise; `fade` is the loss a cycle."""
+    """Cycle summaries of a cell whose signals follow its state of health with noise; `fade` is the loss per cycle."""
     rng = np.random.default_rng(seed)
     index = np.arange(1.0, cycles + 1.0)
     health = 1.0 - fade * index - 0.4 * (fade * index) ** 2
@@ -78,7 +78,7 @@ def laboratory(cell: str, cycles: int, fade: float, seed: int) -> pd.DataFrame:
 
 @pytest.fixture
 def cells() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Twelve laboratory cells, most of which reach 0.8 of nominal, and their batteries table."""
+    """Cycles of twelve laboratory cells, most of which reach 0.8 of nominal capacity, and the batteries table."""
     rng = np.random.default_rng(3)
     parts = [laboratory(f"cell-{k:02d}", 160, fade, seed=k) for k, fade in enumerate(rng.uniform(0.0009, 0.0024, 12))]
     cycles = pd.concat(parts, ignore_index=True)

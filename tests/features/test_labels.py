@@ -1,4 +1,4 @@
-"""Labels: end of life for good, censoring, and a horizon that never crosses a gap."""
+"""Labels: permanent end of life, censoring, and a temperature horizon that never crosses a gap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from features import labels
 
 
-def test_end_of_life_is_for_good() -> None:
+def test_end_of_life_ignores_a_dip_that_recovers() -> None:
     cycles = np.arange(1.0, 8.0)
     dips_and_recovers = np.array([0.90, 0.79, 0.85, 0.81, 0.79, np.nan, 0.78])
     assert labels.end_of_life(cycles, dips_and_recovers, 0.8) == 5.0
@@ -19,11 +19,11 @@ def test_end_of_life_is_for_good() -> None:
     assert labels.end_of_life(cycles, np.full(7, 0.5), 0.8) == 1.0
 
 
-def test_a_battery_that_has_not_failed_has_no_remaining_life() -> None:
+def test_remaining_cycles_of_a_censored_battery_are_unknown() -> None:
     assert np.isnan(labels.remaining_cycles(np.arange(5.0), float("nan"))).all()
 
 
-def test_remaining_life_ends_with_life() -> None:
+def test_remaining_cycles_are_unknown_after_the_end_of_life() -> None:
     remaining = labels.remaining_cycles(np.arange(1.0, 6.0), 3.0)
     assert remaining[:2].tolist() == [2.0, 1.0]
     assert np.isnan(remaining[2:]).all()
@@ -35,7 +35,7 @@ def test_remaining_life_ends_with_life() -> None:
     horizon=st.integers(1, 150),
     faults=st.lists(st.integers(1, 400), max_size=4),
 )
-def test_failure_is_known_only_as_far_as_the_battery_was_watched(
+def test_failure_label_is_unknown_beyond_the_observed_record(
     last: int, eol: int | None, horizon: int, faults: list[int]
 ) -> None:
     index = np.arange(1.0, last + 1.0)
@@ -62,17 +62,17 @@ def ahead(time_s: list[float], temperature: list[float]) -> np.ndarray:
     )
 
 
-def test_the_reading_nearest_to_the_horizon_is_taken() -> None:
+def test_temperature_label_is_the_reading_nearest_to_the_horizon() -> None:
     times = [0.0, 100.0, 200.0, 290.0, 305.0, 400.0]
     assert ahead(times, [20.0, 21.0, 22.0, 23.0, 24.0, 25.0])[:2] == pytest.approx([24.0, 25.0])
 
 
-def test_a_horizon_is_never_crossed_over_a_gap() -> None:
+def test_temperature_label_is_unknown_across_a_gap() -> None:
     times = [0.0, 60.0, 120.0, 300.0, 360.0]  # 180 s without a reading
     assert np.isnan(ahead(times, [20.0, 20.0, 20.0, 30.0, 31.0])).all()
 
 
-def test_nothing_within_the_tolerance_is_no_label() -> None:
+def test_temperature_label_is_unknown_outside_the_tolerance() -> None:
     assert np.isnan(ahead([0.0, 100.0, 200.0], [1.0, 2.0, 3.0])).all()
     assert ahead([], []).size == 0
 

@@ -1,4 +1,4 @@
-"""The leak guard refuses the target, the future and a formula, and lets honest features pass."""
+"""The leakage check rejects the target, future values and formulas of the target, and accepts valid features."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def table(cells: Cells, no_readings: pd.DataFrame) -> pd.DataFrame:
     return build(no_readings, cycles, batteries, LabelParams()).tables["soh"]
 
 
-def test_honest_features_pass(table: pd.DataFrame) -> None:
+def test_valid_features_pass(table: pd.DataFrame) -> None:
     leakage_check.reject_labels(SOH, SOH.feature_names)
     leakage_check.reject_target_formulas(table, SOH, SOH.feature_names)
 
@@ -31,7 +31,7 @@ def test_honest_features_pass(table: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     "name", ["soh_fraction", "capacity_ah", "capacity_ah__last", "soh", "throughput_ah__trend_20_70"]
 )
-def test_the_target_is_no_feature(name: str) -> None:
+def test_label_columns_are_rejected(name: str) -> None:
     with pytest.raises(LeakageError, match=name) as error:
         leakage_check.reject_labels(SOH, (*SOH.feature_names, name))
     assert error.value.field == name
@@ -42,7 +42,7 @@ def test_no_target_uses_its_own_label() -> None:
         leakage_check.reject_labels(target, target.feature_names)
 
 
-def test_a_value_from_the_future(cells: Cells, no_readings: pd.DataFrame) -> None:
+def test_future_value_is_rejected(cells: Cells, no_readings: pd.DataFrame) -> None:
     cycles, batteries = cells
     half = cycles[cycles["cycle_index"] <= 80]
 
@@ -56,7 +56,7 @@ def test_a_value_from_the_future(cells: Cells, no_readings: pd.DataFrame) -> Non
         leakage_check.reject_future_values(leaky(cycles), leaky(half), (*SOH.feature_names, "slope_ahead"), key)
 
 
-def test_smoothing_over_the_whole_history_is_the_future_too(cells: Cells, no_readings: pd.DataFrame) -> None:
+def test_centred_smoothing_is_rejected(cells: Cells, no_readings: pd.DataFrame) -> None:
     cycles, batteries = cells
 
     def centred(frame: pd.DataFrame) -> pd.DataFrame:
@@ -73,12 +73,12 @@ def test_smoothing_over_the_whole_history_is_the_future_too(cells: Cells, no_rea
 
 
 @pytest.mark.parametrize(
-    ("features", "culprit"),
+    ("features", "expected"),
     [
         (lambda t: {"health_index": 3.0 - 2.0 * t["soh_fraction"]}, "health_index"),
         (lambda t: {"wear": np.exp(-5 * t["soh_fraction"])}, "wear"),
         (
-            # Charge moved and depth of discharge: neither alone, their quotient is the capacity.
+            # Throughput and depth of discharge: neither alone, but their quotient is the capacity.
             lambda t: {
                 "moved_ah": t["soh_fraction"] * (depth := np.random.default_rng(0).uniform(0.2, 0.9, len(t))),
                 "depth": depth,
@@ -95,16 +95,16 @@ def test_smoothing_over_the_whole_history_is_the_future_too(cells: Cells, no_rea
     ],
     ids=["linear", "monotone", "quotient", "difference"],
 )
-def test_a_formula_of_the_target(table: pd.DataFrame, features: object, culprit: str) -> None:
+def test_formula_of_the_target_is_rejected(table: pd.DataFrame, features: object, expected: str) -> None:
     assert callable(features)
     added = features(table)
     leaky = table.assign(**added)
     names = (*SOH.feature_names, *added)
-    with pytest.raises(LeakageError, match=f"({culprit}) determines soh"):
+    with pytest.raises(LeakageError, match=f"({expected}) determines soh"):
         leakage_check.reject_target_formulas(leaky, SOH, names)
 
 
-def test_a_formula_of_a_class(cells: Cells, no_readings: pd.DataFrame) -> None:
+def test_formula_of_a_class_label_is_rejected(cells: Cells, no_readings: pd.DataFrame) -> None:
     cycles, batteries = cells
     target = TARGETS["failure"]
     table = build(no_readings, cycles, batteries, LabelParams(failure_horizon_cycles=20)).tables["failure"]
@@ -114,7 +114,7 @@ def test_a_formula_of_a_class(cells: Cells, no_readings: pd.DataFrame) -> None:
         leakage_check.reject_target_formulas(leaky, target, (*target.feature_names, "alarm_soon"))
 
 
-def test_the_keys_are_no_features() -> None:
+def test_keys_are_not_features() -> None:
     for target in TARGETS.values():
         assert not set(KEYS) & set(target.feature_names)
         assert dataclasses.replace(target).feature_names == target.feature_names

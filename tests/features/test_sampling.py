@@ -1,4 +1,4 @@
-"""A battery that reports every 0.5, 10 or 30 s is the same battery."""
+"""Features hardly depend on the sampling interval: 0.5, 10 and 30 s agree within tolerances."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from conftest_features import drive
 from features import state as s
 from features import state_update
 
-#: Largest difference from the 0.5 s features, in each feature's unit, at 30 s sampling of a drive whose
-#: current turns over within a minute.
+#: Largest difference from the features at 0.5 s, in each feature's unit, at 30 s sampling of a drive whose
+#: current reverses within a minute.
 TOLERANCES = {
     "temperature_change_c": 0.1,
     "c_rate_mean": 0.04,
@@ -23,7 +23,7 @@ TOLERANCES = {
 }
 
 
-def folded(every_s: float) -> tuple[np.ndarray, state_update.ReadingUpdates]:
+def updates(every_s: float) -> tuple[np.ndarray, state_update.ReadingUpdates]:
     readings = drive(np.arange(0.0, 10_801.0, every_s), seed=5)
     states = s.new_states(1)
     s.set_battery(states[0], nominal_capacity_ah=100.0, cells_in_series=96, chemistry="NMC")
@@ -33,30 +33,34 @@ def folded(every_s: float) -> tuple[np.ndarray, state_update.ReadingUpdates]:
 
 @pytest.fixture(scope="module")
 def finest() -> tuple[np.ndarray, state_update.ReadingUpdates]:
-    return folded(0.5)
+    return updates(0.5)
 
 
 @pytest.mark.parametrize("every_s", [10.0, 30.0])
-def test_reading_features_agree(finest: tuple[np.ndarray, state_update.ReadingUpdates], every_s: float) -> None:
-    times, result = folded(every_s)
+def test_reading_features_agree_across_sampling_intervals(
+    finest: tuple[np.ndarray, state_update.ReadingUpdates], every_s: float
+) -> None:
+    times, result = updates(every_s)
     at = np.searchsorted(finest[0], times)
-    # Right after a session starts or ends the rates may still disagree about whether it has.
+    # Right after the start or end of a session the rates may disagree about whether it is open.
     same_session = (
         result.features[:, state_update.READING_FEATURES.index("session_direction")]
         == (finest[1].features[at, state_update.READING_FEATURES.index("session_direction")])
     )
     assert same_session.mean() > 0.97
-    settled = same_session & (times > times[0] + 300.0)
+    comparable = same_session & (times > times[0] + 300.0)
     for stem, tolerance in TOLERANCES.items():
         for column, name in enumerate(state_update.READING_FEATURES):
             if name.startswith(stem):
-                difference = np.abs(result.features[settled, column] - finest[1].features[at[settled], column])
+                difference = np.abs(result.features[comparable, column] - finest[1].features[at[comparable], column])
                 assert np.nanmax(difference, initial=0.0) <= tolerance, name
 
 
 @pytest.mark.parametrize("every_s", [10.0, 30.0])
-def test_session_summaries_agree(finest: tuple[np.ndarray, state_update.ReadingUpdates], every_s: float) -> None:
-    reference, table = finest[1].closed_table(), folded(every_s)[1].closed_table()
+def test_session_summaries_agree_across_sampling_intervals(
+    finest: tuple[np.ndarray, state_update.ReadingUpdates], every_s: float
+) -> None:
+    reference, table = finest[1].closed_table(), updates(every_s)[1].closed_table()
     assert table["kind"].tolist() == reference["kind"].tolist()
     assert table["throughput_ah"].to_numpy() == pytest.approx(reference["throughput_ah"].to_numpy(), rel=0.02)
     for name in ("discharge_voltage_mean_v", "temperature_mean_c", "cell_voltage_spread_v"):
@@ -66,8 +70,8 @@ def test_session_summaries_agree(finest: tuple[np.ndarray, state_update.ReadingU
     )
 
 
-def test_a_sample_weighted_mean_would_not_agree() -> None:
-    """The control: with uneven sampling, averaging by sample gives another number than averaging by time."""
+def test_sample_weighted_mean_does_not_agree() -> None:
+    """Negative control: with uneven sampling a mean by sample differs from a mean by time."""
     dense, sparse = np.arange(0.0, 1800.0, 0.5), np.arange(1800.0, 3600.0, 30.0)
     readings = drive(np.concatenate([dense, sparse]), seed=5)
     even = drive(np.arange(0.0, 3600.0, 30.0), seed=5)

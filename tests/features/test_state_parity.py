@@ -1,4 +1,4 @@
-"""One fold, everywhere: however a history is cut up, the same bits come out."""
+"""State parity: a history gives the same bits at once, in chunks, one by one and in any interleaving of batteries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ N_BATTERIES = 3
 
 @pytest.fixture(scope="module")
 def history() -> tuple[np.ndarray, np.ndarray]:
-    """Readings of three batteries, in turn; with a gap and missing values."""
+    """Interleaved readings of three batteries, with a gap and missing values."""
     time_s = np.concatenate([np.arange(0, 10_800, 20.0), np.arange(90_000, 101_000, 20.0)])
     matrices = [state_update.readings_matrix(drive(time_s, seed)) for seed in range(N_BATTERIES)]
     rng = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def whole(history: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, state_upd
     return states, state_update.update_from_readings(states, *history)
 
 
-def test_the_history_closes_sessions(whole: tuple[np.ndarray, state_update.ReadingUpdates]) -> None:
+def test_history_closes_sessions(whole: tuple[np.ndarray, state_update.ReadingUpdates]) -> None:
     table = whole[1].closed_table()
     assert set(table["kind"]) == {"charge", "discharge"}
     assert table["resistance_ohm"].notna().any()
@@ -55,7 +55,7 @@ def test_the_history_closes_sessions(whole: tuple[np.ndarray, state_update.Readi
 
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(0, 2700), max_size=5))
-def test_split_with_the_state_stored_between(
+def test_chunks_with_the_state_serialised_between_them_give_the_same_bits(
     history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, state_update.ReadingUpdates], cuts: list[int]
 ) -> None:
     battery, rows = history
@@ -70,7 +70,7 @@ def test_split_with_the_state_stored_between(
     assert same(np.concatenate(closed), whole[1].closed_features)
 
 
-def test_one_by_one(
+def test_readings_one_by_one_give_the_same_bits(
     history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, state_update.ReadingUpdates]
 ) -> None:
     battery, rows = history
@@ -84,7 +84,7 @@ def test_one_by_one(
 
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_any_interleaving_of_batteries(
+def test_any_interleaving_of_batteries_gives_the_same_bits(
     history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, state_update.ReadingUpdates], seed: int
 ) -> None:
     battery, rows = history
@@ -100,7 +100,7 @@ def test_any_interleaving_of_batteries(
 
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
-def test_old_and_repeated_readings_leave_the_state_alone(
+def test_old_and_repeated_readings_do_not_change_the_state(
     history: tuple[np.ndarray, np.ndarray], whole: tuple[np.ndarray, state_update.ReadingUpdates], data: st.DataObject
 ) -> None:
     battery, rows = history
@@ -111,7 +111,7 @@ def test_old_and_repeated_readings_leave_the_state_alone(
     assert same(states, whole[0])
 
 
-def test_cycles_split_anywhere() -> None:
+def test_cycles_one_by_one_give_the_same_bits() -> None:
     from conftest_features import laboratory
 
     cycles = state_update.cycles_matrix(laboratory("a", 60, 0.001, seed=1))
@@ -127,7 +127,7 @@ def test_cycles_split_anywhere() -> None:
 
 
 @pytest.mark.parametrize("damage", ["", "not a state", "QUJD", "flip", "version", "bomb"])
-def test_a_state_that_is_not_ours_is_refused(damage: str) -> None:
+def test_invalid_state_is_rejected(damage: str) -> None:
     import base64
     import struct
     import zlib

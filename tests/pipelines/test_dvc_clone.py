@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from deploy.servers.minio import REGION, Minio
-from deploy.servers.process import HOST, Command, Server, answers, unused_port
+from deploy.servers.process import HOST, Command, Server, responds, unused_port
 from telemetry.batch import Batch, rows_of
 from telemetry.contract import CYCLE_FIELDS, names
 from telemetry.settings import NO_TELEMETRY
@@ -157,7 +157,7 @@ def test_a_pulled_cache_and_an_empty_registry_end_in_a_served_champion(
     service = Command(
         "prediction service",
         (sys.executable, "-m", "serving"),
-        ready=lambda: answers(f"{url}/readyz"),
+        ready=lambda: responds(f"{url}/readyz"),
         log=tmp_path / "service.log",
         folder=pulled,
         environment=environment_of(pulled)
@@ -213,7 +213,7 @@ def test_what_was_lived_is_learned_from_again(
         "each session is learned from once"
     )
     assert metrics["targets"]["soh"]["mae"] == pytest.approx(before["targets"]["soh"]["mae"], rel=0.3)
-    assert any("sessions in readings were left aside" in note for note in metrics["notes"])
+    assert any("sessions closed from readings were ignored" in note for note in metrics["notes"])
     assert "postgresql://" not in (clone / "params.yaml").read_text() + (clone / "dvc.lock").read_text()
     listed = json.loads(run(clone, sys.executable, "-m", "training.registry", "list", "--domain", "lived", "--json"))
     assert listed["domain"] == "lived"
