@@ -1,1 +1,1 @@
-"""One short file for each DVC stage: read parameters and files, call, write."""
+"""The stages of the DVC pipeline, one short module each: read parameters and files, call, write."""

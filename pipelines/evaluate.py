@@ -1,4 +1,4 @@
-"""Stage `evaluate`: `reports/metrics.json`, its headline and the pictures, from what the training stages predicted."""
+"""Stage `evaluate`: write metrics, their summary and plots from the predictions of the training stages."""
 
 from __future__ import annotations
 
@@ -21,14 +21,12 @@ log = logging.getLogger(__name__)
 PLOTS = REPORTS / "plots"
 
 
-def judged_rows(kind: str, fits: dict[str, Any], eol_fraction: float) -> dict[str, pd.DataFrame]:
-    """Predictions of every available target, `kind` being "oof" or "gate", with all their baselines."""
-    judged = {name: pd.read_parquet(MODELS / name / f"{kind}.parquet") for name in fits}
-    if "rul" in judged and "soh" in judged:
-        judged["rul"] = add_linear_extrapolation(
-            judged["rul"], judged["soh"], eol_fraction, longest=fits["rul"]["label_max"]
-        )
-    return judged
+def read_predictions(kind: str, fits: dict[str, Any], eol_fraction: float) -> dict[str, pd.DataFrame]:
+    """Predictions and baselines of every available target, `kind` being "oof" or "gate"."""
+    rows = {name: pd.read_parquet(MODELS / name / f"{kind}.parquet") for name in fits}
+    if "rul" in rows and "soh" in rows:
+        rows["rul"] = add_linear_extrapolation(rows["rul"], rows["soh"], eol_fraction, longest=fits["rul"]["label_max"])
+    return rows
 
 
 def importance(name: str) -> pd.DataFrame:
@@ -37,9 +35,9 @@ def importance(name: str) -> pd.DataFrame:
     forest = OnnxForest(MODELS / name / "model.onnx")
     gate = pd.read_parquet(MODELS / name / "gate.parquet")
     features = gate.filter(like="feature_").rename(columns=lambda column: column.removeprefix("feature_"))
-    # A present value that is only added to a predicted change is not the model's: it is not shuffled there.
-    known = 0.0 if target.offset is None else features[target.offset]
-    rows = features.assign(**{target.label: gate["actual"], "_offset": known})
+    # The current value that is added to a predicted change is no output of the model, so it is not permuted.
+    offset = 0.0 if target.offset is None else features[target.offset]
+    rows = features.assign(**{target.label: gate["actual"], "_offset": offset})
 
     def predict(frame: pd.DataFrame) -> np.ndarray:
         value = forest.predict(frame[list(target.feature_names)].to_numpy(dtype=np.float32))
@@ -49,21 +47,21 @@ def importance(name: str) -> pd.DataFrame:
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, Any]:
-    """What fits a table of experiments: each target's error and skill, out of fold and on the gate.
+    """Summary for a table of experiments: each target's error and skill, out of fold and on the gate batteries.
 
     Args:
         metrics: content of `reports/metrics.json`.
     """
     return {
         rows: {
-            name: {measure: entry[measure] for measure in (_decisive(name), "skill")}
+            name: {measure: entry[measure] for measure in (_error_metric(name), "skill")}
             for name, entry in metrics[section].items()
         }
         for rows, section in (("out_of_fold", "targets"), ("gate", "gate"))
     }
 
 
-def _decisive(target: str) -> str:
+def _error_metric(target: str) -> str:
     return "brier" if TARGETS[target].kind == "classification" else "mae"
 
 
@@ -72,8 +70,8 @@ def main() -> None:
     params = load_params()
     fits = {name: read_json(MODELS / name / "fit.json") for name in TARGETS}
     available = {name: fit for name, fit in fits.items() if fit["available"]}
-    oof = judged_rows("oof", available, params["targets"]["eol_fraction"])
-    gate = judged_rows("gate", available, params["targets"]["eol_fraction"])
+    oof = read_predictions("oof", available, params["targets"]["eol_fraction"])
+    gate = read_predictions("gate", available, params["targets"]["eol_fraction"])
 
     metrics = {
         "source": params["source"]["name"],
@@ -96,8 +94,8 @@ def main() -> None:
     importances = {name: importance(name) for name in available}
     plots.importance(importances, PLOTS / "importance.png")
     for name, entry in metrics["targets"].items():
-        decisive = _decisive(name)
-        log.info("%s: %s %.4g %s, skill %.3f", name, decisive, entry[decisive], entry["unit"], entry["skill"])
+        error = _error_metric(name)
+        log.info("%s: %s %.4g %s, skill %.3f", name, error, entry[error], entry["unit"], entry["skill"])
     for name, reason in metrics["not_available"].items():
         log.info("%s is not available: %s", name, reason)
 

@@ -1,4 +1,4 @@
-"""Stage `features`: fold the validated history, label it, refuse leaks, write one table for each target."""
+"""Stage `features`: build one table of features and labels for each target and check it for data leakage."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from training.params import FEATURES, VALIDATED, load_params, parse_section, sta
 
 log = logging.getLogger(__name__)
 
-#: Batteries whose history the guard folds again without its second half.
-_GUARDED_BATTERIES = 8
+#: Batteries whose features the leakage check computes again without the second half of their history.
+_CHECKED_BATTERIES = 8
 
 
 def features(
     readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame, params: LabelParams
 ) -> FeatureTables:
-    """The tables of all targets, after the leak guard has passed them."""
+    """The tables of all targets, after they have passed the data leakage check."""
     built = build(readings, cycles, batteries, params)
-    beginning = build(*_beginning(readings, cycles, batteries), _any_number(params))
+    truncated = build(*_truncated(readings, cycles, batteries), _without_minimum_rows(params))
     for name, table in built.tables.items():
         target = TARGETS[name]
         leakage_check.reject_labels(target, target.feature_names)
-        if name in beginning.tables:
-            leakage_check.reject_future_values(table, beginning.tables[name], target.feature_names, _row_key(table))
+        if name in truncated.tables:
+            leakage_check.reject_future_values(table, truncated.tables[name], target.feature_names, _row_key(table))
         leakage_check.reject_target_formulas(table, target, target.feature_names)
     return built
 
 
-def _any_number(params: LabelParams) -> LabelParams:
-    """The same definitions, without asking for enough rows to learn from."""
+def _without_minimum_rows(params: LabelParams) -> LabelParams:
+    """The same definitions, without the minimum number of rows for training."""
     return LabelParams(**{**vars(params), "min_rows": 1, "min_events": 0})
 
 
@@ -45,30 +45,37 @@ def _row_key(table: pd.DataFrame) -> tuple[str, ...]:
     return ("battery_id", "time") if table["time"].notna().any() else ("battery_id", "cycle_index")
 
 
-def _beginning(
+def _truncated(
     readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The beginning of some batteries' histories: half of their readings, and the cycles that had ended by then."""
+    """Truncated histories of some batteries: the first half of their readings, and the cycles ended by then."""
     ids = np.unique(np.concatenate([frame["battery_id"].astype(str) for frame in (readings, cycles)]))
-    some = ids[:: max(1, len(ids) // _GUARDED_BATTERIES)]
-    readings, cycles = (frame[frame["battery_id"].isin(some)] for frame in (readings, cycles))
-    until = _beginning_ends(readings, cycles)
-    read_until, ended_until = (until.reindex(frame["battery_id"]).set_axis(frame.index) for frame in (readings, cycles))
-    # Where a cycle and the readings cannot be told apart in time, half of the cycles it is.
-    untimed = cycles["end_time"].isna() | ended_until.isna()
+    sample = ids[:: max(1, len(ids) // _CHECKED_BATTERIES)]
+    readings, cycles = (frame[frame["battery_id"].isin(sample)] for frame in (readings, cycles))
+    cutoff = _cutoff_times(readings, cycles)
+    reading_cutoff, cycle_cutoff = (
+        cutoff.reindex(frame["battery_id"]).set_axis(frame.index) for frame in (readings, cycles)
+    )
+    # Cycles that cannot be compared with the cut-off by time are truncated to their first half.
+    untimed = cycles["end_time"].isna() | cycle_cutoff.isna()
     half = _first_half(cycles, "cycle_index").index
-    kept = (cycles["end_time"] <= ended_until) | (untimed & cycles.index.isin(half))
-    return readings[readings["time"] <= read_until], cycles[kept], batteries[batteries["battery_id"].isin(some)]
+    selected = (cycles["end_time"] <= cycle_cutoff) | (untimed & cycles.index.isin(half))
+    return (
+        readings[readings["time"] <= reading_cutoff],
+        cycles[selected],
+        batteries[batteries["battery_id"].isin(sample)],
+    )
 
 
-def _beginning_ends(readings: pd.DataFrame, cycles: pd.DataFrame) -> pd.Series:
-    """When the beginning of each battery with readings ends; something comes after it."""
-    until = _first_half(readings, "time").groupby("battery_id")["time"].max()
+def _cutoff_times(readings: pd.DataFrame, cycles: pd.DataFrame) -> pd.Series:
+    """Cut-off time of each battery with readings, such that some of its history lies after it."""
+    cutoff = _first_half(readings, "time").groupby("battery_id")["time"].max()
     ends, times = cycles.groupby("battery_id")["end_time"], readings.groupby("battery_id")["time"]
-    first, last, read = (found.reindex(until.index) for found in (ends.min(), ends.max(), times.max()))
-    # Readings may be older than every session that is kept of them; a beginning without one would compare nothing.
-    is_later = (first > until) & ((first < last) | (first < read))
-    return until.mask(is_later, first)
+    first, last, newest = (values.reindex(cutoff.index) for values in (ends.min(), ends.max(), times.max()))
+    # Stored readings may begin before every stored session; without a session before the cut-off there would be no row
+    # to compare.
+    is_later = (first > cutoff) & ((first < last) | (first < newest))
+    return cutoff.mask(is_later, first)
 
 
 def _first_half(frame: pd.DataFrame, order: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Stage `ingest`: read the source of params.yaml into contract columns; nothing is judged yet."""
+"""Stage `ingest`: read the configured source into the columns and units of the contract, without validating it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TABLES: tuple[str, ...] = ("readings", "cycles", "batteries", "rejected")
 
 
 def ingest(params: dict[str, Any]) -> Telemetry:
-    """What the configured source holds."""
+    """Read the configured source."""
     source = params["source"]
     return read_source(
         source["name"],
@@ -29,7 +29,7 @@ def ingest(params: dict[str, Any]) -> Telemetry:
 
 
 def write(telemetry: Telemetry, source: str, folder: Path) -> None:
-    """Write the tables and `source.json`; the same telemetry gives the same bytes."""
+    """Write the tables and `source.json`; the same telemetry always gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     for table in TABLES:
         getattr(telemetry, table).to_parquet(folder / f"{table}.parquet", compression="zstd", index=False)

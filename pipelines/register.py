@@ -1,4 +1,7 @@
-"""Stage `register`: hand the models to the registry and say who serves.  Always runs; writes only to the registry."""
+"""Stage `register`: register the models and report the champion release.
+
+DVC runs it every time; it writes only to the model registry.
+"""
 
 from __future__ import annotations
 
@@ -38,18 +41,18 @@ def main() -> None:
 
 
 def show(report: RegistrationReport, domain: str, console: Console) -> None:
-    """Print what became of each model, and what serves."""
+    """Print the state of each model in the registry, and the champion release."""
     if report.outside is not None:
         for sentence in (report.outside.reason, *report.outside.warnings):
             console.print(f"[yellow]{escape(sentence)}[/yellow]")
-    table = Table("model", "version", "is", "because")
+    table = Table("model", "version", "state", "reason")
     for model in report.models:
         version = "–" if model.version is None else f"{model.version}{' (new)' if model.new else ''}"
         state = f"[{_COLOURS[model.state]}]{model.state}[/]"
         table.add_row(f"{domain}-{model.target}", version, state, escape("; ".join(model.reasons)))
     console.print(table)
-    served = "nothing: no model has passed the gate" if report.release is None else f"version {report.release}"
-    console.print(f"{twin_name(domain)}@champion is {served}")
+    champion = "not set: no model has passed the gate" if report.release is None else f"version {report.release}"
+    console.print(f"{twin_name(domain)}@champion is {champion}")
 
 
 if __name__ == "__main__":

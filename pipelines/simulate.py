@@ -1,4 +1,4 @@
-"""Stage `simulate`: the default source's files, written by the simulator."""
+"""Stage `simulate`: write the simulated fleet, which is the default source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FLEET = Path("data/raw/fleet")
 
 
 def write_fleet(readings: pd.DataFrame, batteries: pd.DataFrame, folder: Path) -> None:
-    """Write the two tables as the source `fleet` reads them; the same tables give the same bytes."""
+    """Write the two tables in the layout of the source `fleet`; the same tables always give the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     readings.to_parquet(folder / "readings.parquet", compression="zstd", index=False)
     batteries.to_parquet(folder / "batteries.parquet", compression="zstd", index=False)

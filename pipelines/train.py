@@ -1,4 +1,4 @@
-"""Stage `train@<target>`: predictions out of fold, the final model as ONNX and scikit-learn, its gate rows."""
+"""Stage `train@<target>`: cross-validate a forest, fit the final model and predict the gate batteries with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage `tune@<target>`: choose the forest's parameters; every trial is an MLflow run."""
+"""Stage `tune@<target>`: tune the hyperparameters of a forest with Optuna; every trial is an MLflow run."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def main() -> None:
     library = forests(tune.library).tag
     with tracking.tuning_run(settings, params["domain"], target.name, name, library) as run:
 
-        def on_trial(number: int, chosen: dict[str, object], error: float) -> None:
-            log.info("%s: trial %d of %d, error %.5g with %s", target.name, number + 1, tune.trials, error, chosen)
-            run.log_trial(number, chosen, error)
+        def on_trial(number: int, sampled: dict[str, object], error: float) -> None:
+            log.info("%s: trial %d of %d, error %.5g with %s", target.name, number + 1, tune.trials, error, sampled)
+            run.log_trial(number, sampled, error)
 
         tuned = tune_forest(
             table,

@@ -1,4 +1,4 @@
-"""Stage `validate`: quarantine what breaks the contract, report it, hand on the rest."""
+"""Stage `validate`: quarantine rows that violate the contract, write the validation report and the valid rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 from pipelines.ingest import TABLES
 from telemetry.command import exit_code
 from telemetry.sources import Telemetry
-from telemetry.validation import RefusedError, ValidationResult, validate
+from telemetry.validation import ValidationFailedError, ValidationResult, validate
 from telemetry.validation_report import render, summary
 from training.params import INTERIM, QUARANTINE, REPORTS, VALIDATED, read_json, start_logging, write_json
 
@@ -19,14 +19,15 @@ log = logging.getLogger(__name__)
 
 
 def read(folder: Path) -> tuple[Telemetry, str]:
-    """What the stage `ingest` wrote, and the name of its source."""
-    told = read_json(folder / "source.json")
+    """Read the output of the stage `ingest`: the telemetry and the name of its source."""
+    description = read_json(folder / "source.json")
     tables = {table: pd.read_parquet(folder / f"{table}.parquet") for table in TABLES}
-    return Telemetry(**tables, rows_read=told["rows_read"], notes=told["notes"]), told["source"]
+    telemetry = Telemetry(**tables, rows_read=description["rows_read"], notes=description["notes"])
+    return telemetry, description["source"]
 
 
 def write(result: ValidationResult, source: str, validated: Path, quarantine: Path, reports: Path) -> None:
-    """Write tables, quarantine and report; the same result gives the same bytes."""
+    """Write tables, quarantine and report; the same result always gives the same bytes."""
     validated.mkdir(parents=True, exist_ok=True)
     for table in ("readings", "cycles", "batteries"):
         getattr(result, table).to_parquet(validated / f"{table}.parquet", compression="zstd", index=False)
@@ -34,7 +35,7 @@ def write(result: ValidationResult, source: str, validated: Path, quarantine: Pa
 
 
 def write_report(result: ValidationResult, source: str, quarantine: Path, reports: Path) -> None:
-    """Write what was found, and nothing that could be learned from."""
+    """Write the quarantine and the report, but no table that could be trained on."""
     for folder in (quarantine, reports):
         folder.mkdir(parents=True, exist_ok=True)
     result.quarantine.to_parquet(quarantine / "quarantine.parquet", compression="zstd", index=False)
@@ -48,14 +49,14 @@ def main() -> None:
     telemetry, source = read(INTERIM)
     try:
         result = validate(telemetry)
-    except RefusedError as refused:
-        # A person has to see which rows these were, though the stage fails.
-        write_report(refused.result, source, QUARANTINE, REPORTS)
-        log.info("what was found is in %s, row by row in %s", REPORTS / "validation.html", QUARANTINE)
+    except ValidationFailedError as error:
+        # The stage fails, but its report must show which rows were the reason.
+        write_report(error.result, source, QUARANTINE, REPORTS)
+        log.info("report: %s; quarantined rows: %s", REPORTS / "validation.html", QUARANTINE)
         raise
     write(result, source, VALIDATED, QUARANTINE, REPORTS)
     log.info(
-        "%d rows kept, %d quarantined of %d read (reports/validation.html)",
+        "%d rows valid, %d quarantined of %d read (reports/validation.html)",
         len(result.readings) + len(result.cycles),
         len(result.quarantine),
         result.rows_read,

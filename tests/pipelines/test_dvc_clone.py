@@ -1,4 +1,4 @@
-"""The whole pipeline, by DVC, in a clone of this repository: small, but every stage is the real one.
+"""End-to-end tests of the DVC pipeline in a clone of this repository, with all stages on a small fleet.
 
 On the embedded stack, and with registry and cache on servers: MLflow on PostgreSQL and MinIO, a DVC remote on MinIO.
 """
@@ -50,7 +50,7 @@ def run(clone: Path, *command: str, **settings: str) -> str:
 
 
 def new_clone(folder: Path) -> Path:
-    """A clone with the work tree's files and the parameters of a pipeline of seven batteries and one trial."""
+    """A clone with the files of the work tree and parameters for seven batteries and one tuning trial."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -101,29 +101,29 @@ def test_every_stage_ran_and_is_up_to_date(request: pytest.FixtureRequest, stack
 
 
 @pytest.mark.timeout(600)
-def test_the_same_again_and_an_empty_registry_is_filled(clone: Path) -> None:
+def test_a_second_run_trains_nothing_and_fills_an_empty_registry(clone: Path) -> None:
     lock = (clone / "dvc.lock").read_text()
     shutil.rmtree(clone / "var")
-    said = run(clone, "dvc", "repro")
-    assert "Running stage 'train" not in said
-    assert "battery-twin@champion is version 1" in said
-    said = run(clone, sys.executable, "-m", "training.registry", "list", "--json")
-    assert json.loads(said)["release"] == 1
+    output = run(clone, "dvc", "repro")
+    assert "Running stage 'train" not in output
+    assert "battery-twin@champion is version 1" in output
+    output = run(clone, sys.executable, "-m", "training.registry", "list", "--json")
+    assert json.loads(output)["release"] == 1
     assert (clone / "dvc.lock").read_text() == lock
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.slow
-def test_on_servers_it_is_the_same(clone: Path, server_clone: Path) -> None:
+def test_servers_give_the_same_results_as_the_embedded_stack(clone: Path, server_clone: Path) -> None:
     for name in ("dvc.lock", "reports/metrics.json"):
         assert (server_clone / name).read_text() == (clone / name).read_text(), name
     assert not (server_clone / "var" / "mlflow.db").exists()
 
 
 def remote(clone: Path, minio: Minio) -> dict[str, str]:
-    """Name the remote, as docs/real-servers.md says, and give the environment that leads to it.
+    """Configure the DVC remote as in docs/real-servers.md and return the environment variables for it.
 
-    What belongs to one machine goes to a file that is not committed; the password to no file.
+    The remote goes to the local DVC configuration, which is not committed; the password is in no file.
     """
     bucket = minio.buckets["dvc"]
     run(clone, "dvc", "remote", "add", "--local", "--default", "minio", f"s3://{bucket.name}")
@@ -137,7 +137,7 @@ def remote(clone: Path, minio: Minio) -> dict[str, str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_pulled_cache_and_an_empty_registry_end_in_a_served_champion(
+def test_a_new_clone_with_a_pulled_cache_registers_and_serves_the_champion(
     clone: Path, mlflow_server: str, minio: Minio, tmp_path: Path
 ) -> None:
     run(clone, "dvc", "push", "--quiet", **remote(clone, minio))
@@ -147,9 +147,9 @@ def test_a_pulled_cache_and_an_empty_registry_end_in_a_served_champion(
     run(clone, "git", "clone", "--quiet", str(clone), str(pulled))
     assert not (pulled / ".dvc" / "config.local").exists()
     run(pulled, "dvc", "pull", "--quiet", **remote(pulled, minio))
-    said = run(pulled, "dvc", "repro", TWIN_MLFLOW_TRACKING_URI=mlflow_server)
-    assert "Running stage" in said
-    assert not [line for line in said.splitlines() if "Running stage" in line and "register" not in line]
+    output = run(pulled, "dvc", "repro", TWIN_MLFLOW_TRACKING_URI=mlflow_server)
+    assert "Running stage" in output
+    assert not [line for line in output.splitlines() if "Running stage" in line and "register" not in line]
     assert (pulled / "dvc.lock").read_text() == (clone / "dvc.lock").read_text()
 
     port = unused_port()
@@ -171,14 +171,14 @@ def test_a_pulled_cache_and_an_empty_registry_end_in_a_served_champion(
     with Server(service):
         reading = {"time": "2026-01-01T00:00:00Z", "voltage": 361.2, "current": 42.0, "temperature": 27.5}
         battery = {"battery_id": "EV-7", "battery": {"nominal_capacity_ah": 150}, "readings": [reading]}
-        answer = httpx.post(f"{url}/predict", json={"batteries": [battery]}, trust_env=False, timeout=30.0)
-    assert answer.status_code == httpx.codes.OK, answer.text
-    assert answer.json()["predictions"][0]["release"] == "battery-twin/1"
+        response = httpx.post(f"{url}/predict", json={"batteries": [battery]}, trust_env=False, timeout=30.0)
+    assert response.status_code == httpx.codes.OK, response.text
+    assert response.json()["predictions"][0]["release"] == "battery-twin/1"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_rebuilt_without_a_cache_it_is_the_same(clone: Path) -> None:
+def test_a_rebuild_without_cache_gives_the_same_lock_file(clone: Path) -> None:
     before = (clone / "dvc.lock").read_text()
     for folder in ("data/features", "models", ".dvc/cache", "var"):
         shutil.rmtree(clone / folder)
@@ -188,7 +188,7 @@ def test_rebuilt_without_a_cache_it_is_the_same(clone: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_what_was_lived_is_learned_from_again(
+def test_training_on_the_telemetry_store(
     clone: Path, postgres_server: str, new_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dsn = new_database(postgres_server)
@@ -199,21 +199,19 @@ def test_what_was_lived_is_learned_from_again(
     sessions = pd.read_parquet(clone / "data/features/cycles.parquet")
     newest = readings.groupby("battery_id")["time"].transform("max")
     store = PostgresStore(dsn)
-    # Of the readings, the store has the last days; of the sessions, all.
+    # The store holds all sessions, but only the last 60 days of readings.
     store.write(Batch(readings=rows_of(readings[readings["time"] > newest - pd.Timedelta(days=60)])))
     store.write(Batch(batteries=rows_of(batteries), cycles=rows_of(sessions.reindex(columns=names(CYCLE_FIELDS)))))
     store.close()
     monkeypatch.setenv("TWIN_TELEMETRY_DSN", dsn)
     before = read_json(clone / "reports" / "metrics.json")
-    run(clone, sys.executable, "-m", "training.experiment", "--source", "timescale", "--domain", "lived")
+    run(clone, sys.executable, "-m", "training.experiment", "--source", "timescale", "--domain", "stored")
     metrics = read_json(clone / "reports" / "metrics.json")
-    assert (metrics["source"], metrics["domain"]) == ("timescale", "lived")
+    assert (metrics["source"], metrics["domain"]) == ("timescale", "stored")
     assert "temperature" in metrics["targets"]
-    assert metrics["targets"]["soh"]["n_rows"] == before["targets"]["soh"]["n_rows"], (
-        "each session is learned from once"
-    )
+    assert metrics["targets"]["soh"]["n_rows"] == before["targets"]["soh"]["n_rows"], "each session is used once"
     assert metrics["targets"]["soh"]["mae"] == pytest.approx(before["targets"]["soh"]["mae"], rel=0.3)
     assert any("sessions closed from readings were ignored" in note for note in metrics["notes"])
     assert "postgresql://" not in (clone / "params.yaml").read_text() + (clone / "dvc.lock").read_text()
-    listed = json.loads(run(clone, sys.executable, "-m", "training.registry", "list", "--domain", "lived", "--json"))
-    assert listed["domain"] == "lived"
+    listed = json.loads(run(clone, sys.executable, "-m", "training.registry", "list", "--domain", "stored", "--json"))
+    assert listed["domain"] == "stored"

@@ -1,4 +1,4 @@
-"""The two stages on a small source: what they write is complete and the same every time."""
+"""Tests of the stages `ingest` and `validate` on small sources: complete, reproducible output and clear errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PARAMS = {
 
 
 def run(name: str, folder: Path, out: Path) -> dict[str, bytes]:
-    """Both stages; every file they wrote."""
+    """Run both stages; returns every written file."""
     params = {**PARAMS, "source": {**PARAMS["source"], "name": name, "path": str(folder)}}
     ingest.write(ingest.ingest(params), name, out / "interim")
     telemetry, source = validate.read(out / "interim")
@@ -35,7 +35,7 @@ def run(name: str, folder: Path, out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["fleet", "matr", "nasa_pcoe", "ev_faults", "eviot", "timescale"])
-def test_stages_write_everything_and_the_same_bytes(name: str, tmp_path: Path) -> None:
+def test_stages_write_all_files_reproducibly(name: str, tmp_path: Path) -> None:
     files.LAYOUTS[name](tmp_path / "raw")
     first = run(name, tmp_path / "raw", tmp_path / "one")
     assert set(first) == {
@@ -54,11 +54,11 @@ def test_stages_write_everything_and_the_same_bytes(name: str, tmp_path: Path) -
     }
     assert first == run(name, tmp_path / "raw", tmp_path / "two")
     assert not [path for path, content in first.items() if str(tmp_path).encode() in content], "no path of this machine"
-    told = read_json(tmp_path / "one/reports/validation.json")
-    assert told["rows_read"] == told["rows_kept"] + told["rows_quarantined"]
+    summary = read_json(tmp_path / "one/reports/validation.json")
+    assert summary["rows_read"] == summary["rows_kept"] + summary["rows_quarantined"]
     written = [len(pd.read_parquet(tmp_path / f"one/validated/{table}.parquet")) for table in ("readings", "cycles")]
-    assert told["rows_kept"] == sum(written)
-    assert told["rows_quarantined"] == len(pd.read_csv(tmp_path / "one/quarantine/quarantine.csv"))
+    assert summary["rows_kept"] == sum(written)
+    assert summary["rows_quarantined"] == len(pd.read_csv(tmp_path / "one/quarantine/quarantine.csv"))
 
 
 def stage(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -70,7 +70,7 @@ def stage(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_a_mistake_of_a_person_ends_a_stage_with_a_sentence_and_leaves_a_report(tmp_path: Path) -> None:
+def test_a_user_error_ends_the_stage_with_one_sentence_and_a_report(tmp_path: Path) -> None:
     files.LAYOUTS["eviot"](tmp_path / "raw")
     source = {"name": "eviot", "path": str(tmp_path / "raw"), "field_map": "nope", "batteries": None}
     params = {**PARAMS, "source": source}
@@ -85,32 +85,32 @@ def test_a_mistake_of_a_person_ends_a_stage_with_a_sentence_and_leaves_a_report(
     ingest.write(dataclasses.replace(telemetry, readings=hot), "eviot", tmp_path / "data" / "interim")
     done = stage("validate", tmp_path)
     assert done.returncode == REFUSED
-    assert done.stderr.splitlines()[-1].startswith(f"none of the {telemetry.rows_read} rows read passed")
+    assert done.stderr.splitlines()[-1].startswith(f"none of the {telemetry.rows_read} rows read is valid")
     assert "Traceback" not in done.stderr
     page = (tmp_path / "reports" / "validation.html").read_text()
-    assert f"none of the {telemetry.rows_read} rows read passed" in page
-    told = read_json(tmp_path / "reports" / "validation.json")
-    assert (told["rows_kept"], told["rows_quarantined"]) == (0, telemetry.rows_read)
+    assert f"none of the {telemetry.rows_read} rows read is valid" in page
+    summary = read_json(tmp_path / "reports" / "validation.json")
+    assert (summary["rows_kept"], summary["rows_quarantined"]) == (0, telemetry.rows_read)
     assert len(pd.read_csv(tmp_path / "data/quarantine/quarantine.csv")) == telemetry.rows_read
-    assert not (tmp_path / "data" / "validated").exists(), "nothing to learn from"
+    assert not (tmp_path / "data" / "validated").exists(), "no training data is written"
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    def ours() -> None:
+def test_an_unexpected_error_keeps_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def program_error() -> None:
         raise KeyError("column")
 
-    def theirs() -> None:
+    def user_error() -> None:
         raise TwinError("the file is empty")
 
     with pytest.raises(KeyError):
-        exit_code(ours)
-    assert exit_code(theirs) == REFUSED
+        exit_code(program_error)
+    assert exit_code(user_error) == REFUSED
     assert capsys.readouterr().err == "the file is empty\n"
     assert exit_code(lambda: None) == 0
     assert exit_code(lambda: 7) == 7
 
 
-def test_every_stage_ends_so() -> None:
+def test_every_stage_converts_errors_into_exit_codes() -> None:
     root = Path(__file__).resolve().parents[2]
     stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"].values()
     modules = {stage["cmd"].split()[2] for stage in stages}
