@@ -1,1 +1,1 @@
-"""What watches the running twin: what came true, metrics, alert rules, dashboards, the console."""
+"""Monitoring of the running twin: model evaluation, drift detection, Prometheus metrics, alert rules and dashboards."""

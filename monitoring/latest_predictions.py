@@ -1,14 +1,14 @@
-"""What the champion said last of each battery, found by the index and not by a scan."""
+"""SQL fragment for the champion's latest predictions of each battery, found by index instead of a scan."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-#: So long after the reading that it was made from a prediction stands: health and life change over many cycles, of
-#: which a day has few.  A forecast of the temperature stands until it is due.
+#: A prediction of a slow target is valid this long after its reading: health and life change over many cycles, of
+#: which a day has few.  A temperature forecast is valid until it is due.
 PREDICTION_VALID_FOR = timedelta(days=1)
 
-#: FROM clause: `b`, the battery, and `p`, a row for each target that it predicted at its newest moment.
+#: FROM clause: `b`, the battery, and `p`, one row per target predicted at the battery's latest prediction time.
 LATEST_CHAMPION_PREDICTIONS = """
     batteries b
     CROSS JOIN LATERAL (

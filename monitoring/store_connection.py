@@ -1,4 +1,4 @@
-"""One connection to the telemetry store for whoever watches, reopened when it was lost; with a lock if need be."""
+"""A connection to the telemetry store that reopens when lost and can hold an advisory lock."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from contextlib import contextmanager
 import psycopg2
 import psycopg2.extensions
 
-from telemetry.stores.liveness import NOTICE_LOST_CLIENT, NOTICE_LOST_SERVER
+from telemetry.stores.keepalive import CLIENT_KEEPALIVE, SERVER_KEEPALIVE_SQL
 
 
 class StoreConnection:
-    """Opened when first needed and again after it was lost.  Errors are those of psycopg2.
+    """Opens lazily and reopens after a connection loss.  Errors are those of psycopg2.
 
     Args:
-        name: what the session calls itself in the database.
-        statement_timeout_ms: longest time that a statement may take.
-        advisory_lock: any number, the same for all of whom one works at a time.
-        read_only: every transaction sees one moment and may change nothing.
+        name: `application_name` of the connection.
+        statement_timeout_ms: of each statement.
+        advisory_lock: key of the PostgreSQL advisory lock that `try_lock` takes.
+        read_only: transactions are read-only, each on one snapshot (REPEATABLE READ).
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class StoreConnection:
         self._is_locked = False
 
     def try_lock(self) -> bool:
-        """Become the one of its kind on this database; False while another is.  Lasts as long as the connection."""
+        """Take the advisory lock, held until the connection ends; False while another process holds it."""
         with self.transaction() as cursor:
             if not self._is_locked:
                 cursor.execute("SELECT pg_try_advisory_lock(%s)", (self._advisory_lock,))
@@ -47,14 +47,14 @@ class StoreConnection:
             return self._is_locked
 
     def close(self) -> None:
-        """Close the connection, and with it give up the lock."""
+        """Close the connection, which releases the lock."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg2.extensions.cursor]:
-        """A cursor whose work is committed, or rolled back; a broken connection is not kept."""
+        """A cursor in a transaction: committed, or rolled back on an error; a broken connection is closed."""
         connection = self.connection()
         try:
             with connection, connection.cursor() as cursor:
@@ -64,16 +64,16 @@ class StoreConnection:
             raise
 
     def connection(self) -> psycopg2.extensions.connection:
-        """The connection, not in the middle of a transaction."""
+        """The connection, outside of a transaction."""
         if self._connection is None or self._connection.closed:
             self._connection = psycopg2.connect(
-                self._dsn, connect_timeout=5, application_name=self._name, **NOTICE_LOST_SERVER
+                self._dsn, connect_timeout=5, application_name=self._name, **CLIENT_KEEPALIVE
             )
             self._is_locked = False
             if self._read_only:
                 self._connection.set_session(readonly=True, isolation_level="REPEATABLE READ")
             with self._connection, self._connection.cursor() as cursor:
                 cursor.execute(
-                    f"{NOTICE_LOST_CLIENT}; SET statement_timeout = {self._statement_timeout_ms}; SET TIME ZONE 'UTC'"
+                    f"{SERVER_KEEPALIVE_SQL}; SET statement_timeout = {self._statement_timeout_ms}; SET TIME ZONE 'UTC'"
                 )
         return self._connection

@@ -1,4 +1,4 @@
-"""What is watched of each target: one entry each, in the units of the store and of every outside surface."""
+"""Unit, scale and histogram buckets of each target in the metrics: one entry per target, in the store's units."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from features.targets import TARGETS
 
 @dataclass(frozen=True)
 class TargetMetrics:
-    """One target as the metrics show it.
+    """Presentation of one target in the metrics.
 
     Attributes:
-        unit: of the predictions in the store.
+        unit: of its predictions in the store.
         factor: from the unit of `features.targets` to `unit`.
         error_buckets: upper bounds of the histogram of absolute errors, in `unit`.
     """
@@ -30,8 +30,8 @@ class TargetMetrics:
 
 
 TARGET_METRICS: Mapping[str, TargetMetrics] = {
-    watched.target: watched
-    for watched in (
+    metrics.target: metrics
+    for metrics in (
         TargetMetrics("soh", "%", (0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0), factor=100.0),
         TargetMetrics("temperature", "degC", (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)),
         TargetMetrics("rul", "equivalent full cycles", (5.0, 10.0, 25.0, 50.0, 100.0, 200.0, 400.0, 800.0)),

@@ -1,5 +1,5 @@
-"""Does what the champion sees, says and gets wrong still look like what it was fitted on?
+"""Drift detection: compares features, predictions and errors of each champion with its training reference.
 
-`distances` and `status` are pure, `reference` is what was registered with the model, `windows` is what the store holds
-of an interval of event time, `store` is the SQL of the results, `watcher` puts them together, window after window.
+`distances` and `bounds` are pure, `training_reference` is the reference registered with the model, `windows` reads one
+window of event time from the store, `drift_store` is the SQL of the results, `drift_monitor` runs it for each window.
 """

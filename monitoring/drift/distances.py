@@ -1,7 +1,7 @@
-"""How far the rows of a window lie from those of the reference.  Pure.
+"""Wasserstein distance between a window and the training reference, computed on ranks for all features at once.  Pure.
 
-Everything is on the scale of ranks in the reference: free of units, deaf to a few wild values, and bounded, so that one
-feature that has left its range for good (the age of a recording that never ends) cannot drown the others.
+Ranks in the reference have no unit, are robust to outliers, and are bounded, so that one feature that has left its
+range for good (the age of a recording that never ends) cannot dominate the others.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 
 from features.state import FloatArray
 
-PlaceArray = NDArray[np.int64]
+LevelArray = NDArray[np.int64]
 
-#: Quantiles of the reference among which a value is placed.
+#: Quantiles of the reference that divide the rank scale.
 _EDGES = 32
-#: Missing; below, between, at and above the quantiles.
+#: Missing, then below, between, at and above the quantiles.
 LEVELS = 2 * _EDGES + 2
 
 
 class RankScale:
-    """Places values of F features among the quantiles of a reference.
+    """Maps values of F features to levels between the quantiles of a reference.
 
-    A missing value stands below every other, as it does inside the forests.
+    A missing value has the lowest level, as it does inside the forests.
 
     Args:
         values: float64[n, F] of the reference, n > 0, NaN where missing.
@@ -35,40 +35,40 @@ class RankScale:
             if len(known):
                 self._edges[feature] = np.quantile(known, (np.arange(_EDGES) + 0.5) / _EDGES, method="lower")
 
-    def places(self, values: FloatArray) -> PlaceArray:
-        """Where each of `values`, float64[n, F], stands: int64[n, F], from 0 (missing) to LEVELS - 1."""
-        places = np.empty(values.shape, dtype=np.int64)
+    def levels(self, values: FloatArray) -> LevelArray:
+        """Level of each of `values`, float64[n, F]: int64[n, F], from 0 (missing) to LEVELS - 1."""
+        levels = np.empty(values.shape, dtype=np.int64)
         for feature, (edges, column) in enumerate(zip(self._edges, values.T, strict=True)):
-            # From both sides, so that below, at and above are told apart also where one value fills many quantiles.
-            place = 1 + np.searchsorted(edges, column, "left") + np.searchsorted(edges, column, "right")
-            places[:, feature] = np.where(np.isnan(column), 0, place)
-        return places
+            # Searched from both sides, so that below, at and above differ also where one value fills many quantiles.
+            level = 1 + np.searchsorted(edges, column, "left") + np.searchsorted(edges, column, "right")
+            levels[:, feature] = np.where(np.isnan(column), 0, level)
+        return levels
 
 
-def shares(places: PlaceArray, weights: FloatArray) -> FloatArray:
-    """Weight that stands at or below each level, float64[F, LEVELS].
+def cumulative_shares(levels: LevelArray, weights: FloatArray) -> FloatArray:
+    """Weight at or below each level, float64[F, LEVELS].
 
     Args:
-        places: int64[n, F].
+        levels: int64[n, F].
         weights: float64[n], of the rows; they add up to 1.
     """
-    features = places.shape[1]
-    at = places + LEVELS * np.arange(features)
+    features = levels.shape[1]
+    at = levels + LEVELS * np.arange(features)
     counts = np.bincount(at.ravel(), np.repeat(weights, features), minlength=features * LEVELS)
     return np.asarray(np.cumsum(counts.reshape(features, LEVELS), axis=1))
 
 
 def distances(window: FloatArray, reference: FloatArray) -> FloatArray:
-    """Wasserstein distance of each feature on the scale of ranks, float64[F]: 0 where alike, 1 at most.
+    """Wasserstein distance of each feature on the rank scale, float64[F]: 0 for equal distributions, at most 1.
 
-    The number that `scipy.stats.wasserstein_distance` gives for places / (LEVELS - 1), of all features at once.
+    Equals `scipy.stats.wasserstein_distance` of levels / (LEVELS - 1), for all features at once.
 
     Args:
-        window, reference: float64[F, LEVELS], of `shares`.
+        window, reference: float64[F, LEVELS], from `cumulative_shares`.
     """
     return np.asarray(np.abs(window - reference)[:, :-1].mean(axis=1))
 
 
 def combined(by_feature: FloatArray) -> float:
-    """One number for all features, their root mean square: a few far ones count for more than many near ones."""
+    """Root mean square over the features: a few large distances count for more than many small ones."""
     return float(np.sqrt((by_feature**2).mean()))

@@ -1,4 +1,4 @@
-"""The watcher of drift: window after window of event time, each champion against what it was fitted on."""
+"""Runs drift detection: measures each window of event time of each champion against its training reference."""
 
 from __future__ import annotations
 
@@ -26,27 +26,28 @@ from telemetry.settings import Settings
 logger = logging.getLogger(__name__)
 
 NO_REFERENCE = "no reference"
-#: A store that was never looked at is looked at from so many windows back.
+REGISTRY_UNAVAILABLE = "the registry is unavailable"
+#: Windows that are backfilled when a target is monitored for the first time.
 BACKFILL_WINDOWS = 60
-#: Models that are measured at a time, and one that a rollback may bring back.
+#: Cached bounds: the models measured at a time, and those that a rollback may bring back.
 _CACHED_BOUNDS = 8
-#: A window is looked at so long after its end was seen, when predictions and truths have arrived.
+#: Wall-clock delay between the watermark passing a window's end and its measurement, for late predictions and labels.
 ALLOWED_LATENESS_S = 15.0
 _RETRY_S = 5.0
-#: A registry that could not be asked is asked again after this long.
+#: Backoff after a failed request to the registry.
 _REGISTRY_RETRY_S = 30.0
 
-#: Reference of a target's model by name and version; None where it has none.
+#: Training reference by target, model name and version; None without one.
 ReferenceOf = Callable[[str, str, str], Reference | None]
 
 
 @dataclass(frozen=True)
 class DriftRound:
-    """What one round did.
+    """Result of one run.
 
     Attributes:
-        windows: rows of `drift_windows` that are new.
-        more: there is more to do at once.
+        windows: number of new rows of `drift_windows`.
+        more: another window is due now.
     """
 
     windows: int = 0
@@ -54,10 +55,10 @@ class DriftRound:
 
 
 class DriftMonitor:
-    """Writes `drift_windows` and `drift_status` from what the store holds.  Any number may run; one of them works.
+    """Writes `drift_windows` and `drift_status` from the store.  Any number may run; an advisory lock admits one.
 
     Args:
-        reference_of: raises `RegistryUnavailableError` where it cannot be had now, and the windows of that model wait.
+        reference_of: raises `RegistryUnavailableError` while it cannot be read; the windows of that model wait.
     """
 
     def __init__(self, dsn: str, reference_of: ReferenceOf, params: DriftParams) -> None:
@@ -66,116 +67,116 @@ class DriftMonitor:
         self._length = timedelta(seconds=params.window_s)
         self._bounds_of = lru_cache(_CACHED_BOUNDS)(self._make_bounds)
         self._reference_of = reference_of
-        self._ask_again_at: dict[tuple[str, str], float] = {}
-        self._clocks: deque[tuple[float, datetime]] = deque()
+        self._retry_at: dict[tuple[str, str], float] = {}
+        self._watermarks: deque[tuple[float, datetime]] = deque()
 
     def run(self, stop: threading.Event, interval_s: float) -> None:
-        """Rounds until `stop` is set, `interval_s` apart where nothing waits; errors of the database are waited out.
+        """Run until `stop` is set, every `interval_s` when no window is due; database errors are retried.
 
-        Windows of the past are caught up with half of the time, the other half is left to whoever else uses the store.
+        The backfill of old windows uses half of the time, so that other users of the store are not starved.
         """
         try:
             while not stop.is_set():
-                began = time.monotonic()
+                started = time.monotonic()
                 try:
-                    done = self.round(ALLOWED_LATENESS_S)
+                    result = self.run_once(ALLOWED_LATENESS_S)
                 except psycopg2.Error as error:
-                    logger.warning("drift could not be looked for: %s", str(error).strip())
+                    logger.warning("drift could not be measured: %s", str(error).strip())
                     stop.wait(_RETRY_S)
                 else:
-                    stop.wait(time.monotonic() - began if done.more else interval_s)
+                    stop.wait(time.monotonic() - started if result.more else interval_s)
         finally:
             self.close()
 
     def catch_up(self) -> int:
-        """Rounds until no whole window waits; how many rows of `drift_windows` are new."""
-        found = 0
+        """Run until no complete window is due; returns the number of new rows of `drift_windows`."""
+        new_windows = 0
         while True:
-            done = self.round()
-            found += done.windows
-            if not done.more:
-                return found
+            result = self.run_once()
+            new_windows += result.windows
+            if not result.more:
+                return new_windows
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._store.close()
 
-    def round(self, lateness_s: float = 0.0) -> DriftRound:
-        """Look at the next whole window of every champion that is due.
+    def run_once(self, lateness_s: float = 0.0) -> DriftRound:
+        """Measure the next complete window of every champion that is due.
 
         Args:
-            lateness_s: only at windows whose end was seen so long ago, on the wall clock.
+            lateness_s: wait this long, on the wall clock, after the watermark has passed the end of a window.
 
         Raises:
-            psycopg2.Error: the database did not answer; what was not done is done by a later round.
+            psycopg2.Error: the database failed; the next run resumes.
         """
         if not self._store.try_lock():
             return DriftRound()
         connection = self._store.connection()
-        now = windows.clock(connection, self._params.min_batteries)
-        if now is None:
+        watermark = windows.watermark(connection, self._params.min_batteries)
+        if watermark is None:
             return DriftRound()
-        followed = self._follow(now)
-        until = self._settled(now, lateness_s)
-        measured = [one for one in followed.values() if self._bounds(one) is not None]
-        if until is None or not measured:
+        models = self._update_monitored(watermark)
+        until = self._delayed_watermark(watermark, lateness_s)
+        measurable = [model for model in models.values() if self._bounds(model) is not None]
+        if until is None or not measurable:
             return DriftRound()
-        start = min(one.looked_until for one in measured)
+        start = min(model.looked_until for model in measurable)
         if start + self._length > until:
             return DriftRound()
-        found = self._look(start, [one for one in measured if one.looked_until == start])
-        waiting = [max(one.looked_until, start + self._length) for one in measured]
-        return DriftRound(found, min(waiting) + self._length <= until)
+        new_windows = self._measure_window(start, [model for model in measurable if model.looked_until == start])
+        next_starts = [max(model.looked_until, start + self._length) for model in measurable]
+        return DriftRound(new_windows, min(next_starts) + self._length <= until)
 
-    def _settled(self, now: datetime, lateness_s: float) -> datetime | None:
-        """The clock as it was `lateness_s` ago."""
-        at = time.monotonic()
-        self._clocks.append((at, now))
-        settled = None
-        while self._clocks and self._clocks[0][0] <= at - lateness_s:
-            settled = self._clocks.popleft()
-        if settled is not None:
-            self._clocks.appendleft(settled)
-        return None if settled is None else settled[1]
+    def _delayed_watermark(self, watermark: datetime, lateness_s: float) -> datetime | None:
+        """The watermark as it was `lateness_s` ago."""
+        now = time.monotonic()
+        self._watermarks.append((now, watermark))
+        delayed = None
+        while self._watermarks and self._watermarks[0][0] <= now - lateness_s:
+            delayed = self._watermarks.popleft()
+        if delayed is not None:
+            self._watermarks.appendleft(delayed)
+        return None if delayed is None else delayed[1]
 
-    def _follow(self, now: datetime) -> dict[str, MonitoredModel]:
-        """The champions that predict now; one that is new is followed from its first whole window on."""
-        followed = self._store.followed()
-        present = windows.champions(self._store.connection())
+    def _update_monitored(self, watermark: datetime) -> dict[str, MonitoredModel]:
+        """The current champions; a new one is monitored from its first complete window on."""
+        monitored = self._store.monitored_models()
+        current = windows.current_champions(self._store.connection())
         new = {
             target: model
-            for target, model in present.items()
-            if target not in followed or (followed[target].model_name, followed[target].model_version) != model
+            for target, model in current.items()
+            if target not in monitored or (monitored[target].model_name, monitored[target].model_version) != model
         }
         if not new:
-            return followed
-        earliest = windows.window_start(now, self._params) - BACKFILL_WINDOWS * self._length
-        battery_ids = windows.sample(self._store.connection(), earliest, now + self._length, self._params.batteries)
-        for target, model in new.items():
-            before = followed.get(target)
-            begin = earliest if before is None else max(earliest, before.looked_until)
-            since = windows.first_window(self._store.connection(), target, model, battery_ids, begin, now, self._params)
-            followed[target] = self._begin(target, model, since)
-        return followed
+            return monitored
+        earliest = windows.window_start(watermark, self._params) - BACKFILL_WINDOWS * self._length
+        battery_ids = windows.sample_batteries(
+            self._store.connection(), earliest, watermark + self._length, self._params.batteries
+        )
+        for target, (name, version) in new.items():
+            previous = monitored.get(target)
+            start = earliest if previous is None else max(earliest, previous.looked_until)
+            since = windows.first_window(
+                self._store.connection(), target, (name, version), battery_ids, start, watermark, self._params
+            )
+            monitored[target] = MonitoredModel(target, name, version, since, since, "the registry is not read yet")
+            self._store.start_monitoring(monitored[target])
+        return monitored
 
-    def _begin(self, target: str, model: tuple[str, str], since: datetime) -> MonitoredModel:
-        one = MonitoredModel(target, *model, since, since, "the registry has not been asked yet")
-        self._store.follow(one)
-        return one
-
-    def _bounds(self, one: MonitoredModel) -> Bounds | None:
-        """What `one` is measured by; None where that is not known now, or never: its note says which."""
-        model = (one.model_name, one.model_version)
-        if time.monotonic() < self._ask_again_at.get(model, 0.0):
+    def _bounds(self, model: MonitoredModel) -> Bounds | None:
+        """Bounds of `model`; None while the registry is unavailable or without a usable reference: see its note."""
+        key = (model.model_name, model.model_version)
+        if time.monotonic() < self._retry_at.get(key, 0.0):
             return None
         try:
-            bounds, note = self._bounds_of(one.target, one.model_name, one.model_version)
+            bounds, note = self._bounds_of(model.target, model.model_name, model.model_version)
         except RegistryUnavailableError as error:
-            self._ask_again_at[model] = time.monotonic() + _REGISTRY_RETRY_S
-            logger.warning("drift of %s waits for the registry: %s", one.target, error)
-            bounds, note = None, "the registry is away"
-        if note != one.note:
-            self._store.explain(one, note)
+            self._retry_at[key] = time.monotonic() + _REGISTRY_RETRY_S
+            logger.warning("drift of %s waits for the registry: %s", model.target, error)
+            bounds, note = None, REGISTRY_UNAVAILABLE
+        if note != model.note:
+            self._store.set_note(model, note)
         return bounds
 
     def _make_bounds(self, target: str, name: str, version: str) -> tuple[Bounds | None, str | None]:
@@ -186,47 +187,47 @@ class DriftMonitor:
             return None, note
         return Bounds(reference, self._params), None
 
-    def _look(self, start: datetime, champions: list[MonitoredModel]) -> int:
+    def _measure_window(self, start: datetime, champions: list[MonitoredModel]) -> int:
         end = start + self._length
         connection = self._store.connection()
-        battery_ids = windows.sample(connection, start, end, self._params.batteries)
-        moments = windows.moments(connection, battery_ids, start, self._params)
-        found = 0
-        for one in champions:
-            bounds = self._bounds(one)
+        battery_ids = windows.sample_batteries(connection, start, end, self._params.batteries)
+        features = windows.window_features(connection, battery_ids, start, self._params)
+        new_windows = 0
+        for model in champions:
+            bounds = self._bounds(model)
             if bounds is None:
                 continue
-            own = moments[TARGETS[one.target].cadence]
-            seen: dict[DriftKind, windows.WindowValues] = {
-                "features": own.of(bounds.names),
-                "predictions": windows.predictions(connection, one, own),
-                "errors": windows.errors(connection, one, start, end),
+            rows = features[TARGETS[model.target].cadence]
+            by_kind: dict[DriftKind, windows.WindowValues] = {
+                "features": rows.columns(bounds.names),
+                "predictions": windows.predictions(connection, model, rows),
+                "errors": windows.errors(connection, model, start, end),
             }
-            counting = [
-                self._measured(kind, values, bounds, start)
-                for kind, values in seen.items()
-                if values.counts(self._params)
+            measured = [
+                self._measure(kind, values, bounds, start)
+                for kind, values in by_kind.items()
+                if values.is_sufficient(self._params)
             ]
-            self._store.write(one, counting, end, self._params)
-            found += len(counting)
-        return found
+            self._store.write(model, measured, end, self._params)
+            new_windows += len(measured)
+        return new_windows
 
-    def _measured(self, kind: DriftKind, values: windows.WindowValues, bounds: Bounds, start: datetime) -> DriftWindow:
-        measured = bounds.measure(kind, values.battery, values.values)
+    def _measure(self, kind: DriftKind, values: windows.WindowValues, bounds: Bounds, start: datetime) -> DriftWindow:
+        distance = bounds.measure(kind, values.battery, values.values)
         return DriftWindow(
             kind,
             start,
             start + self._length,
             samples=values.samples,
             batteries=values.batteries,
-            score=measured.score,
-            threshold=measured.threshold,
-            detail={"moved": list(measured.moved.items())} if measured.moved else {},
+            score=distance.score,
+            threshold=distance.threshold,
+            detail={"moved": list(distance.moved.items())} if distance.moved else {},
         )
 
 
 def registered_references(settings: Settings) -> ReferenceOf:
-    """The references that the registry keeps beside its models."""
+    """Loader of the training references that are registered with the models."""
 
     def reference_of(target: str, name: str, version: str) -> Reference | None:
         domain = name.removesuffix(f"-{target}")
@@ -242,11 +243,11 @@ def registered_references(settings: Settings) -> ReferenceOf:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise RegistryUnavailableError(str(error)) from error
-        except TwinError as error:  # a name that no model of ours can have: somebody else predicts here
-            logger.warning("no reference of %s version %s: %s", name, version, error.sentence)
+        except TwinError as error:  # not a valid name of this registry: another system writes predictions here
+            logger.warning("no training reference for %s version %s: %s", name, version, error.sentence)
             return None
         except OSError as error:
             raise RegistryUnavailableError(str(error)) from error
-        return None if rows is None else Reference.of(target, rows)
+        return None if rows is None else Reference.from_rows(target, rows)
 
     return reference_of

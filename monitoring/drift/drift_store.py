@@ -1,7 +1,7 @@
-"""The SQL of drift: which champion is measured, its windows, and the status that follows from them.
+"""SQL of drift detection: the monitored champions, their windows and the drift status derived from them.
 
-What is found of a window, the status and the place to go on from are written in one transaction, so a kill at any
-moment loses and doubles nothing.
+A window's result, the status and the cursor are written in one transaction, so a kill at any time loses and duplicates
+nothing.
 """
 
 from __future__ import annotations
@@ -17,25 +17,24 @@ import psycopg2.extensions
 from psycopg2.extras import execute_values
 
 from monitoring.drift.drift_params import DriftParams
-from monitoring.drift.status import rule
 from monitoring.store_connection import StoreConnection
 
 DriftKind = Literal["features", "predictions", "errors"]
 KINDS: tuple[DriftKind, ...] = ("features", "predictions", "errors")
 Cursor: TypeAlias = psycopg2.extensions.cursor
 
-#: Any number, the same for every watcher of a database: one of them works at a time.
+#: Key of the advisory lock: one drift monitor per database works at a time.
 _ADVISORY_LOCK = 7_308_020
 
 
 @dataclass(frozen=True)
 class MonitoredModel:
-    """The champion of a target that is measured.
+    """The champion of a target whose drift is measured.
 
     Attributes:
         since: event time at which its first window begins.
-        looked_until: event time up to which its windows have been looked at.
-        note: why nothing is measured, None where something is.
+        looked_until: cursor: event time up to which its windows have been processed.
+        note: why nothing is measured; None if it is.
     """
 
     target: str
@@ -48,13 +47,13 @@ class MonitoredModel:
 
 @dataclass(frozen=True)
 class DriftWindow:
-    """What was found of one window that counts.
+    """Result of one window with enough rows and batteries.
 
     Attributes:
-        samples, batteries: rows that it was measured on, and of how many batteries.
+        samples, batteries: number of rows measured, and of batteries.
         score: distance from the training reference.
         threshold: score above which it is out of bounds.
-        detail: what explains the score; values that JSON knows.
+        detail: explanation of the score, JSON-serializable.
     """
 
     kind: DriftKind
@@ -68,24 +67,49 @@ class DriftWindow:
 
     @property
     def is_out(self) -> bool:
-        """Whether it lies out of the bounds of the reference."""
+        """Whether the score exceeds the threshold."""
         return self.score > self.threshold
 
 
+@dataclass(frozen=True)
+class DriftStatus:
+    """Drift status of one model and kind.
+
+    Attributes:
+        windows: number of newest windows considered.
+        windows_out: how many of them are out of bounds.
+    """
+
+    is_drifting: bool
+    windows: int
+    windows_out: int
+
+
+def drift_status(are_out: Sequence[bool], params: DriftParams) -> DriftStatus:
+    """Drifting if the newest window and at least `out_windows` of the last `windows` are out.
+
+    Args:
+        are_out: whether each window is out of bounds, newest first.
+    """
+    considered = are_out[: params.windows]
+    out = sum(considered)
+    return DriftStatus(bool(considered) and considered[0] and out >= params.out_windows, len(considered), out)
+
+
 class DriftStore(StoreConnection):
-    """The session of the one watcher of a database."""
+    """Database connection of the drift monitor, with its advisory lock."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn, "battery-twin-drift", advisory_lock=_ADVISORY_LOCK)
 
-    def followed(self) -> dict[str, MonitoredModel]:
-        """What is measured, by target."""
+    def monitored_models(self) -> dict[str, MonitoredModel]:
+        """The monitored champion of each target."""
         with self.transaction() as cursor:
             cursor.execute("SELECT target, model_name, model_version, since, looked_until, note FROM drift_models")
             return {row[0]: MonitoredModel(*row) for row in cursor.fetchall()}
 
-    def follow(self, champion: MonitoredModel) -> None:
-        """Measure `champion` from now on: its windows begin anew, and so does the status of its target."""
+    def start_monitoring(self, champion: MonitoredModel) -> None:
+        """Monitor `champion` from now on, which resets the status of its target."""
         with self.transaction() as cursor:
             cursor.execute(
                 "INSERT INTO drift_models (target, model_name, model_version, since, looked_until, note) "
@@ -97,15 +121,15 @@ class DriftStore(StoreConnection):
             )
             cursor.execute("DELETE FROM drift_status WHERE target = %s", (champion.target,))
 
-    def explain(self, champion: MonitoredModel, note: str | None) -> None:
-        """Keep why nothing is measured of `champion`; None: something is."""
+    def set_note(self, champion: MonitoredModel, note: str | None) -> None:
+        """Store why nothing is measured of `champion`; None if it is measured."""
         with self.transaction() as cursor:
             cursor.execute("UPDATE drift_models SET note = %s WHERE target = %s", (note, champion.target))
 
     def write(
         self, champion: MonitoredModel, windows: Sequence[DriftWindow], until: datetime, params: DriftParams
     ) -> None:
-        """Keep what was found of `champion` up to `until`, at most one window of each kind, and the status after it."""
+        """Store the windows of `champion` that end at `until`, at most one per kind, and the resulting status."""
         with self.transaction() as cursor:
             cursor.execute(
                 "UPDATE drift_models SET looked_until = %s "
@@ -121,26 +145,26 @@ class DriftStore(StoreConnection):
                 [
                     (
                         champion.target,
-                        one.kind,
+                        window.kind,
                         champion.model_name,
                         champion.model_version,
-                        one.start,
-                        one.end,
-                        one.samples,
-                        one.batteries,
-                        one.score,
-                        one.threshold,
-                        one.is_out,
-                        json.dumps(one.detail),
+                        window.start,
+                        window.end,
+                        window.samples,
+                        window.batteries,
+                        window.score,
+                        window.threshold,
+                        window.is_out,
+                        json.dumps(window.detail),
                     )
-                    for one in windows
+                    for window in windows
                 ],
             )
-            for one in windows:
-                _renew_status(cursor, champion, one, params)
+            for window in windows:
+                _update_status(cursor, champion, window, params)
 
 
-def _renew_status(cursor: Cursor, champion: MonitoredModel, newest: DriftWindow, params: DriftParams) -> None:
+def _update_status(cursor: Cursor, champion: MonitoredModel, newest: DriftWindow, params: DriftParams) -> None:
     cursor.execute(
         "SELECT is_out FROM drift_windows WHERE target = %s AND kind = %s AND model_name = %s AND model_version = %s "
         "AND window_start >= %s ORDER BY window_start DESC LIMIT %s",
@@ -153,7 +177,7 @@ def _renew_status(cursor: Cursor, champion: MonitoredModel, newest: DriftWindow,
             params.windows,
         ),
     )
-    said = rule([is_out for (is_out,) in cursor.fetchall()], params)
+    status = drift_status([is_out for (is_out,) in cursor.fetchall()], params)
     cursor.execute(
         "INSERT INTO drift_status (target, kind, score, threshold, is_drifting, checked_at, model_name, model_version, "
         "window_end, windows, windows_out) VALUES (%s, %s, %s, %s, %s, now(), %s, %s, %s, %s, %s) "
@@ -166,11 +190,11 @@ def _renew_status(cursor: Cursor, champion: MonitoredModel, newest: DriftWindow,
             newest.kind,
             newest.score,
             newest.threshold,
-            said.is_drifting,
+            status.is_drifting,
             champion.model_name,
             champion.model_version,
             newest.end,
-            said.windows,
-            said.windows_out,
+            status.windows,
+            status.windows_out,
         ),
     )

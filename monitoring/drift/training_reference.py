@@ -1,4 +1,4 @@
-"""The training reference of a registered model, in the units of the store."""
+"""Training reference of a registered model: features, out-of-fold predictions and errors in the units of the store."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from training.registry.gate_scores import FEATURE_PREFIX
 
 @dataclass(frozen=True)
 class Reference:
-    """Rows that a model was fitted on, each battery's in time order.
+    """A sample of the training rows of a model, each battery's in time order.
 
     Attributes:
         names: of the F features.
-        battery: int64[n], number of the row's battery, from 0.
+        battery: int64[n], index of the row's battery, from 0.
         time_s: float64[n], s since the epoch, NaN where unknown.
         features: float64[n, F], NaN where missing.
-        predicted: float64[n], out of fold.
+        predicted: float64[n], out-of-fold predictions.
         error: float64[n], predicted minus actual.
     """
 
@@ -35,12 +35,12 @@ class Reference:
 
     @property
     def batteries(self) -> int:
-        """How many there are."""
+        """Number of batteries."""
         return int(self.battery.max()) + 1 if len(self.battery) else 0
 
     @classmethod
-    def of(cls, target: str, rows: pd.DataFrame) -> Reference:
-        """The reference in `rows` of `training.drift_reference.reference_rows`."""
+    def from_rows(cls, target: str, rows: pd.DataFrame) -> Reference:
+        """The reference in the output of `training.drift_reference.reference_rows`."""
         rows = rows.sort_values(["battery_id", "time", "cycle_index"], kind="stable")
         columns = [name for name in rows.columns.astype(str) if name.startswith(FEATURE_PREFIX)]
         factor = TARGET_METRICS[target].factor

@@ -1,8 +1,8 @@
-"""What the store holds of an interval of event time: what was seen, said and got wrong.  Bounded, and the same again.
+"""Reads one window of event time from the store: features, predictions and errors.  Bounded and deterministic.
 
-Features are not stored, so a sample of the batteries is folded again from its readings: thinned, which the fold bears,
-and from half a day before the window on, in which what it remembers of readings is forgotten.  What is older comes from
-`battery_cycles`.  Rows are taken at the moments at which training takes them, and so are predictions.
+Features are not stored, so they are recomputed from the readings of a sample of batteries: thinned readings, from half
+a day before the window on, after which the state no longer depends on earlier readings.  Earlier history comes from
+`battery_cycles`.  Rows and predictions are taken at the same times as in training.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from telemetry.stores import history
 
 Connection = psycopg2.extensions.connection
 
-#: Training takes one reading of a battery in so many seconds; so does this.
+#: One row per battery and interval, as in training.
 _ROW_INTERVAL_S = LabelParams.temperature_every_s
-#: At most one reading of a battery in so many seconds is folded.
+#: Readings are thinned to one per battery and interval.
 _READING_INTERVAL_S = 10.0
-#: Longer than a charge overnight and many times the time constants of the fold.
+#: Longer than a charge overnight and many times the time constants of the state.
 _WARM_UP = timedelta(hours=12)
 
 
@@ -42,9 +42,9 @@ class WindowValues:
     """Rows of one kind and window.
 
     Attributes:
-        battery: int64[n], number of each row's battery, from 0, none left out.
+        battery: int64[n], index of each row's battery, contiguous from 0.
         values: float64[n, F].
-        samples: how many values were looked at; more than n where a row sums up several.
+        samples: number of values behind the rows; more than n where a row is an aggregate.
     """
 
     battery: IntArray
@@ -53,22 +53,22 @@ class WindowValues:
 
     @property
     def batteries(self) -> int:
-        """How many there are."""
+        """Number of batteries."""
         return len(np.unique(self.battery))
 
-    def counts(self, params: DriftParams) -> bool:
-        """Whether they are enough to say something."""
+    def is_sufficient(self, params: DriftParams) -> bool:
+        """Whether there are enough rows and batteries to measure the window."""
         return self.samples >= params.min_rows and self.batteries >= params.min_batteries
 
 
 @dataclass(frozen=True)
 class WindowFeatures:
-    """What models of one cadence may have seen, at moments of some batteries.
+    """Feature rows of one cadence in a window.
 
     Attributes:
         names: of the F features.
         features: float64[n, F], NaN where missing.
-        battery_ids: n of them, each battery's together.
+        battery_ids: n of them, grouped by battery.
         time_s: float64[n], s since the epoch.
     """
 
@@ -77,17 +77,17 @@ class WindowFeatures:
     battery_ids: Sequence[str]
     time_s: FloatArray
 
-    def of(self, names: Sequence[str]) -> WindowValues:
-        """The features `names`, in that order; one that this version does not know is missing."""
+    def columns(self, names: Sequence[str]) -> WindowValues:
+        """The features `names`, in that order; NaN for a feature that this version does not have."""
         values = np.full((len(self.features), len(names)), np.nan)
-        for place, name in enumerate(names):
+        for column, name in enumerate(names):
             if name in self.names:
-                values[:, place] = self.features[:, self.names.index(name)]
+                values[:, column] = self.features[:, self.names.index(name)]
         return _values(self.battery_ids, values)
 
 
-def clock(connection: Connection, batteries: int) -> datetime | None:
-    """Event time that so many batteries have reached: one that is ahead of its time moves nothing.  None: too few."""
+def watermark(connection: Connection, batteries: int) -> datetime | None:
+    """Event time that this many batteries have reached, None if fewer sent data; one clock set ahead has no effect."""
     rows = _fetch(
         connection,
         "SELECT t.time FROM batteries b CROSS JOIN LATERAL (SELECT time FROM ev_telemetry t "
@@ -98,8 +98,8 @@ def clock(connection: Connection, batteries: int) -> datetime | None:
     return rows[0][0] if rows else None
 
 
-def champions(connection: Connection) -> dict[str, tuple[str, str]]:
-    """Name and version of the model that made the newest champion prediction, by target."""
+def current_champions(connection: Connection) -> dict[str, tuple[str, str]]:
+    """Name and version of the model that made the newest champion prediction of each target."""
     rows = _fetch(
         connection,
         f"""
@@ -107,13 +107,13 @@ def champions(connection: Connection) -> dict[str, tuple[str, str]]:
         FROM {LATEST_CHAMPION_PREDICTIONS}
         WHERE p.model_name <> '' AND p.model_version <> ''
         ORDER BY p.target, p.predicted_at DESC, p.time DESC
-        """,  # noqa: S608 - a text of our own
+        """,  # noqa: S608 - constant text
     )
     return {target: (name, version) for target, name, version in rows if target in TARGETS}
 
 
-def sample(connection: Connection, start: datetime, end: datetime, count: int) -> list[str]:
-    """Up to `count` of the batteries with readings in the window, as far as possible the same in every window."""
+def sample_batteries(connection: Connection, start: datetime, end: datetime, count: int) -> list[str]:
+    """Up to `count` batteries with readings in the window, as far as possible the same in every window."""
     rows = _fetch(
         connection,
         "SELECT b.battery_id FROM batteries b CROSS JOIN LATERAL (SELECT FROM ev_telemetry t "
@@ -133,11 +133,11 @@ def first_window(
     until: datetime,
     params: DriftParams,
 ) -> datetime:
-    """Begin of the first window since `begin` from which on `model` alone predicted, as `battery_ids` tell.
+    """Start of the first window since `begin` from which on only `model` predicted for `battery_ids`.
 
     Args:
-        begin: begin of a window.
-        until: the clock.
+        begin: start of a window.
+        until: the watermark.
     """
     length = timedelta(seconds=params.window_s)
     rows = _fetch(
@@ -165,48 +165,48 @@ def first_window(
         },
     )
     first = window_start(until, params) + length
-    for start, is_alone in rows:
-        if not is_alone:
+    for start, is_only_model in rows:
+        if not is_only_model:
             break
         first = start
     return first
 
 
 def window_start(time: datetime, params: DriftParams) -> datetime:
-    """Begin of the window that holds `time`; windows are counted from 1970, so that everybody has the same."""
+    """Start of the window that contains `time`; windows are aligned to the epoch."""
     return datetime.fromtimestamp(time.timestamp() // params.window_s * params.window_s, UTC)
 
 
-def predictions(connection: Connection, champion: MonitoredModel, moments: WindowFeatures) -> WindowValues:
-    """What `champion` said at `moments`, or soon after, where it did not predict from every reading."""
+def predictions(connection: Connection, champion: MonitoredModel, rows_at: WindowFeatures) -> WindowValues:
+    """Predictions of `champion` at the times of `rows_at`, or the first within one row interval after."""
     rows = _fetch(
         connection,
         """
-        SELECT m.battery_id, p.value
-        FROM unnest(%(ids)s::text[], %(times)s::float8[]) WITH ORDINALITY m (battery_id, time_s, number)
+        SELECT r.battery_id, p.value
+        FROM unnest(%(ids)s::text[], %(times)s::float8[]) WITH ORDINALITY r (battery_id, time_s, number)
         CROSS JOIN LATERAL (
             SELECT value FROM battery_predictions p
-            WHERE p.battery_id = m.battery_id AND p.target = %(target)s AND p.role = 'champion'
+            WHERE p.battery_id = r.battery_id AND p.target = %(target)s AND p.role = 'champion'
               AND p.model_name = %(name)s AND p.model_version = %(version)s
-              AND p.time >= to_timestamp(m.time_s) AND p.time < to_timestamp(m.time_s + %(soon_s)s)
+              AND p.time >= to_timestamp(r.time_s) AND p.time < to_timestamp(r.time_s + %(interval_s)s)
             ORDER BY p.time LIMIT 1
         ) p
-        ORDER BY m.number
+        ORDER BY r.number
         """,
         {
-            "ids": list(moments.battery_ids),
-            "times": moments.time_s.tolist(),
+            "ids": list(rows_at.battery_ids),
+            "times": rows_at.time_s.tolist(),
             "target": champion.target,
             "name": champion.model_name,
             "version": champion.model_version,
-            "soon_s": _ROW_INTERVAL_S,
+            "interval_s": _ROW_INTERVAL_S,
         },
     )
     return _values([battery_id for battery_id, _ in rows], np.array([[value] for _, value in rows]))
 
 
 def errors(connection: Connection, champion: MonitoredModel, start: datetime, end: datetime) -> WindowValues:
-    """How wrong `champion` was, as far as it was known in the window: mean absolute error of each battery."""
+    """Mean absolute error of `champion` by battery, over the labels that matured in the window."""
     rows = _fetch(
         connection,
         "SELECT battery_id, avg(abs(error)), count(*) FROM prediction_outcomes "
@@ -218,24 +218,28 @@ def errors(connection: Connection, champion: MonitoredModel, start: datetime, en
     return replace(values, samples=sum(int(row[2]) for row in rows))
 
 
-def moments(
+def window_features(
     connection: Connection, battery_ids: Sequence[str], start: datetime, params: DriftParams
 ) -> dict[str, WindowFeatures]:
-    """What models may have seen in the window from `start` on, by cadence; at most `rows_per_battery` of a battery."""
-    known = history.batteries(connection, battery_ids)
-    folds = [_fold(connection, one, known.get(one, {}), start, params) for one in battery_ids]
-    found = {}
+    """Feature rows of the window from `start` on, by cadence; at most `rows_per_battery` of each battery."""
+    attributes = history.batteries(connection, battery_ids)
+    batteries = [
+        _battery_features(connection, battery_id, attributes.get(battery_id, {}), start, params)
+        for battery_id in battery_ids
+    ]
+    by_cadence = {}
     for cadence, names in (("reading", READING_FEATURES), ("cycle", CYCLE_FEATURES)):
-        parts = [np.empty((0, 1 + len(names))), *(fold[cadence] for fold in folds)]
-        owners = np.repeat(list(battery_ids), [len(part) for part in parts[1:]]).tolist()
+        parts = [np.empty((0, 1 + len(names))), *(battery[cadence] for battery in batteries)]
+        row_ids = np.repeat(list(battery_ids), [len(part) for part in parts[1:]]).tolist()
         table = np.concatenate(parts)
-        found[cadence] = WindowFeatures(names, table[:, 1:], owners, table[:, 0])
-    return found
+        by_cadence[cadence] = WindowFeatures(names, table[:, 1:], row_ids, table[:, 0])
+    return by_cadence
 
 
-def _fold(
+def _battery_features(
     connection: Connection, battery_id: str, battery: Mapping[str, Any], start: datetime, params: DriftParams
 ) -> dict[str, FloatArray]:
+    """By cadence: time (s since the epoch) and features of each row, float64[n, 1 + F]."""
     begin, end = start - _WARM_UP, start + timedelta(seconds=params.window_s)
     states = new_states(1)
     chemistry = str(battery.get("chemistry") or "").upper()
@@ -249,16 +253,16 @@ def _fold(
     update_from_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
     pages = history.readings(connection, battery_id, READING_INPUTS[1:], end, begin=begin, every_s=_READING_INTERVAL_S)
     readings = np.concatenate([np.empty((0, len(READING_INPUTS))), *pages])
-    folded = update_from_readings(states, np.zeros(len(readings), dtype=np.int64), readings)
+    updates = update_from_readings(states, np.zeros(len(readings), dtype=np.int64), readings)
     time_s = readings[:, 0]
     first_of_tick = np.diff(np.floor(time_s / _ROW_INTERVAL_S), prepend=-np.inf) > 0
-    seen = np.flatnonzero(first_of_tick & folded.applied & (time_s >= start.timestamp()))
-    closed = folded.closed_table()["reading"].to_numpy()
-    ended = np.flatnonzero(time_s[closed] >= start.timestamp())
-    seen, ended = thinned(seen, params.rows_per_battery), thinned(ended, params.rows_per_battery)
+    rows = np.flatnonzero(first_of_tick & updates.applied & (time_s >= start.timestamp()))
+    closed = updates.closed_table()["reading"].to_numpy()
+    sessions = np.flatnonzero(time_s[closed] >= start.timestamp())
+    rows, sessions = thinned(rows, params.rows_per_battery), thinned(sessions, params.rows_per_battery)
     return {
-        "reading": np.column_stack([time_s[seen], folded.features[seen]]),
-        "cycle": np.column_stack([time_s[closed[ended]], folded.closed_features[ended]]),
+        "reading": np.column_stack([time_s[rows], updates.features[rows]]),
+        "cycle": np.column_stack([time_s[closed[sessions]], updates.closed_features[sessions]]),
     }
 
 

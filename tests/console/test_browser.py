@@ -162,13 +162,13 @@ def drifting(dsn: str, now: datetime) -> None:
         ("temperature", "features", (0.09, 0.11, 0.1, 0.1, 0.16, 0.12, 0.1)),
     ):
         champion = MonitoredModel(target, f"battery-{target}", "1", since, since)
-        store.follow(champion)
+        store.start_monitoring(champion)
         for number, score in enumerate(scores):
             start = since + number * day
             detail = {"moved": [("temperature_c", 0.21), ("c_rate", 0.13)]} if kind == "features" else {}
             window = DriftWindow(kind, start, start + day, 120, BATTERIES, score, 1.5 if kind == "errors" else 0.15, detail)
             store.write(champion, [window], window.end, params)
-    store.follow(MonitoredModel("rul", "battery-rul", "1", since, since, NO_REFERENCE))
+    store.start_monitoring(MonitoredModel("rul", "battery-rul", "1", since, since, NO_REFERENCE))
     store.close()
 
 

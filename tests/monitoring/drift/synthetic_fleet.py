@@ -1,7 +1,7 @@
-"""Batteries that drive in the morning and charge in the evening, and two models that were fitted on some of them.
+"""Synthetic batteries that drive in the morning and charge in the evening, and the references of two models of them.
 
-Cheap enough to live for a season in a test, and lively enough to be hard: every battery has a weather, a load and an
-ageing of its own, and there are seasons.
+Fast enough to simulate a season in a test, and varied enough to be hard: every battery has its own weather, load and
+ageing, and there are seasons.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from training.drift_reference import reference_rows
 DAY_S = 86_400.0
 STEP_S = 60.0
 START = datetime(2026, 3, 1, tzinfo=UTC)
-#: What both models know of ageing, a share of the health each cycle.
+#: Wear per cycle that the health model assumes, as a fraction of the health.
 WEAR = 2e-4
 _COLUMNS = ("voltage", "current", "temperature", "ambient_temperature", "charge_cycles", "soh")
 _DRIVE = 8 * 3600.0 + np.arange(0.0, 2700.0, STEP_S)
@@ -30,14 +30,14 @@ _CHARGE = 20 * 3600.0 + np.arange(0.0, 3600.0, STEP_S)
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is different from some day on: `warmer` by so many degC, ageing `faster` so many times."""
+    """Change from day `from_day` on: `warmer_c` degC warmer, ageing `faster` times as fast."""
 
     from_day: int = 0
     warmer_c: float = 0.0
     faster: float = 1.0
 
 
-def lived(seed: int, number: int, days: np.ndarray, regime: Scenario = Scenario()) -> pd.DataFrame:
+def simulated_readings(seed: int, number: int, days: np.ndarray, scenario: Scenario = Scenario()) -> pd.DataFrame:
     """Readings of battery `number` of fleet `seed` on `days` after `START`, in contract columns, health in percent."""
     rng = np.random.default_rng([seed, number])
     weather, load, age = rng.normal(0.0, 2.0), rng.uniform(0.7, 1.3), rng.uniform(100.0, 700.0)
@@ -46,12 +46,12 @@ def lived(seed: int, number: int, days: np.ndarray, regime: Scenario = Scenario(
     cycles, health = age, 1.0 - wear * age
     last = days[0]
     for day in days:
-        changed = day >= regime.from_day
-        mean_c = 12.0 - 9.0 * np.cos(2 * np.pi * (day + 45.0) / 365.25) + weather + regime.warmer_c * changed
+        changed = day >= scenario.from_day
+        mean_c = 12.0 - 9.0 * np.cos(2 * np.pi * (day + 45.0) / 365.25) + weather + scenario.warmer_c * changed
         mean_c += rng.normal(0.0, 3.0)
         effort = load * rng.uniform(0.8, 1.2)
         cycles += 0.4 * (day - last)
-        health -= wear * 0.4 * (day - last) * (regime.faster if changed else 1.0)
+        health -= wear * 0.4 * (day - last) * (scenario.faster if changed else 1.0)
         last = day
         for begin, current in ((_DRIVE, 40.0 * effort), (_CHARGE, -45.0)):
             inside = begin - begin[0]
@@ -59,7 +59,7 @@ def lived(seed: int, number: int, days: np.ndarray, regime: Scenario = Scenario(
             flowing = current + rng.normal(0.0, 12.0, len(begin)) * (current > 0)
             warm = 6.0 * effort * (1.0 - np.exp(-inside / 1800.0))
             resistance = 0.08 * (2.0 - health) * (1.0 + 0.01 * (25.0 - ambient))
-            # cycles: half of a day's in the morning, the other half in the evening
+            # Half of a day's cycles in the morning, the other half in the evening.
             driven = cycles + 0.2 * (inside / inside[-1] + (current < 0))
             columns = (
                 START.timestamp() + day * DAY_S + begin,
@@ -88,17 +88,17 @@ def batteries_of(numbers: range) -> pd.DataFrame:
 
 
 def references(seed: int, numbers: range) -> dict[str, Reference]:
-    """What was kept of the models of temperature (it stays as it is) and of health (it wears with age)."""
+    """Training references of two models: temperature by persistence, health by linear wear."""
     days = np.arange(-360, 0, 9)
-    readings = pd.concat([lived(seed, number, days) for number in numbers], ignore_index=True)
+    readings = pd.concat([simulated_readings(seed, number, days) for number in numbers], ignore_index=True)
     no_cycles = pd.DataFrame(columns=names(CYCLE_FIELDS)).astype(
         {"battery_id": str, "capacity_ah": float, "soh": float}
     )
     built = build(readings.assign(warning_level=np.nan), no_cycles, batteries_of(numbers), LabelParams(min_rows=1))
-    found = {}
+    by_target = {}
     for target in ("temperature", "soh"):
         table = built.tables[target]
         predicted = table["temperature_c"] if target == "temperature" else 1.0 - WEAR * table["cycles"]
-        judged = pd.DataFrame({"actual": table[TARGETS[target].label], "predicted": predicted})
-        found[target] = Reference.of(target, reference_rows(table, judged, TARGETS[target], seed))
-    return found
+        scored = pd.DataFrame({"actual": table[TARGETS[target].label], "predicted": predicted})
+        by_target[target] = Reference.from_rows(target, reference_rows(table, scored, TARGETS[target], seed))
+    return by_target

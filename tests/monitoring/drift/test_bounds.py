@@ -1,4 +1,4 @@
-"""Bounds come from the reference itself: what chance does to windows of other batteries stays inside."""
+"""Drift bounds: windows of other batteries without drift stay inside, shifted ones do not."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ FEATURES = 6
 
 
 def record(rng: np.random.Generator, days: np.ndarray, shift: float = 0.0) -> tuple[np.ndarray, ...]:
-    """One battery: time, features and error; it has a character, and its rows share a season and a day."""
+    """One battery: time, features and error; rows share a battery effect, a season and a day."""
     time_s = np.repeat(days * DAY_S, 8) + np.tile(np.arange(8) * 600.0, len(days))
     season = np.sin(2 * np.pi * time_s / (365.25 * DAY_S))[:, None] * np.linspace(0, 1, FEATURES)
-    character, day = rng.normal(size=FEATURES), np.repeat(rng.normal(size=(len(days), FEATURES)), 8, axis=0)
-    features = character + season + 0.5 * day + 0.3 * rng.normal(size=(len(time_s), FEATURES)) + shift
+    battery_effect, day = rng.normal(size=FEATURES), np.repeat(rng.normal(size=(len(days), FEATURES)), 8, axis=0)
+    features = battery_effect + season + 0.5 * day + 0.3 * rng.normal(size=(len(time_s), FEATURES)) + shift
     return time_s, features, (1.0 + shift) * np.exp(rng.normal(0, 0.2)) * rng.normal(size=len(time_s))
 
 
@@ -31,12 +31,12 @@ def reference_of(batteries: int, seed: int = 0) -> Reference:
     rng = np.random.default_rng(seed)
     records = [record(rng, np.arange(0, 730, 10)) for _ in range(batteries)]
     time_s, features, error = (np.concatenate(parts) for parts in zip(*records, strict=True))
-    battery = np.repeat(np.arange(batteries), [len(one[0]) for one in records])
+    battery = np.repeat(np.arange(batteries), [len(times) for times, _, _ in records])
     return Reference(tuple("abcdef"), battery, time_s, features, features[:, 1], error)
 
 
 def window(rng: np.random.Generator, batteries: int, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Batteries of nobody's reference on one day: number of each row's battery, features, errors."""
+    """Batteries outside of any reference on one day: index of each row's battery, features, errors."""
     day = np.array([rng.uniform(0, 730)])
     records = [record(rng, day, shift) for _ in range(batteries)]
     return (
@@ -62,59 +62,59 @@ def values_of(kind: DriftKind, features: np.ndarray, error: np.ndarray) -> np.nd
 
 @pytest.mark.parametrize("kind", ["features", "predictions", "errors"])
 @pytest.mark.parametrize(("batteries", "power"), [(3, 0.75), (8, 0.95)])
-def test_chance_stays_inside_at_the_stated_rate_and_a_shift_does_not(
+def test_false_alarm_rate_is_as_configured_and_a_shift_is_detected(
     bounds: Bounds, kind: DriftKind, batteries: int, power: float
 ) -> None:
     rng = np.random.default_rng(5)
     rates = {}
     for shift in (0.0, 3.0):
-        found = []
+        is_out = []
         for _ in range(100):
             battery, features, error = window(rng, batteries, shift)
             measured = bounds.measure(kind, battery, values_of(kind, features, error))
-            found.append(measured.score > measured.threshold)
-        rates[shift] = np.mean(found)
-    # 1 of 100 is promised; more than 5 would happen once in 2,000 times.
+            is_out.append(measured.score > measured.threshold)
+        rates[shift] = np.mean(is_out)
+    # The configured rate is 1 of 100; more than 5 has a probability of 1 in 2,000.
     assert rates[0.0] <= 0.05
     assert rates[3.0] >= power
 
 
-def test_rows_taken_for_independent_would_cry_wolf(reference: Reference) -> None:
-    """Negative control: a test that counts rows calls nearly every innocent window drift."""
+def test_kolmogorov_smirnov_on_rows_reports_false_drift(reference: Reference) -> None:
+    """Negative control: a test that assumes independent rows calls most windows without drift drifted."""
     rng = np.random.default_rng(5)
     pooled = reference.features[:, 1]
-    cries = [ks_2samp(window(rng, 8)[1][:, 1], pooled).pvalue < 0.01 for _ in range(40)]
-    assert np.mean(cries) > 0.5
+    alarms = [ks_2samp(window(rng, 8)[1][:, 1], pooled).pvalue < 0.01 for _ in range(40)]
+    assert np.mean(alarms) > 0.5
 
 
-def test_the_order_of_rows_does_not_matter(bounds: Bounds) -> None:
+def test_score_does_not_depend_on_row_order(bounds: Bounds) -> None:
     rng = np.random.default_rng(3)
     battery, features, error = window(rng, 5)
     order = rng.permutation(len(battery))
     for kind in ("features", "predictions", "errors"):
         values = values_of(kind, features, error)  # type: ignore[arg-type]
-        as_it_came = bounds.measure(kind, battery, values)  # type: ignore[arg-type]
+        original = bounds.measure(kind, battery, values)  # type: ignore[arg-type]
         shuffled = bounds.measure(kind, battery[order], values[order])  # type: ignore[arg-type]
-        assert shuffled.score == pytest.approx(as_it_came.score, abs=1e-12)
-        assert shuffled.threshold == as_it_came.threshold
+        assert shuffled.score == pytest.approx(original.score, abs=1e-12)
+        assert shuffled.threshold == original.threshold
 
 
-def test_smaller_errors_are_no_drift(bounds: Bounds) -> None:
+def test_smaller_errors_are_not_drift(bounds: Bounds) -> None:
     battery, _, error = window(np.random.default_rng(3), 8)
     assert bounds.measure("errors", battery, 0.01 * error).score < 0.1
     worse = bounds.measure("errors", battery, 3.0 * error)
     assert worse.score > worse.threshold
 
 
-def test_every_battery_counts_the_same(bounds: Bounds) -> None:
+def test_batteries_have_equal_weight_regardless_of_row_count(bounds: Bounds) -> None:
     battery, features, _ = window(np.random.default_rng(3), 4)
-    chatty = np.concatenate([np.arange(len(battery)), np.repeat(np.flatnonzero(battery == 0), 9)])
-    assert bounds.measure("features", battery[chatty], features[chatty]).score == pytest.approx(
+    repeated = np.concatenate([np.arange(len(battery)), np.repeat(np.flatnonzero(battery == 0), 9)])
+    assert bounds.measure("features", battery[repeated], features[repeated]).score == pytest.approx(
         bounds.measure("features", battery, features).score
     )
 
 
-def test_the_features_that_moved_most_are_told(bounds: Bounds) -> None:
+def test_features_that_moved_most_are_reported(bounds: Bounds) -> None:
     battery, features, _ = window(np.random.default_rng(3), 8)
     features[:, 2] += 9.0
     moved = bounds.measure("features", battery, features).moved
@@ -122,19 +122,19 @@ def test_the_features_that_moved_most_are_told(bounds: Bounds) -> None:
     assert len(moved) == 5
 
 
-def test_missing_features_are_a_value_and_spoil_nothing(reference: Reference) -> None:
+def test_missing_values_are_measured_like_other_values(reference: Reference) -> None:
     rng = np.random.default_rng(9)
     holes = np.where(rng.random(reference.features.shape) < 0.3, np.nan, reference.features)
     bounds = Bounds(replace(reference, features=holes), PARAMS)
     battery, features, _ = window(rng, 8)
     features[rng.random(features.shape) < 0.3] = np.nan
-    usual = bounds.measure("features", battery, features)
-    assert usual.score <= usual.threshold
-    gone = bounds.measure("features", battery, np.full_like(features, np.nan))
-    assert gone.score > gone.threshold
+    same = bounds.measure("features", battery, features)
+    assert same.score <= same.threshold
+    missing = bounds.measure("features", battery, np.full_like(features, np.nan))
+    assert missing.score > missing.threshold
 
 
-def test_what_never_varied_in_training_cannot_move_the_forest_and_is_not_measured(reference: Reference) -> None:
+def test_constant_training_features_are_not_measured(reference: Reference) -> None:
     features = reference.features.copy()
     features[:, 1], features[:, 4] = np.nan, 3.0
     assert Bounds(replace(reference, features=features), PARAMS).names == ("a", "c", "d", "f")
@@ -146,14 +146,14 @@ def test_fewer_batteries_have_wider_bounds(bounds: Bounds) -> None:
     assert thresholds == sorted(thresholds, reverse=True)
 
 
-def test_cycles_without_times_have_bounds_too(reference: Reference) -> None:
+def test_reference_without_times_has_bounds(reference: Reference) -> None:
     timeless = replace(reference, time_s=np.full_like(reference.time_s, np.nan))
     battery, features, _ = window(np.random.default_rng(3), 8)
-    usual = Bounds(timeless, PARAMS).measure("features", battery, features)
-    assert usual.score <= usual.threshold
+    same = Bounds(timeless, PARAMS).measure("features", battery, features)
+    assert same.score <= same.threshold
 
 
-def test_a_reference_of_few_batteries_is_refused_in_words() -> None:
+def test_reference_with_too_few_batteries_is_refused_with_a_reason() -> None:
     assert too_small(reference_of(5), PARAMS) == ("the training reference holds 5 batteries, at least 6 are needed")
     assert too_small(reference_of(6), PARAMS) is None
 
