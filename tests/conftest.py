@@ -1,6 +1,6 @@
-"""Real parts for the tests, each started once and only if a test asks for it, and the shared data if present.
+"""Fixtures shared by all tests: embedded and real servers, each started once on first use, and the shared data.
 
-The embedded servers are always there; the others are skipped with the name of what is not installed.
+The embedded servers are always available; tests that need a real server which is not installed are skipped.
 """
 
 from __future__ import annotations
@@ -36,10 +36,9 @@ _number = itertools.count()
 
 @pytest.fixture(scope="session")
 def server_folders() -> Iterator[Path]:
-    """Where servers keep their data.
+    """Folder for the data of the servers.
 
-    Not in pytest's own temporary folder: each pytest that starts shuts that to everybody but its user, and the
-    database of root runs as another one.
+    Not in pytest's temporary folder, which only its user can enter: started by root, PostgreSQL runs as another user.
     """
     with tempfile.TemporaryDirectory(prefix="twin-tests-") as folder:
         yield Path(folder)
@@ -47,14 +46,14 @@ def server_folders() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres_server(server_folders: Path) -> Iterator[str]:
-    """DSN of an embedded PostgreSQL, in a folder whose path is long and has spaces."""
+    """DSN of an embedded PostgreSQL, whose folder has a long path with spaces."""
     with embedded_postgres(server_folders / ("a rather long path " * 6).strip() / "postgres", durable=False) as dsn:
         yield dsn
 
 
 @pytest.fixture(scope="session")
 def new_database() -> Callable[[str], str]:
-    """Makes an empty database on the server of a DSN and gives the DSN of it."""
+    """Function that creates an empty database on the server of a DSN and returns its DSN."""
 
     def create(server_dsn: str) -> str:
         name = f"test_{next(_number)}"
@@ -70,7 +69,7 @@ def new_database() -> Callable[[str], str]:
 
 @pytest.fixture
 def postgres_dsn(postgres_server: str) -> str:
-    """DSN that sees an empty schema of its own: as good as a database, without its thousand files."""
+    """DSN whose search path is a new empty schema: isolated like a database, but without its thousand files."""
     name = f"test_{next(_number)}"
     connection = psycopg2.connect(postgres_server)
     with connection, connection.cursor() as cursor:
@@ -96,13 +95,13 @@ def kafka_server(server_folders: Path) -> Iterator[Kafka]:
 
 @pytest.fixture(scope="session")
 def kafka_bootstrap(kafka_server: Kafka) -> str:
-    """host:port of a Kafka broker; give topics and groups names of your own."""
+    """host:port of a Kafka broker that all tests share; use unique names for topics and groups."""
     return kafka_server.bootstrap
 
 
 @pytest.fixture(scope="session")
 def mosquitto(server_folders: Path) -> Iterator[Mosquitto]:
-    """A Mosquitto broker with a plain and a TLS listener, both with a password."""
+    """A Mosquitto broker with a plain and a TLS listener, both with password authentication."""
     need(DEBIAN["mosquitto"], DEBIAN["openssl"])
     with running_mosquitto(server_folders / "mosquitto") as running:
         yield running
@@ -118,13 +117,13 @@ def postgres15(server_folders: Path) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="session")
 def postgres15_dsn(postgres15: Postgres) -> str:
-    """DSN of its database postgres, as superuser."""
+    """DSN of the database postgres of `postgres15`, as superuser."""
     return postgres15.dsn
 
 
 @pytest.fixture(scope="session")
 def timescaledb_dsn(server_folders: Path) -> Iterator[str]:
-    """DSN of a server that offers TimescaleDB: TELEMETRY_DSN's, else Debian's PostgreSQL with the extension loaded."""
+    """DSN of a server with TimescaleDB: TELEMETRY_DSN if set, else Debian's PostgreSQL with the extension loaded."""
     if dsn := os.environ.get("TELEMETRY_DSN"):
         yield dsn
         return
@@ -145,14 +144,14 @@ def minio(server_folders: Path) -> Iterator[Minio]:
 
 @pytest.fixture(scope="session")
 def mlflow_server(server_folders: Path, postgres15: Postgres, minio: Minio) -> Iterator[str]:
-    """Address of an empty MLflow server with its records on PostgreSQL and its artifacts on MinIO."""
+    """URL of an empty MLflow server with its metadata on PostgreSQL and its artifacts on MinIO."""
     with running_mlflow(server_folders / "mlflow", create_databases(postgres15).mlflow_dsn, minio) as running:
         yield running.url
 
 
 @pytest.fixture(scope="session")
 def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh MLflow database to copy to `var/mlflow.db`; its migrations take seconds, so they run once."""
+    """A new MLflow database to copy to `var/mlflow.db`; created once, because its migrations take seconds."""
     var = tmp_path_factory.mktemp("registry")
     connect(Settings(var=var)).search_experiments(max_results=1)
     return var / "mlflow.db"
@@ -160,8 +159,8 @@ def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real battery data beside the repository."""
+    """Folder of real battery data next to the repository."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("…/shared/data is absent")
+        pytest.skip("the folder ../shared/data does not exist")
     return folder

@@ -1,4 +1,4 @@
-"""Skip what needs a server that is not installed."""
+"""Skip tests whose servers are not installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from deploy.servers.install import Component
 
 
 def need(*components: Component) -> None:
-    """Skip the test, naming what is missing, unless all are installed."""
+    """Skip the test with the reason unless all components are installed."""
     for component in components:
         if reason := component.missing():
             pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""Hold an HTTP API against its own OpenAPI document: no 5xx, and no answer that the document does not describe."""
+"""Property-based check of an HTTP API against its OpenAPI document: no 5xx and no undocumented response."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _BOUNDED = {
 }
 
 
-def check_against_document(url: str, examples: int, *, says_all: bool = True) -> list[str]:
-    """Send `examples` legal and as many illegal requests to each operation; the labels of the operations.
+def check_against_openapi(url: str, examples: int, *, is_exact: bool = True) -> list[str]:
+    """Send `examples` valid and as many invalid requests to each operation; returns the labels of the operations.
 
     Args:
-        says_all: whether the document can tell every legal request from an illegal one; where a rule spans several
-            fields it cannot, and a documented refusal of what looks legal is fine.
+        is_exact: whether the document describes validity completely.  With rules that span several fields it cannot;
+            then the documented rejection of a request that looks valid is accepted.
 
     Raises:
-        AssertionError: an answer was not as described.
+        AssertionError: a response was not as documented.
     """
     schema = schemathesis.openapi.from_url(url)
     labels = []
@@ -34,16 +34,16 @@ def check_against_document(url: str, examples: int, *, says_all: bool = True) ->
         operation = result.ok()
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
             if mode is GenerationMode.NEGATIVE and not (operation.query or operation.body):
-                continue  # nothing that could be illegal
-            _send(operation.as_strategy(generation_mode=mode), examples, says_all)()
+                continue  # has no parameter that could be invalid
+            _send(operation.as_strategy(generation_mode=mode), examples, is_exact)()
         labels.append(operation.label)
     return labels
 
 
-def _send(cases: object, examples: int, says_all: bool) -> Callable[[], None]:
+def _send(cases: object, examples: int, is_exact: bool) -> Callable[[], None]:
     @settings(max_examples=examples, **_BOUNDED)  # type: ignore[arg-type]
     @given(case=cases)  # type: ignore[arg-type]
     def send(case: Case) -> None:
-        case.call_and_validate(timeout=30, excluded_checks=[] if says_all else [positive_data_acceptance])
+        case.call_and_validate(timeout=30, excluded_checks=[] if is_exact else [positive_data_acceptance])
 
     return send

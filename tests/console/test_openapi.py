@@ -1,10 +1,10 @@
-"""The console's OpenAPI document holds, whatever is sent."""
+"""The REST API conforms to its OpenAPI document for valid and invalid requests."""
 
 from __future__ import annotations
 
 import httpx
 
-from tests.openapi import check_against_document
+from tests.openapi import check_against_openapi
 
 CONTRACT = {
     "/api/battery/status", "/api/battery/detailed", "/api/battery/comparison", "/api/battery/history",
@@ -13,6 +13,6 @@ CONTRACT = {
 }  # fmt: skip
 
 
-def test_no_5xx_and_no_undocumented_answer(api: httpx.Client) -> None:
-    checked = check_against_document(f"{api.base_url}/openapi.json", examples=15)
+def test_no_5xx_and_no_undocumented_response(api: httpx.Client) -> None:
+    checked = check_against_openapi(f"{api.base_url}/openapi.json", examples=15)
     assert {f"GET {path}" for path in CONTRACT} <= set(checked)
