@@ -1,7 +1,7 @@
-"""`python -m monitoring`: evaluator, drift and the metrics of the twin (9091), whichever way its predictions are made.
+"""`python -m monitoring`: runs model evaluation, drift detection and the Prometheus exporter (9091) in one process.
 
-Reads and writes the telemetry store only; needs no simulator, service or broker, and the model registry only for what
-models were fitted on and under which definitions, and for the counts of trainings.
+Reads and writes the telemetry store only, so it works with the service, the stream scorer and the database predictor
+alike.  The model registry is read for training references, label definitions and counts of trainings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from monitoring.exporter import TwinCollector
 from monitoring.fleet_queries import FleetReader
 from monitoring.registry_poll import RegistryPoller
 from telemetry.embedded.ports import free_port
-from telemetry.embedded.telemetry_store import store_named
+from telemetry.embedded.postgres import ensure_telemetry_store
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
@@ -37,15 +37,15 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def watching(settings: Settings, params_file: Path, stop: threading.Event) -> Iterator[str]:
-    """Evaluator, watcher of drift and exporter at work; gives the address of the metrics.
+def run_monitoring(settings: Settings, params_file: Path, stop: threading.Event) -> Iterator[str]:
+    """Run evaluator, drift monitor and exporter; yields the URL of the metrics.
 
     Args:
-        settings: with a telemetry store named and the port of the metrics free.
+        settings: with `telemetry_dsn` set and a free `metrics_port`.
         stop: set by the caller to end; set here as well when the block is left.
     """
     if settings.telemetry_dsn is None:
-        raise TwinError("No telemetry store is named.", field="telemetry_dsn")
+        raise TwinError("No telemetry store is configured.", field="telemetry_dsn")
     dsn = settings.telemetry_dsn.get_secret_value()
     definitions = project_definitions(params_file)
     evaluator = Evaluator(dsn, ModelDefinitions(settings, definitions), definitions.temperature_every_s)
@@ -80,7 +80,7 @@ def metrics_server(host: str, port: int, collector: Collector) -> Iterator[None]
 
 @contextmanager
 def _threads(stop: threading.Event, tasks: Sequence[Callable[[], None]]) -> Iterator[None]:
-    """`tasks` in threads of their own; one that ends, for an error at that, ends all, and the error is raised."""
+    """Run each task in a thread; when one ends, all are stopped, and its error is raised."""
     with ThreadPoolExecutor(len(tasks)) as pool:
         futures = [pool.submit(task) for task in tasks]
         for future in futures:
@@ -94,13 +94,13 @@ def _threads(stop: threading.Event, tasks: Sequence[Callable[[], None]]) -> Iter
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Watch until SIGINT or SIGTERM; 2 where it cannot begin."""
+    """Run until SIGINT or SIGTERM; exit code 2 if it cannot start."""
     parser = argparse.ArgumentParser(prog="python -m monitoring", description=__doc__)
     parser.add_argument(
         "--params",
         type=Path,
         default=Path("params.yaml"),
-        help="definitions of foreign models, and how drift is looked for",
+        help="label definitions for models without their own, and section `drift`",
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
@@ -109,11 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda _number, _frame: stop.set())
     try:
         with ExitStack() as stack:
-            settings = stack.enter_context(store_named(Settings()))
+            settings = stack.enter_context(ensure_telemetry_store(Settings()))
             assert settings.telemetry_dsn is not None  # noqa: S101 - for the type checker
             migrate(settings.telemetry_dsn.get_secret_value())
             settings = settings.model_copy(update={"metrics_port": free_port(settings.host, settings.metrics_port)})
-            address = stack.enter_context(watching(settings, options.params, stop))
+            address = stack.enter_context(run_monitoring(settings, options.params, stop))
             print(f"metrics {address}", flush=True)
             stop.wait()
     except (TwinError, psycopg2.Error) as error:

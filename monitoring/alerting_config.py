@@ -1,4 +1,4 @@
-"""The settings of Prometheus and Alertmanager with addresses of one's own, from the files that compose mounts.
+"""Prints the Prometheus and Alertmanager configuration that compose mounts with other addresses filled in.
 
 python -m monitoring.alerting_config prometheus --target twin=127.0.0.1:9091 --alertmanager 127.0.0.1:9093
 python -m monitoring.alerting_config alertmanager --webhook http://127.0.0.1:5002/alerts
@@ -24,16 +24,16 @@ ALERTMANAGER_FILE = FOLDER / "alertmanager" / "alertmanager.yml"
 
 
 def prometheus_config(targets: Mapping[str, str], alertmanager: str | None = None) -> dict[str, Any]:
-    """`prometheus.yml` for the jobs in `targets` only, each at its address (host:port), and the rules by full path.
+    """`prometheus.yml` with only the jobs in `targets`, each at its address (host:port), and an absolute rule path.
 
     Raises:
-        TwinError: there is no such job.
+        TwinError: an unknown job.
     """
     config: dict[str, Any] = _read(PROMETHEUS_FILE)
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
     for name in targets:
         if name not in jobs:
-            raise TwinError(f"There is no job {name}: name one of {', '.join(jobs)}.", field="--target", value=name)
+            raise TwinError(f"Unknown job {name}: use one of {', '.join(jobs)}.", field="--target", value=name)
     config["scrape_configs"] = [
         {key: value for key, value in jobs[name].items() if not key.endswith("_sd_configs")}
         | {"static_configs": [{"targets": [address]}]}
@@ -46,16 +46,16 @@ def prometheus_config(targets: Mapping[str, str], alertmanager: str | None = Non
 
 
 def alertmanager_config(webhook: str) -> dict[str, Any]:
-    """`alertmanager.yml` that tells `webhook` (an address that takes Alertmanager's JSON) of everything.
+    """`alertmanager.yml` that sends every alert to `webhook`, a URL that accepts Alertmanager's JSON.
 
     Raises:
-        TwinError: it is no http or https address.
+        TwinError: not an http or https URL.
     """
     try:
         TypeAdapter(HttpUrl).validate_python(webhook)
     except ValidationError as error:
         raise TwinError(
-            f"The webhook {webhook!r} is no http or https address: name one such as http://127.0.0.1:5002/alerts.",
+            f"The webhook {webhook!r} is not an http or https URL: use one such as http://127.0.0.1:5002/alerts.",
             field="--webhook",
             value=webhook,
         ) from error
@@ -68,7 +68,7 @@ def alertmanager_config(webhook: str) -> dict[str, Any]:
 def _job_and_address(target: str) -> tuple[str, str]:
     job, separator, address = target.partition("=")
     if not (job and separator and address):
-        raise TwinError(f"The target {target!r} is no JOB=HOST:PORT.", field="--target", value=target)
+        raise TwinError(f"The target {target!r} is not JOB=HOST:PORT.", field="--target", value=target)
     return job, address
 
 
@@ -78,7 +78,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the settings; 2 where a job is not known or an address is none."""
+    """Print the configuration; exit code 2 for an unknown job or an invalid address."""
     parser = argparse.ArgumentParser(
         prog="python -m monitoring.alerting_config",
         description=__doc__,

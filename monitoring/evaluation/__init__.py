@@ -1,5 +1,5 @@
-"""Which predictions came true: each truth that is known by now beside the prediction that was made for it.
+"""Model evaluation: joins each prediction with its ground truth once the label has matured.
 
-`observe` and `judge` are pure, `store` is the SQL, `definitions` says what counts as end of life and failure,
-`evaluator` puts them together, round after round.
+`observations` and `outcomes` are pure, `outcome_store` is the SQL, `definitions` loads the label definitions of each
+model, `evaluator` runs them in a loop.
 """

@@ -1,4 +1,4 @@
-"""The evaluator: round after round, what has come true since the last one."""
+"""Runs model evaluation in a loop: writes `prediction_outcomes` for labels that have matured."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from telemetry.stores.retention import RETENTION_DAYS
 
 logger = logging.getLogger(__name__)
 
-#: What one round may read and write, so that it always ends soon.
+#: Limits of one round, so that it always ends soon.
 READINGS_PER_ROUND = 50_000
 BATTERIES_PER_ROUND = 200
 FORECASTS_PER_ROUND = 500
@@ -30,11 +30,11 @@ DefinitionsOf = Callable[[str | None, str | None], LabelParams | None]
 
 @dataclass(frozen=True)
 class EvaluationRound:
-    """What one round did.
+    """Result of one round.
 
     Attributes:
-        outcomes: rows of `prediction_outcomes` that are new or changed.
-        more: there is more to do at once.
+        outcomes: number of new or changed rows of `prediction_outcomes`.
+        more: more work is available now.
     """
 
     outcomes: int = 0
@@ -42,11 +42,11 @@ class EvaluationRound:
 
 
 class Evaluator:
-    """Writes `prediction_outcomes` from what the store holds.  Any number may run; one of them works.
+    """Writes `prediction_outcomes` from the store.  Any number may run; an advisory lock admits one.
 
     Args:
-        definitions_of: by model; None where they cannot be had now, and its predictions wait.
-        every_s: one temperature prediction a battery and interval is compared, as in training.
+        definitions_of: label definitions by model; None while they are unavailable, and its predictions wait.
+        every_s: one temperature prediction per battery and interval is evaluated, as in training.
     """
 
     def __init__(
@@ -55,42 +55,42 @@ class Evaluator:
         self._store = EvaluationStore(dsn)
         self._definitions_of = definitions_of
         self._every_s = every_s
-        # Whose turn it was last: what one battery waits for must not keep the others waiting.
-        self._judged_after = ""
-        self._compared_after = dict.fromkeys(ROLES, "")
+        # Round-robin cursors: a battery that waits must not starve the others.
+        self._last_dirty = ""
+        self._last_forecast = dict.fromkeys(ROLES, "")
 
     def run(self, stop: threading.Event, interval_s: float) -> None:
-        """Rounds until `stop` is set, `interval_s` apart where nothing waits; errors of the database are waited out."""
+        """Run until `stop` is set, every `interval_s` when idle; database errors are retried."""
         try:
             while not stop.is_set():
                 try:
-                    done = self.round()
+                    result = self.run_once()
                 except psycopg2.Error as error:
                     logger.warning("the telemetry store could not be evaluated: %s", str(error).strip())
                     stop.wait(_RETRY_S)
                 else:
-                    stop.wait(0.0 if done.more else interval_s)
+                    stop.wait(0.0 if result.more else interval_s)
         finally:
             self._store.close()
 
     def catch_up(self) -> int:
-        """Rounds until nothing waits; how many outcomes are new or changed."""
+        """Run until idle; returns the number of new or changed outcomes."""
         outcomes = 0
         while True:
-            done = self.round()
-            outcomes += done.outcomes
-            if not done.more:
+            result = self.run_once()
+            outcomes += result.outcomes
+            if not result.more:
                 return outcomes
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._store.close()
 
-    def round(self) -> EvaluationRound:
-        """Look once at everything that is new.
+    def run_once(self) -> EvaluationRound:
+        """Process everything that is new, once.
 
         Raises:
-            psycopg2.Error: the database did not answer; what was not done is done by a later round.
+            psycopg2.Error: the database failed; the next run resumes.
         """
         if not self._store.try_lock():
             return EvaluationRound()
@@ -99,63 +99,63 @@ class Evaluator:
         outcomes = 0
         for role in ROLES:
             more = self._store.store_pending_labels(role) or more
-        judged, waiting = self._judge()
-        outcomes += judged
-        more = more or waiting
+        changed, has_more = self._evaluate_slow_targets()
+        outcomes += changed
+        more = more or has_more
         for role in ROLES:
-            compared, waiting = self._compare(role)
-            outcomes += compared
-            more = more or waiting
-        self._store.retire("temperature", RETENTION_DAYS, DELETED_PER_ROUND)
+            changed, has_more = self._evaluate_forecasts(role)
+            outcomes += changed
+            more = more or has_more
+        self._store.delete_expired("temperature", RETENTION_DAYS, DELETED_PER_ROUND)
         return EvaluationRound(outcomes, more)
 
     def _observe(self) -> bool:
-        new = self._store.new_readings(READINGS_PER_ROUND)
-        seen = []
-        for one in new:
-            observed, found = observe(one.observed, one.readings)
-            seen.append((one.battery_id, replace(observed, until=one.until), found))
-        self._store.remember(seen)
-        return sum(len(one.readings) for one in new) >= READINGS_PER_ROUND // 2
+        batteries = self._store.new_readings(READINGS_PER_ROUND)
+        observed = []
+        for battery in batteries:
+            state, observations = observe(battery.observed, battery.readings)
+            observed.append((battery.battery_id, replace(state, until=battery.until), observations))
+        self._store.write_observations(observed)
+        return sum(len(battery.readings) for battery in batteries) >= READINGS_PER_ROUND // 2
 
-    def _judge(self) -> tuple[int, bool]:
-        outcomes = 0
-        battery_ids = self._store.dirty_batteries(BATTERIES_PER_ROUND, self._judged_after)
+    def _evaluate_slow_targets(self) -> tuple[int, bool]:
+        """Number of new or changed outcomes, and whether more batteries can be evaluated now."""
+        changed = 0
+        battery_ids = self._store.dirty_batteries(BATTERIES_PER_ROUND, self._last_dirty)
         waiting = 0
         for battery_id in battery_ids:
-            life = self._store.life(battery_id)
-            kept = [] if life is None else self._store.kept_predictions(battery_id)
-            known, unknown = ([], []) if life is None else evaluate(kept, life, self._definitions_of)
-            done = len(known) + len(unknown) == len(kept)
+            history = self._store.battery_history(battery_id)
+            predictions = [] if history is None else self._store.pending_labels(battery_id)
+            outcomes, pending = ([], []) if history is None else evaluate(predictions, history, self._definitions_of)
+            done = len(outcomes) + len(pending) == len(predictions)
             waiting += not done
-            outcomes += self._store.settle(battery_id, known, unknown, done)
-            self._judged_after = battery_id
-        return outcomes, len(battery_ids) == BATTERIES_PER_ROUND and waiting < BATTERIES_PER_ROUND
+            changed += self._store.write_labels(battery_id, outcomes, pending, done)
+            self._last_dirty = battery_id
+        return changed, len(battery_ids) == BATTERIES_PER_ROUND and waiting < BATTERIES_PER_ROUND
 
-    def _compare(self, role: Role) -> tuple[int, bool]:
-        """Compare the temperature predictions whose time has come, one an interval."""
-        moments = self._store.due_forecasts(role, self._every_s, FORECASTS_PER_ROUND, self._compared_after[role])
-        if moments:
-            self._compared_after[role] = moments[-1].battery_id
-        ready = [(one, self._definitions(one)) for one in moments]
-        judged = [(one, definitions) for one, definitions in ready if definitions is not None]
-        predictions = [one.prediction for one, _ in judged if one.prediction is not None]
-        tolerance_s = max((definitions.temperature_tolerance_s for _, definitions in judged), default=0.0)
-        readings = self._store.readings_from(predictions, tolerance_s)
+    def _evaluate_forecasts(self, role: Role) -> tuple[int, bool]:
+        """Evaluate the due temperature predictions, one per interval; returns as `_evaluate_slow_targets` does."""
+        due = self._store.due_forecasts(role, self._every_s, FORECASTS_PER_ROUND, self._last_forecast[role])
+        if due:
+            self._last_forecast[role] = due[-1].battery_id
+        candidates = [(one, self._definitions(one)) for one in due]
+        ready = [(one, definitions) for one, definitions in candidates if definitions is not None]
+        with_prediction = [(one.prediction, definitions) for one, definitions in ready if one.prediction is not None]
+        tolerance_s = max((definitions.temperature_tolerance_s for _, definitions in ready), default=0.0)
+        readings = self._store.readings_until_due([prediction for prediction, _ in with_prediction], tolerance_s)
         outcomes: list[Outcome] = []
-        wanted = [(one.prediction, definitions) for one, definitions in judged if one.prediction is not None]
-        for number, (prediction, definitions) in enumerate(wanted):
+        for number, (prediction, definitions) in enumerate(with_prediction):
             if number in readings:
                 actual = temperature_truth(prediction, *readings[number], definitions)
                 if actual is not None:
                     outcomes.append(Outcome(prediction, actual, prediction.due or prediction.time))
-        until = [(one.battery_id, self._end_of_interval(one.time)) for one, _ in judged]
-        return self._store.compared(role, until, outcomes), bool(judged)
+        until = [(one.battery_id, self._end_of_interval(one.time)) for one, _ in ready]
+        return self._store.write_forecast_outcomes(role, until, outcomes), bool(ready)
 
-    def _definitions(self, moment: DueForecast) -> LabelParams | None:
-        if moment.prediction is None:
+    def _definitions(self, forecast: DueForecast) -> LabelParams | None:
+        if forecast.prediction is None:
             return LabelParams()
-        return self._definitions_of(moment.prediction.model_name, moment.prediction.model_version)
+        return self._definitions_of(forecast.prediction.model_name, forecast.prediction.model_version)
 
     def _end_of_interval(self, time: datetime) -> datetime:
         ticks = time.timestamp() // self._every_s + 1.0

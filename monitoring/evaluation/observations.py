@@ -1,8 +1,8 @@
-"""What is remembered of a battery's readings: enough to tell its end of life and its faults years later.
+"""Reduces readings to the few observations per cycle from which end-of-life and fault labels can be computed later.
 
-Readings are retired after a month.  Of every whole cycle at most three stay: the first that reports a health, the last
-at which health crossed a whole percent, and the one that raised the highest alarm.  `features.labels.end_of_life` gives
-the same of them as of all readings where its fraction is a whole percent and health crosses at most one in a cycle.
+Readings are deleted after 30 days.  Of every whole cycle at most three are kept: the first that reports a health, the
+last at which health crossed a whole percent, and the one with the highest warning level.  `features.labels.end_of_life`
+of these equals that of all readings if its fraction is a whole percent and health crosses at most one per cycle.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ObservationKind = Literal["first", "change", "alarm"]
 
 @dataclass(frozen=True)
 class HealthReading:
-    """The part of a reading that tells about life; `soh` in percent, what is missing is None."""
+    """The health and warning fields of a reading; `soh` in percent, None where missing."""
 
     time: datetime
     cycle_index: float
@@ -28,10 +28,10 @@ class HealthReading:
 
 @dataclass(frozen=True)
 class Observation:
-    """A reading that is remembered as the `kind` of its whole cycle.
+    """A reading that is kept as the `kind` of its whole cycle.
 
     Attributes:
-        soh_before: of a change: the health reported before it, %.
+        soh_before: for a change, the health reported before it, %.
     """
 
     cycle: int
@@ -42,14 +42,14 @@ class Observation:
 
 @dataclass(frozen=True)
 class ObservationState:
-    """Where the observation of one battery stands.
+    """State of the observation of one battery.
 
     Attributes:
-        until: time of the last reading seen.
-        cycle_index: highest age seen, equivalent full cycles.
-        soh_cycle, soh: whole cycle of the last health that was reported, and that health, %.
-        alarm_level: highest alarm in the present whole cycle.
-        watched: whether it has ever reported a health or an alarm level.
+        until: cursor: time of the last observed reading.
+        cycle_index: highest age observed, equivalent full cycles.
+        soh_cycle, soh: whole cycle of the last reported health, and that health, %.
+        alarm_level: highest warning level in the current whole cycle.
+        watched: whether it has ever reported a health or a warning level.
     """
 
     until: datetime | None = None
@@ -63,20 +63,21 @@ class ObservationState:
 def observe(
     observed: ObservationState, readings: Iterable[HealthReading]
 ) -> tuple[ObservationState, list[Observation]]:
-    """Look at `readings` of one battery, later than `observed.until` and in time order.
+    """Observe `readings` of one battery, later than `observed.until` and in time order.
 
     Returns:
-        Where the observation stands now, and what is to be remembered; of two with one cycle and kind the later
-        replaces the earlier.
+        The new state, and the observations to store; of two with the same cycle and kind the later one counts.
     """
-    found: list[Observation] = []
+    observations: list[Observation] = []
     for reading in readings:
-        observed = _one(observed, reading, found)
-    return observed, found
+        observed = _observe_reading(observed, reading, observations)
+    return observed, observations
 
 
-def _one(observed: ObservationState, reading: HealthReading, found: list[Observation]) -> ObservationState:
-    # An age that goes back is that of a reset counter; the fold does not follow it either.
+def _observe_reading(
+    observed: ObservationState, reading: HealthReading, observations: list[Observation]
+) -> ObservationState:
+    # An age that decreases is a reset counter; the battery state ignores it too.
     age = reading.cycle_index if observed.cycle_index is None else max(reading.cycle_index, observed.cycle_index)
     reading = replace(reading, cycle_index=age)
     cycle = math.floor(age)
@@ -85,12 +86,12 @@ def _one(observed: ObservationState, reading: HealthReading, found: list[Observa
     soh_cycle, before = observed.soh_cycle, observed.soh
     if reading.soh is not None:
         if before is None or cycle != soh_cycle:
-            found.append(Observation(cycle, "first", reading))
+            observations.append(Observation(cycle, "first", reading))
         elif math.floor(reading.soh) != math.floor(before):
-            found.append(Observation(cycle, "change", reading, before))
+            observations.append(Observation(cycle, "change", reading, before))
         soh_cycle, before = cycle, reading.soh
     if reading.warning_level is not None and reading.warning_level > alarm:
         alarm = reading.warning_level
-        found.append(Observation(cycle, "alarm", reading))
+        observations.append(Observation(cycle, "alarm", reading))
     watched = observed.watched or reading.soh is not None or reading.warning_level is not None
     return ObservationState(reading.time, age, soh_cycle, before, alarm, watched)

@@ -1,7 +1,7 @@
-"""The SQL of the evaluation: every question is one statement for the whole fleet, answered from indexes.
+"""SQL of model evaluation: each step is one index-based statement for the whole fleet.
 
-Each method that writes is one transaction that moves its cursor together with what it found, so a kill at any moment
-loses and doubles nothing.
+Each method that writes is one transaction that advances its cursor together with its results, so a kill at any time
+loses and duplicates nothing.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from monitoring.store_connection import StoreConnection
 Role = Literal["champion", "challenger"]
 ROLES: tuple[Role, ...] = ("champion", "challenger")
 
-#: Targets whose truth may come after telemetry is retired; the others have a time at which they are due.
+#: Targets whose label may mature after the telemetry is deleted; the others have a due time.
 SLOW_TARGETS: tuple[str, ...] = tuple(name for name, target in TARGETS.items() if target.cadence == "cycle")
 
-#: Any number, the same for every evaluator of a database: one of them works at a time.
+#: Key of the advisory lock: one evaluator per database works at a time.
 _ADVISORY_LOCK = 7_308_018
-#: Event time of predictions that one look for new cycles passes over: it bounds the rows that are read.
+#: Event time of predictions that one search for new cycles covers: it bounds the rows that are read.
 _PENDING_SPAN = "6 hours"
-#: A cursor over predictions in which no new cycle began is written this seldom.
+#: A cursor over predictions without a new cycle is written at most this often.
 _PENDING_CURSOR_INTERVAL = "10 minutes"
 
-#: Age at a prediction: its own, else what the pack said with the reading, which the fold follows.
+#: Age at a prediction: its own, else the one that the pack reported with the reading, as in the battery state.
 _AGE = (
     "COALESCE(p.cycle_index, (SELECT charge_cycles FROM ev_telemetry t "
     "WHERE t.battery_id = p.battery_id AND t.time = p.time)) AS cycle_index"
@@ -50,11 +50,11 @@ _PREDICTION = (
 
 @dataclass(frozen=True)
 class NewReadings:
-    """What one battery has said since it was last observed, and where the observation stood.
+    """Readings of one battery that are not yet observed, and the state of its observation.
 
     Attributes:
         readings: those whose age is known.
-        until: time of the last, known age or not.
+        until: time of the last one, with or without an age.
     """
 
     battery_id: str
@@ -65,10 +65,10 @@ class NewReadings:
 
 @dataclass(frozen=True)
 class DueForecast:
-    """The first moment of a battery in an interval of comparison, once its horizon has passed.
+    """First prediction time of a battery in a comparison interval whose forecast is due.
 
     Attributes:
-        prediction: None where no temperature was predicted at that moment.
+        prediction: None if no temperature was predicted at `time`.
     """
 
     battery_id: str
@@ -77,17 +77,17 @@ class DueForecast:
 
 
 class EvaluationStore(StoreConnection):
-    """The session of the one evaluator of a database."""
+    """Database connection of the evaluator, with its advisory lock."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn, "battery-twin-evaluation", advisory_lock=_ADVISORY_LOCK)
 
-    # Observing readings
+    # Observations
 
     def new_readings(self, rows: int) -> list[NewReadings]:
-        """Readings that were not observed yet, about `rows` of them at most, each battery's oldest first.
+        """Readings that are not yet observed, at most about `rows`, each battery's oldest first.
 
-        A reading whose age only its prediction knows waits for it, and what came after it with it.
+        A reading without an age waits for its prediction, which has one, and so do the readings after it.
         """
         with self.transaction() as cursor:
             cursor.execute("SELECT count(*) FROM batteries")
@@ -112,7 +112,7 @@ class EvaluationStore(StoreConnection):
                 CROSS JOIN LATERAL (
                     SELECT * FROM ev_telemetry t
                     WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL AND t.time >= first.time
-                      AND (first.charge_cycles IS NOT NULL OR first.time <= predicted.time)  -- else nothing is read
+                      AND (first.charge_cycles IS NOT NULL OR first.time <= predicted.time)  -- else wait
                     ORDER BY t.time LIMIT %s
                 ) t
                 LEFT JOIN LATERAL (
@@ -125,11 +125,11 @@ class EvaluationStore(StoreConnection):
             )
             return list(_by_battery(cursor.fetchall()))
 
-    def remember(self, seen: Sequence[tuple[str, ObservationState, Sequence[Observation]]]) -> None:
-        """Store what was observed, by battery; one of which anything was found has news."""
+    def write_observations(self, observed: Sequence[tuple[str, ObservationState, Sequence[Observation]]]) -> None:
+        """Store the states and observations of batteries; sets the dirty flag of those with observations."""
         newest = {
-            (battery_id, one.cycle, one.kind): one for battery_id, _, found in seen for one in found
-        }  # one statement may touch a row once
+            (battery_id, one.cycle, one.kind): one for battery_id, _, observations in observed for one in observations
+        }  # one statement may write a row once
         with self.transaction() as cursor:
             execute_values(
                 cursor,
@@ -154,20 +154,20 @@ class EvaluationStore(StoreConnection):
                 [
                     (
                         battery_id,
-                        now.until,
-                        now.cycle_index,
-                        now.soh_cycle,
-                        now.soh,
-                        now.alarm_level,
-                        now.watched,
-                        bool(found),
+                        state.until,
+                        state.cycle_index,
+                        state.soh_cycle,
+                        state.soh,
+                        state.alarm_level,
+                        state.watched,
+                        bool(observations),
                     )
-                    for battery_id, now, found in seen
+                    for battery_id, state, observations in observed
                 ],
             )
 
     def flag_new_cycles(self) -> int:
-        """Give news to each battery that has a newer row in `battery_cycles` than before; how many."""
+        """Set the dirty flag of each battery with a newer row in `battery_cycles`; returns how many."""
         with self.transaction() as cursor:
             cursor.execute(
                 """
@@ -185,12 +185,12 @@ class EvaluationStore(StoreConnection):
             )
             return int(cursor.rowcount)
 
-    # Keeping predictions of the slow targets
+    # Pending labels of the slow targets
 
     def store_pending_labels(self, role: Role) -> bool:
-        """Keep the first prediction of each new whole cycle; True while there may be more to keep.
+        """Store the first prediction of each new whole cycle in `kept_predictions`; True while more may remain.
 
-        Predictions without an age are passed over: no truth about them can be told.
+        Predictions without an age are skipped: they cannot be labelled.
         """
         with self.transaction() as cursor:
             cursor.execute(
@@ -213,38 +213,38 @@ class EvaluationStore(StoreConnection):
                       AND p.time > COALESCE(r.kept_until, '-infinity')
                     ORDER BY p.time LIMIT 1
                 ) first
-                """  # noqa: S608 - our own words
+                """  # noqa: S608 - constant text
             )
-            begun: list[tuple[str, datetime, datetime]] = []
-            passed: list[tuple[str, datetime]] = []
+            new_cycles: list[tuple[str, datetime, datetime]] = []
+            skipped: list[tuple[str, datetime]] = []
             more = False
             for battery_id, _, first, newest, is_new_cycle, until, is_far in cursor.fetchall():
                 if is_new_cycle:
-                    begun.append((battery_id, first, until))
+                    new_cycles.append((battery_id, first, until))
                     more = more or until < newest
                 elif is_far:
-                    passed.append((battery_id, newest))
-            if begun:
-                self._keep(cursor, role, begun)
-            if passed:
+                    skipped.append((battery_id, newest))
+            if new_cycles:
+                self._store_new_cycles(cursor, role, new_cycles)
+            if skipped:
                 execute_values(
                     cursor,
                     "INSERT INTO evaluation_roles (battery_id, role, kept_until) VALUES %s "
                     "ON CONFLICT (battery_id, role) DO UPDATE SET kept_until = EXCLUDED.kept_until",
-                    [(battery_id, role, newest) for battery_id, newest in passed],
+                    [(battery_id, role, newest) for battery_id, newest in skipped],
                 )
             return more
 
-    def _keep(
-        self, cursor: psycopg2.extensions.cursor, role: Role, begun: Sequence[tuple[str, datetime, datetime]]
+    def _store_new_cycles(
+        self, cursor: psycopg2.extensions.cursor, role: Role, new_cycles: Sequence[tuple[str, datetime, datetime]]
     ) -> None:
-        battery_ids, since, until = (list(column) for column in zip(*begun, strict=True))
+        battery_ids, since, until = (list(column) for column in zip(*new_cycles, strict=True))
         cursor.execute(
             f"""
             WITH span AS (
                 SELECT * FROM unnest(%(ids)s::text[], %(since)s::timestamptz[], %(until)s::timestamptz[])
                 AS s (battery_id, since, until)
-            ), kept AS (
+            ), pending AS (
                 INSERT INTO kept_predictions (battery_id, cycle, target, role, time, value, lower, upper, cycle_index,
                                               model_name, model_version)
                 SELECT DISTINCT ON (p.battery_id, p.target, floor(p.cycle_index))
@@ -257,14 +257,14 @@ class EvaluationStore(StoreConnection):
                     FROM battery_predictions p
                     WHERE p.battery_id = s.battery_id AND p.time BETWEEN s.since AND s.until
                       AND p.role = %(role)s AND p.target = ANY(%(targets)s)
-                    OFFSET 0  -- or the planner hashes the whole table where batteries are many
+                    OFFSET 0  -- else the planner hashes the whole table when there are many batteries
                 ) p
                 WHERE p.cycle_index IS NOT NULL
                 ORDER BY p.battery_id, p.target, floor(p.cycle_index), p.time
                 ON CONFLICT (battery_id, target, role, cycle) DO NOTHING
                 RETURNING battery_id
-            ), news AS (
-                INSERT INTO evaluation_batteries (battery_id, has_news) SELECT DISTINCT battery_id, true FROM kept
+            ), dirty AS (
+                INSERT INTO evaluation_batteries (battery_id, has_news) SELECT DISTINCT battery_id, true FROM pending
                 ON CONFLICT (battery_id) DO UPDATE SET has_news = true
             )
             INSERT INTO evaluation_roles AS r (battery_id, role, kept_until, kept_cycle)
@@ -276,17 +276,17 @@ class EvaluationStore(StoreConnection):
             ) newest ON true
             ON CONFLICT (battery_id, role) DO UPDATE
             SET kept_until = EXCLUDED.kept_until, kept_cycle = COALESCE(EXCLUDED.kept_cycle, r.kept_cycle)
-            """,  # noqa: S608 - our own words
+            """,  # noqa: S608 - constant text
             {"ids": battery_ids, "since": since, "until": until, "role": role, "targets": list(SLOW_TARGETS)},
         )
 
-    # Judging the slow targets
+    # Evaluation of the slow targets
 
     def dirty_batteries(self, count: int, after: str = "") -> list[str]:
-        """Up to `count` batteries of which something is known that was not when they were last judged.
+        """Up to `count` batteries with new information since their last evaluation.
 
         Args:
-            after: those behind this one in order first, so that some that wait do not keep others from their turn.
+            after: start behind this battery (round robin), so that waiting batteries do not starve the others.
         """
         with self.transaction() as cursor:
             cursor.execute(
@@ -296,13 +296,13 @@ class EvaluationStore(StoreConnection):
             )
             return [battery_id for (battery_id,) in cursor.fetchall()]
 
-    def life(self, battery_id: str) -> BatteryHistory | None:
-        """What is known of the battery's life; None while nothing is."""
+    def battery_history(self, battery_id: str) -> BatteryHistory | None:
+        """Health measurements and warnings of the battery; None without any."""
         with self.transaction() as cursor:
             cursor.execute(
                 """
                 SELECT h.cycle_index, h.health FROM (
-                    SELECT cycle_index, soh / 100.0 AS health, time, 1 AS place FROM battery_observations
+                    SELECT cycle_index, soh / 100.0 AS health, time, 1 AS tie_order FROM battery_observations
                     WHERE battery_id = %(id)s AND kind <> 'alarm'
                     UNION ALL
                     SELECT cycle_index, soh_before / 100.0, time, 0 FROM battery_observations
@@ -310,7 +310,7 @@ class EvaluationStore(StoreConnection):
                     UNION ALL
                     SELECT c.cycle_index, COALESCE(c.capacity_ah / b.nominal_capacity_ah, c.soh / 100.0), c.end_time, 1
                     FROM battery_cycles c JOIN batteries b USING (battery_id) WHERE c.battery_id = %(id)s
-                ) h WHERE h.health IS NOT NULL ORDER BY h.cycle_index, h.time, h.place
+                ) h WHERE h.health IS NOT NULL ORDER BY h.cycle_index, h.time, h.tie_order
                 """,
                 {"id": battery_id},
             )
@@ -344,39 +344,45 @@ class EvaluationStore(StoreConnection):
             row = cursor.fetchone()
         if row is None or row[0] is None or row[2] is None:
             return None
-        last_cycle, watched, known_at, cycles_tell = row
+        last_cycle, watched, known_at, cycles_have_warnings = row
         cycles, levels = _columns(health, 2)
         alarm_cycles, alarm_levels = _columns(alarms, 2)
         return BatteryHistory(
-            cycles, levels, alarm_cycles, alarm_levels, last_cycle, watched or cycles_tell or bool(health), known_at
+            cycles,
+            levels,
+            alarm_cycles,
+            alarm_levels,
+            last_cycle,
+            watched or cycles_have_warnings or bool(health),
+            known_at,
         )
 
-    def kept_predictions(self, battery_id: str) -> list[StoredPrediction]:
-        """All that were kept of the battery."""
+    def pending_labels(self, battery_id: str) -> list[StoredPrediction]:
+        """All rows of the battery in `kept_predictions`."""
         with self.transaction() as cursor:
             columns = _PREDICTION.format(p="k", due="NULL")
             cursor.execute(f"SELECT {columns} FROM kept_predictions k WHERE battery_id = %s", (battery_id,))  # noqa: S608
             return [StoredPrediction(*row) for row in cursor.fetchall()]
 
-    def settle(
-        self, battery_id: str, outcomes: Sequence[Outcome], unknown: Sequence[StoredPrediction], done: bool
+    def write_labels(
+        self, battery_id: str, outcomes: Sequence[Outcome], pending: Sequence[StoredPrediction], done: bool
     ) -> int:
-        """Store `outcomes`, take back those of `unknown` that were thought known; how many rows are new or changed.
+        """Store `outcomes`, delete earlier outcomes of `pending` ones; returns the number of new or changed rows.
 
         Args:
-            done: nothing waits: the battery has no news any more.
+            done: clear the dirty flag: no prediction waits for its definitions.
         """
         with self.transaction() as cursor:
             changed = _write_outcomes(cursor, outcomes)
-            if unknown:
+            if pending:
                 cursor.execute(
                     "DELETE FROM prediction_outcomes o "
                     "USING unnest(%s::text[], %s::text[], %s::timestamptz[]) AS u (target, role, time) "
                     "WHERE o.battery_id = %s AND o.target = u.target AND o.role = u.role AND o.time = u.time",
                     (
-                        [one.target for one in unknown],
-                        [one.role for one in unknown],
-                        [one.time for one in unknown],
+                        [one.target for one in pending],
+                        [one.role for one in pending],
+                        [one.time for one in pending],
                         battery_id,
                     ),
                 )
@@ -384,10 +390,10 @@ class EvaluationStore(StoreConnection):
                 cursor.execute("UPDATE evaluation_batteries SET has_news = false WHERE battery_id = %s", (battery_id,))
             return changed
 
-    # Comparing the temperature
+    # Evaluation of the temperature
 
     def due_forecasts(self, role: Role, every_s: float, count: int, after: str = "") -> list[DueForecast]:
-        """Of up to `count` batteries the next moment to compare: the first in its interval of `every_s`, once due.
+        """Of up to `count` batteries the next due forecast: the first in its interval of `every_s`.
 
         Args:
             after: as in `dirty_batteries`.
@@ -416,7 +422,7 @@ class EvaluationStore(StoreConnection):
                 ) reading
                 WHERE reading.time >= COALESCE(p.due, first.time + make_interval(secs => %s))
                 ORDER BY b.battery_id <= %s, b.battery_id LIMIT %s
-                """,  # noqa: S608 - our own words
+                """,  # noqa: S608 - constant text
                 (every_s, after, count),
             )
             return [
@@ -424,7 +430,7 @@ class EvaluationStore(StoreConnection):
                 for battery_id, time, *row in cursor.fetchall()
             ]
 
-    def readings_from(
+    def readings_until_due(
         self, predictions: Sequence[StoredPrediction], tolerance_s: float
     ) -> Mapping[int, tuple[FloatArray, FloatArray]]:
         """By index of the prediction: time (s since the epoch) and temperature (degC) until its `due` + tolerance."""
@@ -454,8 +460,10 @@ class EvaluationStore(StoreConnection):
         numbers = rows[:, 0].astype(int) - 1
         return {int(i): (rows[numbers == i, 1], rows[numbers == i, 2]) for i in np.unique(numbers)}
 
-    def compared(self, role: Role, until: Sequence[tuple[str, datetime]], outcomes: Sequence[Outcome]) -> int:
-        """Store `outcomes` and go on after `until`, by battery; how many rows are new or changed."""
+    def write_forecast_outcomes(
+        self, role: Role, until: Sequence[tuple[str, datetime]], outcomes: Sequence[Outcome]
+    ) -> int:
+        """Store `outcomes` and advance the cursors to `until`; returns the number of new or changed rows."""
         with self.transaction() as cursor:
             changed = _write_outcomes(cursor, outcomes)
             if until:
@@ -467,10 +475,10 @@ class EvaluationStore(StoreConnection):
                 )
             return changed
 
-    def retire(self, target: str, days: float, rows: int) -> int:
-        """Delete up to `rows` outcomes of `target` more than `days` before the battery's newest; how many went.
+    def delete_expired(self, target: str, days: float, rows: int) -> int:
+        """Delete up to `rows` outcomes of `target` more than `days` before the battery's newest; returns how many.
 
-        By the battery's own time: a history that is replayed is not old for itself, and a fast simulation is.
+        Measured in the battery's event time, so that a replayed history keeps its last month.
         """
         with self.transaction() as cursor:
             cursor.execute(
@@ -499,11 +507,11 @@ class EvaluationStore(StoreConnection):
 
 def _by_battery(rows: Sequence[tuple[Any, ...]]) -> Iterator[NewReadings]:
     for battery_id, group in groupby(rows, key=itemgetter(0)):
-        own = list(takewhile(lambda row: not row[7], group))
-        _, until, cycle_index, soh_cycle, soh, alarm, watched = own[0][:7]
+        battery_rows = list(takewhile(lambda row: not row[7], group))
+        _, until, cycle_index, soh_cycle, soh, alarm, watched = battery_rows[0][:7]
         observed = ObservationState(until, cycle_index, soh_cycle, soh, alarm or 0.0, bool(watched))
-        readings = [HealthReading(*row[8:]) for row in own if row[9] is not None]
-        yield NewReadings(battery_id, observed, readings, own[-1][8])
+        readings = [HealthReading(*row[8:]) for row in battery_rows if row[9] is not None]
+        yield NewReadings(battery_id, observed, readings, battery_rows[-1][8])
 
 
 def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> tuple[FloatArray, ...]:

@@ -1,4 +1,4 @@
-"""What came true of a prediction, by the rules by which labels are made for training (`features.labels`)."""
+"""Ground truth of predictions, computed by the label functions of training (`features.labels`).  Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from features import labels
 from features.state import MAX_GAP_S, FloatArray
 from features.table import LabelParams
 
-#: A measured capacity tells the health of a prediction at most so many equivalent full cycles away.
+#: A health measurement is the label of predictions at most this many equivalent full cycles away.
 SOH_TOLERANCE_CYCLES = 1.0
 _PERCENT = 100.0
 
@@ -36,10 +36,10 @@ class StoredPrediction:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A prediction and its truth, in the prediction's unit.
+    """A prediction with its ground truth, in the prediction's unit.
 
     Attributes:
-        matured_at: event time at which the truth was known.
+        matured_at: event time at which the label was known.
     """
 
     prediction: StoredPrediction
@@ -54,15 +54,15 @@ class Outcome:
 
 @dataclass(frozen=True)
 class BatteryHistory:
-    """What is known of one battery's life so far.
+    """Health measurements and warnings of one battery so far.
 
     Attributes:
         health_cycles: float64[n], ascending: ages (equivalent full cycles) at which health was measured.
         health: float64[n], as a fraction of the nominal capacity.
-        alarm_cycles, alarm_levels: float64[k], ages at which the pack raised an alarm, and how high.
-        last_cycle: age up to which it was watched.
-        watched: whether it reports its health or its alarms at all; without either, silence says nothing.
-        known_at: event time of the last thing known.
+        alarm_cycles, alarm_levels: float64[k], ages at which the pack raised a warning, and its level.
+        last_cycle: age up to which it was observed.
+        watched: whether it reports health or warnings at all; without either, the absence of a warning is no label.
+        known_at: event time of the newest observation.
     """
 
     health_cycles: FloatArray
@@ -77,11 +77,11 @@ class BatteryHistory:
 def temperature_truth(
     prediction: StoredPrediction, time_s: FloatArray, temperature_c: FloatArray, definitions: LabelParams
 ) -> float | None:
-    """Temperature at the time for which `prediction` was made; None where no reading can tell.
+    """Temperature at the time for which `prediction` was made; None without a reading near enough.
 
     Args:
-        time_s: float64[n], ascending: readings of the battery from that of the prediction on, at least until its
-            `due` + tolerance where there are any.
+        time_s: float64[n], ascending: readings of the battery from that of the prediction on, until at least its
+            `due` + tolerance.
         temperature_c: float64[n].
     """
     if prediction.due is None or not len(time_s) or time_s[0] != prediction.time.timestamp():
@@ -93,24 +93,24 @@ def temperature_truth(
         tolerance_s=definitions.temperature_tolerance_s,
         max_gap_s=MAX_GAP_S,
     )
-    return _known(ahead[0])
+    return _none_if_nan(ahead[0])
 
 
 def evaluate(
     predictions: Sequence[StoredPrediction],
-    life: BatteryHistory,
+    history: BatteryHistory,
     definitions_of: Callable[[str | None, str | None], LabelParams | None],
 ) -> tuple[list[Outcome], list[StoredPrediction]]:
-    """Truths of one battery's kept predictions, as far as `life` tells them.
+    """Label the pending predictions of one battery as far as `history` allows.
 
     Args:
-        definitions_of: by name and version of a model; None where they cannot be had now.
+        definitions_of: label definitions by name and version of a model; None while they are unavailable.
 
     Returns:
-        The outcomes, and the predictions whose truth is not known; those without definitions are in neither.
+        The outcomes, and the predictions whose label has not matured; those without definitions are in neither.
     """
     outcomes: list[Outcome] = []
-    unknown: list[StoredPrediction] = []
+    pending: list[StoredPrediction] = []
     groups: dict[tuple[str, str | None, str | None], list[StoredPrediction]] = {}
     for prediction in predictions:
         groups.setdefault((prediction.target, prediction.model_name, prediction.model_version), []).append(prediction)
@@ -119,51 +119,51 @@ def evaluate(
         if definitions is None:
             continue
         ages = np.array([np.nan if p.cycle_index is None else p.cycle_index for p in group])
-        for prediction, value in zip(group, _TRUTHS[target](ages, life, definitions), strict=True):
-            actual = _known(value)
+        for prediction, value in zip(group, _LABELS[target](ages, history, definitions), strict=True):
+            actual = _none_if_nan(value)
             if actual is None:
-                unknown.append(prediction)
+                pending.append(prediction)
             else:
-                outcomes.append(Outcome(prediction, actual, life.known_at))
-    return outcomes, unknown
+                outcomes.append(Outcome(prediction, actual, history.known_at))
+    return outcomes, pending
 
 
-def end_of_life_cycle(life: BatteryHistory, definitions: LabelParams) -> float:
-    """Age at end of life, as far as is known now; NaN where it was not reached."""
-    return labels.end_of_life(life.health_cycles, life.health, definitions.eol_fraction)
+def end_of_life_cycle(history: BatteryHistory, definitions: LabelParams) -> float:
+    """Age at end of life according to the history so far; NaN if not reached."""
+    return labels.end_of_life(history.health_cycles, history.health, definitions.eol_fraction)
 
 
-def _health(ages: FloatArray, life: BatteryHistory, _: LabelParams) -> FloatArray:
-    """Percent, at the nearest measurement; of two equally near the earlier."""
-    if not len(life.health_cycles):
+def _health(ages: FloatArray, history: BatteryHistory, _: LabelParams) -> FloatArray:
+    """Percent, from the nearest measurement; of two equally near the earlier."""
+    if not len(history.health_cycles):
         return np.full(len(ages), np.nan)
-    distance = np.abs(life.health_cycles[None, :] - ages[:, None])
+    distance = np.abs(history.health_cycles[None, :] - ages[:, None])
     distance[np.isnan(distance)] = np.inf
     nearest = distance.argmin(axis=1)
-    near = distance[np.arange(len(ages)), nearest] <= SOH_TOLERANCE_CYCLES
-    return np.where(near, _PERCENT * life.health[nearest], np.nan)
+    is_near = distance[np.arange(len(ages)), nearest] <= SOH_TOLERANCE_CYCLES
+    return np.where(is_near, _PERCENT * history.health[nearest], np.nan)
 
 
-def _remaining(ages: FloatArray, life: BatteryHistory, definitions: LabelParams) -> FloatArray:
-    return labels.remaining_cycles(ages, end_of_life_cycle(life, definitions))
+def _remaining(ages: FloatArray, history: BatteryHistory, definitions: LabelParams) -> FloatArray:
+    return labels.remaining_cycles(ages, end_of_life_cycle(history, definitions))
 
 
-def _failure(ages: FloatArray, life: BatteryHistory, definitions: LabelParams) -> FloatArray:
+def _failure(ages: FloatArray, history: BatteryHistory, definitions: LabelParams) -> FloatArray:
     return labels.failure_within(
         ages,
         horizon_cycles=definitions.failure_horizon_cycles,
-        event_cycles=life.alarm_cycles[life.alarm_levels >= definitions.fault_warning_level],
-        eol_cycle=end_of_life_cycle(life, definitions),
-        last_observed_cycle=life.last_cycle if life.watched else -np.inf,
+        event_cycles=history.alarm_cycles[history.alarm_levels >= definitions.fault_warning_level],
+        eol_cycle=end_of_life_cycle(history, definitions),
+        last_observed_cycle=history.last_cycle if history.watched else -np.inf,
     )
 
 
-_TRUTHS: Mapping[str, Callable[[FloatArray, BatteryHistory, LabelParams], FloatArray]] = {
+_LABELS: Mapping[str, Callable[[FloatArray, BatteryHistory, LabelParams], FloatArray]] = {
     "soh": _health,
     "rul": _remaining,
     "failure": _failure,
 }
 
 
-def _known(value: float) -> float | None:
+def _none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
