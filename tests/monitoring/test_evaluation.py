@@ -20,7 +20,7 @@ from monitoring.evaluation import evaluator as evaluator_module
 from monitoring.evaluation.evaluator import Evaluator
 from monitoring.evaluation.outcome_store import EvaluationStore
 from telemetry.stores.migrate import migrate
-from telemetry.stores.retention import retire
+from telemetry.stores.retention import delete_old_rows
 from tests.monitoring.store_rows import START, at, every, outcomes, prediction, query, reading, write
 
 DEFINITIONS = LabelParams()
@@ -224,7 +224,7 @@ def test_pack_without_health_or_warnings_has_no_labels(dsn: str) -> None:
 def test_label_matures_after_the_prediction_was_deleted_by_retention(dsn: str) -> None:
     write_cycles(dsn, "EV-1", [10.0, 20.0], [85.0, 84.0])
     evaluate(dsn)
-    deleted = retire(dsn, datetime(2100, 1, 1, tzinfo=UTC))
+    deleted = delete_old_rows(dsn, datetime(2100, 1, 1, tzinfo=UTC))
     assert deleted["battery_predictions"] == 6
     write_cycles(dsn, "EV-1", [400.0], [79.0])
     evaluate(dsn)
