@@ -1,7 +1,6 @@
-"""The console on port 5002: the fleet as a web page and as a REST API.
+"""Web console on port 5002: pages for the battery fleet and the REST API.
 
     python -m console
 
-`database` and `queries` read the telemetry store, `api` answers over HTTP, `live` looks once a second for everybody who
-watches, `alerts` gives alerts a life, `registry` looks at the models and moves the champion, `pages` draw it all.
+Subpackages: `api` (REST routes), `alerts` (alert rules, lifecycle and storage), `pages` (NiceGUI pages).
 """

@@ -1,4 +1,4 @@
-"""`python -m console`: the console, until it is stopped."""
+"""Command line entry point `python -m console`: serves the console until SIGTERM."""
 
 from __future__ import annotations
 
@@ -12,27 +12,35 @@ from pathlib import Path
 import uvicorn
 
 from console.server import Console
-from telemetry.embedded.telemetry_store import store_named
+from telemetry.embedded.postgres import ensure_telemetry_store
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 
-_FINISH_S = 3
+_SHUTDOWN_S = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serve; 0 after it was told to stop, 2 if it could not begin."""
+    """Run the server.  Exit code 0 after SIGTERM, 2 on a configuration error."""
     parser = argparse.ArgumentParser(prog="python -m console", description=__doc__)
-    parser.add_argument("--reports", type=Path, default=Path("reports"), help="what the pipeline reported")
-    parser.add_argument("--quarantine", type=Path, default=Path("data/quarantine"), help="what the pipeline set aside")
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="where the gate's thresholds are")
+    parser.add_argument("--reports", type=Path, default=Path("reports"), help="folder of the pipeline's reports")
+    parser.add_argument(
+        "--quarantine",
+        type=Path,
+        default=Path("data/quarantine"),
+        help="folder of the rows that the pipeline quarantined",
+    )
+    parser.add_argument(
+        "--params", type=Path, default=Path("params.yaml"), help="file with the thresholds of the promotion gate"
+    )
     arguments = parser.parse_args(argv)
     try:
-        with _store_set_up(Settings()) as settings:
+        with _with_store(Settings()) as settings:
             console = Console.open(
                 settings, reports=arguments.reports, params=arguments.params, quarantine=arguments.quarantine
             )
-            # uvicorn hands it on when it has finished; by default that would end us before the embedded store.
+            # uvicorn raises the signal again after its shutdown; the default handler would end the process before the
+            # embedded telemetry store is stopped.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             uvicorn.run(
                 console.app,
@@ -40,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 port=settings.console_port,
                 log_level="warning",
                 forwarded_allow_ips=settings.console_trusted_proxies,
-                timeout_graceful_shutdown=_FINISH_S,
+                timeout_graceful_shutdown=_SHUTDOWN_S,
             )
     except TwinError as error:
         print(error, file=sys.stderr)
@@ -49,13 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _store_set_up(settings: Settings) -> Iterator[Settings]:
-    """Settings that name a telemetry store.
+def _with_store(settings: Settings) -> Iterator[Settings]:
+    """Settings with the DSN of a telemetry store; starts and migrates the embedded one if none is configured.
 
-    The embedded one is ours to set up.  Another's schema is the business of whoever writes to it: the console needs no
-    right to change it, and says so while it is absent.
+    An external store is migrated by the services that write to it: the console needs no DDL privilege there and only
+    reports a missing schema.
     """
-    with store_named(settings) as named:
+    with ensure_telemetry_store(settings) as named:
         if settings.telemetry_dsn is None and named.telemetry_dsn is not None:
             migrate(named.telemetry_dsn.get_secret_value())
         yield named

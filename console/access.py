@@ -1,7 +1,7 @@
-"""Who may see and who may change.
+"""Authentication of the console: login sessions, bearer tokens and the middleware that enforces them.
 
-On loopback everybody may look, and whoever changes something logs in with the token.  Beyond loopback the token is
-asked for whatever is done.  Programs send it as `Authorization: Bearer`, people log in and get a session.
+On loopback, reading is open and changes need a login with the token.  On any other address every request needs the
+token.  Programs send it as `Authorization: Bearer`; people log in and get a session cookie.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from telemetry.errors import TwinError, error_body
 from telemetry.settings import Settings
 
 SESSION_COOKIE = "twin_session"
-SESSION_S = 12 * 3600.0
-SHORTEST_TOKEN = 16
+LOGIN_SESSION_S = 12 * 3600.0
+MIN_TOKEN_LENGTH = 16
 LOGIN_PATH = "/login"
-#: What answers to anybody everywhere: whether the process is alive, and where to log in.
+#: Paths that never need a token: login and liveness.
 OPEN_PATHS = frozenset({LOGIN_PATH, "/health"})
-#: So many wrong tokens in a minute from one address.
-_MOST_FAILURES = 10
+#: Wrong tokens per address and minute before the address is locked out.
+_MAX_FAILURES = 10
 _FAILURE_WINDOW_S = 60.0
 _OWNER_ONLY = 0o600
-_MOST_NAME = 60
+_MAX_NAME_LENGTH = 60
 
 
 def is_loopback(host: str) -> bool:
-    """Whether what listens on `host` can be reached from this machine only."""
+    """Whether a server that listens on `host` is reachable from this machine only."""
     if host == "localhost":
         return True
     try:
@@ -50,23 +50,23 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def token_of(settings: Settings) -> str:
-    """The token of the settings, or the one in `var/console_token`, made there where it is absent (mode 0600).
+def load_token(settings: Settings) -> str:
+    """The token of the settings, else that of `var/console_token`, which is created if missing (mode 0600).
 
     Raises:
-        TwinError: the token is too short, or none is set although the console would listen beyond this machine.
+        TwinError: the token is too short, or none is set although the console listens on a non-loopback address.
     """
     if settings.console_token is not None:
         token = settings.console_token.get_secret_value()
-        if len(token) < SHORTEST_TOKEN:
+        if len(token) < MIN_TOKEN_LENGTH:
             raise TwinError(
-                f"TWIN_CONSOLE_TOKEN has {len(token)} characters: it needs at least {SHORTEST_TOKEN}.",
+                f"TWIN_CONSOLE_TOKEN has {len(token)} characters: it needs at least {MIN_TOKEN_LENGTH}.",
                 field="console_token",
             )
         return token
     if not is_loopback(settings.host):
         raise TwinError(
-            f"TWIN_HOST is {settings.host}, beyond this machine: set TWIN_CONSOLE_TOKEN, which reading needs there.",
+            f"TWIN_HOST is {settings.host}, which is not loopback: set TWIN_CONSOLE_TOKEN.",
             field="console_token",
         )
     return _token_file(settings.var / "console_token")
@@ -75,13 +75,13 @@ def token_of(settings: Settings) -> str:
 def _token_file(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # Never readable by others, not even for a moment; a link is not followed.
+        # Created with its final mode, so that it is never readable by others; O_EXCL follows no symbolic link.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
     except FileExistsError:
         token = path.read_text(encoding="utf-8").strip()
-        if len(token) < SHORTEST_TOKEN:
+        if len(token) < MIN_TOKEN_LENGTH:
             raise TwinError(
-                f"{path} holds no token: remove it, and a new one is made.", field="console_token"
+                f"{path} holds no valid token: delete it, and a new one is created.", field="console_token"
             ) from None
         return token
     token = secrets.token_urlsafe(32)
@@ -91,89 +91,95 @@ def _token_file(path: Path) -> str:
 
 
 def login_path(after: str) -> str:
-    """Where to log in and go on to the page `after`."""
+    """URL of the login page that redirects to `after`."""
     return f"{LOGIN_PATH}?next={quote(after)}"
 
 
-class TooManyTokensError(TwinError):
-    """An address sent too many wrong tokens; the right one has to wait as well."""
+class TooManyWrongTokensError(TwinError):
+    """An address is locked out after too many wrong tokens; the correct token is rejected as well."""
 
     def __init__(self) -> None:
-        super().__init__("Too many wrong tokens came from this address: try again in a minute.", field="token")
+        super().__init__("Too many wrong tokens from this address: try again in a minute.", field="token")
 
 
 @dataclass(frozen=True)
-class _Session:
+class _LoginSession:
     ends_at: float
     name: str
 
 
 class Access:
-    """Checks tokens and keeps sessions, in memory: a restart logs everybody out."""
+    """Token check and login sessions.  Sessions are in memory: a restart ends them."""
 
-    def __init__(self, token: str, *, guards_reading: bool) -> None:
-        self.guards_reading = guards_reading
+    def __init__(self, token: str, *, read_requires_login: bool) -> None:
+        self.read_requires_login = read_requires_login
         self._token = token
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, _LoginSession] = {}
         self._failures: dict[str, deque[float]] = {}
 
     def is_token(self, candidate: str) -> bool:
-        """Whether `candidate` is the token; takes as long for a near miss as for a far one."""
+        """Whether `candidate` is the token; constant-time comparison."""
         return hmac.compare_digest(candidate.encode(), self._token.encode())
 
     def log_in(self, candidate: str, name: str, address: str = "") -> str | None:
-        """A new session's secret for the right token, None for a wrong one.
+        """Create a login session and return its id; None if the token is wrong.
 
         Args:
-            name: kept with what the session changes.
-            address: where it comes from.
+            name: recorded with each change that is made in the session.
+            address: IP address of the client.
 
         Raises:
-            TooManyTokensError: too many wrong ones came from there.
+            TooManyWrongTokensError: the address is locked out.
         """
-        if not self._tries(candidate, address):
+        if not self._check_token(candidate, address):
             return None
         now = time.monotonic()
         self._sessions = {key: other for key, other in self._sessions.items() if other.ends_at > now}
         session = secrets.token_urlsafe(32)
-        self._sessions[_digest(session)] = _Session(now + SESSION_S, name.strip()[:_MOST_NAME] or "console")
+        self._sessions[_digest(session)] = _LoginSession(
+            now + LOGIN_SESSION_S, name.strip()[:_MAX_NAME_LENGTH] or "console"
+        )
         return session
 
     def log_out(self, session: str) -> None:
-        """End a session."""
+        """Delete a login session."""
         self._sessions.pop(_digest(session), None)
 
-    def is_session(self, session: str | None) -> bool:
-        """Whether `session` is one that has begun and not ended."""
-        return self.name_of(session) is not None
+    def is_valid_session(self, session: str | None) -> bool:
+        """Whether `session` is the id of a login session that has not expired."""
+        return self.session_name(session) is not None
 
-    def name_of(self, session: str | None) -> str | None:
-        """Who began `session`; None where it is none, or is over."""
+    def session_name(self, session: str | None) -> str | None:
+        """Name entered at the login of `session`; None if it is unknown or has expired."""
         found = None if session is None else self._sessions.get(_digest(session))
         return None if found is None or found.ends_at <= time.monotonic() else found.name
 
-    def knows(self, headers: Mapping[str, str], address: str = "") -> bool:
-        """Whether a request comes with a session or with the token.
+    def is_authorized(self, headers: Mapping[str, str], address: str = "") -> bool:
+        """Whether a request carries a valid login session or bearer token.
 
         Raises:
-            TooManyTokensError: it comes with a token, and too many wrong ones came from its address.
+            TooManyWrongTokensError: the request carries a bearer token and its address is locked out.
         """
         candidate = _bearer(headers)
-        return self.is_session(session_of(headers)) if candidate is None else self._tries(candidate, address)
+        return (
+            self.is_valid_session(session_cookie(headers))
+            if candidate is None
+            else self._check_token(candidate, address)
+        )
 
-    def bears_token(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request that was let in comes with the token itself."""
+    def has_valid_token(self, headers: Mapping[str, str]) -> bool:
+        """Whether an authorized request carries the bearer token."""
         candidate = _bearer(headers)
         return candidate is not None and self.is_token(candidate)
 
-    def _tries(self, candidate: str, address: str) -> bool:
+    def _check_token(self, candidate: str, address: str) -> bool:
         now = time.monotonic()
         self._failures = {
             other: times for other, times in self._failures.items() if now - times[-1] <= _FAILURE_WINDOW_S
         }
-        wrong = self._failures.get(address, deque(maxlen=_MOST_FAILURES))
-        if len(wrong) == _MOST_FAILURES and now - wrong[0] <= _FAILURE_WINDOW_S:
-            raise TooManyTokensError
+        wrong = self._failures.get(address, deque(maxlen=_MAX_FAILURES))
+        if len(wrong) == _MAX_FAILURES and now - wrong[0] <= _FAILURE_WINDOW_S:
+            raise TooManyWrongTokensError
         if self.is_token(candidate):
             return True
         wrong.append(now)
@@ -181,9 +187,9 @@ class Access:
         return False
 
 
-def session_of(headers: Mapping[str, str]) -> str | None:
-    """The secret of the session in a request's cookie."""
-    # As browsers mean it: the cookie of another program on this machine may hold what the standard library refuses.
+def session_cookie(headers: Mapping[str, str]) -> str | None:
+    """Id of the login session in the cookies of a request."""
+    # Lenient parser: a cookie of another program on the same host may be one that http.cookies rejects.
     return cookie_parser(headers.get("cookie", "")).get(SESSION_COOKIE)
 
 
@@ -196,11 +202,11 @@ def _digest(session: str) -> str:
     return hashlib.sha256(session.encode()).hexdigest()
 
 
-class Guard:
-    """Middleware: turns away whom `Access` does not know where that is asked for, and pages of other sites always.
+class AccessMiddleware:
+    """ASGI middleware that rejects unauthorized requests, cross-origin requests and, on loopback, unknown Host headers.
 
-    A page of another site must neither open a connection here (its browser would send the session along) nor pass for
-    this machine by a name of its own that it lets point to 127.0.0.1.
+    The origin check stops pages of other sites from using the login session of a browser (CSRF, WebSocket hijacking);
+    the Host check stops DNS rebinding to 127.0.0.1.
     """
 
     def __init__(self, app: ASGIApp, access: Access, host: str) -> None:
@@ -209,7 +215,7 @@ class Guard:
         self._names = frozenset({"localhost", "127.0.0.1", "[::1]", "::1", host})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let through, or answer with a sentence."""
+        """Pass the request on, or reject it."""
         refusal = self._refusal(scope) if scope["type"] in ("http", "websocket") else None
         if refusal is None:
             await self._app(scope, receive, send)
@@ -220,18 +226,18 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        if not self._access.guards_reading and _name(headers.get("host", "")) not in self._names:
-            return _refuse(403, f"the console answers to localhost only, not to {headers.get('host', '')!r}")
+        if not self._access.read_requires_login and _name(headers.get("host", "")) not in self._names:
+            return _refuse(403, f"the console accepts requests for localhost only, not for {headers.get('host', '')!r}")
         origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
         if changes and origin is not None and urlsplit(origin).netloc != headers.get("host"):
-            return _refuse(403, "a page of another site may not use the console")
-        if not self._access.guards_reading or scope["path"] in OPEN_PATHS:
+            return _refuse(403, "cross-origin requests are not allowed")
+        if not self._access.read_requires_login or scope["path"] in OPEN_PATHS:
             return None
         try:
-            if self._access.knows(headers, scope["client"][0] if scope.get("client") else ""):
+            if self._access.is_authorized(headers, scope["client"][0] if scope.get("client") else ""):
                 return None
-        except TooManyTokensError as error:
+        except TooManyWrongTokensError as error:
             return _refuse(429, error.sentence, {"Retry-After": str(int(_FAILURE_WINDOW_S))})
         if scope["type"] == "http" and "text/html" in headers.get("accept", ""):
             return RedirectResponse(login_path(scope["path"]), 303)

@@ -1,4 +1,4 @@
-"""The telemetry store as the console sees it: a few connections, bounded in time, that cannot write."""
+"""Thread-safe pool of database connections with timeouts, read-only by default, and readable errors."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from telemetry.errors import TwinError
-from telemetry.stores.liveness import NOTICE_LOST_SERVER
+from telemetry.stores.keepalive import CLIENT_KEEPALIVE
 
-#: One row of an answer: column -> value; NULL, NaN and infinities are None.
+#: One result row: column -> value; NULL, NaN and infinities are None.
 StoreRow = dict[str, Any]
 Parameters = Mapping[str, object]
 
 _CONNECT_TIMEOUT_S = 5
-#: The server ends a statement in its time; so much later it is taken for hung, in a transaction of several later still.
-_HUNG_AFTER_S = 1.0
-_STATEMENTS_A_TRANSACTION = 4
-#: What psycopg2 raises, and a sentence for anybody; the first that fits.
-_SENTENCES: tuple[tuple[tuple[type[psycopg2.Error], ...], str], ...] = (
+#: The server cancels a statement after its timeout; this much later the server counts as hung.
+_HANG_GRACE_S = 1.0
+_MAX_STATEMENTS_PER_TRANSACTION = 4
+#: Errors of psycopg2 and the message shown for them; the first match wins.
+_MESSAGES: tuple[tuple[tuple[type[psycopg2.Error], ...], str], ...] = (
     (
         (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn, psycopg2.errors.UndefinedFunction),
-        "The telemetry store is not set up: run python -m telemetry.stores.migrate.",
+        "Telemetry store has no schema: run python -m telemetry.stores.migrate.",
     ),
-    ((psycopg2.errors.InsufficientPrivilege,), "The console's login may not do this in the telemetry store."),
-    ((psycopg2.errors.ReadOnlySqlTransaction,), "The telemetry store can only be read: it is a standby, or set so."),
-    ((psycopg2.errors.DiskFull,), "The telemetry store has no room on its disk."),
-    ((psycopg2.Error,), "The telemetry store cannot be reached."),
+    ((psycopg2.errors.InsufficientPrivilege,), "Telemetry store: the database user of the console lacks a privilege."),
+    ((psycopg2.errors.ReadOnlySqlTransaction,), "Telemetry store is read-only: it is a standby, or configured so."),
+    ((psycopg2.errors.DiskFull,), "Telemetry store: the disk is full."),
+    ((psycopg2.Error,), "Telemetry store unavailable: the connection failed."),
 )
 
 
 class StoreUnavailableError(TwinError):
-    """The store cannot answer now; the sentence holds neither SQL nor a password and may be shown to anybody."""
+    """The telemetry store cannot serve a query now; the message contains neither SQL nor a password."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence, field="telemetry_dsn")
 
 
 class Database:
-    """A bounded number of connections, opened when needed and replaced when lost.  For use by several threads.
+    """Bounded, thread-safe connection pool; opens connections lazily and replaces lost ones.
 
-    psycopg2's own pools refuse instead of waiting, and close what exceeds the number that they opened at once.
+    psycopg2's own pools raise instead of waiting, and close returned connections above their minimum size.
 
     Args:
-        statement_timeout_s: a statement that takes longer is ended by the server.
-        read_only: the server refuses every write on these connections.
+        statement_timeout_s: the server cancels a statement that takes longer.
+        read_only: the server rejects every write on these connections.
     """
 
     def __init__(
@@ -61,44 +61,44 @@ class Database:
     ) -> None:
         self._dsn = dsn
         self._timeout_s = statement_timeout_s
-        self._places = threading.BoundedSemaphore(connections)
+        self._slots = threading.BoundedSemaphore(connections)
         self._idle: deque[psycopg2.extensions.connection] = deque()
-        # Appended, because what the address itself asks for (a schema, say) has to stay.
+        # Appended, so that options of the DSN (a search_path, for example) stay.
         options = [psycopg2.extensions.parse_dsn(dsn).get("options", "")]
         options += [f"-c statement_timeout={int(statement_timeout_s * 1000)}", "-c TimeZone=UTC"]
         options += ["-c default_transaction_read_only=on"] if read_only else []
         self._options = " ".join(options).strip()
 
     def fetch(self, sql: str, parameters: Parameters | None = None) -> list[StoreRow]:
-        """Every row that `sql` gives.
+        """All result rows of `sql`.
 
         Raises:
-            StoreUnavailableError: the store cannot be reached, has no schema yet, refused, or took too long.
+            StoreUnavailableError: the store is unreachable, has no schema, rejected the statement, or timed out.
         """
-        with _explained(self._timeout_s):
+        with _readable_errors(self._timeout_s):
             try:
                 return self._fetch(sql, parameters)
             except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
                 if not _is_lost(error):
                     raise
-                # A restarted server leaves dead connections behind; they must not look like an outage.
+                # After a restart of the server the pooled connections are dead: retry once on a new one.
                 self.close()
                 return self._fetch(sql, parameters)
 
     def fetch_one(self, sql: str, parameters: Parameters | None = None) -> StoreRow | None:
-        """The first row, None where there is none."""
+        """The first result row, None if there is none."""
         rows = self.fetch(sql, parameters)
         return rows[0] if rows else None
 
     @contextmanager
     def transaction(self) -> Iterator[psycopg2.extensions.cursor]:
-        """A `with` block whose statements are committed together, or not at all.
+        """Context manager for one transaction: commits on success, rolls back on an exception.
 
         Raises:
-            StoreUnavailableError: as `fetch`; nothing of the block is stored then.
+            StoreUnavailableError: as `fetch`; the transaction is rolled back.
         """
-        bound_s = _STATEMENTS_A_TRANSACTION * self._timeout_s
-        with _explained(self._timeout_s), self._connection() as connection, _bounded(connection, bound_s):
+        limit_s = _MAX_STATEMENTS_PER_TRANSACTION * self._timeout_s
+        with _readable_errors(self._timeout_s), self._connection() as connection, _time_limit(connection, limit_s):
             connection.autocommit = False
             try:
                 with connection, connection.cursor() as cursor:
@@ -108,7 +108,7 @@ class Database:
                     connection.autocommit = True
 
     def close(self) -> None:
-        """Close the connections that nobody uses; others are opened when needed again."""
+        """Close the idle connections; new ones are opened on demand."""
         while self._idle:
             try:
                 self._idle.pop().close()
@@ -116,14 +116,16 @@ class Database:
                 return
 
     def _fetch(self, sql: str, parameters: Parameters | None) -> list[StoreRow]:
-        with self._connection() as connection, _bounded(connection, self._timeout_s), connection.cursor() as cursor:
+        with self._connection() as connection, _time_limit(connection, self._timeout_s), connection.cursor() as cursor:
             cursor.execute(sql, parameters)
-            return rows_of(cursor)
+            return read_rows(cursor)
 
     @contextmanager
     def _connection(self) -> Iterator[psycopg2.extensions.connection]:
-        if not self._places.acquire(timeout=self._timeout_s):
-            raise StoreUnavailableError("The telemetry store is busy: no connection became free in time.")
+        if not self._slots.acquire(timeout=self._timeout_s):
+            raise StoreUnavailableError(
+                f"Telemetry store busy: no connection became free within {self._timeout_s:g} s."
+            )
         try:
             connection = self._take()
             try:
@@ -136,7 +138,7 @@ class Database:
                 if not connection.closed:
                     self._idle.append(connection)
         finally:
-            self._places.release()
+            self._slots.release()
 
     def _take(self) -> psycopg2.extensions.connection:
         try:
@@ -147,20 +149,20 @@ class Database:
                 options=self._options,
                 connect_timeout=_CONNECT_TIMEOUT_S,
                 application_name="battery-twin-console",
-                **NOTICE_LOST_SERVER,
+                **CLIENT_KEEPALIVE,
             )
             connection.autocommit = True
             return connection
 
 
-def rows_of(cursor: psycopg2.extensions.cursor) -> list[StoreRow]:
-    """What `cursor` has left, as rows."""
+def read_rows(cursor: psycopg2.extensions.cursor) -> list[StoreRow]:
+    """The remaining rows of `cursor`."""
     names = [column.name for column in cursor.description or ()]
     return [dict(zip(names, map(_finite, values), strict=True)) for values in cursor.fetchall()]
 
 
 def is_finite(column: str) -> str:
-    """A condition in SQL, for what is computed there: the store sorts NaN above every number."""
+    """SQL condition that excludes NaN and infinities: PostgreSQL sorts NaN above every number."""
     return f"abs({column}) < 'Infinity'"
 
 
@@ -169,12 +171,12 @@ def _finite(value: object) -> object:
 
 
 @contextmanager
-def _bounded(connection: psycopg2.extensions.connection, seconds: float) -> Iterator[None]:
-    """Lose `connection` where the block takes much longer than `seconds`.
+def _time_limit(connection: psycopg2.extensions.connection, seconds: float) -> Iterator[None]:
+    """Shut `connection` down if the block takes `_HANG_GRACE_S` longer than `seconds`.
 
-    A server that is paused or hung still holds its connections, so that no option of theirs ends the wait.
+    A server that is paused or hung keeps its TCP connections open, so that no timeout of the client library applies.
     """
-    timer = threading.Timer(seconds + _HUNG_AFTER_S, _cut, (connection,))
+    timer = threading.Timer(seconds + _HANG_GRACE_S, _shut_down, (connection,))
     timer.daemon = True
     timer.start()
     try:
@@ -183,13 +185,13 @@ def _bounded(connection: psycopg2.extensions.connection, seconds: float) -> Iter
         timer.cancel()
 
 
-def _cut(connection: psycopg2.extensions.connection) -> None:
-    # Of a copy, because libpq closes its own; what it waits for then ends as if the server had hung up.
+def _shut_down(connection: psycopg2.extensions.connection) -> None:
+    # On a duplicate of the file descriptor, because libpq closes its own; a pending read then ends with an error.
     with (
-        suppress(psycopg2.InterfaceError, OSError),  # closed meanwhile
-        socket.socket(fileno=os.dup(connection.fileno())) as line,
+        suppress(psycopg2.InterfaceError, OSError),  # closed in the meantime
+        socket.socket(fileno=os.dup(connection.fileno())) as duplicate,
     ):
-        line.shutdown(socket.SHUT_RDWR)
+        duplicate.shutdown(socket.SHUT_RDWR)
 
 
 def _is_lost(error: psycopg2.Error) -> bool:
@@ -198,11 +200,13 @@ def _is_lost(error: psycopg2.Error) -> bool:
 
 
 @contextmanager
-def _explained(timeout_s: float) -> Iterator[None]:
-    """Turn what psycopg2 says, which may hold SQL or an address, into a sentence for anybody."""
+def _readable_errors(timeout_s: float) -> Iterator[None]:
+    """Raise errors of psycopg2, which may contain SQL or an address, as `StoreUnavailableError` with a safe message."""
     try:
         yield
     except psycopg2.errors.QueryCanceled as error:
-        raise StoreUnavailableError(f"The telemetry store took longer than {timeout_s:g} s to answer.") from error
+        raise StoreUnavailableError(f"Telemetry store query took longer than {timeout_s:g} s.") from error
     except psycopg2.Error as error:
-        raise StoreUnavailableError(next(said for kinds, said in _SENTENCES if isinstance(error, kinds))) from error
+        raise StoreUnavailableError(
+            next(message for kinds, message in _MESSAGES if isinstance(error, kinds))
+        ) from error

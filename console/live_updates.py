@@ -1,4 +1,4 @@
-"""One look at the store a second for everybody who watches: ten open pages cost what one does."""
+"""Poll of the telemetry store once a second that updates all open pages and the state of alerts."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from typing import Any
 
 from nicegui import Event
 
-from console.alerts.alert_lifecycle import Key, step
+from console.alerts.alert_lifecycle import Key, find_transitions
 from console.alerts.alert_store import AlertStore
 from console.alerts.rules import RULES, Category, Severity
-from console.api.health import Metrics
+from console.api.health import ConsoleMetrics
 from console.connection_pool import StoreRow, StoreUnavailableError
 from console.queries import Queries
 
 _log = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
-#: While the store is away, and while nobody watches: alerts go on.
+#: Poll interval while the store is unavailable, and while no page is open (alerts are still updated).
 SLOW_INTERVAL_S = 3.0
-#: Looking takes at most this share of the time, unless nobody would have seen anything for as long as this.
+#: Upper bound of the share of time that polls take; the pause between two polls is never longer than `_MAX_PAUSE_S`.
 _BUSY_SHARE = 0.2
-_LONGEST_PAUSE_S = 10.0
-#: A look that takes longer is said, and said again.
+_MAX_PAUSE_S = 10.0
+#: A poll that takes longer is reported on every page, repeatedly.
 _OVERDUE_S = 3.0
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """What was last seen.
+class FleetSnapshot:
+    """State of all batteries and alerts at the last poll.
 
     Attributes:
-        rows: every battery by id (columns of `Queries.snapshots`), as of the last successful look.
-        taken_at: when that was; None before the first.
-        store_time: what the store's clock said then.  Ages of what is stored are told by it, and stand still with it.
-        problem: why the store could not be looked at since, None where it could.
+        rows: row of every battery by id (columns of `Queries.snapshots`), as of the last successful poll.
+        taken_at: time of that poll; None before the first.
+        store_time: database clock at that poll.  Ages of rows are relative to it and do not grow while polls fail.
+        problem: why the polls since then failed, None if they did not.
         open_alerts: severity by battery and rule.
-        muted: those of them that somebody keeps out of the way.
-        alerts_problem: why alerts could not be kept at that look, None where they could.
+        muted: keys of the open alerts that are muted.
+        alerts_problem: why alerts could not be read or written at that poll, None if they could.
     """
 
     rows: Mapping[str, StoreRow] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class Snapshot:
     alerts_problem: str | None = None
 
     def alerts_of(self, *categories: Category) -> dict[Key, Severity]:
-        """Open alerts of these categories that are not muted, the worst first."""
+        """Open alerts of these categories that are not muted, CRITICAL first."""
         shown = {
             key: severity
             for key, severity in self.open_alerts.items()
@@ -64,99 +64,98 @@ class Snapshot:
         return dict(sorted(shown.items(), key=lambda item: (item[1] != "CRITICAL", item[0])))
 
 
-class Live:
-    """Looks, keeps alerts alive, and tells who subscribed to `changed`: the snapshot and the ids that differ.
+class LiveUpdates:
+    """Polls the store, updates the alerts, and publishes the snapshot and the ids of changed batteries to `changed`.
 
-    It tells after every look, because ages go on where nothing else does.
+    It publishes after every poll, also an unchanged snapshot, so that pages can update the ages that they show.
 
     Attributes:
-        snapshot: the last one.
-        watchers: pages that are open.
+        snapshot: result of the last poll.
+        open_pages: number of open browser pages.
     """
 
-    def __init__(self, queries: Queries, alerts: AlertStore, metrics: Metrics) -> None:
-        self.snapshot = Snapshot()
-        self.changed: Event[Snapshot, frozenset[str]] = Event()
-        self.watchers = 0
+    def __init__(self, queries: Queries, alerts: AlertStore, metrics: ConsoleMetrics) -> None:
+        self.snapshot = FleetSnapshot()
+        self.changed: Event[FleetSnapshot, frozenset[str]] = Event()
+        self.open_pages = 0
         self._queries = queries
         self._alerts = alerts
         self._metrics = metrics
-        self._seen = time.monotonic()
-        metrics.watchers.set_function(lambda: self.watchers)
-        metrics.snapshot_age.set_function(lambda: time.monotonic() - self._seen)
+        self._polled_at = time.monotonic()
+        metrics.open_pages.set_function(lambda: self.open_pages)
+        metrics.snapshot_age.set_function(lambda: time.monotonic() - self._polled_at)
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Poll until cancelled."""
         while True:
             began = time.monotonic()
-            await self.look()
+            await self.poll()
             await asyncio.sleep(self._pause(time.monotonic() - began))
 
     def _pause(self, taken: float) -> float:
-        """Seconds until the next look, after one that took so many."""
+        """Seconds until the next poll, after one that took `taken` seconds."""
         if self.snapshot.problem is not None:
             return SLOW_INTERVAL_S
-        wanted = INTERVAL_S if self.watchers else SLOW_INTERVAL_S
-        return min(max(wanted - taken, taken / _BUSY_SHARE - taken, 0.05), _LONGEST_PAUSE_S)
+        wanted = INTERVAL_S if self.open_pages else SLOW_INTERVAL_S
+        return min(max(wanted - taken, taken / _BUSY_SHARE - taken, 0.05), _MAX_PAUSE_S)
 
-    async def look(self) -> None:
-        """One look; tells the subscribers, and meanwhile that it takes long."""
+    async def poll(self) -> None:
+        """Poll once and publish the result; a poll that takes long is reported while it runs."""
         began = time.monotonic()
-        task = asyncio.create_task(asyncio.to_thread(self._look))
+        task = asyncio.create_task(asyncio.to_thread(self._read_snapshot))
         try:
             while not (await asyncio.wait({task}, timeout=_OVERDUE_S))[0]:
                 waited = time.monotonic() - began
-                self._tell(self._troubled(f"The telemetry store has not answered for {waited:.0f} s."))
+                self._publish(self._with_problem(f"Telemetry store has not responded for {waited:.0f} s."))
             snapshot = task.result()
-            self._seen = time.monotonic()
+            self._polled_at = time.monotonic()
         except StoreUnavailableError as error:
-            snapshot = self._troubled(error.sentence)
-        except Exception:  # noqa: BLE001 - said on every page and in the log
-            # Whoever looks for everybody must not end.
-            _log.exception("the store could not be looked at")
-            snapshot = self._troubled("The console failed to read the telemetry store; its log says why.")
+            snapshot = self._with_problem(error.sentence)
+        except Exception:  # noqa: BLE001 - the poll loop must go on; shown on every page and logged
+            _log.exception("the poll of the telemetry store failed")
+            snapshot = self._with_problem("Reading the telemetry store failed in the console; see its log.")
         finally:
             task.cancel()
-        self._tell(snapshot)
+        self._publish(snapshot)
 
-    def _troubled(self, problem: str) -> Snapshot:
+    def _with_problem(self, problem: str) -> FleetSnapshot:
         return replace(self.snapshot, problem=problem)
 
-    def _tell(self, snapshot: Snapshot) -> None:
+    def _publish(self, snapshot: FleetSnapshot) -> None:
         before, self.snapshot = self.snapshot, snapshot
         for problem in ("problem", "alerts_problem"):
-            said = getattr(snapshot, problem)
-            if said is not None and getattr(before, problem) is None:
-                _log.warning("%s", said)
+            message = getattr(snapshot, problem)
+            if message is not None and getattr(before, problem) is None:
+                _log.warning("%s", message)
         changed = frozenset(
             battery_id for battery_id, row in snapshot.rows.items() if before.rows.get(battery_id) != row
         )
         self.changed.emit(snapshot, changed)
 
-    def _look(self) -> Snapshot:
+    def _read_snapshot(self) -> FleetSnapshot:
         store_time = self._queries.now()
         rows = self._queries.snapshots()
-        seen = Snapshot({row["battery_id"]: row for row in rows}, datetime.now(UTC), store_time)
-        return self._with_alerts(seen)
+        snapshot = FleetSnapshot({row["battery_id"]: row for row in rows}, datetime.now(UTC), store_time)
+        return self._with_alerts(snapshot)
 
-    def _with_alerts(self, seen: Snapshot) -> Snapshot:
-        """`seen` with what is open after it, or with why that could not be kept: the rest is seen all the same."""
-        is_open, muted, problem = self.snapshot.open_alerts, self.snapshot.muted, None
+    def _with_alerts(self, snapshot: FleetSnapshot) -> FleetSnapshot:
+        """Update the stored alerts from `snapshot` and add them to it; on failure add the reason."""
+        open_alerts, muted, problem = self.snapshot.open_alerts, self.snapshot.muted, None
         try:
-            is_open = self._alerts.open_severities()
-            transitions = step(is_open, seen.rows.values())
+            open_alerts = self._alerts.open_severities()
+            transitions = find_transitions(open_alerts, snapshot.rows.values())
             if transitions:
                 self._alerts.apply(transitions)
-                is_open = self._alerts.open_severities()
-            muted = self._alerts.muted() if is_open else frozenset()
+                open_alerts = self._alerts.open_severities()
+            muted = self._alerts.muted() if open_alerts else frozenset()
         except StoreUnavailableError as error:
             problem = error.sentence
-        self._count(is_open)
-        return replace(seen, open_alerts=is_open, muted=muted, alerts_problem=problem)
+        self._count(open_alerts)
+        return replace(snapshot, open_alerts=open_alerts, muted=muted, alerts_problem=problem)
 
-    def _count(self, is_open: Mapping[Key, Severity]) -> None:
+    def _count(self, open_alerts: Mapping[Key, Severity]) -> None:
         counts: dict[tuple[str, str], int] = {}
-        for (_, rule), severity in is_open.items():
+        for (_, rule), severity in open_alerts.items():
             counts[rule, severity] = counts.get((rule, severity), 0) + 1
         self._metrics.open_alerts.clear()
         for labels, count in counts.items():
@@ -164,8 +163,8 @@ class Live:
 
 
 @contextlib.asynccontextmanager
-async def looking(live: Live) -> Any:
-    """`live` looks meanwhile."""
+async def polling(live: LiveUpdates) -> Any:
+    """Context manager that runs the poll loop of `live` as a task."""
     task = asyncio.create_task(live.run())
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the models page asks of the registry, in a process of its own: MLflow loads for seconds and holds the core."""
+"""Access of the models page to the model registry through a worker process, because importing MLflow takes seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class VersionView:
-    """One version of a model: its entry in `reports/metrics.json` when it was registered."""
+    """One registered model version, with its entry of `reports/metrics.json` at registration."""
 
     target: str
     version: int
@@ -31,7 +31,7 @@ class VersionView:
 
 @dataclass(frozen=True)
 class EventView:
-    """One line of the registry's history."""
+    """One event of the registry's history: registration, promotion or rollback."""
 
     time: str
     kind: str
@@ -44,11 +44,11 @@ class EventView:
 
 @dataclass(frozen=True)
 class ModelsView:
-    """Who serves and who would like to.
+    """Champions, challengers and history of the model registry.
 
     Attributes:
-        release: the one that serves, None where none does.
-        previous: the one that a rollback restores, None where there is none.
+        release: release that is champion, None if there is none.
+        previous: release that a rollback restores, None if there is none.
     """
 
     domain: str
@@ -60,72 +60,74 @@ class ModelsView:
 
 
 class RegistryProcess:
-    """Looks at the registry and moves its champion; one thing after the other.
+    """Reads the registry, promotes and rolls back in one worker process, one call at a time.
 
     Args:
-        params: the file with the gate's thresholds.
+        params: file with the thresholds of the promotion gate.
     """
 
     def __init__(self, settings: Settings, params: Path) -> None:
         self._settings = settings
         self._params = params
         self._pool: ProcessPoolExecutor | None = None
-        # A registered version never changes, and whoever promotes waits behind whoever looks.
-        self._known: Mapping[tuple[str, int], VersionView] = {}
+        # Registered versions never change; with this cache reads are short, so that a promotion does not wait for them.
+        self._cached_versions: Mapping[tuple[str, int], VersionView] = {}
 
     async def view(self) -> ModelsView:
-        """The registry now.
+        """Read the registry.
 
         Raises:
-            TwinError: it cannot be read.
+            TwinError: the registry is unavailable.
         """
-        view = await self._run(_view, self._settings, self._known)
-        seen = (*view.champions.values(), *view.challengers.values())
-        self._known = {(version.target, version.version): version for version in seen}
+        view = await self._run(_view, self._settings, self._cached_versions)
+        versions = (*view.champions.values(), *view.challengers.values())
+        self._cached_versions = {(version.target, version.version): version for version in versions}
         return view
 
     async def promote(
         self, versions: Mapping[str, int], *, reason: str, by: str, expected: int | None = None
     ) -> list[str]:
-        """Put challengers (version by target) forward to the gate; what came of it, in sentences.
+        """Promote challengers (version by target) that pass the gate; returns messages about the outcome.
 
         Args:
-            expected: the release that was champion when somebody decided this.
+            expected: release that the page showed as champion.
 
         Raises:
-            TwinError: one of `versions` is no challenger any more, another release than `expected` is champion, a
-                reason is missing, or the registry cannot be reached.
+            TwinError: one of `versions` is no longer challenger, `expected` is not champion, the reason is empty, or
+                the registry is unavailable.
         """
         return await self._run(_promote, self._settings, self._params, dict(versions), _reason(reason), by, expected)
 
     async def rollback(self, *, reason: str, by: str, expected: int | None = None) -> list[str]:
-        """Restore the release that the present one replaced.
+        """Restore the release before the current one; returns messages about the outcome.
 
         Args:
-            expected: the release that was champion when somebody decided this.
+            expected: release that the page showed as champion.
 
         Raises:
-            TwinError: there is none, another release than `expected` is champion, a reason is missing, or the registry
-                cannot be reached.
+            TwinError: there is no previous release, `expected` is not champion, the reason is empty, or the registry is
+                unavailable.
         """
         return await self._run(_rollback, self._settings, _reason(reason), by, expected)
 
     def close(self) -> None:
-        """End the process."""
+        """Shut the worker process down."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
 
     async def _run(self, work: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
         if self._pool is None:
-            # Not forked: this process has threads.
+            # Spawned, not forked: this process has threads.
             self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         try:
-            future = self._pool.submit(_readable_errors, work, *arguments, **named)
+            future = self._pool.submit(_call_worker, work, *arguments, **named)
             result, problem = await asyncio.wrap_future(future)
         except BrokenProcessPool:
             self.close()
-            raise TwinError("The registry's process ended unexpectedly; try again.", field="registry") from None
+            raise TwinError(
+                "The worker process for the model registry ended unexpectedly; try again.", field="registry"
+            ) from None
         if problem is not None:
             raise TwinError(problem, field="registry")
         return result  # type: ignore[no-any-return]
@@ -133,12 +135,12 @@ class RegistryProcess:
 
 def _reason(text: str) -> str:
     if not text.strip():
-        raise TwinError("A reason is needed: it is kept in the history.", field="reason")
+        raise TwinError("A reason is required: it is recorded in the history.", field="reason")
     return text.strip()
 
 
-def _readable_errors(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str | None]:
-    """What `work` gives, or a sentence; exceptions of MLflow do not survive the way between processes."""
+def _call_worker(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str | None]:
+    """Result of `work`, or an error message: exceptions of MLflow cannot be pickled between processes."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -146,10 +148,10 @@ def _readable_errors(work: Callable[..., Any], *arguments: Any) -> tuple[Any, st
     except TwinError as error:
         return None, error.sentence
     except (MlflowException, OSError) as error:
-        return None, f"The registry cannot be reached: {type(error).__name__}."
+        return None, f"Model registry unavailable: {type(error).__name__}."
 
 
-def _view(settings: Settings, known: Mapping[tuple[str, int], VersionView]) -> ModelsView:
+def _view(settings: Settings, cache: Mapping[tuple[str, int], VersionView]) -> ModelsView:
     from training.registry.registry_store import RegistryStore
 
     store = RegistryStore.open(settings, settings.domain, fail_fast=True)
@@ -157,7 +159,7 @@ def _view(settings: Settings, known: Mapping[tuple[str, int], VersionView]) -> M
 
     def views(versions: Mapping[str, int]) -> dict[str, VersionView]:
         return {
-            target: known.get((target, version)) or VersionView(target, version, store.metrics(target, version))
+            target: cache.get((target, version)) or VersionView(target, version, store.metrics(target, version))
             for target, version in versions.items()
         }
 
@@ -185,7 +187,9 @@ def _promote(
     try:
         section = yaml.safe_load(params.read_text(encoding="utf-8"))["gate"]
     except (OSError, KeyError, TypeError) as error:
-        raise TwinError(f"{params} has no section gate, which says who may be promoted.", field="params") from error
+        raise TwinError(
+            f"{params} has no section gate with the thresholds of the promotion gate.", field="params"
+        ) from error
     store, gate = RegistryStore.open(settings, settings.domain), GateThresholds.from_params(section)
     synchronise(store, gate)
     challengers = store.aliases().challengers
@@ -193,19 +197,19 @@ def _promote(
         if challengers.get(target) != version:
             raise TwinError(
                 f"Version {version} of {target} is no longer the challenger, {challengers.get(target, 'none')} is: "
-                "look again, and decide anew.",
+                "reload and try again.",
                 field="version",
                 value=version,
             )
     outcome = promote(store, gate, versions, reason=reason, by=by, expected=expected)
-    said = [
+    messages = [
         f"{name} version {outcome.versions[name]} {'passes' if verdict.passed else 'fails'} the gate: "
         + "; ".join(verdict.reasons)
         for name, verdict in outcome.verdicts.items()
     ]
     if outcome.event is not None:
-        return [f"Release {outcome.event.after.release} is champion.", *said]
-    return ["Nothing was promoted.", *(said or ["Every challenger is champion already."])]
+        return [f"Release {outcome.event.after.release} is champion.", *messages]
+    return ["Nothing was promoted.", *(messages or ["Every challenger is already champion."])]
 
 
 def _rollback(settings: Settings, reason: str, by: str, expected: int | None) -> list[str]:

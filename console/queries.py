@@ -1,6 +1,6 @@
-"""What the console asks of the telemetry store.  Every statement is a SELECT and is answered from an index.
+"""Read-only SQL queries of the console against the telemetry store, each answered from an index.
 
-The cost of each is bounded whatever the store holds: a probe a battery, or one a point of a history.
+The cost of each is bounded independently of the size of the tables: at most one index probe per battery and column.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from features.targets import TARGET_NAMES
 from monitoring.latest_predictions import PREDICTION_VALID_FOR
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, names
 
-#: Newest rows of `battery_predictions` among which the newest of each target is looked for: a target may be withheld
-#: for a while, and a challenger writes as many as the champion.
+#: Number of newest rows of `battery_predictions` that are searched for the newest one of each target and role: a target
+#: may be withheld for a while, and a challenger writes as many rows as the champion.
 _NEWEST_PREDICTIONS = 32
-#: A forecast is held against a reading so far from its due time, as everywhere (contract: targets).
+#: Maximum distance between the due time of a temperature forecast and the reading that it is compared with, as in
+#: `monitoring`.
 _DUE_TOLERANCE = timedelta(seconds=30)
 
-#: A forecast of the temperature stands until it is due.
-_AHEAD_OF_IT = dict.fromkeys(TARGET_NAMES, "") | {"temperature": " AND COALESCE(due > l.time, true)"}
-#: As good as no limit, and a time that every clock can show.
+#: SQL condition per target: a temperature forecast is valid until it is due.
+_VALID_AT_READING = dict.fromkeys(TARGET_NAMES, "") | {"temperature": " AND COALESCE(due > l.time, true)"}
+#: Used in place of an infinite `max_future_s`: 31 years, which an interval can hold.
 _FOREVER_S = 1e9
 
 _DATA_SHEET = ", ".join(f"b.{name}" for name in names(BATTERY_FIELDS) if name != "battery_id")
 
-
-#: The newest row of the battery of `b` that is a reading: one without a voltage holds a prediction that came before its
-#: reading, and one too far in the future comes from a wrong clock and would stand in front of all others.
+#: Subquery: newest reading of battery `b`.  A row without voltage holds a prediction that arrived before its reading; a
+#: row too far in the future comes from a wrong clock and would hide all later readings.
 _NEWEST_READING = """(
     SELECT * FROM ev_telemetry e
     WHERE e.battery_id = b.battery_id AND e.voltage IS NOT NULL AND e.time <= now() + %(ahead)s
@@ -39,13 +39,13 @@ _NEWEST_READING = """(
 
 
 def _newest_predictions(columns: Sequence[str], wanted: str = "true") -> str:
-    """A subquery with what the champion said last of each target (value, lower, ...), as of the reading `l` of `b`.
+    """Subquery: the champion's newest valid prediction of each target (value, lower, ...) for reading `l` of `b`.
 
-    It looks only where `wanted` is true of the reading, and has NULLs elsewhere.  `array_agg` takes the rows in the
-    order in which the index gives them, which is the newest first.
+    Where the condition `wanted` is false for the reading, all columns are NULL.  `array_agg` takes the rows in index
+    order, newest first.
     """
     values = ", ".join(
-        f"(array_agg({column}) FILTER (WHERE target = '{target}'{_AHEAD_OF_IT[target]}))[1] AS {target}_{column}"
+        f"(array_agg({column}) FILTER (WHERE target = '{target}'{_VALID_AT_READING[target]}))[1] AS {target}_{column}"
         for target in TARGET_NAMES
         for column in columns
     )
@@ -56,15 +56,15 @@ def _newest_predictions(columns: Sequence[str], wanted: str = "true") -> str:
               AND n.time > COALESCE(l.time, now()) - %(hold)s AND {wanted}
             ORDER BY n.time DESC LIMIT {len(TARGET_NAMES)}
         ) newest
-    )"""  # noqa: S608 - our own names
+    )"""  # noqa: S608 - constant names
 
 
 def _finite(column: str) -> str:
     return f"CASE WHEN {is_finite(column)} THEN {column} END"
 
 
-# A reading is stored a moment before its predictions, so that its own columns are often still empty: what was predicted
-# last stands in, and the health follows from both.  Otherwise every alert would come and go with each reading.
+# A reading is stored before its predictions, so its own prediction columns are often still NULL: the newest stored
+# prediction is used instead, and the health status follows from both.  Otherwise alerts would flap with each reading.
 _RUL = f"COALESCE({_finite('l.rul_prediction')}, {_finite('p.rul_value')})"
 _FAILURE = f"COALESCE({_finite('l.failure_probability')}, {_finite('p.failure_value')})"
 _HEALTH = ", ".join((*map(_finite, ("l.soc", "l.soh", "l.temperature")), _FAILURE))
@@ -81,17 +81,17 @@ _SNAPSHOT = f"""
     LEFT JOIN LATERAL {_NEWEST_READING} l ON true
     LEFT JOIN LATERAL {_newest_predictions(("value", "lower", "upper", "due"))} p ON true
 """  # noqa: S608
-# Of most batteries the reading has it all, and half of the work is saved.
-_STOOD_IN = ("l.soh", "l.rul_prediction", "l.failure_probability")
-_LACKS = f"({' OR '.join(f'{_finite(name)} IS NULL' for name in _STOOD_IN)})"
-# More than what a rule holds for, never less: which of a rule's columns counts is said in one place, by the rules.
-_ATTENTION = f"""
+# Most readings have all of these, so the prediction subquery is skipped: half of the cost.
+_FALLBACK_COLUMNS = ("l.soh", "l.rul_prediction", "l.failure_probability")
+_NEEDS_FALLBACK = f"({' OR '.join(f'{_finite(name)} IS NULL' for name in _FALLBACK_COLUMNS)})"
+# A superset of the batteries with a triggered rule: `console.alerts.rules` then selects the column of each rule.
+_ALERT_CANDIDATES = f"""
     SELECT * FROM (
         SELECT b.battery_id, l.time, l.soc, l.soh, l.temperature, p.soh_value AS soh_predicted, {_STATUS} AS status,
                {_RUL} AS rul_prediction, {_FAILURE} AS failure_probability
         FROM batteries b
         LEFT JOIN LATERAL {_NEWEST_READING} l ON true
-        LEFT JOIN LATERAL {_newest_predictions(("value",), _LACKS)} p ON true
+        LEFT JOIN LATERAL {_newest_predictions(("value",), _NEEDS_FALLBACK)} p ON true
     ) s WHERE {
     " OR ".join(
         f"{column} {'>' if rule.is_high else '<'} {rule.warning}" for rule in RULES.values() for column in rule.columns
@@ -107,10 +107,10 @@ _SHADOW = """
     WITH versions AS (
         SELECT * FROM unnest(%(targets)s::text[], %(names)s::text[], %(champions)s::text[], %(challengers)s::text[])
             AS v(target, name, champion, challenger)
-    ), looked_at AS (
+    ), selected_batteries AS (
         SELECT battery_id FROM batteries ORDER BY battery_id LIMIT %(batteries)s
     ), challenged AS (
-        SELECT v.champion, c.* FROM looked_at b, LATERAL (
+        SELECT v.champion, c.* FROM selected_batteries b, LATERAL (
             SELECT * FROM battery_predictions p WHERE p.battery_id = b.battery_id AND p.role = 'challenger'
             ORDER BY p.time DESC LIMIT %(n)s
         ) c JOIN versions v ON v.target = c.target AND v.name = c.model_name AND v.challenger = c.model_version
@@ -159,12 +159,12 @@ _DRIFT = """
 
 
 class Queries:
-    """The questions, each one short statement.
+    """Queries for batteries, readings, predictions, shadow comparison and drift.
 
-    Every method raises `StoreUnavailableError` where the store cannot answer.  Times are aware and in UTC.
+    Every method raises `StoreUnavailableError` if the store is unavailable.  Times are timezone-aware, in UTC.
 
     Args:
-        max_future_s: a reading whose time is further ahead of the store's clock is not yet seen, s.
+        max_future_s: readings further ahead of the database clock than this are ignored, s.
     """
 
     def __init__(self, database: Database, max_future_s: float) -> None:
@@ -172,33 +172,33 @@ class Queries:
         self._newest = {"ahead": timedelta(seconds=min(max_future_s, _FOREVER_S)), "hold": PREDICTION_VALID_FOR}
 
     def ping(self) -> None:
-        """Return where the store answers and has our schema."""
+        """Raise an error unless the store is reachable and has the schema."""
         self._database.fetch("SELECT FROM batteries LIMIT 1")
 
     def battery_ids(self, limit: int | None = None) -> list[str]:
-        """Ids of the known batteries, in order."""
+        """Ids of all batteries, sorted."""
         rows = self._database.fetch("SELECT battery_id FROM batteries ORDER BY battery_id LIMIT %(n)s", {"n": limit})
         return [row["battery_id"] for row in rows]
 
     def count_batteries(self) -> int:
-        """How many batteries are known."""
+        """Number of batteries."""
         row = self._database.fetch_one("SELECT count(*) AS n FROM batteries")
         return 0 if row is None else int(row["n"])
 
-    def is_known(self, battery_id: str) -> bool:
-        """Whether a battery of this id has ever been seen."""
+    def exists(self, battery_id: str) -> bool:
+        """Whether a battery has this id."""
         return (
             self._database.fetch_one("SELECT FROM batteries WHERE battery_id = %(id)s", {"id": battery_id}) is not None
         )
 
     def latest(self, battery_id: str) -> StoreRow | None:
-        """The row of `latest_battery_status`."""
+        """Row of the view `latest_battery_status`."""
         return self._database.fetch_one(
             "SELECT * FROM latest_battery_status WHERE battery_id = %(id)s", {"id": battery_id}
         )
 
     def newest_time(self, battery_id: str) -> datetime | None:
-        """Time of the newest reading; None where there is none."""
+        """Time of the newest reading; None if there is none."""
         row = self._database.fetch_one(
             f"SELECT l.time FROM batteries b, LATERAL {_NEWEST_READING} l WHERE b.battery_id = %(id)s",  # noqa: S608
             {"id": battery_id, **self._newest},
@@ -210,12 +210,12 @@ class Queries:
         return self._database.fetch_one(f"{_SNAPSHOT} WHERE b.battery_id = %(id)s", {"id": battery_id, **self._newest})
 
     def snapshots(self) -> list[StoreRow]:
-        """The same of every battery, in order of their ids."""
+        """The same for every battery, sorted by id."""
         return self._database.fetch(f"{_SNAPSHOT} ORDER BY b.battery_id", self._newest)
 
-    def attention(self) -> list[StoreRow]:
-        """What the rules of alerts go by, of every battery for which one may hold."""
-        return self._database.fetch(_ATTENTION, self._newest)
+    def alert_candidates(self) -> list[StoreRow]:
+        """Columns used by the alert rules, for every battery for which a rule may be triggered."""
+        return self._database.fetch(_ALERT_CANDIDATES, self._newest)
 
     def predictions(self, battery_id: str) -> list[StoreRow]:
         """The newest prediction of each target and role."""
@@ -227,7 +227,7 @@ class Queries:
         )
 
     def forecast_for(self, battery_id: str, at: datetime, horizon: timedelta) -> StoreRow | None:
-        """The champion's temperature forecast for the moment `at`, made `horizon` before."""
+        """The champion's temperature forecast that is due at `at`, made `horizon` earlier."""
         return self._database.fetch_one(
             """SELECT * FROM battery_predictions
                WHERE battery_id = %(id)s AND time BETWEEN %(first)s AND %(last)s
@@ -237,7 +237,7 @@ class Queries:
         )
 
     def cycles(self, battery_id: str, limit: int) -> list[StoreRow]:
-        """The newest closed cycles, newest first."""
+        """The newest closed charge and discharge sessions, newest first."""
         return self._database.fetch(
             """SELECT cycle_index, kind, start_time, end_time, throughput_ah, capacity_ah, capacity_method, soh,
                       resistance_ohm, cell_voltage_spread_v, temperature_mean_c, temperature_rise_c
@@ -246,7 +246,7 @@ class Queries:
         )
 
     def outcomes(self, battery_id: str) -> list[StoreRow]:
-        """The champion's newest prediction of each target whose truth is known."""
+        """The champion's newest prediction of each target that has a ground truth."""
         return self._database.fetch(
             """SELECT o.* FROM unnest(%(targets)s) AS t(target), LATERAL (
                    SELECT * FROM prediction_outcomes o
@@ -257,17 +257,17 @@ class Queries:
         )
 
     def shadow(self, versions: Mapping[str, tuple[str, int, int]]) -> list[StoreRow]:
-        """Champion against challenger, over the newest predictions of up to `SHADOW_BATTERIES` batteries.
+        """Compare champion and challenger over the newest predictions of up to `SHADOW_BATTERIES` batteries.
 
         Args:
-            versions: by target, the registered model and its versions that are champion and challenger; what others
-                predicted is left aside.
+            versions: by target, the registered model and its champion and challenger versions; predictions of other
+                versions are ignored.
 
         Returns:
-            A row for each of them: `target`, model `name`, versions `champion` and `challenger`, `n` moments at which
-            both predicted and of how many `batteries`, mean `difference` (challenger - champion) and mean `distance`;
-            `champion_error` and `challenger_error` are mean absolute errors of the newest `outcomes` that both have.
-            Means are None where there is nothing.
+            One row per target: `target`, model `name`, versions `champion` and `challenger`, number `n` of readings
+            that both predicted and of their `batteries`, mean `difference` (challenger - champion) and mean absolute
+            difference `distance`; `champion_error` and `challenger_error` are mean absolute errors over the newest
+            `outcomes` that both have.  Means without data are None.
         """
         return self._database.fetch(
             _SHADOW,
@@ -283,16 +283,16 @@ class Queries:
         )
 
     def drift(self) -> list[StoreRow]:
-        """By target and kind the status of drift and its newest windows, the oldest of them first.
+        """Drift status by target and kind, with the newest windows, oldest first.
 
-        Columns: those of `drift_models` and `drift_status` (None before the first window), of the newest windows
-        their `ratios` score / threshold, and of the last one `samples`, `batteries` and the features that `moved` most,
-        each with its distance.
+        Columns: those of `drift_models` and `drift_status` (None before the first window); of the newest windows the
+        `ratios` score / threshold; of the newest window `samples`, `batteries` and `moved`, the features that moved
+        most with their distances.
         """
         return self._database.fetch(_DRIFT, {"n": _DRIFT_WINDOWS})
 
     def now(self) -> datetime:
-        """The store's clock."""
+        """Current time of the database."""
         row = self._database.fetch_one("SELECT now() AS now")
         assert row is not None  # noqa: S101 - a SELECT without FROM has one row
         return cast(datetime, row["now"])

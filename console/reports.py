@@ -1,4 +1,4 @@
-"""What the pipeline reported: `validation.json` and `metrics.json`; and which rows it set aside."""
+"""Reader of the pipeline's reports (`validation.json`, `metrics.json`) and of its quarantined rows."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-#: Of a quarantine so many rows are looked at; it may hold everything that was read.
-LOOKED_AT = 1_000_000
+#: Limit on the quarantined rows that are read: the quarantine may hold the whole input.
+MAX_ROWS_READ = 1_000_000
 _BATCH_ROWS = 65_536
-_MOST_REASONS = 100
+_MAX_REASONS = 100
 _BY = ("table", "reason")
 _SHOWN = ("source_file", "row", "field", "value", "content")
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """Rows of a table that were set aside for the same reason.
+class QuarantinedRows:
+    """Quarantined rows of one table with the same reason.
 
     Attributes:
-        count: how many among those that were looked at.
-        examples: the first of them: where from (`source_file`, `row`), `field` and `value` at fault, `content` as JSON.
+        count: number of such rows among the first `MAX_ROWS_READ`.
+        examples: the first of them: origin (`source_file`, `row`), invalid `field` and `value`, `content` as JSON.
     """
 
     table: str
@@ -37,35 +37,35 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Reports:
-    """Reads the folders anew each time: the pipeline may run meanwhile.
+class PipelineReports:
+    """Reports of the last pipeline run; the files are read at each call, because the pipeline may rewrite them.
 
     Attributes:
-        folder: where reports are.
-        quarantine: where the stage `validate` leaves the rows that it sets aside.
+        folder: folder of the reports.
+        quarantine: folder to which the stage `validate` writes quarantined rows.
     """
 
     folder: Path
     quarantine: Path
 
     def validation(self) -> dict[str, Any] | None:
-        """What was read, kept and set aside; None before the first run, or while the file is being written."""
+        """Content of `validation.json`; None before the first run, or while the file is being written."""
         return self._read("validation.json")
 
     def metrics(self) -> dict[str, Any] | None:
-        """How good the models are; None before the first run."""
+        """Content of `metrics.json` (evaluation of the models); None before the first run."""
         return self._read("metrics.json")
 
     def validated_at(self) -> datetime | None:
-        """When the data were last validated."""
+        """Time of the last validation; None before the first."""
         file = self.folder / "validation.json"
         return datetime.fromtimestamp(file.stat().st_mtime, UTC) if file.exists() else None
 
-    def rejected(self, *, each: int = 5) -> list[Rejected] | None:
-        """What was set aside, by reason, the most frequent first; None where there is no file, or half of one.
+    def quarantined_rows(self, *, each: int = 5) -> list[QuarantinedRows] | None:
+        """Quarantined rows grouped by table and reason, most frequent first; None if the file is missing or incomplete.
 
         Args:
-            each: so many examples of each reason.
+            each: number of examples per reason.
         """
         try:
             with pq.ParquetFile(self.quarantine / "quarantine.parquet") as file:
@@ -75,7 +75,7 @@ class Reports:
 
     @property
     def page(self) -> Path:
-        """The validation report for people."""
+        """Path of the validation report as HTML."""
         return self.folder / "validation.html"
 
     def _read(self, name: str) -> dict[str, Any] | None:
@@ -86,23 +86,23 @@ class Reports:
         return content
 
 
-def _by_reason(file: Any, each: int) -> list[Rejected]:
+def _by_reason(file: Any, each: int) -> list[QuarantinedRows]:
     counts: dict[tuple[str, str], int] = {}
     examples: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    looked_at = 0
+    rows_read = 0
     for batch in file.iter_batches(_BATCH_ROWS, columns=[*_BY, *_SHOWN]):
         rows = pa.Table.from_batches([batch])
         for group in rows.group_by(list(_BY)).aggregate([([], "count_all")]).to_pylist():
             key = (group["table"], group["reason"])
-            if key not in counts and len(counts) == _MOST_REASONS:
+            if key not in counts and len(counts) == _MAX_REASONS:
                 continue
             counts[key] = counts.get(key, 0) + group["count_all"]
             missing = each - len(examples.setdefault(key, []))
             if missing > 0:
-                is_its = pc.and_(pc.equal(rows["table"], key[0]), pc.equal(rows["reason"], key[1]))
-                examples[key] += rows.filter(is_its).slice(0, missing).select(list(_SHOWN)).to_pylist()
-        looked_at += batch.num_rows
-        if looked_at >= LOOKED_AT:
+                matches = pc.and_(pc.equal(rows["table"], key[0]), pc.equal(rows["reason"], key[1]))
+                examples[key] += rows.filter(matches).slice(0, missing).select(list(_SHOWN)).to_pylist()
+        rows_read += batch.num_rows
+        if rows_read >= MAX_ROWS_READ:
             break
-    found = [Rejected(*key, count, examples[key]) for key, count in counts.items()]
-    return sorted(found, key=lambda one: -one.count)
+    found = [QuarantinedRows(*key, count, examples[key]) for key, count in counts.items()]
+    return sorted(found, key=lambda group: -group.count)

@@ -1,4 +1,4 @@
-"""The console put together: its API, its pages and what looks at the store for both."""
+"""Assembly of the console application: REST API, pages, login, static files and the poll loop."""
 
 from __future__ import annotations
 
@@ -12,74 +12,76 @@ from fastapi.responses import FileResponse, Response
 from nicegui import app as nicegui_app
 from nicegui import ui
 
-from console.access import Access, Guard, is_loopback, token_of
+from console.access import Access, AccessMiddleware, is_loopback, load_token
 from console.alerts.alert_store import AlertStore
 from console.api.app import create_api
 from console.api.error_responses import ApiError
-from console.api.health import Metrics
+from console.api.health import ConsoleMetrics
 from console.connection_pool import Database
-from console.history import Histories
-from console.live_updates import Live, looking
+from console.history import HistoryQueries
+from console.live_updates import LiveUpdates, polling
 from console.model_registry import RegistryProcess
 from console.pages.alerts import alerts_page
 from console.pages.battery import battery_page
-from console.pages.context import Context, Visitor
+from console.pages.context import PageContext, Visitor
 from console.pages.data import REPORT_PATH, data_page
-from console.pages.error_page import failed_page
 from console.pages.fleet import fleet_page
-from console.pages.login import Login
+from console.pages.frame import error_page
+from console.pages.login import LoginRoutes
 from console.pages.models import models_page
 from console.queries import Queries
-from console.reports import Reports
+from console.reports import PipelineReports
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 
 STATIC = Path(__file__).resolve().parent / "static"
-#: Messages that a page that lost its connection is sent again; a live page soon has newer ones.
-_MESSAGES_KEPT = 100
+#: Messages that are sent again to a page after a reconnect; live pages get newer ones within a second.
+_MESSAGE_HISTORY = 100
 
 
 @dataclass(frozen=True)
 class Console:
-    """A console that is ready to be served."""
+    """The console application and the objects behind its pages."""
 
     app: FastAPI
-    context: Context
+    context: PageContext
 
     @classmethod
     def open(cls, settings: Settings, *, reports: Path, params: Path, quarantine: Path) -> Console:
-        """Build it; the store need not be there yet.  Once a process: NiceGUI keeps its pages globally.
+        """Build the application, also while the store is unavailable.  Once per process: NiceGUI's routes are global.
 
         Raises:
-            TwinError: no store is named, or the token does not do.
+            TwinError: no store is configured, or the token is missing or too short.
         """
         if settings.telemetry_dsn is None:
-            raise TwinError("TWIN_TELEMETRY_DSN is not set: name the store to look at.", field="telemetry_dsn")
+            raise TwinError(
+                "TWIN_TELEMETRY_DSN is not set: give the DSN of the telemetry store.", field="telemetry_dsn"
+            )
         dsn = settings.telemetry_dsn.get_secret_value()
-        access = Access(token_of(settings), guards_reading=not is_loopback(settings.host))
-        reading, writing = Database(dsn), Database(dsn, connections=2, read_only=False)
-        metrics, queries, alerts = Metrics(), Queries(reading, settings.max_future_s), AlertStore(writing)
-        context = Context(
+        access = Access(load_token(settings), read_requires_login=not is_loopback(settings.host))
+        read_pool, write_pool = Database(dsn), Database(dsn, connections=2, read_only=False)
+        metrics, queries, alerts = ConsoleMetrics(), Queries(read_pool, settings.max_future_s), AlertStore(write_pool)
+        context = PageContext(
             access=access,
-            live=Live(queries, alerts, metrics),
+            live=LiveUpdates(queries, alerts, metrics),
             queries=queries,
-            histories=Histories(reading),
+            histories=HistoryQueries(read_pool),
             alerts=alerts,
             models=RegistryProcess(settings, params),
-            reports=Reports(reports, quarantine),
+            reports=PipelineReports(reports, quarantine),
         )
-        app = create_api(reading, settings, reports, metrics)
-        app.include_router(Login(access).router())
-        app.router.lifespan_context = _lifespan(context, (reading, writing))
-        app.add_middleware(Guard, access=access, host=settings.host)
+        app = create_api(read_pool, settings, reports, metrics)
+        app.include_router(LoginRoutes(access).router())
+        app.router.lifespan_context = _lifespan(context, (read_pool, write_pool))
+        app.add_middleware(AccessMiddleware, access=access, host=settings.host)
         _add_pages(app, context)
         return cls(app, context)
 
 
-def _lifespan(context: Context, databases: tuple[Database, ...]):  # type: ignore[no-untyped-def]
+def _lifespan(context: PageContext, databases: tuple[Database, ...]):  # type: ignore[no-untyped-def]
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with looking(context.live):
+        async with polling(context.live):
             yield
         context.models.close()
         for database in databases:
@@ -88,10 +90,10 @@ def _lifespan(context: Context, databases: tuple[Database, ...]):  # type: ignor
     return lifespan
 
 
-def _add_pages(app: FastAPI, context: Context) -> None:
+def _add_pages(app: FastAPI, context: PageContext) -> None:
     async def report() -> Response:
         if not context.reports.page.exists():
-            raise ApiError(404, "nothing has been validated yet")
+            raise ApiError(404, "no data has been validated yet")
         return FileResponse(context.reports.page)
 
     app.add_api_route(REPORT_PATH, report, include_in_schema=False)
@@ -123,10 +125,10 @@ def _add_pages(app: FastAPI, context: Context) -> None:
     }
     for path, page in pages.items():
         ui.page(path)(page)
-    nicegui_app.on_page_exception(failed_page)
+    nicegui_app.on_page_exception(error_page)
     nicegui_app.add_static_files("/console-static", STATIC)
-    # Tailwind's compiler is left out: the console has its own few styles.
+    # Without Tailwind's compiler: the console has its own stylesheet.
     ui.run_with(
-        app, title="Battery twin", dark=None, tailwind=False, message_history_length=_MESSAGES_KEPT,
+        app, title="Battery twin", dark=None, tailwind=False, message_history_length=_MESSAGE_HISTORY,
         show_welcome_message=False,
     )  # fmt: skip

@@ -1,1 +1,1 @@
-"""Alerts: `rules` says what is one, `life` when it begins and ends, `store` remembers it."""
+"""Battery alerts: rules with thresholds, lifecycle (open, changed, resolved) and storage."""

@@ -1,4 +1,4 @@
-"""When an alert begins, changes and ends.  Pure: what is open and what is seen now give what has to be done."""
+"""Alert lifecycle: pure function from open alerts and battery rows to open, change and clear transitions."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from console.alerts.rules import RULES, Rule, Severity
+from console.alerts.rules import RULES, AlertRule, Severity
 
-#: Of a snapshot, what is kept as evidence.
+#: Columns of a battery row that are stored with an alert as evidence.
 EVIDENCE = (
     "time", "soc", "soh", "soh_predicted", "temperature", "temperature_predicted", "ambient_temperature", "voltage",
     "current", "rul_prediction", "failure_probability", "charge_cycles", "warning_level", "is_charging",
@@ -19,7 +19,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Transition:
-    """One thing that happened to the alert of `rule` on `battery_id` at the event time `at`."""
+    """Change of state of the alert of `rule` for `battery_id` at the event time `at`."""
 
     kind: Literal["open", "change", "clear"]
     battery_id: str
@@ -32,10 +32,10 @@ class Transition:
     evidence: Mapping[str, Any]
 
 
-def step(is_open: Mapping[Key, Severity], rows: Iterable[Mapping[str, Any]]) -> list[Transition]:
-    """What the snapshots `rows` do to the open alerts (battery and rule -> severity).
+def find_transitions(open_alerts: Mapping[Key, Severity], rows: Iterable[Mapping[str, Any]]) -> list[Transition]:
+    """Transitions that follow from the current battery `rows` for the open alerts (battery and rule -> severity).
 
-    A value that is not known changes nothing: an alert is not over because its sensor is silent.
+    A missing value causes no transition: an alert is not resolved because its sensor stops reporting.
     """
     found = []
     for row in rows:
@@ -45,19 +45,19 @@ def step(is_open: Mapping[Key, Severity], rows: Iterable[Mapping[str, Any]]) -> 
             value = rule.value(row)
             if value is None:
                 continue
-            held = is_open.get((row["battery_id"], rule.name))
-            severity = rule.severity(value, held)
-            if severity != held:
-                found.append(_transition(rule, row, value, held, severity))
+            current = open_alerts.get((row["battery_id"], rule.name))
+            severity = rule.severity(value, current)
+            if severity != current:
+                found.append(_transition(rule, row, value, current, severity))
     return found
 
 
 def _transition(
-    rule: Rule, row: Mapping[str, Any], value: float, held: Severity | None, severity: Severity | None
+    rule: AlertRule, row: Mapping[str, Any], value: float, current: Severity | None, severity: Severity | None
 ) -> Transition:
-    shown: Severity = severity or held or "WARNING"
+    shown: Severity = severity or current or "WARNING"
     return Transition(
-        kind="clear" if severity is None else "open" if held is None else "change",
+        kind="clear" if severity is None else "open" if current is None else "change",
         battery_id=row["battery_id"],
         rule=rule.name,
         severity=shown,

@@ -1,6 +1,6 @@
-"""What is an alert: one entry a rule, with its thresholds, how far back it has to come, and its words.
+"""Alert rules: columns, thresholds, hysteresis and message of each rule.
 
-Where `get_battery_health` in the store has a threshold of the same quantity, it is the same; a test holds them equal.
+Thresholds that `get_battery_health` in the telemetry store has too are equal to them; a test checks that.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 Severity = Literal["WARNING", "CRITICAL"]
-#: An empty battery is a matter of today's trip, a worn one of the workshop: they are never mixed.
+#: Low charge is solved by charging, poor health by maintenance: the pages list them separately.
 Category = Literal["safety", "health", "charge"]
 
 
 @dataclass(frozen=True)
-class Rule:
-    """One kind of alert.
+class AlertRule:
+    """One alert rule.
 
     Attributes:
-        columns: of a snapshot, the first that is known counts.
-        is_high: True where a value above the threshold is bad, False where one below it is.
-        warning, critical: thresholds, exclusive; `critical` None where it never becomes critical.
-        margin: how far back beyond the threshold a value has to come before the alert ends (hysteresis).
+        columns: columns of a battery row; the first that is not null is compared.
+        is_high: True if a value above the threshold triggers the rule, False if one below it does.
+        warning, critical: thresholds, exclusive; `critical` None if the rule has no critical level.
+        margin: hysteresis: distance back beyond the threshold at which an open alert is resolved.
     """
 
     name: str
@@ -37,71 +37,75 @@ class Rule:
     decimals: int = 1
 
     def value(self, row: Mapping[str, object]) -> float | None:
-        """What the rule goes by; None where it is not known."""
+        """The value that is compared; None if it is missing."""
         for column in self.columns:
             value = row.get(column)
             if isinstance(value, int | float):
                 return float(value)
         return None
 
-    def severity(self, value: float, held: Severity | None = None) -> Severity | None:
-        """How bad `value` is, None where it is not; what is `held` already ends only beyond the margin."""
-        if self.critical is not None and self._exceeds(value, self.critical, held == "CRITICAL"):
+    def severity(self, value: float, current: Severity | None = None) -> Severity | None:
+        """Severity of `value`, None if not triggered; an open alert (`current`) ends only beyond the margin."""
+        if self.critical is not None and self._exceeds(value, self.critical, current == "CRITICAL"):
             return "CRITICAL"
-        return "WARNING" if self._exceeds(value, self.warning, held is not None) else None
+        return "WARNING" if self._exceeds(value, self.warning, current is not None) else None
 
     def threshold(self, severity: Severity) -> float:
-        """The threshold that `severity` stands for."""
+        """Threshold of `severity`."""
         return self.critical if severity == "CRITICAL" and self.critical is not None else self.warning
 
     def reason(self, value: float, severity: Severity) -> str:
-        """A sentence for people; `value` may be within the margin, where an alert that began goes on."""
+        """Message for `value`, which may be within the hysteresis margin of an open alert."""
         limit = self.threshold(severity)
-        if self._exceeds(value, limit, is_held=False):
+        if self._exceeds(value, limit, is_open=False):
             return f"{self.title} {self._shown(value)} is {'above' if self.is_high else 'below'} {self._shown(limit)}"
         end = limit - self.margin if self.is_high else limit + self.margin
-        return f"{self.title} {self._shown(value)} is not back to {self._shown(end)} yet"
+        return f"{self.title} {self._shown(value)} has not returned to {self._shown(end)} yet"
 
     def _shown(self, value: float) -> str:
         return f"{value:.{self.decimals}f}{f' {self.unit}' if self.unit else ''}"
 
-    def _exceeds(self, value: float, threshold: float, is_held: bool) -> bool:
-        margin = self.margin if is_held else 0.0
+    def _exceeds(self, value: float, threshold: float, is_open: bool) -> bool:
+        margin = self.margin if is_open else 0.0
         return value > threshold - margin if self.is_high else value < threshold + margin
 
 
-RULES: dict[str, Rule] = {
+RULES: dict[str, AlertRule] = {
     rule.name: rule
     for rule in (
-        Rule("thermal", "Temperature", "safety", ("temperature",), "°C", True, 45.0, 60.0, 2.0),
-        Rule("failure_risk", "Failure probability", "safety", ("failure_probability",), "", True, 0.3, 0.7, 0.05, 2),
-        Rule("poor_health", "State of health", "health", ("soh", "soh_predicted"), "%", False, 85.0, 75.0, 0.5),
-        Rule("short_life", "Remaining life", "health", ("rul_prediction",), "cycles", False, 100.0, None, 10.0, 0),
-        Rule("low_charge", "State of charge", "charge", ("soc",), "%", False, 30.0, 15.0, 3.0),
+        AlertRule("thermal", "Temperature", "safety", ("temperature",), "°C", True, 45.0, 60.0, 2.0),
+        AlertRule(
+            "failure_risk", "Failure probability", "safety", ("failure_probability",), "", True, 0.3, 0.7, 0.05, 2
+        ),
+        AlertRule("poor_health", "State of health", "health", ("soh", "soh_predicted"), "%", False, 85.0, 75.0, 0.5),
+        AlertRule(
+            "short_life", "Remaining useful life", "health", ("rul_prediction",), "cycles", False, 100.0, None, 10.0, 0
+        ),
+        AlertRule("low_charge", "State of charge", "charge", ("soc",), "%", False, 30.0, 15.0, 3.0),
     )
 }
 
 
 @dataclass(frozen=True)
-class Reason:
-    """That one rule holds for one battery now."""
+class TriggeredRule:
+    """An alert rule that the current values of a battery trigger."""
 
-    rule: Rule
+    rule: AlertRule
     severity: Severity
     value: float
 
     @property
-    def sentence(self) -> str:
-        """Why, for people."""
+    def message(self) -> str:
+        """Message with value and threshold."""
         return self.rule.reason(self.value, self.severity)
 
 
-def reasons(row: Mapping[str, object]) -> list[Reason]:
-    """Every rule that holds for a snapshot, the worst first; a missing value triggers nothing."""
+def triggered_rules(row: Mapping[str, object]) -> list[TriggeredRule]:
+    """Rules that a battery row triggers, CRITICAL first; a missing value triggers nothing."""
     found = []
     for rule in RULES.values():
         value = rule.value(row)
         severity = None if value is None else rule.severity(value)
         if value is not None and severity is not None:
-            found.append(Reason(rule, severity, value))
-    return sorted(found, key=lambda reason: reason.severity != "CRITICAL")
+            found.append(TriggeredRule(rule, severity, value))
+    return sorted(found, key=lambda triggered: triggered.severity != "CRITICAL")

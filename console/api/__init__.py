@@ -1,1 +1,1 @@
-"""The REST API of the contract: `answers` says what it gives, `routes` gives it, `errors` says why not."""
+"""REST API of the console: routes, response models, error responses, health and metrics."""

@@ -1,4 +1,4 @@
-"""The REST API as one application; the console's pages are added to it in `console.server`."""
+"""Factory of the FastAPI application with all REST routes; `console.server` adds the pages to it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from console.api.error_responses import add_error_handlers, refuse_other_paths
-from console.api.health import CountRequests, Health, Metrics
-from console.api.routes import EXPECTED, Api
+from console.api.health import ConsoleMetrics, CountRequests, HealthRoutes
+from console.api.routes import EXPECTED, ApiRoutes
 from console.connection_pool import Database
-from console.history import Histories
+from console.history import HistoryQueries
 from console.queries import Queries
 from telemetry.settings import Settings
 
 
-def create_api(database: Database, settings: Settings, reports: Path, metrics: Metrics) -> FastAPI:
-    """The application with every path of the contract, `/openapi.json` and its page `/docs`, all from this machine."""
+def create_api(database: Database, settings: Settings, reports: Path, metrics: ConsoleMetrics) -> FastAPI:
+    """The application with every REST path, `/openapi.json` and `/docs`; `/docs` loads nothing from other hosts."""
     queries = Queries(database, settings.max_future_s)
-    # FastAPI's own page loads its scripts from the internet.
+    # FastAPI's own /docs page loads its scripts from a CDN.
     app: FastAPI = FastAPIOffline(
         "/docs",
         None,
@@ -28,7 +28,10 @@ def create_api(database: Database, settings: Settings, reports: Path, metrics: M
         swagger_ui_parameters={"defaultModelsExpandDepth": 0},
     )
     add_error_handlers(app, EXPECTED)
-    api, health = Api(queries, Histories(database)).router(), Health(queries, settings, reports, metrics).router()
+    api, health = (
+        ApiRoutes(queries, HistoryQueries(database)).router(),
+        HealthRoutes(queries, settings, reports, metrics).router(),
+    )
     app.include_router(api)
     app.include_router(health)
     refuse_other_paths(app, "/api")

@@ -1,4 +1,4 @@
-"""Liveness, readiness and what the console counts about itself."""
+"""Routes for liveness, readiness and Prometheus metrics of the console."""
 
 from __future__ import annotations
 
@@ -22,72 +22,74 @@ _REGISTRY_TIMEOUT_S = 2.0
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 
 
-class Metrics:
-    """Counters of one console, for Prometheus."""
+class ConsoleMetrics:
+    """Prometheus metrics of one console process."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter("console_requests", "Requests answered", ["path", "status"], registry=self.registry)
         self.duration = Histogram(
             "console_request_duration_seconds",
-            "From a request to its answer",
+            "Duration of a request",
             ["path"],
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.watchers = Gauge("console_open_pages", "Pages that are open in browsers", registry=self.registry)
+        self.open_pages = Gauge("console_open_pages", "Open browser pages", registry=self.registry)
         self.snapshot_age = Gauge(
-            "console_snapshot_age_seconds", "Time since the store was last looked at", registry=self.registry
+            "console_snapshot_age_seconds",
+            "Time since the last successful poll of the telemetry store",
+            registry=self.registry,
         )
-        self.open_alerts = Gauge("console_open_alerts", "Alerts not over", ["rule", "severity"], registry=self.registry)
+        self.open_alerts = Gauge("console_open_alerts", "Open alerts", ["rule", "severity"], registry=self.registry)
 
     def exposition(self) -> bytes:
-        """Everything counted so far, in Prometheus' text format."""
+        """All metrics in the Prometheus text format."""
         return generate_latest(self.registry)
 
 
 class CountRequests:
-    """Middleware: count and time the requests to the paths of the API; others have no bounded set of names."""
+    """ASGI middleware that counts and times requests to the API paths; other paths are unbounded in number."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: ConsoleMetrics, paths: frozenset[str]) -> None:
         self._app = app
         self._metrics = metrics
         self._paths = paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
+        """Pass the request on and record status and duration."""
         if scope["type"] != "http" or scope["path"] not in self._paths:
             await self._app(scope, receive, send)
             return
         path, began, status = scope["path"], time.perf_counter(), 500
 
-        async def watch(message: Message) -> None:
+        async def record(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, watch)
+            await self._app(scope, receive, record)
         finally:
             self._metrics.requests.labels(path, str(status)).inc()
             self._metrics.duration.labels(path).observe(time.perf_counter() - began)
 
 
 @dataclass(frozen=True)
-class Health:
-    """Answers for the console's own state."""
+class HealthRoutes:
+    """Handlers of `/health`, `/api/health` and `/metrics`."""
 
     queries: Queries
     settings: Settings
     reports: Path
-    metrics: Metrics
+    metrics: ConsoleMetrics
 
     def router(self) -> APIRouter:
-        """`/health`, `/api/health` and `/metrics`."""
+        """Router with the three paths."""
         router = APIRouter(tags=["health"])
         not_ready: dict[int | str, dict[str, Any]] = {
-            503: {"model": responses.Readiness, "description": "Something that is needed is down"}
+            503: {"model": responses.Readiness, "description": "A required dependency is down"}
         }
         router.add_api_route("/health", self.live, response_model=responses.Liveness)
         router.add_api_route("/api/health", self.ready, response_model=responses.Readiness, responses=not_ready)
@@ -95,11 +97,11 @@ class Health:
         return router
 
     async def live(self) -> dict[str, str]:
-        """The process responses."""
+        """Liveness: the process responds."""
         return {"status": "alive"}
 
     def ready(self) -> Response:
-        """Each part that the console reads, and whether all that is needed is up."""
+        """Readiness: state of each dependency; 503 if a required one is down."""
         dependencies = {
             "telemetry_store": self._store(),
             "model_registry": self._model_registry(),
@@ -110,36 +112,36 @@ class Health:
         return JSONResponse(readiness.model_dump(mode="json"), 200 if is_ready else 503)
 
     async def prometheus(self) -> Response:
-        """What the console counts about itself; that of the batteries is at the live twin's port 9091."""
+        """Metrics of the console; those of the batteries are on port 9091."""
         return _PrometheusText(self.metrics.exposition())
 
-    def _store(self) -> responses.Dependency:
+    def _store(self) -> responses.DependencyState:
         try:
             self.queries.ping()
         except StoreUnavailableError as error:
-            return responses.Dependency(state="down", needed=True, detail=error.sentence)
-        return responses.Dependency(state="up", needed=True, detail="answers, and has the schema")
+            return responses.DependencyState(state="down", needed=True, detail=error.sentence)
+        return responses.DependencyState(state="up", needed=True, detail="reachable, schema present")
 
-    def _model_registry(self) -> responses.Dependency:
+    def _model_registry(self) -> responses.DependencyState:
         if not self.settings.tracking_uri.startswith("http"):
             found = (self.settings.var / "mlflow.db").exists()
-            detail = "a file" if found else "no model has been registered yet"
-            return responses.Dependency(state="up" if found else "absent", needed=False, detail=detail)
+            detail = "local file" if found else "no model has been registered yet"
+            return responses.DependencyState(state="up" if found else "absent", needed=False, detail=detail)
         try:
-            answer = httpx.get(f"{self.settings.tracking_uri}/health", timeout=_REGISTRY_TIMEOUT_S)
-            is_up = answer.status_code == httpx.codes.OK
+            response = httpx.get(f"{self.settings.tracking_uri}/health", timeout=_REGISTRY_TIMEOUT_S)
+            is_up = response.status_code == httpx.codes.OK
         except httpx.HTTPError:
             is_up = False
-        return responses.Dependency(
+        return responses.DependencyState(
             state="up" if is_up else "down",
             needed=False,
-            detail="MLflow answers" if is_up else "MLflow does not answer",
+            detail="MLflow responds" if is_up else "MLflow does not respond",
         )
 
-    def _report(self) -> responses.Dependency:
+    def _report(self) -> responses.DependencyState:
         found = (self.reports / "validation.json").exists()
-        detail = "is there" if found else "the pipeline has not validated anything yet"
-        return responses.Dependency(state="up" if found else "absent", needed=False, detail=detail)
+        detail = "present" if found else "the pipeline has not validated any data yet"
+        return responses.DependencyState(state="up" if found else "absent", needed=False, detail=detail)
 
 
 class _PrometheusText(Response):

@@ -1,4 +1,4 @@
-"""The form of every answer.  Columns of readings and batteries, with their units, come from `telemetry.contract`."""
+"""Pydantic models of the REST responses; reading and battery fields, with units, come from `telemetry.contract`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _DATA_SHEET = [column for column in BATTERY_FIELDS if column.name != "battery_id
 _ENVIRONMENT = ("ambient_temperature", "is_charging", "odometer_km", "speed_kmh")
 
 
-class _Answer(BaseModel):
+class _ResponseModel(BaseModel):
     model_config = ConfigDict(extra="forbid", ser_json_inf_nan="null")
 
 
 def _fields(columns: Iterable[Column]) -> dict[str, Any]:
-    """Optional fields of a model, described by unit and meaning."""
+    """Optional pydantic fields for `columns`, with unit and meaning as description."""
     return {
         column.name: (
             _TYPES[column.kind] | None,
@@ -35,7 +35,7 @@ def _fields(columns: Iterable[Column]) -> dict[str, Any]:
     }
 
 
-class _Headline(_Answer):
+class _Headline(_ResponseModel):
     status: Status | None = Field(None, description="health by get_battery_health; null before the first reading")
     rul_prediction: float | None = Field(None, description="remaining equivalent full cycles")
     failure_probability: float | None = None
@@ -47,107 +47,107 @@ LatestRow = create_model(
     __base__=_Headline,
     __doc__="A row of `latest_battery_status`, as it is stored.",
     battery_id=(str, ...),
-    time=(datetime | None, Field(None, description="UTC; null where no reading is kept any more")),
-    created_at=(datetime | None, Field(None, description="when it was stored")),
-    late=(bool | None, Field(None, description="came after a newer one, so that nothing was predicted from it")),
+    time=(datetime | None, Field(None, description="UTC; null if all readings are older than the retention")),
+    created_at=(datetime | None, Field(None, description="time at which it was stored")),
+    late=(bool | None, Field(None, description="arrived after a newer reading and was not used for predictions")),
     **_fields(_READINGS),
 )
 
 BatteryStatus = create_model(
     "BatteryStatus",
     __base__=LatestRow,
-    __doc__="Newest reading and newest predictions of one battery, flat.",
+    __doc__="Newest reading and newest predictions of one battery as one flat object.",
     soh_predicted=(float | None, Field(None, description="%")),
     temperature_predicted=(float | None, Field(None, description="degC, at temperature_due")),
     temperature_due=(datetime | None, None),
-    reasons=(list[str], Field(description="why the status is not NORMAL, or what else deserves attention")),
+    reasons=(list[str], Field(description="messages of the alert rules that are triggered")),
 )
 
 
-class Predicted(_Answer):
-    """A prediction; `interval` is null where its model gives none."""
+class PredictedValue(_ResponseModel):
+    """Predicted value; `interval` is null if the model has no prediction interval."""
 
     value: float | None
     unit: str
     interval: tuple[float, float] | None = None
-    due: datetime | None = Field(None, description="when its truth can be known")
+    due: datetime | None = Field(None, description="time at which the ground truth is known")
 
 
-class PredictedTargets(_Answer):
-    """The four targets."""
+class PredictedTargets(_ResponseModel):
+    """Predictions of the four targets."""
 
-    soh: Predicted
-    temperature: Predicted
-    rul: Predicted
-    failure_probability: Predicted
+    soh: PredictedValue
+    temperature: PredictedValue
+    rul: PredictedValue
+    failure_probability: PredictedValue
 
 
 ActualReading = create_model(
     "ActualReading",
-    __base__=_Answer,
-    __doc__="What the pack itself reports.",
+    __base__=_ResponseModel,
+    __doc__="Values reported by the pack.",
     **_fields(column for column in _READINGS if column.name not in _ENVIRONMENT),
 )
 Vehicle = create_model(
     "Vehicle",
-    __base__=_Answer,
-    __doc__="What is around the pack, and what it is made of.",
+    __base__=_ResponseModel,
+    __doc__="Environment of the pack and its data sheet.",
     **_fields(column for column in _READINGS if column.name in _ENVIRONMENT),
     **_fields(_DATA_SHEET),
 )
-Battery = create_model(
-    "Battery",
-    __base__=_Answer,
+BatteryDetail = create_model(
+    "BatteryDetail",
+    __base__=_ResponseModel,
     actual=(ActualReading, ...),
     predicted=(PredictedTargets, ...),
 )
 DetailedStatus = create_model(
     "DetailedStatus",
-    __base__=_Answer,
-    __doc__="Newest reading and predictions of one battery, by where they come from.",
+    __base__=_ResponseModel,
+    __doc__="Newest reading and predictions of one battery, grouped by origin.",
     battery_id=(str, ...),
-    timestamp=(datetime | None, Field(description="of the newest reading, UTC")),
-    battery=(Battery, ...),
+    timestamp=(datetime | None, Field(description="time of the newest reading, UTC")),
+    battery=(BatteryDetail, ...),
     vehicle=(Vehicle, ...),
     health_status=(Status | None, ...),
 )
 
 
-class Comparison(_Answer):
-    """One target: what was predicted for now, and what is true now."""
+class TargetComparison(_ResponseModel):
+    """Prediction for the newest reading against the actual value, for one target."""
 
     name: str
-    actual: float | None = Field(description="null until the truth is known; `note` says when that is")
+    actual: float | None = Field(description="null until the ground truth is known; see `note`")
     predicted: float | None
     error: float | None = Field(description="predicted - actual")
     unit: str
-    interval: tuple[float, float] | None = Field(None, description="null where the model gives none")
+    interval: tuple[float, float] | None = Field(None, description="null if the model has no prediction interval")
     model: str | None = Field(None, description="registered model and version, e.g. battery-soh/9")
     note: str | None = None
 
 
-class ComparisonAnswer(_Answer):
-    """Actual against predicted."""
+class ComparisonResponse(_ResponseModel):
+    """Actual against predicted values per target."""
 
     battery_id: str
     timestamp: datetime | None
-    comparison: list[Comparison]
+    comparison: list[TargetComparison]
 
 
-_ENDS: dict[str, Any] = {
+_RANGES: dict[str, Any] = {
     f"{column}_{end}": (
         float | None,
-        Field(None, description=f"{end} {column} in the interval of a mean of readings; null by any other method"),
+        Field(None, description=f"{end} {column} in the interval of a mean of readings; null for other methods"),
     )
     for column in RANGE_COLUMNS
     for end in ("lowest", "highest")
 }
 HistoryReading = create_model(
     "HistoryReading",
-    __base__=_Answer,
-    __doc__="One reading, or what stands for those of an interval.",
+    __base__=_ResponseModel,
+    __doc__="One reading, or one downsampled interval.",
     time=(datetime, ...),
-    **_ENDS,
+    **_RANGES,
     rul_prediction=(float | None, None),
     failure_probability=(float | None, None),
     **_fields(
@@ -158,8 +158,8 @@ HistoryReading = create_model(
 )
 
 
-class HistoryPrediction(_Answer):
-    """What was predicted at `time`; soh in %, temperature in degC at `temperature_due`, rul in cycles."""
+class HistoryPrediction(_ResponseModel):
+    """Predictions made at `time`: soh in %, temperature in degC at `temperature_due`, rul in equivalent full cycles."""
 
     time: datetime
     soh: float | None = None
@@ -177,89 +177,89 @@ class HistoryPrediction(_Answer):
     failure_upper: float | None = None
 
 
-class Resolution(_Answer):
-    """How rows were put together."""
+class Resolution(_ResponseModel):
+    """How the rows were downsampled."""
 
     method: Method = Field(
-        description="means leave out NaN; 'mean of hourly means' knows voltage, current, temperature, soc, soh, "
-        "charge_cycles and the two predictions, and null for all else; 'newest in each interval' can miss a short peak"
+        description="means ignore NaN; 'mean of hourly means' has only voltage, current, temperature, soc, soh, "
+        "charge_cycles and the two predictions, others are null; 'newest in each interval' can miss a short peak"
     )
-    interval_s: float | None = Field(None, description="null where every row is given")
+    interval_s: float | None = Field(None, description="null if all rows are returned")
 
 
-class Resolutions(_Answer):
-    """Of the two lists."""
+class Resolutions(_ResponseModel):
+    """Downsampling of the two lists."""
 
     readings: Resolution
     predictions: Resolution
 
 
-class HistoryAnswer(_Answer):
+class HistoryResponse(_ResponseModel):
     """Readings and predictions in time order; the window ends with the newest reading."""
 
     battery_id: str
     since: datetime
     until: datetime
-    downsampled: bool = Field(description="whether rows were put together; `resolution` says how")
+    downsampled: bool = Field(description="whether rows were downsampled; see `resolution`")
     resolution: Resolutions
     readings: list[HistoryReading]
     predictions: list[HistoryPrediction]
 
 
-class Prediction(_Answer):
+class StoredPrediction(_ResponseModel):
     """The newest prediction of one target by one role."""
 
     target: str
     role: Literal["champion", "challenger"]
-    time: datetime = Field(description="of the reading it was made from")
+    time: datetime = Field(description="time of the reading it was made from")
     value: float
     unit: str
-    interval: tuple[float, float] | None = Field(None, description="null where the model gives none")
-    due: datetime | None = Field(None, description="when its truth can be known")
+    interval: tuple[float, float] | None = Field(None, description="null if the model has no prediction interval")
+    due: datetime | None = Field(None, description="time at which the ground truth is known")
     cycle_index: float | None = Field(None, description="age of the battery in equivalent full cycles")
     model_name: str | None = None
     model_version: str | None = None
     predicted_at: datetime
 
 
-class PredictionsAnswer(_Answer):
-    """The newest prediction of each target."""
+class PredictionsResponse(_ResponseModel):
+    """The newest prediction of each target and role."""
 
     battery_id: str
     prediction_timestamp: datetime | None
-    predictions: list[Prediction]
+    predictions: list[StoredPrediction]
 
 
-class Statistic(_Answer):
-    """Of one column over the window; null where it was never known."""
+class Statistic(_ResponseModel):
+    """Statistics of one column over the window; null if it has no values."""
 
     avg: float | None
     min: float | None
     max: float | None
 
 
-class StatsAnswer(_Answer):
+class StatsResponse(_ResponseModel):
     """Counts, averages, minima and maxima; the window ends with the newest reading."""
 
     battery_id: str
     since: datetime
     until: datetime
-    readings: int = Field(description="how many the figures are made from")
-    sampled: bool = Field(description="whether one reading in each interval stands for all, there being too many")
+    readings: int = Field(description="number of readings that were used")
+    sampled: bool = Field(description="true if there were too many readings and one per interval was used")
     first_time: datetime | None
     last_time: datetime | None
     statistics: dict[str, Statistic]
 
 
-class BatteryList(_Answer):
-    """Every battery that was ever heard of."""
+class BatteryList(_ResponseModel):
+    """Ids of all batteries."""
 
     batteries: list[str]
     count: int
 
 
-class AlertReason(_Answer):
-    """One rule that holds."""
+class AlertReason(_ResponseModel):
+    """One alert rule that is triggered."""
 
     rule: str
     category: Literal["safety", "health", "charge"]
@@ -270,8 +270,8 @@ class AlertReason(_Answer):
     reason: str
 
 
-class BatteryAlert(_Answer):
-    """A battery that deserves attention."""
+class BatteryAlert(_ResponseModel):
+    """A battery with at least one triggered alert rule."""
 
     battery_id: str
     time: datetime | None
@@ -284,29 +284,29 @@ class BatteryAlert(_Answer):
     reasons: list[AlertReason]
 
 
-class AlertsAnswer(_Answer):
-    """Batteries that deserve attention now, the worst first."""
+class AlertsResponse(_ResponseModel):
+    """Batteries with triggered alert rules, CRITICAL first."""
 
     alerts: list[BatteryAlert]
     count: int
 
 
-class Liveness(_Answer):
-    """The process answers."""
+class Liveness(_ResponseModel):
+    """The process responds."""
 
     status: Literal["alive"] = "alive"
 
 
-class Dependency(_Answer):
-    """One part that the console reads."""
+class DependencyState(_ResponseModel):
+    """State of one dependency of the console."""
 
     state: Literal["up", "down", "absent"]
-    needed: bool = Field(description="whether the console can do nothing without it")
+    needed: bool = Field(description="whether the console is ready only if it is up")
     detail: str
 
 
-class Readiness(_Answer):
-    """Whether everything that is needed is there."""
+class Readiness(_ResponseModel):
+    """Whether all required dependencies are up."""
 
     status: Literal["ready", "not ready"]
-    dependencies: dict[str, Dependency]
+    dependencies: dict[str, DependencyState]

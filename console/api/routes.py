@@ -1,4 +1,4 @@
-"""The paths of the contract.  Each asks a few short questions of the store and puts the answers into form."""
+"""REST routes for status, history, predictions, statistics and alerts of batteries."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import orjson
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
-from console.alerts.rules import reasons
+from console.alerts.rules import triggered_rules
 from console.api import responses
 from console.api.error_responses import ApiError, ErrorResponse
 from console.connection_pool import StoreRow
-from console.history import DEFAULT_POINTS, MAX_POINTS, READING_COLUMNS, HistoryQueries, Series, Window
+from console.history import DEFAULT_POINTS, MAX_POINTS, READING_COLUMNS, HistoryQueries, HistorySeries, HistoryWindow
 from console.queries import Queries
 from features.targets import TARGETS
 from monitoring.latest_predictions import PREDICTION_VALID_FOR
@@ -25,17 +25,17 @@ from training.release import RUL_UNIT
 MAX_HOURS = 24.0 * 366.0
 MIN_POINTS = 10
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    401: {"model": ErrorResponse, "description": "Beyond this machine: no session and no token"},
-    429: {"model": ErrorResponse, "description": "Beyond this machine: too many wrong tokens from this address"},
-    422: {"model": ErrorResponse, "description": "Bad input; `field` says which"},
-    503: {"model": ErrorResponse, "description": "The telemetry store cannot answer"},
+    401: {"model": ErrorResponse, "description": "Not on loopback: neither login session nor token"},
+    429: {"model": ErrorResponse, "description": "Not on loopback: too many wrong tokens from this address"},
+    422: {"model": ErrorResponse, "description": "Invalid input; `field` names the parameter"},
+    503: {"model": ErrorResponse, "description": "Telemetry store unavailable"},
 }
 _ONE_BATTERY: dict[int | str, dict[str, Any]] = {
     **_RESPONSES,
-    404: {"model": ErrorResponse, "description": "No such battery"},
-    409: {"model": ErrorResponse, "description": "battery_id was left out, and several batteries exist"},
+    404: {"model": ErrorResponse, "description": "Unknown battery"},
+    409: {"model": ErrorResponse, "description": "battery_id is missing and several batteries exist"},
 }
-#: What a target is called on outside surfaces, and its unit there.
+#: Public name and unit of each target.
 PUBLIC_TARGETS: dict[str, tuple[str, str]] = {
     "soh": ("soh", "%"),
     "temperature": ("temperature", "degC"),
@@ -44,14 +44,14 @@ PUBLIC_TARGETS: dict[str, tuple[str, str]] = {
 }
 _NOT_YET = {
     "soh": "the pack does not report its state of health",
-    "temperature": "no forecast was due at the newest reading",
-    "rul": "known when the battery has reached its end of life",
-    "failure": "known when its horizon has passed or the battery has failed",
+    "temperature": "no forecast is due at the newest reading",
+    "rul": "known at the end of life of the battery",
+    "failure": "known when the horizon has elapsed or the battery has failed",
 }
 
 BatteryId = Annotated[
     str | None,
-    Query(pattern=BATTERY_ID_PATTERN, description="may be left out where one battery exists", examples=["EV-7"]),
+    Query(pattern=BATTERY_ID_PATTERN, description="optional if only one battery exists", examples=["EV-7"]),
 ]
 Hours = Annotated[
     float,
@@ -62,30 +62,32 @@ Hours = Annotated[
         description="length of the window, which ends with the newest reading",
     ),
 ]
-Points = Annotated[int, Query(ge=MIN_POINTS, le=MAX_POINTS, description="about how many points at most")]
-#: What each parameter may be, for whoever gave something else.
+Points = Annotated[int, Query(ge=MIN_POINTS, le=MAX_POINTS, description="approximate maximum number of points")]
+#: Valid values of each parameter, for error messages.
 EXPECTED: dict[str, str] = {
-    "battery_id": "an id is 1 to 50 letters, digits and _ . - ; /api/batteries/list has those that exist",
+    "battery_id": "an id has 1 to 50 letters, digits and _ . - ; see /api/batteries/list",
     "hours": f"give the length of the window in hours, a number above 0 and up to {MAX_HOURS:.0f}",
     "points": f"give a whole number from {MIN_POINTS} to {MAX_POINTS}",
 }
 
 
 @dataclass(frozen=True)
-class Api:
-    """Answers requests; every method runs in a thread of its own."""
+class ApiRoutes:
+    """Handlers of the REST paths; FastAPI runs each call in a worker thread."""
 
     queries: Queries
     histories: HistoryQueries
 
     def router(self) -> APIRouter:
-        """The routes."""
+        """Router with all paths."""
         router = APIRouter(prefix="/api")
         one, some = {"responses": _ONE_BATTERY}, {"responses": _RESPONSES}
         add: Any = router.add_api_route
         add("/battery/status", self.status, response_model=responses.BatteryStatus, tags=["battery"], **one)
         add("/battery/detailed", self.detailed, response_model=responses.DetailedStatus, tags=["battery"], **one)
-        add("/battery/comparison", self.comparison, response_model=responses.ComparisonResponse, tags=["battery"], **one)
+        add(
+            "/battery/comparison", self.comparison, response_model=responses.ComparisonResponse, tags=["battery"], **one
+        )
         add("/battery/history", self.history, response_model=responses.HistoryResponse, tags=["battery"], **one)
         add("/battery/latest", self.latest, response_model=responses.LatestRow, tags=["battery"], **one)
         add(
@@ -101,16 +103,16 @@ class Api:
         return router
 
     def status(self, battery_id: BatteryId = None) -> dict[str, Any]:
-        """Newest reading and health of one battery, flat."""
+        """Newest reading and health of one battery as one flat object."""
         row = self._snapshot(battery_id)
         fields = responses.BatteryStatus.model_fields
         return {
             **{name: row[name] for name in fields if name in row},
-            "reasons": [reason.sentence for reason in reasons(row)],
+            "reasons": [triggered.message for triggered in triggered_rules(row)],
         }
 
     def detailed(self, battery_id: BatteryId = None) -> dict[str, Any]:
-        """Newest reading and predictions of one battery, by where they come from."""
+        """Newest reading and predictions of one battery, grouped by origin."""
         row = self._snapshot(battery_id)
         return {
             "battery_id": row["battery_id"],
@@ -124,7 +126,7 @@ class Api:
         }
 
     def comparison(self, battery_id: BatteryId = None) -> dict[str, Any]:
-        """Per target: what was predicted for now, what is true now, and the error, where the truth is known."""
+        """Per target: prediction for the newest reading, actual value, and error if the ground truth is known."""
         row = self._snapshot(battery_id)
         battery_id = row["battery_id"]
         newest = {
@@ -147,10 +149,10 @@ class Api:
         return {"battery_id": battery_id, "timestamp": row["time"], "comparison": entries}
 
     def history(self, battery_id: BatteryId = None, hours: Hours = 24.0, points: Points = DEFAULT_POINTS) -> Response:
-        """Readings and predictions in time order, put together where there are more than `points`."""
+        """Readings and predictions in time order, downsampled if there are more than `points`."""
         window = self._window(battery_id, hours, points)
         readings, predictions = self.histories.readings(window), self.histories.predictions(window)
-        return _large(
+        return _unvalidated(
             {
                 "battery_id": window.battery_id,
                 "since": window.since,
@@ -163,7 +165,7 @@ class Api:
         )
 
     def latest(self, battery_id: BatteryId = None) -> StoreRow:
-        """The row of `latest_battery_status`."""
+        """Row of the view `latest_battery_status`."""
         battery_id = self._battery_id(battery_id)
         row = self.queries.latest(battery_id)
         if row is None:
@@ -172,7 +174,7 @@ class Api:
 
     def predictions(self, battery_id: BatteryId = None) -> dict[str, Any]:
         """The newest prediction of each target and role."""
-        battery_id = self._known(battery_id)
+        battery_id = self._existing(battery_id)
         rows = self.queries.predictions(battery_id)
         return {
             "battery_id": battery_id,
@@ -200,31 +202,31 @@ class Api:
         }
 
     def battery_list(self) -> dict[str, Any]:
-        """Ids of the known batteries, and how many there are."""
+        """Ids of all batteries, and their number."""
         ids = self.queries.battery_ids()
         return {"batteries": ids, "count": len(ids)}
 
     def alerts(self) -> Response:
-        """Batteries that deserve attention now, each with its reasons; the worst first."""
-        found = [entry for row in self.queries.attention() if (entry := _alert(row)) is not None]
+        """Batteries with triggered alert rules and their reasons, CRITICAL first."""
+        found = [entry for row in self.queries.alert_candidates() if (entry := _alert(row)) is not None]
         found.sort(key=lambda entry: (entry["reasons"][0]["severity"] != "CRITICAL", entry["battery_id"]))
-        return _large({"alerts": found, "count": len(found)})
+        return _unvalidated({"alerts": found, "count": len(found)})
 
     def _battery_id(self, battery_id: str | None) -> str:
-        """`battery_id`, or the only one that exists."""
+        """`battery_id`, or the id of the only battery."""
         if battery_id is not None:
             return battery_id
         ids = self.queries.battery_ids(limit=2)
         if not ids:
-            raise ApiError(404, "no battery has sent anything yet", field="battery_id")
+            raise ApiError(404, "no battery has sent data yet", field="battery_id")
         if len(ids) > 1:
             count = self.queries.count_batteries()
-            raise ApiError(409, f"there are {count} batteries: say which one by battery_id", field="battery_id")
+            raise ApiError(409, f"there are {count} batteries: give battery_id", field="battery_id")
         return ids[0]
 
-    def _known(self, battery_id: str | None) -> str:
+    def _existing(self, battery_id: str | None) -> str:
         battery_id = self._battery_id(battery_id)
-        if not self.queries.is_known(battery_id):
+        if not self.queries.exists(battery_id):
             raise _unknown(battery_id)
         return battery_id
 
@@ -235,25 +237,25 @@ class Api:
             raise _unknown(battery_id)
         return row
 
-    def _window(self, battery_id: str | None, hours: float, points: int) -> Window:
-        battery_id = self._known(battery_id)
+    def _window(self, battery_id: str | None, hours: float, points: int) -> HistoryWindow:
+        battery_id = self._existing(battery_id)
         until = self.queries.newest_time(battery_id) or self.queries.now()
-        return Window(battery_id, until - timedelta(hours=hours), until, points)
+        return HistoryWindow(battery_id, until - timedelta(hours=hours), until, points)
 
     def _forecast_for_now(self, battery_id: str, time: datetime | None, newest: StoreRow | None) -> StoreRow | None:
-        # The horizon is the release's; its newest forecast shows it.
+        # The horizon depends on the release; the newest forecast has it.
         if time is None or newest is None or newest["due"] is None:
             return None
         return self.queries.forecast_for(battery_id, time, newest["due"] - newest["time"])
 
 
-def _large(content: dict[str, Any]) -> Response:
-    """`content` as it is: FastAPI would look at each of ten thousand values twice.  A test holds it to its model."""
+def _unvalidated(content: dict[str, Any]) -> Response:
+    """JSON response without FastAPI's validation, which is slow for 10,000 values; a test checks the schema."""
     return Response(orjson.dumps(content, option=orjson.OPT_UTC_Z), media_type="application/json")
 
 
 def _unknown(battery_id: str) -> ApiError:
-    return ApiError(404, f"no battery is called {battery_id}", field="battery_id", value=battery_id)
+    return ApiError(404, f"unknown battery: {battery_id}", field="battery_id", value=battery_id)
 
 
 def _interval(row: Mapping[str, Any], lower: str = "lower", upper: str = "upper") -> tuple[float, float] | None:
@@ -295,30 +297,30 @@ def _compared(target: str, made: StoreRow | None, actual: float | None) -> dict[
 
 
 def _prediction(row: StoreRow) -> dict[str, Any]:
-    kept = {name: row[name] for name in responses.Prediction.model_fields if name in row}
-    return {**kept, "unit": PUBLIC_TARGETS.get(row["target"], ("", ""))[1], "interval": _interval(row)}
+    fields = {name: row[name] for name in responses.StoredPrediction.model_fields if name in row}
+    return {**fields, "unit": PUBLIC_TARGETS.get(row["target"], ("", ""))[1], "interval": _interval(row)}
 
 
-def _resolution(series: Series) -> dict[str, Any]:
+def _resolution(series: HistorySeries) -> dict[str, Any]:
     return {"method": series.method, "interval_s": series.interval_s}
 
 
 def _alert(row: StoreRow) -> dict[str, Any] | None:
-    found = reasons(row)
+    found = triggered_rules(row)
     if not found:
         return None
     return {
         **{name: row[name] for name in responses.BatteryAlert.model_fields if name != "reasons"},
         "reasons": [
             {
-                "rule": reason.rule.name,
-                "category": reason.rule.category,
-                "severity": reason.severity,
-                "value": reason.value,
-                "threshold": reason.rule.threshold(reason.severity),
-                "unit": reason.rule.unit,
-                "reason": reason.sentence,
+                "rule": triggered.rule.name,
+                "category": triggered.rule.category,
+                "severity": triggered.severity,
+                "value": triggered.value,
+                "threshold": triggered.rule.threshold(triggered.severity),
+                "unit": triggered.rule.unit,
+                "reason": triggered.message,
             }
-            for reason in found
+            for triggered in found
         ],
     }

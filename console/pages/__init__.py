@@ -1,1 +1,1 @@
-"""The pages: `frame` is around all of them, one module a page."""
+"""NiceGUI pages of the console: one module per page; `frame` is the layout that all pages share."""

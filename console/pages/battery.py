@@ -1,4 +1,4 @@
-"""One battery: what it reports, what is predicted of it, its cells, its alerts and its sessions."""
+"""Battery page: live values, charts of the four targets, pack view, alerts and charge sessions of one battery."""
 
 from __future__ import annotations
 
@@ -13,50 +13,51 @@ from urllib.parse import quote
 from nicegui import ui
 
 from console.connection_pool import StoreRow, StoreUnavailableError
-from console.history import RANGE_COLUMNS, Series, Window
-from console.live_updates import Snapshot
-from console.pack_layout import count_of
+from console.history import RANGE_COLUMNS, HistorySeries, HistoryWindow
+from console.live_updates import FleetSnapshot
+from console.pack_layout import series_count
 from console.pages import charts
 from console.pages.alert_list import AlertList
-from console.pages.charts import Ends, Lines, milliseconds
+from console.pages.charts import ReadingRange, TargetLines, milliseconds
 from console.pages.components import (
-    SILENT_S,
+    STALE_S,
     age,
     button,
-    clock,
     div,
     empty,
     facts_html,
-    moment,
     number,
     panel,
     power_kw,
     press,
     set_text,
+    short_timestamp,
     status_of,
     table,
     text,
+    timestamp,
 )
-from console.pages.context import Context, Visitor
+from console.pages.context import PageContext, Visitor
 from console.pages.frame import frame
 from console.pages.pack import PackView
 
 _POINTS = 400
-#: Readings closer than this part of what is shown are one point.
-_STEPS = 7200
+#: Minimum distance between appended points: this fraction of the time span.
+_POINTS_PER_SPAN = 7200
 _RETRY_S = 10.0
 _CYCLES = 60
 _SPANS = {"1 h": 1.0, "6 h": 6.0, "24 h": 24.0, "7 d": 168.0, "30 d": 720.0}
 
 
 @dataclass(frozen=True)
-class Card:
-    """How one target is shown.
+class CardSpec:
+    """Presentation of one target.
 
     Attributes:
-        prefix: of its columns in a snapshot (`<prefix>_lower`) and in a history (`<prefix>`).
-        actual: column of a reading that holds the truth, None where there is none in a reading.
-        value: column of a snapshot that holds the prediction.
+        prefix: prefix of its columns in a battery row (`<prefix>_lower`) and name of its column in a history.
+        value: column of a battery row with the prediction.
+        actual: column of a reading with the measured value, None if readings have none.
+        missing: text that is shown without a measured value.
     """
 
     title: str
@@ -65,78 +66,78 @@ class Card:
     unit: str
     decimals: int
     actual: str | None
-    until_then: str
+    missing: str
 
 
-CARDS: tuple[Card, ...] = (
-    Card("State of health", "soh", "soh_predicted", "%", 1, "soh", "not reported by this pack"),
-    Card("Temperature ahead", "temperature", "temperature_predicted", "°C", 1, "temperature", "not reported"),
-    Card("Remaining life", "rul", "rul_prediction", "cycles", 0, None, "known at its end of life"),
-    Card("Failure probability", "failure", "failure_probability", "", 3, None, "known at its horizon"),
+CARDS: tuple[CardSpec, ...] = (
+    CardSpec("State of health", "soh", "soh_predicted", "%", 1, "soh", "not reported by this pack"),
+    CardSpec("Temperature forecast", "temperature", "temperature_predicted", "°C", 1, "temperature", "not reported"),
+    CardSpec("Remaining useful life", "rul", "rul_prediction", "cycles", 0, None, "known at end of life"),
+    CardSpec("Failure probability", "failure", "failure_probability", "", 3, None, "known after the horizon"),
 )
-#: Column, title, unit, decimals, share of the stored unit.
+#: Column, title, unit, decimals.
 _ELECTRICAL = (("voltage", "Voltage", "V", 1), ("current", "Current", "A", 1), ("power", "Power", "kW", 1))
 
 
-def battery_page(context: Context, visitor: Visitor, battery_id: str) -> None:
-    """Draw it."""
+def battery_page(context: PageContext, visitor: Visitor, battery_id: str) -> None:
+    """Build the page."""
     with frame(context, visitor, battery_id, f"/battery/{quote(battery_id, safe='')}"):
         row = context.live.snapshot.rows.get(battery_id)
         if row is not None:
-            _Battery(context, visitor, row)
+            _BatteryPage(context, visitor, row)
         else:
             _wait_for(context, battery_id)
 
 
-def _wait_for(context: Context, battery_id: str) -> None:
-    was_looked = context.live.snapshot.taken_at is not None
-    what = "It is in no table of the store." if was_looked else "The store has not been looked at yet."
+def _wait_for(context: PageContext, battery_id: str) -> None:
+    was_polled = context.live.snapshot.taken_at is not None
+    hint = "The telemetry store has no battery with this id." if was_polled else "Waiting for the telemetry store."
     with div("panel"):
-        empty(f"No battery is called {battery_id}" if was_looked else "Looking …", what)
+        empty(f"Unknown battery: {battery_id}" if was_polled else "Loading …", hint)
         ui.link("All batteries", "/")
 
     is_leaving = False
 
-    def reload(snapshot: Snapshot) -> None:
+    def reload(snapshot: FleetSnapshot) -> None:
         nonlocal is_leaving
-        is_known = battery_id in snapshot.rows or (snapshot.taken_at is not None and not was_looked)
-        if is_known and not is_leaving:  # asked again, a slow browser would begin again
+        is_known = battery_id in snapshot.rows or (snapshot.taken_at is not None and not was_polled)
+        if is_known and not is_leaving:  # once only: a second reload would restart that of a slow browser
             is_leaving = True
             ui.navigate.reload()
 
     context.live.changed.subscribe(lambda snapshot, _: reload(snapshot))
 
 
-class _Battery:
-    def __init__(self, context: Context, visitor: Visitor, row: StoreRow) -> None:
+class _BatteryPage:
+    def __init__(self, context: PageContext, visitor: Visitor, row: StoreRow) -> None:
         self._context = context
         self._battery_id: str = row["battery_id"]
         self._hours = 1.0
-        self._newest: datetime | None = None
+        self._last_point_at: datetime | None = None
         self._appended = 0
-        self._sessions: Sequence[StoreRow] | None = None
+        self._drawn_sessions: Sequence[StoreRow] | None = None
         self._is_loaded = False
         self._loading_count = 0
-        self._read_at = time.monotonic()
+        self._loaded_at = time.monotonic()
         self._status = ""
         self._head(row)
         with div("tiles"):
             self._tiles = {name: self._tile(name) for name in _tiles(row, None)}
-        self._loading = text("Loading the past …", "muted small").props('role="status"')
+        self._loading = text("Loading history …", "muted small").props('role="status"')
         with div("quad"):
             self._cards = [_TargetCard(card) for card in CARDS]
         with div("half"):
             with div("stack"):
                 with panel("Voltage, current and power", "positive while discharging"):
-                    self._electrical = [self._line(title, unit) for _, title, unit, _ in _ELECTRICAL]
-                with panel("Alerts of this battery"):
-                    self._alerts = AlertList(context, visitor, battery_id=self._battery_id, most=10)
+                    self._electrical = [self._line_chart(title, unit) for _, title, unit, _ in _ELECTRICAL]
+                with panel("Alerts"):
+                    self._alerts = AlertList(context, visitor, battery_id=self._battery_id, page_size=10)
             with div("stack"):
-                cells = count_of(row)
-                with panel("Pack", f"{cells} groups of cells in series" if cells else "number of cells not known"):
+                cells = series_count(row)
+                with panel("Pack", f"{cells} cells in series" if cells else "number of cells unknown"):
                     self._pack = PackView(row)
-                with panel("Sessions", "charge moved and resistance over the battery's age"):
-                    self._cycles = div()
+                with panel("Charge sessions", "throughput and resistance over equivalent full cycles"):
+                    self._session_panel = div()
         self._show(row, context.live.snapshot.store_time)
         context.live.changed.subscribe(self._update)
         ui.timer(0.05, self._load, once=True)
@@ -145,16 +146,16 @@ class _Battery:
         with div("row-wrap"):
             text(self._battery_id, "title", "h1")
             self._chip = text("", "chip", "span")
-            known = [
+            properties = [
                 row["model"], row["chemistry"], row["fleet"],
                 number(row["nominal_capacity_ah"], 0, "Ah") if row["nominal_capacity_ah"] else None,
                 f"in service since {row['in_service_since']:%Y-%m}" if row["in_service_since"] else None,
             ]  # fmt: skip
-            text(" · ".join(item for item in known if item) or "nothing is known of its make", "muted")
+            text(" · ".join(item for item in properties if item) or "no data sheet", "muted")
             div("grow")
-            with div("seg").props('role="group" aria-label="how far back"'):
-                self._spans = {
-                    label: button(label, partial(self._look_back, hours), pressed=hours == self._hours, classes="")
+            with div("seg").props('role="group" aria-label="time span"'):
+                self._span_buttons = {
+                    label: button(label, partial(self._set_span, hours), pressed=hours == self._hours, classes="")
                     for label, hours in _SPANS.items()
                 }
 
@@ -163,9 +164,9 @@ class _Battery:
             text(name, "k")
             return text("–", "v")
 
-    def _line(self, title: str, unit: str) -> ui.echart:
+    def _line_chart(self, title: str, unit: str) -> ui.echart:
         text(f"{title}, {unit}", "muted small")
-        chart = ui.echart(charts.line_chart([], Ends(), 1)).classes("chart").style("height:112px")
+        chart = ui.echart(charts.line_chart([], ReadingRange(), 1)).classes("chart").style("height:112px")
         charts.paint(chart, charts.LINE_COLOURS)
         return chart
 
@@ -180,7 +181,7 @@ class _Battery:
         for card in self._cards:
             card.show(row, now)
 
-    async def _update(self, snapshot: Snapshot, changed: frozenset[str]) -> None:
+    async def _update(self, snapshot: FleetSnapshot, changed: frozenset[str]) -> None:
         row = snapshot.rows.get(self._battery_id)
         if row is None:
             return
@@ -189,14 +190,14 @@ class _Battery:
             self._pack.show(row)
             if self._is_loaded:
                 self._append(row)
-        if self._loading_count == 0 and snapshot.problem is None and self._wants_past():
+        if self._loading_count == 0 and snapshot.problem is None and self._needs_reload():
             await self._load()
 
     def _append(self, row: StoreRow) -> None:
         window = timedelta(hours=self._hours)
-        if self._newest is not None and row["time"] - self._newest < window / _STEPS:
-            return  # no pixel further
-        self._newest = row["time"]
+        if self._last_point_at is not None and row["time"] - self._last_point_at < window / _POINTS_PER_SPAN:
+            return  # closer than one pixel
+        self._last_point_at = row["time"]
         self._appended += 1
         window_ms = window.total_seconds() * 1e3
         for card in self._cards:
@@ -204,14 +205,14 @@ class _Battery:
         for (column, _, _, _), chart in zip(_ELECTRICAL, self._electrical, strict=True):
             charts.append(chart, {charts.ACTUAL: [_point(row, column)]}, window_ms)
 
-    def _wants_past(self) -> bool:
-        """Whether it was not there yet, or has grown by so many points that it is better read anew, as means."""
-        is_wanted = not self._is_loaded or self._appended >= _POINTS
-        return is_wanted and time.monotonic() - self._read_at > _RETRY_S
+    def _needs_reload(self) -> bool:
+        """Whether the history failed to load, or so many points were appended that it should be downsampled again."""
+        is_due = not self._is_loaded or self._appended >= _POINTS
+        return is_due and time.monotonic() - self._loaded_at > _RETRY_S
 
-    async def _look_back(self, hours: float) -> None:
+    async def _set_span(self, hours: float) -> None:
         self._hours = hours
-        for label, choice in self._spans.items():
+        for label, choice in self._span_buttons.items():
             press(choice, _SPANS[label] == hours)
         await self._load()
 
@@ -223,11 +224,11 @@ class _Battery:
             self._loading_count -= 1
 
     async def _read(self) -> None:
-        self._read_at = time.monotonic()
+        self._loaded_at = time.monotonic()
         hours = self._hours
         row = self._context.live.snapshot.rows[self._battery_id]
         until = row["time"] or datetime.now(UTC)
-        window = Window(self._battery_id, until - timedelta(hours=hours), until, _POINTS)
+        window = HistoryWindow(self._battery_id, until - timedelta(hours=hours), until, _POINTS)
         histories, queries = self._context.histories, self._context.queries
         try:
             readings, predictions, cycles = await asyncio.gather(
@@ -239,37 +240,37 @@ class _Battery:
             set_text(self._loading, error.sentence)
             return
         if hours != self._hours:
-            return  # another span was chosen meanwhile
+            return  # another time span was chosen in the meantime
         self._draw(readings, predictions)
-        self._draw_cycles(cycles)
-        set_text(self._loading, _said(readings, until))
-        self._newest, self._appended, self._is_loaded = until, 0, True
+        self._draw_sessions(cycles)
+        set_text(self._loading, _description(readings, until))
+        self._last_point_at, self._appended, self._is_loaded = until, 0, True
 
-    def _draw(self, readings: Series, predictions: Series) -> None:
+    def _draw(self, readings: HistorySeries, predictions: HistorySeries) -> None:
         for card in self._cards:
             card.draw(readings.rows, predictions.rows)
         for (column, _, _, decimals), chart in zip(_ELECTRICAL, self._electrical, strict=True):
             points = [_point(row, column) for row in readings.rows]
             chart.options.clear()
-            chart.options.update(charts.line_chart(points, _ends(readings.rows, column), decimals))
+            chart.options.update(charts.line_chart(points, _reading_range(readings.rows, column), decimals))
             charts.paint(chart, charts.LINE_COLOURS)
 
-    def _draw_cycles(self, cycles: Sequence[StoreRow]) -> None:
-        if cycles == self._sessions:
-            return  # another span has the same, and a chart that goes as it comes is an error in the browser
-        self._sessions = cycles
-        self._cycles.clear()
-        with self._cycles:
+    def _draw_sessions(self, cycles: Sequence[StoreRow]) -> None:
+        if cycles == self._drawn_sessions:
+            return  # unchanged; replacing a chart while it is being created is an error in the browser
+        self._drawn_sessions = cycles
+        self._session_panel.clear()
+        with self._session_panel:
             if not cycles:
-                empty("No session has ended yet", "A row is written when the battery stops charging or discharging.")
+                empty("No charge sessions yet", "A session is stored when the battery stops charging or discharging.")
                 return
-            chart = ui.echart(charts.cycles_chart(cycles)).classes("chart")
+            chart = ui.echart(charts.sessions_chart(cycles)).classes("chart")
             charts.paint(chart, {"throughput": {"line": "muted"}, "resistance": {"line": "predicted"}})
             table(
-                ("Session", "Ended", "Cycles", "Ah", "mΩ", "Rise °C"),
+                ("Type", "End", "Cycles", "Ah", "mΩ", "Temp. rise °C"),
                 [
                     (
-                        cycle["kind"], clock(cycle["end_time"]), number(cycle["cycle_index"]),
+                        cycle["kind"], timestamp(cycle["end_time"]), number(cycle["cycle_index"]),
                         number(cycle["throughput_ah"]),
                         number(None if cycle["resistance_ohm"] is None else cycle["resistance_ohm"] * 1e3, 2),
                         number(cycle["temperature_rise_c"]),
@@ -281,16 +282,16 @@ class _Battery:
 
 
 class _TargetCard:
-    """One target: its newest prediction large, what is true beside it, and both over time."""
+    """Card of one target: newest prediction, measured value, and chart of both."""
 
-    def __init__(self, card: Card) -> None:
+    def __init__(self, card: CardSpec) -> None:
         self._card = card
         with panel(card.title):
             with div("row-wrap").style("align-items:baseline;gap:2px 10px"):
                 self._value = text("–", "big")
                 self._interval = text("", "muted small")
             self._facts = ui.html("", tag="dl", sanitize=False).classes("facts")
-            self._chart = ui.echart(charts.target_chart(Lines(), card.decimals)).classes("chart")
+            self._chart = ui.echart(charts.target_chart(TargetLines(), card.decimals)).classes("chart")
             charts.paint(self._chart, charts.TARGET_COLOURS)
             with div("legend"):
                 if card.actual is not None:
@@ -300,56 +301,59 @@ class _TargetCard:
             self._band.set_visibility(False)
 
     def show(self, row: StoreRow, now: datetime | None) -> None:
-        """The numbers, as of `now`, the store's clock."""
+        """Update the numbers; `now` is the database clock."""
         card = self._card
         set_text(self._value, number(row[card.value], card.decimals, card.unit))
         lower, upper = row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"]
         if row[card.value] is None:
-            said = "withheld or not predicted yet"
+            interval = "no prediction yet, or withheld"
         elif lower is None or upper is None:
-            said = "this model gives no interval"
+            interval = "no prediction interval"
         else:
-            said = f"{number(lower, card.decimals)} to {number(upper, card.decimals)}"
+            interval = f"{number(lower, card.decimals)} to {number(upper, card.decimals)}"
         made = row["prediction_timestamp"]
         is_old = False
         if row[card.value] is not None and made is not None and now is not None:
-            is_old = (now - made).total_seconds() > SILENT_S
+            is_old = (now - made).total_seconds() > STALE_S
         self._value.classes(add="muted" if is_old else "", remove="" if is_old else "muted")
-        set_text(self._interval, f"{said}; {age(made, now)} old" if is_old else said)
+        set_text(self._interval, f"{interval}; {age(made, now)} old" if is_old else interval)
         actual = None if card.actual is None else row[card.actual]
-        pairs = [("actual now", card.until_then if actual is None else number(actual, card.decimals, card.unit))]
+        pairs = [("actual", card.missing if actual is None else number(actual, card.decimals, card.unit))]
         if card.prefix == "temperature":
-            pairs.append(("for", moment(row["temperature_due"], now)))
+            pairs.append(("due", short_timestamp(row["temperature_due"], now)))
         else:
-            pairs.append(("made", moment(made, now)))
+            pairs.append(("predicted at", short_timestamp(made, now)))
         self._facts.set_content(facts_html(pairs))
 
     def draw(self, readings: Sequence[StoreRow], predictions: Sequence[StoreRow]) -> None:
-        """The past."""
+        """Redraw the chart from a history."""
         card = self._card
-        lines = Lines()
+        lines = TargetLines()
         if card.actual is not None:
-            lines = Lines(actual=[_point(row, card.actual) for row in readings], ends=_ends(readings, card.actual))
+            lines = TargetLines(
+                actual=[_point(row, card.actual) for row in readings],
+                reading_range=_reading_range(readings, card.actual),
+            )
         for row in predictions:
             at = row["temperature_due"] if card.prefix == "temperature" else row["time"]
             if at is not None and row[card.prefix] is not None:
-                _extend(lines, at, row[card.prefix], row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"])
+                _add_prediction(lines, at, row[card.prefix], row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"])
         self._chart.options.clear()
         self._chart.options.update(charts.target_chart(lines, card.decimals))
         charts.paint(self._chart, charts.TARGET_COLOURS)
         self._band.set_visibility(lines.has_interval)
 
     def append(self, row: StoreRow, window_ms: float) -> None:
-        """The present."""
+        """Append the newest values to the chart."""
         card = self._card
-        lines = Lines(actual=[] if card.actual is None else [_point(row, card.actual)])
+        lines = TargetLines(actual=[] if card.actual is None else [_point(row, card.actual)])
         at = row["temperature_due"] if card.prefix == "temperature" else row["time"]
         if at is not None and row[card.value] is not None:
-            _extend(lines, at, row[card.value], row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"])
+            _add_prediction(lines, at, row[card.value], row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"])
         charts.append(self._chart, lines.by_id(), window_ms)
 
 
-def _extend(lines: Lines, at: datetime, value: float, lower: float | None, upper: float | None) -> None:
+def _add_prediction(lines: TargetLines, at: datetime, value: float, lower: float | None, upper: float | None) -> None:
     at_ms = milliseconds(at)
     lines.predicted.append([at_ms, value])
     lines.lower.append([at_ms, lower])
@@ -362,17 +366,17 @@ def _point(row: StoreRow, column: str) -> list[float | None]:
     return [milliseconds(row["time"]), row[column]]
 
 
-def _ends(rows: Sequence[StoreRow], column: str) -> Ends:
+def _reading_range(rows: Sequence[StoreRow], column: str) -> ReadingRange:
     lowest, highest = f"{column}_lowest", f"{column}_highest"
     if column not in RANGE_COLUMNS:
-        return Ends()
+        return ReadingRange()
     known = [row for row in rows if row[lowest] is not None]
-    return Ends([_point(row, lowest) for row in known], [_point(row, highest) for row in known])
+    return ReadingRange([_point(row, lowest) for row in known], [_point(row, highest) for row in known])
 
 
 def _tiles(row: StoreRow, now: datetime | None) -> dict[str, str]:
     return {
-        "Charge": number(row["soc"], 1, "%"),
+        "State of charge": number(row["soc"], 1, "%"),
         "Voltage": number(row["voltage"], 1, "V"),
         "Current": number(row["current"], 1, "A"),
         "Power": number(power_kw(row), 1, "kW"),
@@ -380,15 +384,15 @@ def _tiles(row: StoreRow, now: datetime | None) -> dict[str, str]:
         "Ambient": number(row["ambient_temperature"], 1, "°C"),
         "Cycles": number(row["charge_cycles"], 1),
         "Speed": number(row["speed_kmh"], 0, "km/h"),
-        "Heard": "–" if row["created_at"] is None else f"{age(row['created_at'], now)} ago",
+        "Last seen": "–" if row["created_at"] is None else f"{age(row['created_at'], now)} ago",
     }
 
 
-def _said(series: Series, until: datetime) -> str:
-    how = {
-        "every row": "every reading",
-        "mean": f"means over {series.interval_s or 0:g} s, in grey from the lowest reading to the highest",
-        "mean of hourly means": f"means over {(series.interval_s or 0) / 3600:g} h, without the peaks within",
-        "newest in each interval": f"one reading each {series.interval_s or 0:g} s, without what lies between",
+def _description(series: HistorySeries, until: datetime) -> str:
+    method = {
+        "every row": "all readings",
+        "mean": f"means over {series.interval_s or 0:g} s, minimum to maximum in grey",
+        "mean of hourly means": f"means over {(series.interval_s or 0) / 3600:g} h, without minimum and maximum",
+        "newest in each interval": f"one reading per {series.interval_s or 0:g} s",
     }[series.method]
-    return f"{len(series.rows)} points, {how}; until {clock(until)} UTC, event time."
+    return f"{len(series.rows)} points, {method}; until {timestamp(until)} UTC, event time."

@@ -1,4 +1,4 @@
-"""Options of the charts.  Colours are given by name and put in by the browser, which knows the theme."""
+"""Builders of the ECharts options of all charts; colours are theme variables that the browser resolves."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 from nicegui import ui
 
-#: [milliseconds since 1970, value]; None breaks a line.
+#: [milliseconds since 1970, value]; None breaks the line.
 Point = list[float | None]
 Colours = Mapping[str, Mapping[str, str]]
 
 ACTUAL, PREDICTED, LOWER, WIDTH = "actual", "predicted", "lower", "width"
 LOWEST, HIGHEST, SPREAD = "lowest", "highest", "spread"
-#: Colours of one quantity, and of the lines of a target.
+#: Theme colours of the chart of one quantity, and of the chart of a target.
 LINE_COLOURS: Colours = {
     ACTUAL: {"line": "ink"},
     LOWEST: {"line": "muted"},
@@ -34,68 +34,68 @@ _MAP = {
     "NORMAL": ("circle", "#009e73"),
     "WARNING": ("triangle", "#e69f00"),
     "CRITICAL": ("rect", "#d55e00"),
-    "SILENT": ("emptyCircle", "#8a94a0"),
+    "STALE": ("emptyCircle", "#8a94a0"),
 }
-_UNSEEN: dict[str, Any] = {"lineStyle": {"opacity": 0}, "silent": True}
-#: A short peak is too narrow for a band.
+_INVISIBLE: dict[str, Any] = {"lineStyle": {"opacity": 0}, "silent": True}
+#: Lines along the band, because a short peak is too narrow to be visible as an area.
 _THIN: dict[str, Any] = {"lineStyle": {"width": 1, "opacity": 0.6}, "silent": True}
-_UNTOLD: dict[str, Any] = {"tooltip": {"show": False}}
-#: Otherwise a width is put on top of zero where the lower end lies below it.
+_NO_TOOLTIP: dict[str, Any] = {"tooltip": {"show": False}}
+#: By default ECharts does not stack a positive width on a negative lower bound.
 _STACKED = {"stackStrategy": "all"}
 _TEXT = {"fontFamily": "system-ui, sans-serif"}
 
 
 @dataclass(frozen=True)
-class Ends:
-    """The lowest and the highest reading behind each mean of a chart; empty where it shows readings."""
+class ReadingRange:
+    """Minimum and maximum of the readings behind each mean of a chart; empty if the chart shows readings."""
 
     lowest: list[Point] = field(default_factory=list)
     highest: list[Point] = field(default_factory=list)
 
     def series(self) -> list[dict[str, Any]]:
-        """A band between them, and their values for the pointer."""
+        """Series for the band between them, with their values in the tooltip."""
         spread: list[Point] = [
             [low[0], None if low[1] is None or high[1] is None else high[1] - low[1]]
             for low, high in zip(self.lowest, self.highest, strict=True)
         ]
         return [
-            _line(LOWEST, with_gaps(self.lowest), stack="ends", **_STACKED, **_THIN),
-            _line(SPREAD, with_gaps(spread), stack="ends", areaStyle={}, **_STACKED, **_UNSEEN, **_UNTOLD),
+            _line(LOWEST, with_gaps(self.lowest), stack="range", **_STACKED, **_THIN),
+            _line(SPREAD, with_gaps(spread), stack="range", areaStyle={}, **_STACKED, **_INVISIBLE, **_NO_TOOLTIP),
             _line(HIGHEST, with_gaps(self.highest), **_THIN),
         ]
 
 
 @dataclass(frozen=True)
-class Lines:
-    """Points of one target's chart."""
+class TargetLines:
+    """Points of the chart of one target."""
 
     actual: list[Point] = field(default_factory=list)
     predicted: list[Point] = field(default_factory=list)
     lower: list[Point] = field(default_factory=list)
     width: list[Point] = field(default_factory=list)
-    ends: Ends = field(default_factory=Ends)
+    reading_range: ReadingRange = field(default_factory=ReadingRange)
 
     @property
     def has_interval(self) -> bool:
-        """Whether any prediction came with one."""
+        """Whether any prediction has an interval."""
         return any(point[1] is not None for point in self.width)
 
     def by_id(self) -> dict[str, list[Point]]:
-        """By the id of their series."""
+        """Points by the id of their series."""
         return {ACTUAL: self.actual, PREDICTED: self.predicted, LOWER: self.lower, WIDTH: self.width}
 
 
-#: A pause this many times longer than usual is a gap.
-_GAP = 20.0
+#: A pause this many times longer than the median pause is a gap.
+_GAP_FACTOR = 20.0
 
 
 def with_gaps(points: list[Point]) -> list[Point]:
-    """`points`, in time order, and a break wherever the battery was silent for much longer than usual."""
+    """`points`, in time order, with a break wherever the battery reported nothing for much longer than usual."""
     times = [point[0] for point in points if point[0] is not None]
     if len(times) < 3 or len(times) != len(points):
         return points
     pauses = [after - before for before, after in pairwise(times)]
-    longest = _GAP * median(pauses)
+    longest = _GAP_FACTOR * median(pauses)
     if not longest:
         return points
     broken: list[Point] = [points[0]]
@@ -107,55 +107,58 @@ def with_gaps(points: list[Point]) -> list[Point]:
 
 
 def milliseconds(time: datetime) -> float:
-    """A moment as charts count it."""
+    """Unix time in milliseconds, as ECharts uses it."""
     return time.timestamp() * 1e3
 
 
 def paint(chart: ui.echart, colours: Colours) -> None:
-    """Give `chart` the colours of the theme, by name, now and whenever it changes."""
+    """Colour the series of `chart` by theme variables, now and after each change of the theme."""
     ui.run_javascript(f"twin.paint({chart.id}, {json.dumps({key: dict(names) for key, names in colours.items()})})")
 
 
 def append(chart: ui.echart, points: Mapping[str, Sequence[Point]], window_ms: float) -> None:
-    """Put new points behind the lines of `chart`."""
+    """Append new points to the lines of `chart`."""
     ui.run_javascript(f"twin.append({chart.id}, {json.dumps(points)}, {window_ms:.0f})")
 
 
-def target_chart(lines: Lines, decimals: int) -> dict[str, Any]:
-    """Actual and predicted with the band of the interval, and what was lowest and highest where means are shown."""
+def target_chart(lines: TargetLines, decimals: int) -> dict[str, Any]:
+    """Chart of actual and predicted values with the prediction interval, and minimum and maximum behind means."""
     return {
         **_frame(decimals),
         "series": [
-            _line(LOWER, with_gaps(lines.lower), stack="band", **_STACKED, **_UNSEEN, **_UNTOLD),
-            _line(WIDTH, with_gaps(lines.width), stack="band", areaStyle={}, **_STACKED, **_UNSEEN, **_UNTOLD),
-            *lines.ends.series(),
+            _line(LOWER, with_gaps(lines.lower), stack="band", **_STACKED, **_INVISIBLE, **_NO_TOOLTIP),
+            _line(WIDTH, with_gaps(lines.width), stack="band", areaStyle={}, **_STACKED, **_INVISIBLE, **_NO_TOOLTIP),
+            *lines.reading_range.series(),
             _line(PREDICTED, with_gaps(lines.predicted), lineStyle={"width": 2}),
             _line(ACTUAL, with_gaps(lines.actual), lineStyle={"width": 1.5}),
         ],
     }
 
 
-def line_chart(points: list[Point], ends: Ends, decimals: int) -> dict[str, Any]:
-    """One quantity over time."""
-    return {**_frame(decimals), "series": [*ends.series(), _line(ACTUAL, with_gaps(points), lineStyle={"width": 1.5})]}
+def line_chart(points: list[Point], reading_range: ReadingRange, decimals: int) -> dict[str, Any]:
+    """Chart of one quantity over time."""
+    return {
+        **_frame(decimals),
+        "series": [*reading_range.series(), _line(ACTUAL, with_gaps(points), lineStyle={"width": 1.5})],
+    }
 
 
-def cycles_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Throughput of each session over the battery's age, and its resistance where that was seen."""
+def sessions_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Chart of throughput and resistance of each session over the equivalent full cycles of the battery."""
     options = _frame(2)
     options["xAxis"] = {**options["xAxis"], "type": "value", "scale": True, "name": "cycles", "nameLocation": "end"}
     options["yAxis"] = [
-        {**options["yAxis"], "name": "Ah", "scale": False},  # bars are measured from zero
+        {**options["yAxis"], "name": "Ah", "scale": False},  # bars start at zero
         {**options["yAxis"], "name": "mΩ", "splitLine": {"show": False}},
     ]
-    moved = [[row["cycle_index"], row["throughput_ah"]] for row in reversed(rows)]
+    throughput = [[row["cycle_index"], row["throughput_ah"]] for row in reversed(rows)]
     resistance = [
         [row["cycle_index"], None if row["resistance_ohm"] is None else row["resistance_ohm"] * 1e3]
         for row in reversed(rows)
     ]
     options["grid"] = {**options["grid"], "right": 46, "top": 26}
     options["series"] = [
-        {**_line("throughput", moved), "type": "bar", "barMaxWidth": 6},
+        {**_line("throughput", throughput), "type": "bar", "barMaxWidth": 6},
         {
             **_line("resistance", resistance, lineStyle={"width": 2}),
             "yAxisIndex": 1,
@@ -167,7 +170,7 @@ def cycles_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def health_map() -> dict[str, Any]:
-    """Each battery by temperature and state of health; without points."""
+    """Scatter chart of state of health against temperature, one point per battery; without points."""
     axis: dict[str, Any] = {"type": "value", "scale": True, "nameLocation": "middle", "axisLabel": {"fontSize": 11}}
     return {
         "textStyle": _TEXT,
@@ -188,7 +191,7 @@ def health_map() -> dict[str, Any]:
 
 
 def health_points(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The points of `health_map`: battery, status, temperature, soh; those that are not known are left out."""
+    """Options with the points of `health_map`; batteries without temperature or state of health are left out."""
     points: dict[str, list[list[Any]]] = {status: [] for status in _MAP}
     for line in lines:
         if line["temperature"] is not None and line["soh"] is not None:

@@ -1,4 +1,4 @@
-"""Small parts that several pages share."""
+"""UI elements and text formatting that several pages share."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from nicegui import ui
 
 DASH = "–"
-#: Nothing heard for so long, by the store's clock: the battery is silent.
-SILENT_S = 60.0
+#: A battery without a reading for this long, by the database clock, is stale.
+STALE_S = 60.0
 
 
 def number(value: float | None, decimals: int = 1, unit: str = "") -> str:
-    """A number for people; a dash where it is not known."""
+    """Formatted number with unit; a dash for None."""
     if value is None:
         return DASH
     return f"{value:,.{decimals}f}{f' {unit}' if unit else ''}"
 
 
 def age(since: datetime | None, now: datetime | None = None) -> str:
-    """How long ago, in the largest unit that fits."""
+    """Elapsed time in its largest unit."""
     if since is None:
         return DASH
     seconds = max(((now or datetime.now(UTC)) - since).total_seconds(), 0.0)
@@ -33,87 +33,87 @@ def age(since: datetime | None, now: datetime | None = None) -> str:
     return f"{seconds:.0f} s"
 
 
-def clock(time: datetime | None) -> str:
-    """A moment in UTC."""
+def timestamp(time: datetime | None) -> str:
+    """Date and time in UTC."""
     return DASH if time is None else time.strftime("%Y-%m-%d %H:%M:%S")
 
 
-def moment(time: datetime | None, now: datetime | None = None) -> str:
-    """A moment in UTC; its date where that is not today's."""
+def short_timestamp(time: datetime | None, now: datetime | None = None) -> str:
+    """Time in UTC, with the date if it is not today."""
     if time is None:
         return DASH
     is_today = time.astimezone(UTC).date() == (now or datetime.now(UTC)).date()
-    return f"{time:%H:%M:%S} UTC" if is_today else f"{clock(time)} UTC"
+    return f"{time:%H:%M:%S} UTC" if is_today else f"{timestamp(time)} UTC"
 
 
 def status_of(row: dict[str, Any], now: datetime | None) -> str:
-    """NORMAL, WARNING or CRITICAL; SILENT where nothing was heard for `SILENT_S` as of `now`, the store's clock."""
-    heard = row["created_at"]
-    if heard is None or now is None or (now - heard).total_seconds() > SILENT_S:
-        return "SILENT"
+    """NORMAL, WARNING or CRITICAL; STALE if the last reading is older than `STALE_S` at `now`, the database clock."""
+    stored_at = row["created_at"]
+    if stored_at is None or now is None or (now - stored_at).total_seconds() > STALE_S:
+        return "STALE"
     return str(row["status"])
 
 
 def power_kw(row: dict[str, Any]) -> float | None:
-    """Power of a reading, kW, positive while discharging; None where it cannot be known."""
+    """Power of a reading, kW, positive while discharging; None without voltage or current."""
     known = row["voltage"] is not None and row["current"] is not None
     return row["voltage"] * row["current"] / 1e3 if known else None
 
 
 def div(classes: str = "") -> ui.element:
-    """A container."""
+    """A div element."""
     return ui.element("div").classes(classes)
 
 
 @contextmanager
 def panel(title: str, sub: str = "") -> Iterator[ui.element]:
-    """A titled box."""
+    """A titled section."""
     with ui.element("section").classes("panel").props(f'aria-label="{html.escape(title)}"') as box:
         heading(title, sub)
         yield box
 
 
 def heading(title: str, sub: str = "") -> None:
-    """Title of a panel and what one should know about it."""
+    """Title of a panel with an optional subtitle."""
     extra = f' <span class="sub">· {html.escape(sub)}</span>' if sub else ""
     ui.html(f"{html.escape(title)}{extra}", tag="h2", sanitize=False)
 
 
 def text(content: str, classes: str = "", tag: str = "div") -> ui.html:
-    """Plain text in an element; never read as HTML."""
+    """Element with plain text, escaped."""
     return ui.html(html.escape(content), tag=tag, sanitize=False).classes(classes)
 
 
 def set_text(element: ui.html, content: str) -> None:
-    """Change what `text` made."""
+    """Replace the content of an element made by `text`."""
     element.set_content(html.escape(content))
 
 
 def chip(status: str) -> ui.html:
-    """Status by colour, shape and word."""
+    """Label of a status with its colour and symbol."""
     return text(status, f"chip s-{status}", "span")
 
 
-def empty(title: str, what: str) -> ui.element:
-    """A state for 'nothing here yet'."""
+def empty(title: str, hint: str) -> ui.element:
+    """Placeholder for a panel without content."""
     with div("empty") as box:
         text(title, tag="b")
-        text(what)
+        text(hint)
     return box
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> ui.html:
-    """Names and values."""
+    """Definition list of names and values."""
     return ui.html(facts_html(pairs), tag="dl", sanitize=False).classes("facts")
 
 
 def facts_html(pairs: Iterable[tuple[str, str]]) -> str:
-    """The inside of `facts`."""
+    """HTML content of `facts`."""
     return "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd>" for name, value in pairs)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequence[int] = ()) -> ui.html:
-    """A plain table; `numeric` columns are set to the right."""
+    """HTML table; `numeric` columns are right-aligned."""
 
     def cells(values: Sequence[str], tag: str) -> str:
         return "".join(
@@ -129,7 +129,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], numeric: Sequen
 
 
 def button(label: str, on_click: Any, *, pressed: bool | None = None, classes: str = "quiet") -> ui.element:
-    """A plain button that the keyboard reaches."""
+    """Native button, reachable by keyboard."""
     element = ui.element("button").classes(classes).props('type="button"')
     with element:
         text(label, tag="span")
@@ -138,11 +138,11 @@ def button(label: str, on_click: Any, *, pressed: bool | None = None, classes: s
     return element.on("click", on_click)
 
 
-def acting(label: str, work: Callable[[], Awaitable[None]]) -> ui.element:
-    """A button that cannot be pressed again before what it began has ended."""
+def action_button(label: str, work: Callable[[], Awaitable[None]]) -> ui.element:
+    """Button that is disabled while its handler runs."""
 
     async def act() -> None:
-        if "disabled" in element.props:  # a second click was on its way already
+        if "disabled" in element.props:  # a second click was already under way
             return
         element.props("disabled")
         try:
@@ -155,5 +155,5 @@ def acting(label: str, work: Callable[[], Awaitable[None]]) -> ui.element:
 
 
 def press(element: ui.element, is_pressed: bool) -> None:
-    """Mark a button as the chosen one, or not."""
+    """Set the pressed state of a toggle button."""
     element.props(f'aria-pressed="{"true" if is_pressed else "false"}"')

@@ -1,35 +1,35 @@
-"""What a page is drawn from, and who looks at it."""
+"""Shared dependencies of the pages, and the visitor of a page with its access rights."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from console.access import Access, session_of
+from console.access import Access, session_cookie
 from console.alerts.alert_store import AlertStore
-from console.history import Histories
-from console.live_updates import Live
+from console.history import HistoryQueries
+from console.live_updates import LiveUpdates
 from console.model_registry import RegistryProcess
 from console.queries import Queries
-from console.reports import Reports
+from console.reports import PipelineReports
 
 
 @dataclass(frozen=True)
-class Context:
-    """Everything that pages ask."""
+class PageContext:
+    """Objects from which the pages read."""
 
     access: Access
-    live: Live
+    live: LiveUpdates
     queries: Queries
-    histories: Histories
+    histories: HistoryQueries
     alerts: AlertStore
     models: RegistryProcess
-    reports: Reports
+    reports: PipelineReports
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """Whoever opened a page, by the session that the browser sent along then."""
+    """Visitor of a page, identified by the login session of the request that opened it."""
 
     access: Access
     session: str | None
@@ -38,14 +38,14 @@ class Visitor:
     @classmethod
     def of(cls, access: Access, headers: Mapping[str, str]) -> Visitor:
         """The visitor of a request."""
-        return cls(access, session_of(headers), has_token=access.bears_token(headers))
+        return cls(access, session_cookie(headers), has_token=access.has_valid_token(headers))
 
     @property
     def name(self) -> str | None:
-        """Who may change something; None who may not.  Asked anew each time: a session ends."""
-        return self.access.name_of(self.session)
+        """Name of the logged-in user, None without a login.  Checked at each access, because sessions expire."""
+        return self.access.session_name(self.session)
 
     @property
-    def may_look(self) -> bool:
-        """Whether the page may go on: where reading is guarded, not beyond the session's end."""
-        return not self.access.guards_reading or self.has_token or self.name is not None
+    def may_read(self) -> bool:
+        """Whether the page may show data: if reading requires a login, only until the session expires."""
+        return not self.access.read_requires_login or self.has_token or self.name is not None

@@ -1,4 +1,4 @@
-"""The data: what the pipeline read, kept and set aside, and why."""
+"""Data page: validation report of the last pipeline run and its quarantined rows."""
 
 from __future__ import annotations
 
@@ -9,87 +9,87 @@ from typing import Any
 from nicegui import ui
 
 from console.pages.components import DASH, age, div, empty, panel, table, text
-from console.pages.context import Context, Visitor
+from console.pages.context import PageContext, Visitor
 from console.pages.frame import frame
-from console.reports import LOOKED_AT, Rejected
+from console.reports import MAX_ROWS_READ, QuarantinedRows
 from telemetry.kafka_client import DEAD_LETTER_TOPIC
 
 _REFRESH_S = 10.0
-_MOST_CONTENT = 300
+_MAX_CONTENT_LENGTH = 300
 REPORT_PATH = "/reports/validation.html"
 
 
-def data_page(context: Context, visitor: Visitor) -> None:
-    """Draw it."""
+def data_page(context: PageContext, visitor: Visitor) -> None:
+    """Build the page."""
     with frame(context, visitor, "Data", "/data"):
-        page = _Data(context)
+        page = _DataPage(context)
         ui.timer(0.05, page.load, once=True)
         ui.timer(_REFRESH_S, page.load)
 
 
-class _Data:
-    def __init__(self, context: Context) -> None:
+class _DataPage:
+    def __init__(self, context: PageContext) -> None:
         self._context = context
-        self._seen: object = ()
+        self._drawn: object = ()
         with div("row-wrap"):
             text("Data", "title", "h1")
-            self._sub = text("", "muted")
+            self._validated_at = text("", "muted")
         self._body = div("stack")
 
     async def load(self) -> None:
-        """Read the reports and draw them where they are new."""
+        """Read the reports and redraw them if they changed."""
         reports = self._context.reports
         report = await asyncio.to_thread(reports.validation)
         at = reports.validated_at()
-        self._sub.set_content("" if at is None else f"validated {age(at)} ago")
-        if (report, at) == self._seen:
+        self._validated_at.set_content("" if at is None else f"validated {age(at)} ago")
+        if (report, at) == self._drawn:
             return
-        rejected = await asyncio.to_thread(reports.rejected)
-        self._seen = (report, at)
+        quarantined = await asyncio.to_thread(reports.quarantined_rows)
+        self._drawn = (report, at)
         self._body.clear()
         with self._body:
             if report is None:
                 with div("panel"):
-                    empty("Nothing has been validated yet", "Run the pipeline: make repro.")
+                    empty("No validation report yet", "Run the pipeline: make repro.")
             else:
                 _draw(report, has_page=reports.page.exists())
-                _draw_rejected(report, rejected, reports.quarantine)
-            _draw_letters()
+                _draw_quarantined(report, quarantined, reports.quarantine)
+            _draw_dead_letters()
 
 
 def _draw(report: dict[str, Any], *, has_page: bool) -> None:
     if report.get("refused"):
         with div("notice bad").props('role="alert"'):
-            text(f"Nothing was learned from it: {report['refused']}")
+            text(f"Not used for training: {report['refused']}")
     with div("tiles"):
         for name, value in (
             ("Source", str(report.get("source", "–"))),
             ("Batteries", f"{report.get('batteries', 0):,}"),
             ("Rows read", f"{report.get('rows_read', 0):,}"),
-            ("Kept", f"{report.get('rows_kept', 0):,}"),
+            ("Accepted", f"{report.get('rows_kept', 0):,}"),
             ("Quarantined", f"{report.get('rows_quarantined', 0):,}"),
         ):
             with div("tile"):
                 text(name, "k")
                 text(value, "v")
     rules = report.get("rules", [])
-    broken = sorted((rule for rule in rules if rule["failed"]), key=lambda rule: -rule["failed"])
+    violated = sorted((rule for rule in rules if rule["failed"]), key=lambda rule: -rule["failed"])
     with div("half"):
-        with panel("Quarantine by rule", "a row may break several"):
-            if broken:
+        with panel("Quarantined rows by rule", "a row may violate several"):
+            if violated:
                 table(
                     ("Table", "Rule", "Failed", "Share"),
                     [
                         (rule["table"], rule["rule"], f"{rule['failed']:,}", _share(rule["failed"], rule["checked"]))
-                        for rule in broken
+                        for rule in violated
                     ],
                     numeric=(2, 3),
                 )
             else:
-                empty("Nothing was set aside", f"All {len(rules)} rules held for every row.")
+                empty("No quarantined rows", f"Every row passed all {len(rules)} rules.")
         with panel("Tables"):
             table(
-                ("Table", "Read", "Kept", "Quarantined"),
+                ("Table", "Read", "Accepted", "Quarantined"),
                 [
                     (part["table"], f"{part['read']:,}", f"{part['kept']:,}", f"{part['quarantined']:,}")
                     for part in report.get("tables", [])
@@ -97,8 +97,8 @@ def _draw(report: dict[str, Any], *, has_page: bool) -> None:
                 numeric=(1, 2, 3),
             )
             if has_page:
-                ui.link("The whole validation report", REPORT_PATH, new_tab=True)
-    with panel("Every rule", f"{len(rules)} of them"):
+                ui.link("Full validation report", REPORT_PATH, new_tab=True)
+    with panel("All validation rules", f"{len(rules)} rules"):
         table(
             ("Table", "Rule", "Checked", "Failed"),
             [(rule["table"], rule["rule"], f"{rule['checked']:,}", f"{rule['failed']:,}") for rule in rules],
@@ -106,48 +106,48 @@ def _draw(report: dict[str, Any], *, has_page: bool) -> None:
         )
 
 
-def _draw_rejected(report: dict[str, Any], rejected: list[Rejected] | None, folder: Path) -> None:
+def _draw_quarantined(report: dict[str, Any], quarantined: list[QuarantinedRows] | None, toggleer: Path) -> None:
     if not report.get("rows_quarantined"):
         return
-    with panel("Rows that were set aside", "the first of each reason"):
-        if not rejected:
-            empty("The rows are not here", f"They are in {folder}, where the pipeline ran: make repro.")
+    with panel("Quarantined rows", "the first of each reason"):
+        if not quarantined:
+            empty("Quarantine file not found", f"Expected in {toggleer}: run the pipeline (make repro).")
             return
-        for one in rejected:
+        for group in quarantined:
             with ui.element("details"):
-                with ui.element("summary").classes("fold"):
-                    text(f"{one.table}: {one.reason}", tag="span")
-                    text(f" · {one.count:,}", "muted", "span")
+                with ui.element("summary").classes("toggle"):
+                    text(f"{group.table}: {group.reason}", tag="span")
+                    text(f" · {group.count:,}", "muted", "span")
                 table(
-                    ("From", "Row", "Field", "Value", "Content"),
+                    ("Source", "Row", "Field", "Value", "Content"),
                     [
                         (
                             row["source_file"],
                             f"{row['row']:,}",
                             row["field"],
                             row["value"] or DASH,
-                            _cut(row["content"]),
+                            _truncated(row["content"]),
                         )
-                        for row in one.examples
+                        for row in group.examples
                     ],
                     numeric=(1,),
                 )
         total = report["rows_quarantined"]
-        shown = f"Of {total:,} rows the first {LOOKED_AT:,} were looked at. " if total > LOOKED_AT else ""
-        text(f"{shown}All of them are in {folder / 'quarantine.csv'}.", "muted small")
+        shown = f"Only the first {MAX_ROWS_READ:,} of {total:,} rows were read. " if total > MAX_ROWS_READ else ""
+        text(f"{shown}The complete list is {toggleer / 'quarantine.csv'}.", "muted small")
 
 
-def _draw_letters() -> None:
-    with panel("Live messages that are no reading"):
+def _draw_dead_letters() -> None:
+    with panel("Dead letters: invalid live messages"):
         text(
-            f"They go to the Kafka topic {DEAD_LETTER_TOPIC}, each with its reason, the field at fault and what was "
-            "sent. The stream scorer counts them by reason in its metric scorer_dead_letters_total.",
+            f"Invalid messages go to the Kafka topic {DEAD_LETTER_TOPIC} with reason, invalid field and original "
+            "content. The stream scorer counts them by reason in the metric scorer_dead_letters_total.",
             "small",
         )
 
 
-def _cut(content: str) -> str:
-    return content if len(content) <= _MOST_CONTENT else f"{content[:_MOST_CONTENT]} …"
+def _truncated(content: str) -> str:
+    return content if len(content) <= _MAX_CONTENT_LENGTH else f"{content[:_MAX_CONTENT_LENGTH]} …"
 
 
 def _share(failed: int, checked: int) -> str:

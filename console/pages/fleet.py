@@ -1,4 +1,4 @@
-"""The front page: every battery in a live table, and the fleet as a map of health against temperature."""
+"""Fleet page: live table of all batteries, counters by status, chart of health against temperature, open alerts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nicegui import ui
 from console.alerts.alert_lifecycle import Key
 from console.alerts.rules import Severity
 from console.connection_pool import StoreRow
-from console.live_updates import Snapshot
+from console.live_updates import FleetSnapshot
 from console.pages import charts
 from console.pages.components import (
     div,
@@ -26,73 +26,73 @@ from console.pages.components import (
     status_of,
     text,
 )
-from console.pages.context import Context, Visitor
+from console.pages.context import PageContext, Visitor
 from console.pages.frame import frame
 
-#: The map is drawn anew at most so often: it is for the shape of the fleet, the table for the moment.
-_MAP_EVERY_S = 3.0
+#: Minimum interval between updates of the scatter chart.
+_MAP_INTERVAL_S = 3.0
 _ROW_PX = 32
 _ALERTS = 8
-_FILTERS = ("CRITICAL", "WARNING", "NORMAL", "SILENT")
+_FILTERS = ("CRITICAL", "WARNING", "NORMAL", "STALE")
 _NUMBER = "p => p.value == null ? '–' : p.value.toFixed({decimals})"
 _OPEN = "location.assign('/battery/' + encodeURIComponent(e.data.battery_id))"
 _OPEN_BY_KEY = f"e => {{ if (e.event.key === 'Enter') {_OPEN} }}"
 _OPEN_BY_CLICK = f"e => {_OPEN}"
-_OF_THE_HEARD = "of the batteries that were heard within the last minute"
-_SHAPES = "({NORMAL: '● ', WARNING: '▲ ', CRITICAL: '■ ', SILENT: '○ '})"
-#: Worst first, whatever the alphabet says.
-_RANK = "({CRITICAL: 0, WARNING: 1, SILENT: 2, NORMAL: 3})"
+_WITHOUT_STALE = "over batteries with data in the last minute"
+_SHAPES = "({NORMAL: '● ', WARNING: '▲ ', CRITICAL: '■ ', STALE: '○ '})"
+#: Sort order of the status column.
+_RANK = "({CRITICAL: 0, WARNING: 1, STALE: 2, NORMAL: 3})"
 _STATUS = {
     ":valueFormatter": f"p => {_SHAPES}[p.value] + p.value",
     ":cellClass": "p => 'chip-cell s-' + p.value",
     ":comparator": f"(a, b) => {_RANK}[a] - {_RANK}[b]",
 }
 
-_HEARD = {":valueFormatter": "p => twin.heard(p.value)"}
+_ELAPSED = {":valueFormatter": "p => twin.elapsed(p.value)"}
 
 
-def fleet_page(context: Context, visitor: Visitor) -> None:
-    """Draw it."""
+def fleet_page(context: PageContext, visitor: Visitor) -> None:
+    """Build the page."""
     with frame(context, visitor, "Fleet", "/"):
-        page = _Fleet(context)
+        page = _FleetPage(context)
         page.show(context.live.snapshot, frozenset(context.live.snapshot.rows))
         context.live.changed.subscribe(page.show)
 
 
-class _Fleet:
-    def __init__(self, context: Context) -> None:
+class _FleetPage:
+    def __init__(self, context: PageContext) -> None:
         self._drawn: dict[str, dict[str, Any]] = {}
         self._map_drawn_at = 0.0
-        self._only: str | None = None
+        self._status_filter: str | None = None
         self._tiles: dict[str, ui.html] = {}
         with div("tiles eight"):
             self._tile("batteries", "Batteries")
-            self._chips = {status: self._filter(status) for status in _FILTERS}
-            self._tile("soh", "Mean health", _OF_THE_HEARD)
-            self._tile("hottest", "Hottest", _OF_THE_HEARD)
-            self._tile("lowest", "Lowest charge", _OF_THE_HEARD)
+            self._counts = {status: self._filter(status) for status in _FILTERS}
+            self._tile("soh", "Mean SoH", _WITHOUT_STALE)
+            self._tile("hottest", "Hottest", _WITHOUT_STALE)
+            self._tile("lowest", "Lowest SoC", _WITHOUT_STALE)
         self._empty = empty(
-            "No battery has sent anything yet",
-            "The live simulator (make run) lives through the past of its batteries first, which takes a moment; "
-            "any other source that writes to the store does, too: batteries appear by themselves.",
+            "No data yet",
+            "The live simulator (make run) first simulates the history of its batteries, which takes a moment. "
+            "Batteries of any source that writes to the telemetry store appear here automatically.",
         ).classes("panel")
         self._body = div("split")
         with self._body:
-            with panel("Batteries", "Enter or a click opens one; filter and sort by the heads"):
-                # Apart from the grid, which is built anew, from its first rows, whenever its own style changes.
-                self._height = div("fleet-grid")
-                with self._height:
+            with panel("Batteries", "click or Enter opens a battery; sort and filter in the column headers"):
+                # Around the grid, because NiceGUI rebuilds the grid from its initial rows if its own style changes.
+                self._grid_box = div("fleet-grid")
+                with self._grid_box:
                     self._grid = ui.aggrid(_grid_options(), auto_size_columns=False)
             with div("stack"):
-                with panel("Health against temperature", "a click opens the battery"):
+                with panel("State of health and temperature", "click opens a battery"):
                     self._map = ui.echart(charts.health_map(), on_point_click=_open_point).classes("chart map")
                     charts.paint(self._map, {})
                 with panel("Open alerts"):
                     self._alerts = div()
         self._shown_alerts: list[tuple[Key, Severity]] | None = None
 
-    def show(self, snapshot: Snapshot, changed: frozenset[str]) -> None:
-        """Bring the page up to `snapshot`."""
+    def show(self, snapshot: FleetSnapshot, changed: frozenset[str]) -> None:
+        """Update the page to `snapshot`."""
         has_batteries = bool(snapshot.rows)
         self._empty.set_visibility(not has_batteries and snapshot.taken_at is not None)
         self._body.set_visibility(has_batteries)
@@ -100,25 +100,25 @@ class _Fleet:
             return
         self._show_rows(snapshot, changed)
         self._show_tiles(list(self._drawn.values()))
-        if time.monotonic() - self._map_drawn_at > _MAP_EVERY_S:
+        if time.monotonic() - self._map_drawn_at > _MAP_INTERVAL_S:
             self._map_drawn_at = time.monotonic()
             self._map.run_chart_method("setOption", charts.health_points(self._drawn.values()))
-        # Heat and wear before empty batteries, however many of those there are.
+        # Safety and health before low charge, however many low-charge alerts there are.
         alerts = [*snapshot.alerts_of("safety", "health").items(), *snapshot.alerts_of("charge").items()]
         if alerts != self._shown_alerts:
             self._shown_alerts = alerts
             self._show_alerts(alerts, bool(snapshot.open_alerts))
 
-    def _show_rows(self, snapshot: Snapshot, changed: frozenset[str]) -> None:
+    def _show_rows(self, snapshot: FleetSnapshot, changed: frozenset[str]) -> None:
         now = snapshot.store_time or datetime.now(UTC)
         lines = {battery_id: _line(row, now) for battery_id, row in snapshot.rows.items()}
-        # What differs on the screen: a changed reading, or a battery that has fallen silent.
+        # Changed on screen: a new reading, or a battery that became stale.
         differing = [line for battery_id, line in lines.items() if self._drawn.get(battery_id) != line]
         added = [line for line in differing if line["battery_id"] not in self._drawn]
         updated = [line for line in differing if line["battery_id"] in self._drawn]
         removed = [{"battery_id": battery_id} for battery_id in self._drawn if battery_id not in lines]
         if len(lines) != len(self._drawn):
-            self._height.style(f"max-height:{_ROW_PX * (len(lines) + 2) + 6}px")
+            self._grid_box.style(f"max-height:{_ROW_PX * (len(lines) + 2) + 6}px")
         if not self._drawn:
             self._grid.options["rowData"] = added
         elif added or updated or removed:
@@ -128,28 +128,28 @@ class _Fleet:
 
     def _show_tiles(self, lines: list[dict[str, Any]]) -> None:
         counts = {status: sum(line["status"] == status for line in lines) for status in _FILTERS}
-        for status, tile in self._chips.items():
+        for status, tile in self._counts.items():
             set_text(tile, str(counts[status]))
         self._put("batteries", str(len(lines)))
-        # A battery that was hot when it was last heard, in May, is not the hottest one.
-        heard = [line for line in lines if line["status"] != "SILENT"]
-        healths = _known(heard, "soh")
+        # Stale values are no current extremes.
+        current = [line for line in lines if line["status"] != "STALE"]
+        healths = _known(current, "soh")
         self._put("soh", number(fmean(healths) if healths else None, 1, "%"))
-        self._put("hottest", number(max(_known(heard, "temperature"), default=None), 1, "°C"))
-        self._put("lowest", number(min(_known(heard, "soc"), default=None), 0, "%"))
+        self._put("hottest", number(max(_known(current, "temperature"), default=None), 1, "°C"))
+        self._put("lowest", number(min(_known(current, "soc"), default=None), 0, "%"))
 
     def _show_alerts(self, alerts: list[tuple[Key, Severity]], any_open: bool) -> None:
         self._alerts.clear()
         with self._alerts:
             if not alerts:
-                empty("All quiet", "Only muted alerts are open." if any_open else "No rule holds for any battery.")
+                empty("No open alerts", "All open alerts are muted." if any_open else "")
             for (battery_id, rule), severity in alerts[:_ALERTS]:
                 with div("row-wrap small"):
                     text(severity, f"chip s-{severity}", "span")
                     ui.link(battery_id, f"/battery/{battery_id}")
                     text(rule.replace("_", " "), "muted", "span")
             if len(alerts) > _ALERTS:
-                ui.link(f"and {len(alerts) - _ALERTS} more", "/alerts").classes("small")
+                ui.link(f"{len(alerts) - _ALERTS} more", "/alerts").classes("small")
 
     def _tile(self, key: str, label: str, hint: str = "") -> None:
         with div("tile").props(f'title="{hint}"' if hint else ""):
@@ -168,11 +168,11 @@ class _Fleet:
         return count
 
     def _filter_by(self, status: str, tile: ui.element) -> None:
-        self._only = None if self._only == status else status
-        for count in self._chips.values():
+        self._status_filter = None if self._status_filter == status else status
+        for count in self._counts.values():
             parent = count.parent_slot.parent if count.parent_slot else tile
-            press(parent, parent is tile and self._only is not None)
-        ui.run_javascript(f"twin.filterStatus({self._grid.id}, {json.dumps(self._only)})")
+            press(parent, parent is tile and self._status_filter is not None)
+        ui.run_javascript(f"twin.filterStatus({self._grid.id}, {json.dumps(self._status_filter)})")
 
 
 def _known(lines: list[dict[str, Any]], column: str) -> list[float]:
@@ -186,7 +186,7 @@ def _open_point(event: Any) -> None:
 
 
 def _line(row: StoreRow, now: datetime) -> dict[str, Any]:
-    """What the table shows of a battery; rounded, so that what looks the same is not sent again."""
+    """Table row of a battery, rounded, so that changes that are not visible are not sent."""
     return {
         "battery_id": row["battery_id"],
         "status": status_of(row, now),
@@ -200,12 +200,12 @@ def _line(row: StoreRow, now: datetime) -> dict[str, Any]:
         "failure": _rounded(row["failure_probability"], 3),
         "model": row["model"] or "",
         "fleet": row["fleet"] or "",
-        "heard": None if row["created_at"] is None else _minutes((now - row["created_at"]).total_seconds()),
+        "last_seen": None if row["created_at"] is None else _elapsed_minutes((now - row["created_at"]).total_seconds()),
     }
 
 
-def _minutes(seconds: float) -> float:
-    """In steps that grow with it: a row is not sent again each second only because time passes."""
+def _elapsed_minutes(seconds: float) -> float:
+    """Elapsed minutes in growing steps, so that a row is not sent every second only because time passes."""
     step = next((step for step, below in ((10, 60), (60, 3600), (3600, 86400)) if seconds < below), 86400)
     return max(seconds, 0.0) // step * step / 60
 
@@ -215,7 +215,7 @@ def _rounded(value: float | None, decimals: int) -> float | None:
 
 
 def _column(field: str, name: str, min_width: int, hint: str = "", **more: Any) -> dict[str, Any]:
-    """At least `min_width` pixels wide; what the table is wider than its columns is shared out among them."""
+    """Column definition; `min_width` in pixels, extra width is distributed over the columns."""
     return {
         "field": field,
         "headerName": name,
@@ -245,17 +245,17 @@ def _grid_options() -> dict[str, Any]:
         "columnDefs": [
             _column("battery_id", "Battery", 96, pinned="left", width=96),
             _column("status", "Status", 112, sort="asc", **_STATUS),
-            _numbers("soc", "Charge", 72, 1, "state of charge, %"),
-            _numbers("soh", "Health", 72, 1, "state of health, %: reported, else predicted"),
+            _numbers("soc", "SoC %", 70, 1, "state of charge, %"),
+            _numbers("soh", "SoH %", 70, 1, "state of health, %: reported by the pack, else predicted"),
             _numbers("temperature", "°C", 56, 1, "hottest probe, °C"),
-            _numbers("forecast", "Ahead", 66, 1, "temperature forecast, °C"),
+            _numbers("forecast", "Forecast", 74, 1, "temperature forecast, °C"),
             _numbers("power", "kW", 58, 1, "power, kW, positive while discharging"),
-            _numbers("rul", "Life", 60, 0, "remaining life, equivalent full cycles"),
-            _numbers("failure", "Failure", 74, 3, "probability of failure"),
-            _numbers("heard", "Heard", 72, 0, "time since the last reading; filter it in minutes", **_HEARD),
-            _numbers("soh_predicted", "Pred. %", 76, 1, "predicted state of health, %"),
+            _numbers("rul", "RUL", 58, 0, "remaining useful life, equivalent full cycles"),
+            _numbers("failure", "Failure", 74, 3, "failure probability"),
+            _numbers("last_seen", "Seen", 66, 0, "time since the last reading; the filter is in minutes", **_ELAPSED),
+            _numbers("soh_predicted", "SoH pred.", 78, 1, "predicted state of health, %"),
             _column("model", "Model", 100),
-            _column("fleet", "Use", 84),
+            _column("fleet", "Fleet", 84),
         ],
         "defaultColDef": {"resizable": True, "suppressHeaderMenuButton": False},
         "rowHeight": _ROW_PX,

@@ -1,4 +1,4 @@
-"""What is around every page: navigation, how fresh the view is, theme, log in and out."""
+"""Layout shared by all pages: navigation, connection status, notices, theme, login; and the error page."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from nicegui import ui
 
 from console.access import login_path
 from console.alerts.rules import Category
-from console.live_updates import Snapshot
-from console.pages.components import age, button, div, set_text, text
-from console.pages.context import Context, Visitor
+from console.live_updates import FleetSnapshot
+from console.pages.components import age, button, div, empty, set_text, text
+from console.pages.context import PageContext, Visitor
 
 PAGES = (("/", "Fleet"), ("/alerts", "Alerts"), ("/models", "Models"), ("/data", "Data"), ("/docs", "API"))
-#: Beside the link to the alerts: an empty battery is not counted among the dangerous ones.
+#: Counters beside the link to the alerts: low charge is counted separately.
 _COUNTS: tuple[tuple[str, tuple[Category, ...]], ...] = (
     ("Safety and health", ("safety", "health")),
     ("Low charge", ("charge",)),
@@ -27,27 +27,27 @@ HEAD = f"""
 
 
 @contextmanager
-def frame(context: Context, visitor: Visitor, title: str, path: str) -> Iterator[None]:
-    """Draw the frame; the page goes inside."""
+def frame(context: PageContext, visitor: Visitor, title: str, path: str) -> Iterator[None]:
+    """Context manager that builds the layout around the content of a page."""
     ui.page_title(f"{title} · Battery twin")
     ui.add_head_html(HEAD)
-    _watch(context)
+    _count_open_page(context)
     with ui.header().classes("bar"):
         ui.link("Battery twin", "/").classes("brand")
         counts = _navigation(path)
         div("grow")
-        pulse = text("", "pulse").props('role="status"')
+        connection = text("", "connection").props('role="status"')
         button("Theme", None, classes="quiet").on("click", js_handler="() => twin.toggleTheme()").props(
-            'aria-label="light or dark"'
+            'aria-label="Switch between light and dark theme"'
         )
         _account(visitor, path)
     with div("twin"):
-        notice, said = _notice()
-        alerts_notice, alerts_said = _notice()
+        notice, message = _notice()
+        alerts_notice, alerts_message = _notice()
         yield
 
-    def show(snapshot: Snapshot) -> None:
-        if not visitor.may_look:
+    def show(snapshot: FleetSnapshot) -> None:
+        if not visitor.may_read:
             ui.navigate.to(login_path(path))
             return
         for (_, categories), count in zip(_COUNTS, counts, strict=True):
@@ -56,19 +56,19 @@ def frame(context: Context, visitor: Visitor, title: str, path: str) -> Iterator
             count.set_visibility(open_count > 0)
         notice.set_visibility(snapshot.problem is not None)
         if snapshot.problem is None:
-            pulse.classes(remove="away")
-            set_text(pulse, "live" if snapshot.taken_at else "connecting")
+            connection.classes(remove="unavailable")
+            set_text(connection, "Live" if snapshot.taken_at else "Connecting")
         else:
-            pulse.classes("away")
-            set_text(pulse, "store away")
-            since = f" What you see is {age(snapshot.taken_at)} old." if snapshot.taken_at else ""
-            set_text(said, f"{snapshot.problem}{since} The console looks again every few seconds.")
+            connection.classes("unavailable")
+            set_text(connection, "Telemetry store unavailable")
+            since = f" The data shown are {age(snapshot.taken_at)} old." if snapshot.taken_at else ""
+            set_text(message, f"{snapshot.problem}{since} Retrying every few seconds.")
         alerts_notice.set_visibility(snapshot.alerts_problem is not None)
         if snapshot.alerts_problem is not None:
             set_text(
-                alerts_said,
-                f"Alerts are not kept. {snapshot.alerts_problem} "
-                "None opens or ends here meanwhile; the state of each battery is up to date.",
+                alerts_message,
+                f"Alerts cannot be stored. {snapshot.alerts_problem} "
+                "No alert is opened or resolved until then; the data of the batteries are up to date.",
             )
 
     show(context.live.snapshot)
@@ -76,7 +76,7 @@ def frame(context: Context, visitor: Visitor, title: str, path: str) -> Iterator
 
 
 def _notice() -> tuple[ui.element, ui.html]:
-    """A box for what is wrong, and its text."""
+    """Error notice and its text element."""
     with div("notice bad").props('role="alert"') as box:
         return box, text("")
 
@@ -93,7 +93,7 @@ def _navigation(path: str) -> list[ui.html]:
                 if address == "/alerts":
                     for title, categories in _COUNTS:
                         count = text("", f"count {' '.join(categories)}", "span")
-                        counts.append(count.props(f'title="{title}, open and not muted"'))
+                        counts.append(count.props(f'title="{title}: open alerts, not muted"'))
     return counts
 
 
@@ -106,12 +106,21 @@ def _account(visitor: Visitor, path: str) -> None:
         text(f"Log out {visitor.name}", tag="span")
 
 
-def _watch(context: Context) -> None:
-    """Count the page while it is open, so that the store is looked at often only for somebody."""
+def _count_open_page(context: PageContext) -> None:
+    """Count the page as open until its client disconnects: the store is polled less often without open pages."""
     client = ui.context.client
-    context.live.watchers += 1
+    context.live.open_pages += 1
 
-    def leave() -> None:
-        context.live.watchers -= 1
+    def close() -> None:
+        context.live.open_pages -= 1
 
-    client.on_delete(leave)
+    client.on_delete(close)
+
+
+def error_page() -> None:
+    """Page shown after an exception in a page function; it contains no details of the error."""
+    ui.page_title("Error · Battery twin")
+    ui.add_head_html(HEAD)
+    with div("twin"), div("panel"):
+        empty("Internal error", "The page could not be built; see the log of the console.").props('role="alert"')
+        ui.link("All batteries", "/")

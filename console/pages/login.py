@@ -1,4 +1,4 @@
-"""Log in and out: plain HTML, because where reading is guarded nothing else may be loaded before."""
+"""Login and logout routes with a plain HTML form, because without a login no other resource may be loaded."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from console.access import LOGIN_PATH, SESSION_COOKIE, SESSION_S, Access, TooManyTokensError, session_of
+from console.access import LOGIN_PATH, LOGIN_SESSION_S, SESSION_COOKIE, Access, TooManyWrongTokensError, session_cookie
 
-_FAILED_S = 0.5
+_FAILURE_DELAY_S = 0.5
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Log in · Battery twin</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <style>body{{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:95vh;margin:0 1rem}}
@@ -22,27 +22,27 @@ border:1px solid #8888}}button{{background:#0072b2;color:#fff;border:0;cursor:po
 .wrong{{color:#d55e00;opacity:1;font-weight:600}}</style></head><body><form method="post">
 <h1>Battery twin console</h1>{message}
 <p>The token is TWIN_CONSOLE_TOKEN, or the content of <code>var/console_token</code>.</p>
-<label>Your name, kept with what you change<input name="name" required maxlength="60" autocomplete="username"></label>
+<label>Your name, recorded with your changes<input name="name" required maxlength="60" autocomplete="username"></label>
 <label>Token<input name="token" type="password" required autofocus autocomplete="current-password"></label>
 <input type="hidden" name="next" value="{next}"><button>Log in</button></form></body></html>"""
 
 
 @dataclass(frozen=True)
-class Login:
-    """The three routes."""
+class LoginRoutes:
+    """Handlers of `/login` and `/logout`."""
 
     access: Access
 
     def router(self) -> APIRouter:
-        """`/login` and `/logout`; no part of the documented API."""
+        """Router with the two paths, not part of the OpenAPI document."""
         router = APIRouter(include_in_schema=False)
-        router.add_api_route(LOGIN_PATH, self.ask, methods=["GET"])
+        router.add_api_route(LOGIN_PATH, self.show_form, methods=["GET"])
         router.add_api_route(LOGIN_PATH, self.log_in, methods=["POST"])
         router.add_api_route("/logout", self.log_out, methods=["POST"])
         return router
 
-    async def ask(self, next: str = "/") -> Response:  # noqa: A002 - the query's name
-        """The form."""
+    async def show_form(self, next: str = "/") -> Response:  # noqa: A002 - the query's name
+        """The login form."""
         return _form(next)
 
     async def log_in(
@@ -52,40 +52,40 @@ class Login:
         name: Annotated[str, Form()],
         next: Annotated[str, Form()] = "/",  # noqa: A002
     ) -> Response:
-        """Begin a session, or ask again."""
+        """Create a login session, or show the form with an error."""
         try:
             session = self.access.log_in(token, name, request.client.host if request.client else "")
-        except TooManyTokensError as error:
+        except TooManyWrongTokensError as error:
             return _form(next, error.sentence, 429)
         if session is None:
-            await asyncio.sleep(_FAILED_S)
-            return _form(next, "That is not the token.", 401)
-        answer = RedirectResponse(_own(next), 303)
-        answer.set_cookie(
+            await asyncio.sleep(_FAILURE_DELAY_S)
+            return _form(next, "Wrong token.", 401)
+        response = RedirectResponse(_local_path(next), 303)
+        response.set_cookie(
             SESSION_COOKIE,
             session,
-            max_age=int(SESSION_S),
+            max_age=int(LOGIN_SESSION_S),
             httponly=True,
             samesite="strict",
             secure=request.url.scheme == "https",
         )
-        return answer
+        return response
 
     async def log_out(self, request: Request) -> Response:
-        """End the session."""
-        session = session_of(request.headers)
+        """Delete the login session."""
+        session = session_cookie(request.headers)
         if session is not None:
             self.access.log_out(session)
-        answer = RedirectResponse("/", 303)
-        answer.delete_cookie(SESSION_COOKIE)
-        return answer
+        response = RedirectResponse("/", 303)
+        response.delete_cookie(SESSION_COOKIE)
+        return response
 
 
 def _form(after: str, wrong: str = "", status: int = 200) -> Response:
     message = f'<p class="wrong" role="alert">{html.escape(wrong)}</p>' if wrong else ""
-    return HTMLResponse(_PAGE.format(message=message, next=html.escape(_own(after))), status)
+    return HTMLResponse(_PAGE.format(message=message, next=html.escape(_local_path(after))), status)
 
 
-def _own(path: str) -> str:
-    """`path` where it stays on this site, else its front page."""
+def _local_path(path: str) -> str:
+    """`path` if it is on this site, else `/` (no open redirect)."""
     return path if path.startswith("/") and not path.startswith(("//", "/\\")) else "/"

@@ -1,4 +1,4 @@
-"""The models: who serves, who would like to, how both did, and the way from one to the other."""
+"""Models page: champion and challenger with their evaluation, promotion, rollback, history, shadow mode and drift."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from nicegui import ui
 
 from console.connection_pool import StoreRow, StoreUnavailableError
 from console.model_registry import ModelsView, VersionView
-from console.pages.components import DASH, acting, button, clock, div, empty, number, panel, table, text
-from console.pages.context import Context, Visitor
+from console.pages.components import DASH, action_button, button, div, empty, number, panel, table, text, timestamp
+from console.pages.context import PageContext, Visitor
 from console.pages.frame import frame
 from console.queries import SHADOW_BATTERIES
 from features.targets import TARGET_NAMES, TARGETS
 from telemetry.errors import TwinError
 from training.release import model_name
 
-#: By target: the measures that are shown of an evaluation, and their decimals.
-_MEASURES = (("mae", "MAE"), ("rmse", "RMSE"), ("r2", "R²"), ("brier", "Brier"), ("auc", "AUC"), ("skill", "skill"))
+#: Metrics of an evaluation that are shown: key and title.
+_METRICS = (("mae", "MAE"), ("rmse", "RMSE"), ("r2", "R²"), ("brier", "Brier"), ("auc", "AUC"), ("skill", "skill"))
 _REFRESH_S = 15.0
 
 
-def models_page(context: Context, visitor: Visitor) -> None:
-    """Draw it."""
+def models_page(context: PageContext, visitor: Visitor) -> None:
+    """Build the page."""
     with frame(context, visitor, "Models", "/models"):
-        _Models(context, visitor)
+        _ModelsPage(context, visitor)
 
 
-class _Models:
-    def __init__(self, context: Context, visitor: Visitor) -> None:
+class _ModelsPage:
+    def __init__(self, context: PageContext, visitor: Visitor) -> None:
         self._context = context
         self._visitor = visitor
         self._view: ModelsView | None = None
@@ -40,31 +40,31 @@ class _Models:
             self._release = text("", "muted")
             div("grow")
             self._acts = div("row-wrap")
-        self._dialogs = div()  # apart, because the rest is drawn anew while one is open
-        self._said = div()
+        self._dialogs = div()  # outside the body, which is redrawn while a dialog is open
+        self._result = div()
         self._body = div("stack")
         with self._body:
-            text("Asking the registry; the first time takes a few seconds …", "muted").props('role="status"')
+            text("Loading the model registry; the first time takes a few seconds …", "muted").props('role="status"')
         with panel(
-            "In the shadow",
-            f"what the challenger would have said, over the newest predictions of up to {SHADOW_BATTERIES} batteries",
+            "Shadow mode",
+            f"challenger against champion on the newest predictions of up to {SHADOW_BATTERIES} batteries",
         ):
             self._shadow = div()
-        with panel("Drift", "what the champion sees, says and gets wrong, against what it was fitted on"):
+        with panel("Drift", "features, predictions and errors of the champion against the training data"):
             self._drift = div()
         ui.timer(0.05, self._load, once=True)
         ui.timer(_REFRESH_S, self._load)
 
     async def _load(self) -> None:
-        await self._load_drift()  # of the store alone
+        await self._load_drift()  # needs the telemetry store only
         try:
             self._view = await self._context.models.view()
         except TwinError as error:
             self._drawn = None
-            self._acts.clear()  # nobody decides by what may be old
+            self._acts.clear()  # no decision on outdated data
             self._body.clear()
             with self._body, div("panel"):
-                empty("The registry is away", error.sentence)
+                empty("Model registry unavailable", error.sentence)
         else:
             if self._view != self._drawn:
                 self._drawn = self._view
@@ -72,8 +72,8 @@ class _Models:
         await self._load_shadow()
 
     def _draw(self, view: ModelsView) -> None:
-        serving = "nothing serves yet" if view.release is None else f"{view.domain}-twin/{view.release} serves"
-        self._release.set_content(serving)
+        champion = "no champion yet" if view.release is None else f"Champion: {view.domain}-twin/{view.release}"
+        self._release.set_content(champion)
         self._acts.clear()
         with self._acts:
             self._draw_acts(view)
@@ -88,7 +88,7 @@ class _Models:
                     self._draw_target(target, view)
             with panel("History", "newest first"):
                 table(
-                    ("When", "What", "Release", "Champions", "By", "Why"),
+                    ("Time", "Event", "Release", "Champions", "By", "Reason"),
                     [
                         (
                             event.time.replace("T", " ").removesuffix("Z"),
@@ -106,29 +106,29 @@ class _Models:
         if self._visitor.name is None:
             text("Log in to promote or roll back.", "muted small")
             return
-        waiting = _waiting(view)
-        if waiting:
-            button("Promote every challenger …", lambda: self._ask(view, waiting))
+        pending = _pending(view)
+        if pending:
+            button("Promote all challengers …", lambda: self._ask_promotion(view, pending))
         if view.previous is not None:
             button("Roll back …", lambda: self._ask_rollback(view))
 
     def _draw_target(self, target: str, view: ModelsView) -> None:
         champion, challenger = view.champions.get(target), view.challengers.get(target)
-        waiting = {name: version for name, version in _waiting(view).items() if name == target}
+        pending = {name: version for name, version in _pending(view).items() if name == target}
         unit = TARGETS[target].unit
         with panel(TARGETS[target].title, unit):
-            columns = [("champion", champion)] + ([("challenger", challenger)] if waiting else [])
+            columns = [("champion", champion)] + ([("challenger", challenger)] if pending else [])
             table(
                 ("", *(f"{role} {one.version if one else '–'}" for role, one in columns)),
-                _measures([one for _, one in columns]),
+                _metric_rows([one for _, one in columns]),
                 numeric=range(1, len(columns) + 1),
             )
             if champion is None:
-                text("Nothing serves this target.", "muted small")
-            if not waiting:
-                text("No challenger waits.", "muted small")
+                text("No champion for this target.", "muted small")
+            if not pending:
+                text("No challenger.", "muted small")
             elif self._visitor.name is not None:
-                button(f"Promote version {waiting[target]} …", lambda: self._ask(view, waiting))
+                button(f"Promote version {pending[target]} …", lambda: self._ask_promotion(view, pending))
 
     async def _load_shadow(self) -> None:
         view = self._view
@@ -136,12 +136,12 @@ class _Models:
             self._shadow.clear()
             with self._shadow:
                 empty(
-                    "Who is in the shadow is not known now", "The registry has not said yet which versions these are."
+                    "Shadow comparison unavailable", "The versions are not known until the model registry is available."
                 )
             return
         compared = {
             target: (model_name(view.domain, target), view.champions[target].version, version)
-            for target, version in _waiting(view).items()
+            for target, version in _pending(view).items()
             if target in view.champions
         }
         try:
@@ -149,20 +149,20 @@ class _Models:
         except StoreUnavailableError as error:
             self._shadow.clear()
             with self._shadow:
-                empty("The shadow is not known now", error.sentence)
+                empty("Shadow comparison unavailable", error.sentence)
             return
         self._shadow.clear()
         with self._shadow:
             if not rows:
                 empty(
-                    "No challenger is in the shadow",
-                    "Where one is registered and the scorers let it follow, its predictions are compared here.",
+                    "No challenger in shadow mode",
+                    "Predictions of a challenger are compared here once the scorers run one in shadow mode.",
                 )
                 return
             table(
                 (
-                    "Target", "Versions", "Predictions", "Batteries", "Difference", "Distance", "Truths", "Error",
-                    "Error of challenger",
+                    "Target", "Versions", "Predictions", "Batteries", "Mean difference", "Mean abs. difference",
+                    "Matured labels", "Champion MAE", "Challenger MAE",
                 ),
                 [
                     (
@@ -175,8 +175,7 @@ class _Models:
                 numeric=(2, 3, 4, 5, 6, 7, 8),
             )  # fmt: skip
             text(
-                "Only what these two versions predicted, at moments at which both did; errors are mean absolute ones "
-                "where the truth is known.",
+                "Readings for which both versions made a prediction; MAE over predictions with a matured label.",
                 "muted small",
             )
 
@@ -186,52 +185,67 @@ class _Models:
         except StoreUnavailableError as error:
             self._drift.clear()
             with self._drift:
-                empty("Drift is not known now", error.sentence)
+                empty("Drift unavailable", error.sentence)
             return
         self._drift.clear()
         with self._drift:
             if not rows:
-                empty("No data yet", "python -m monitoring measures drift once a champion predicts.")
+                empty("No drift data yet", "python -m monitoring computes drift once a champion makes predictions.")
                 return
             table(
-                ("Target", "What", "Status", "Score", "Threshold", "Windows out", "Newest window", "Windows", "Why"),
+                (
+                    "Target",
+                    "Kind",
+                    "Status",
+                    "Score",
+                    "Threshold",
+                    "Above threshold",
+                    "Window end",
+                    "Windows",
+                    "Details",
+                ),
                 [_drift_row(row) for row in rows],
                 numeric=(3, 4, 5),
             )
             text(
-                "Windows, the oldest first: by how much of its threshold each scored, ! where it was out of bounds.",
+                "Windows, oldest first: score in percent of the threshold; ! marks windows above it.",
                 "muted small",
             )
 
-    def _ask(self, view: ModelsView, versions: Mapping[str, int]) -> None:
+    def _ask_promotion(self, view: ModelsView, versions: Mapping[str, int]) -> None:
         async def promote(reason: str) -> list[str]:
             by = self._visitor.name or ""
             return await self._context.models.promote(versions, reason=reason, by=by, expected=view.release)
 
         named = ", ".join(f"{TARGETS[target].title.lower()} version {version}" for target, version in versions.items())
-        self._confirm(f"Promote {named}", "The gate decides: who fails it stays challenger.", "Promote", promote)
+        self._confirm(
+            f"Promote {named}",
+            "Promoted only if it passes the gate; otherwise it stays challenger.",
+            "Promote",
+            promote,
+        )
 
     def _ask_rollback(self, view: ModelsView) -> None:
         async def rollback(reason: str) -> list[str]:
             by = self._visitor.name or ""
             return await self._context.models.rollback(reason=reason, by=by, expected=view.release)
 
-        what = f"All models of release {view.previous} serve again, together, in place of release {view.release}."
-        self._confirm(f"Roll back to release {view.previous}", what, "Roll back", rollback)
+        detail = f"All models of release {view.previous} become champion again and replace release {view.release}."
+        self._confirm(f"Roll back to release {view.previous}", detail, "Roll back", rollback)
 
-    def _confirm(self, title: str, what: str, label: str, change: Callable[[str], Awaitable[list[str]]]) -> None:
+    def _confirm(self, title: str, detail: str, label: str, change: Callable[[str], Awaitable[list[str]]]) -> None:
         with self._dialogs, ui.dialog() as dialog, ui.card():
             text(title, "h2")
-            text(what, "muted")
-            reason = ui.input("Reason, kept in the history").props("autofocus outlined dense maxlength=500")
+            text(detail, "muted")
+            reason = ui.input("Reason (recorded in the history)").props("autofocus outlined dense maxlength=500")
             reason.classes("w-full")
             working = text("", "muted small").props('role="status"')
 
             async def confirm() -> None:
                 if self._visitor.name is None:
-                    ui.notify("Your session is over: log in again.", type="warning")
+                    ui.notify("Your login has expired: log in again.", type="warning")
                     return
-                working.set_content("Working; the gate may take a few seconds …")
+                working.set_content("Running; the gate may take a few seconds …")
                 try:
                     sentences = await change(reason.value or "")
                 except TwinError as error:
@@ -240,17 +254,17 @@ class _Models:
                 finally:
                     working.set_content("")
                 dialog.close()
-                self._tell(sentences)
+                self._show_result(sentences)
                 await self._load()
 
             with div("acts row-wrap"):
-                acting(label, confirm)
+                action_button(label, confirm)
                 button("Cancel", dialog.close)
         dialog.open()
 
-    def _tell(self, sentences: list[str]) -> None:
-        self._said.clear()
-        with self._said, div("notice").props('role="status"'):
+    def _show_result(self, sentences: list[str]) -> None:
+        self._result.clear()
+        with self._result, div("notice").props('role="status"'):
             for sentence in sentences:
                 text(sentence)
 
@@ -258,17 +272,17 @@ class _Models:
 def _drift_row(row: StoreRow) -> tuple[str, ...]:
     name = f"{row['target']} {row['model_version']}"
     if row["kind"] is None:
-        why = row["note"] or f"no window has counted since {clock(row['since'])}"
-        return (name, DASH, "no data yet", DASH, DASH, DASH, DASH, DASH, why)
+        details = row["note"] or f"no complete window since {timestamp(row['since'])}"
+        return (name, DASH, "no data yet", DASH, DASH, DASH, DASH, DASH, details)
     moved = ", ".join(name for name, _ in row["moved"] or ())
     return (
         name,
         row["kind"],
-        "drifting" if row["is_drifting"] else "in bounds" if row["score"] <= row["threshold"] else "out of bounds",
+        "drift" if row["is_drifting"] else "no drift" if row["score"] <= row["threshold"] else "above threshold",
         number(row["score"], 3),
         number(row["threshold"], 3),
         f"{row['windows_out']} of {row['windows']}",
-        clock(row["window_end"]),
+        timestamp(row["window_end"]),
         " ".join(
             f"{'–' if ratio is None else f'{ratio:.0%}'}{'!' if is_out else ''}"
             for ratio, is_out in zip(row["ratios"], row["are_out"], strict=True)
@@ -277,8 +291,8 @@ def _drift_row(row: StoreRow) -> tuple[str, ...]:
     )
 
 
-def _waiting(view: ModelsView) -> dict[str, int]:
-    """Challengers that are not champion already: version by target."""
+def _pending(view: ModelsView) -> dict[str, int]:
+    """Challengers that are not champion: version by target."""
     return {
         target: one.version
         for target, one in view.challengers.items()
@@ -286,17 +300,17 @@ def _waiting(view: ModelsView) -> dict[str, int]:
     }
 
 
-def _measures(versions: list[VersionView | None]) -> list[tuple[str, ...]]:
-    """Rows of measures: out of fold and on the gate, as far as anyone has them; the best baseline last."""
+def _metric_rows(versions: list[VersionView | None]) -> list[tuple[str, ...]]:
+    """Table rows with the available metrics, out of fold and on the gate set, and the best baseline."""
     rows: list[tuple[str, ...]] = []
     for part, name in (("targets", "out of fold"), ("gate", "gate")):
         entries: list[Mapping[str, Any]] = [{} if one is None else one.evaluation.get(part, {}) for one in versions]
-        for key, title in _MEASURES:
+        for key, title in _METRICS:
             if any(entry.get(key) is not None for entry in entries):
                 rows.append((f"{title}, {name}", *(_short(entry.get(key)) for entry in entries)))
         if any(entry.get("baselines") for entry in entries):
             rows.append((f"best baseline, {name}", *(_baseline(entry) for entry in entries)))
-    return rows or [("no evaluation was kept", *("" for _ in versions))]
+    return rows or [("no evaluation stored", *("" for _ in versions))]
 
 
 def _baseline(entry: Mapping[str, Any]) -> str:

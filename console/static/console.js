@@ -1,4 +1,4 @@
-// What has to happen in the browser: the theme, lines that grow, and what the pointer is over in the pack.
+// Browser-side code of the console: theme, appending to charts, table filter, and tooltip of the 3D pack view.
 (() => {
   const KEY = "twin-theme";
   const twin = (window.twin = {});
@@ -7,7 +7,7 @@
     const chosen = localStorage.getItem(KEY);
     return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   };
-  const wear = () => {
+  const applyTheme = () => {
     document.body.classList.toggle("body--dark", twin.isDark());
     document.body.classList.toggle("body--light", !twin.isDark());
     window.Quasar?.Dark?.set(twin.isDark());
@@ -16,12 +16,12 @@
   };
   twin.toggleTheme = () => {
     localStorage.setItem(KEY, twin.isDark() ? "light" : "dark");
-    wear();
+    applyTheme();
   };
-  addEventListener("load", () => setTimeout(wear, 0));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", wear);
+  addEventListener("load", () => setTimeout(applyTheme, 0));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);
 
-  // Charts are drawn on canvas, which knows no CSS: colours are handed over by name.
+  // Charts are drawn on canvas, where CSS does not apply: colours are resolved from CSS variables.
   const colour = (name) => getComputedStyle(document.body).getPropertyValue(`--${name}`).trim();
   const painted = new Map(); // element id -> {series id: {line: name, area: name}}
   const paint = (id) => {
@@ -53,43 +53,43 @@
     if (!paint(id) && tries) setTimeout(() => twin.paint(id, names, tries - 1), 100);
   };
 
-  // Points to put behind the lines of a chart: {series id: [[ms, value], ...]}; what left the window is dropped.
+  // Append points to the lines of a chart, {series id: [[ms, value], ...]}, and drop points older than the window.
   twin.append = (id, points, windowMs) => {
     const chart = getElement(id)?.chart;
     if (!chart) return;
     const series = [];
-    for (const one of chart.getOption().series) {
-      const added = points[one.id];
+    for (const line of chart.getOption().series) {
+      const added = points[line.id];
       if (!added?.length) continue;
-      const data = one.data;
+      const data = line.data;
       for (const point of added) if (!data.length || point[0] > data[data.length - 1][0]) data.push(point);
       const oldest = data[data.length - 1][0] - windowMs;
-      series.push({ id: one.id, data: data.filter((point) => point[0] >= oldest) });
+      series.push({ id: line.id, data: data.filter((point) => point[0] >= oldest) });
     }
     if (series.length) chart.setOption({ series });
   };
 
-  // The fleet's table by status; what else it is filtered by stays.
+  // Filter the fleet table by status; other column filters stay.
   twin.filterStatus = (id, status) => {
     const api = getElement(id).api;
     const { status: _, ...others } = api.getFilterModel();
     api.setFilterModel(status ? { ...others, status: { filterType: "text", type: "equals", filter: status } } : others);
   };
-  // Minutes since a battery was heard, for people.
-  twin.heard = (minutes) => {
+  // Minutes since the last reading as text.
+  twin.elapsed = (minutes) => {
     if (minutes == null) return "–";
     if (minutes < 1) return minutes ? `${Math.round(minutes * 60)} s` : "now";
     return minutes < 60 ? `${minutes} min` : minutes < 1440 ? `${minutes / 60} h` : `${minutes / 1440} d`;
   };
 
-  // The name of the cell under the pointer, beside it.
+  // Tooltip with the name of the cell under the pointer.
   twin.hover = async (sceneId, tipId, tries = 60) => {
     const scene = getElement(sceneId);
     if (!scene?.renderer || !scene?.camera) {
       if (tries) setTimeout(() => twin.hover(sceneId, tipId, tries - 1), 200);
       return;
     }
-    scene.renderer.setClearColor(0x000000, 0); // what is behind it belongs to the theme
+    scene.renderer.setClearColor(0x000000, 0); // transparent: the background follows the theme
     const { THREE } = await import("nicegui-scene");
     const tip = document.getElementById(tipId);
     const caster = new THREE.Raycaster();
@@ -98,7 +98,7 @@
       const box = canvas.getBoundingClientRect();
       const at = { x: ((event.clientX - box.left) / box.width) * 2 - 1, y: 1 - ((event.clientY - box.top) / box.height) * 2 };
       caster.setFromCamera(at, scene.camera);
-      const hit = caster.intersectObjects(scene.scene.children, true).find((one) => one.object.name);
+      const hit = caster.intersectObjects(scene.scene.children, true).find((candidate) => candidate.object.name);
       tip.style.display = hit ? "block" : "none";
       if (!hit) return;
       tip.textContent = hit.object.name;

@@ -1,4 +1,4 @@
-"""A small filled store, and the REST API on it."""
+"""Fixtures: a small telemetry store with data, and a client of the REST API on it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from benchmarks.console_store import StoreSize, fill
 from console.api.app import create_api
-from console.api.health import Metrics
+from console.api.health import ConsoleMetrics
 from console.connection_pool import Database
 from deploy.servers.process import unused_port
 from telemetry.settings import Settings
@@ -28,7 +28,7 @@ SIZE = StoreSize(batteries=60, readings=60 * 720, span=timedelta(days=10), predi
 
 @pytest.fixture(scope="session")
 def filled_dsn(postgres_server: str, new_database: Callable[[str], str]) -> str:
-    """DSN of a store with `SIZE`; nobody writes to it."""
+    """DSN of a store with `SIZE` that no test writes to."""
     dsn = new_database(postgres_server)
     fill(dsn, SIZE)
     return dsn
@@ -36,7 +36,7 @@ def filled_dsn(postgres_server: str, new_database: Callable[[str], str]) -> str:
 
 @contextmanager
 def served(app: FastAPI, **settings: Any) -> Iterator[httpx.Client]:
-    """A client of `app`, which listens meanwhile with `settings` of uvicorn."""
+    """Run `app` in uvicorn with `settings` and return a client."""
     port = unused_port()
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical", **settings))
     thread = threading.Thread(target=server.run, daemon=True)
@@ -57,7 +57,7 @@ def served(app: FastAPI, **settings: Any) -> Iterator[httpx.Client]:
 def _api(dsn: str, folder: Path) -> Iterator[httpx.Client]:
     database = Database(dsn, statement_timeout_s=2.0)
     try:
-        with served(create_api(database, Settings(var=folder), folder / "reports", Metrics())) as client:
+        with served(create_api(database, Settings(var=folder), folder / "reports", ConsoleMetrics())) as client:
             yield client
     finally:
         database.close()
@@ -65,7 +65,7 @@ def _api(dsn: str, folder: Path) -> Iterator[httpx.Client]:
 
 @pytest.fixture
 def api_on(tmp_path: Path) -> Iterator[Callable[[str], httpx.Client]]:
-    """Makes a client of the API on a DSN."""
+    """Factory of a client of the API on a DSN."""
     with ExitStack() as stack:
         yield lambda dsn: stack.enter_context(_api(dsn, tmp_path))
 

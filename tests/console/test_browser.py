@@ -1,6 +1,6 @@
-"""The pages in Debian's Chromium, on a real store and a real registry, while somebody writes.
+"""Pages of the console in Debian's Chromium, on a real telemetry store with live writes and a real model registry.
 
-Takes the pictures of the README too: TWIN_SCREENSHOTS names their folder (`make screenshots`).
+Also takes the screenshots of the documentation: TWIN_SCREENSHOTS is their folder (`make screenshots`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from PIL import Image
 from deploy.servers.process import unused_port
 from features.state import STATE_VERSION
 from features.targets import TARGET_NAMES
-from monitoring.drift.drift_params import DriftParams
-from monitoring.drift.drift_store import DriftStore, MonitoredModel, DriftWindow
 from monitoring.drift.drift_monitor import NO_REFERENCE
+from monitoring.drift.drift_params import DriftParams
+from monitoring.drift.drift_store import DriftStore, DriftWindow, MonitoredModel
 from telemetry.batch import Batch
 from telemetry.settings import Settings
 from telemetry.sources.base import REJECTED_COLUMNS
@@ -53,24 +53,24 @@ ARGUMENTS = [
     "--enable-unsafe-swiftshader",
 ]  # fmt: skip
 BATTERIES = 12
-#: Chromium on a processor says so of its own screenshots.
-HARMLESS = ("GPU stall due to ReadPixels",)
-SHOTS = os.environ.get("TWIN_SCREENSHOTS")
+#: Console warnings of Chromium's software rendering.
+IGNORED_WARNINGS = ("GPU stall due to ReadPixels",)
+SCREENSHOT_FOLDER = os.environ.get("TWIN_SCREENSHOTS")
 
 
 @dataclass
 class Site:
-    """A running console, and what its browser pages said."""
+    """A running console, and the browser console messages and foreign requests of its pages."""
 
     url: str
-    shots: Path
+    screenshots: Path
     dsn: str
-    complaints: list[str] = field(default_factory=list)
-    elsewhere: list[str] = field(default_factory=list)
+    console_messages: list[str] = field(default_factory=list)
+    foreign_requests: list[str] = field(default_factory=list)
 
 
-def moment(time: datetime, k: int) -> Batch:
-    """One reading and one set of predictions of each battery: number 3 is hot, number 7 worn, number 9 nearly empty."""
+def batch_at(time: datetime, k: int) -> Batch:
+    """A reading and predictions of each battery: number 3 is hot, number 7 has poor health, number 9 low charge."""
     readings, predictions = [], []
     for index in range(BATTERIES):
         phase = time.timestamp() / 90 * (0.6 + 0.05 * index) + index
@@ -90,10 +90,10 @@ def moment(time: datetime, k: int) -> Batch:
                 "cell_voltage_median": voltage / 96, "odometer_km": 52_000.0 + k,
             }
         )  # fmt: skip
-        ahead = 21 + 0.9 * index + 4 * math.sin((phase + 2) / 5) + (28 if index == 3 else 0)
+        forecast = 21 + 0.9 * index + 4 * math.sin((phase + 2) / 5) + (28 if index == 3 else 0)
         values = {
             "soh": soh + 0.3 * math.sin(phase),
-            "temperature": ahead,
+            "temperature": forecast,
             "rul": 900.0 - 60 * index,
             "failure": 0.01 * (1 + index),
         }
@@ -103,7 +103,7 @@ def moment(time: datetime, k: int) -> Batch:
                 predictions.append(
                     {
                         "battery_id": battery_id, "time": time, "target": target, "value": shown,
-                        # Half of the models give no interval.
+                        # Only every second battery has prediction intervals.
                         "lower": shown * 0.98 if index % 2 else None, "upper": shown * 1.02 if index % 2 else None,
                         "due": time + timedelta(seconds=300) if target == "temperature" else None,
                         "model_name": f"battery-{target}", "model_version": "1" if role == "champion" else "2",
@@ -113,8 +113,8 @@ def moment(time: datetime, k: int) -> Batch:
     return Batch(readings=readings, predictions=predictions)
 
 
-def past(now: datetime) -> Batch:
-    """Data sheets and sessions."""
+def data_sheets_and_sessions(now: datetime) -> Batch:
+    """Data sheets and charge sessions."""
     batteries = [
         {"battery_id": f"EV-{i:04d}", "nominal_capacity_ah": 150.0, "chemistry": "NMC", "cells_in_series": 96.0,
          "cells_in_parallel": 2.0, "model": "hatchback-52", "fleet": ("private", "delivery", "taxi")[i % 3],
@@ -131,17 +131,17 @@ def past(now: datetime) -> Batch:
 
 @contextmanager
 def writing(dsn: str) -> Iterator[None]:
-    """Live readings, two a second, after an hour of the past."""
+    """Write an hour of history, then live readings twice a second."""
     store, stop, now = PostgresStore(dsn), threading.Event(), datetime.now(UTC)
-    store.write(past(now))
+    store.write(data_sheets_and_sessions(now))
     for seconds in range(3600, 0, -20):
-        store.write(moment(now - timedelta(seconds=seconds), 0))
+        store.write(batch_at(now - timedelta(seconds=seconds), 0))
 
     def write() -> None:
         count = 0
         while not stop.wait(0.5):
             count += 1
-            store.write(moment(datetime.now(UTC), count))
+            store.write(batch_at(datetime.now(UTC), count))
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
@@ -153,8 +153,8 @@ def writing(dsn: str) -> Iterator[None]:
         store.close()
 
 
-def drifting(dsn: str, now: datetime) -> None:
-    """Errors of the health model that have left their bounds, features of the temperature model that have not."""
+def write_drift(dsn: str, now: datetime) -> None:
+    """Drift windows: errors of the SoH model above their threshold, features of the temperature model below."""
     store, params, day = DriftStore(dsn), DriftParams(), timedelta(days=1)
     since = now.replace(hour=0, minute=0, second=0, microsecond=0) - 8 * day
     for target, kind, scores in (
@@ -166,14 +166,16 @@ def drifting(dsn: str, now: datetime) -> None:
         for number, score in enumerate(scores):
             start = since + number * day
             detail = {"moved": [("temperature_c", 0.21), ("c_rate", 0.13)]} if kind == "features" else {}
-            window = DriftWindow(kind, start, start + day, 120, BATTERIES, score, 1.5 if kind == "errors" else 0.15, detail)
+            window = DriftWindow(
+                kind, start, start + day, 120, BATTERIES, score, 1.5 if kind == "errors" else 0.15, detail
+            )
             store.write(champion, [window], window.end, params)
     store.start_monitoring(MonitoredModel("rul", "battery-rul", "1", since, since, NO_REFERENCE))
     store.close()
 
 
 def registry_with_a_challenger(var: Path, folder: Path, empty: Path) -> None:
-    """A champion release, and a better challenger for the state of health that nobody has promoted yet."""
+    """Create a registry with a champion release and a better SoH challenger."""
     settings = Settings(var=var)
     settings.var.mkdir()
     shutil.copy(empty, var / "mlflow.db")
@@ -184,7 +186,7 @@ def registry_with_a_challenger(var: Path, folder: Path, empty: Path) -> None:
         models.train(target, state_version=STATE_VERSION, noise=0.4)
     register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests")
     models.train("soh", state_version=STATE_VERSION, noise=0.05)
-    # A gate that nobody passes: what is better than the champion waits for the console's, which is that of params.yaml.
+    # A gate that no model passes, so that the better model stays challenger; the console uses the gate of params.yaml.
     strict = GateThresholds(dict.fromkeys(TARGET_NAMES, 0.9999))
     register_all(store, models.folder, models.metrics, strict, provenance, by="the tests")
 
@@ -200,16 +202,16 @@ def site(
     dsn = new_database(postgres_server)
     migrate(dsn)
     registry_with_a_challenger(folder / "var", folder / "models", empty_registry)
-    shots = ROOT / SHOTS if SHOTS else folder
-    shots.mkdir(parents=True, exist_ok=True)
-    drifting(dsn, datetime.now(UTC))
+    screenshots = ROOT / SCREENSHOT_FOLDER if SCREENSHOT_FOLDER else folder
+    screenshots.mkdir(parents=True, exist_ok=True)
+    write_drift(dsn, datetime.now(UTC))
     with writing(dsn), console(dsn, folder, "/api/health") as url:
-        yield Site(url, shots, dsn)
+        yield Site(url, screenshots, dsn)
 
 
 @contextmanager
 def console(dsn: str, folder: Path, ready: str, *arguments: str) -> Iterator[str]:
-    """The address of a console on `dsn`, once `ready` answers 200; it must not have failed in the end."""
+    """Run a console on `dsn`; yields its URL once `ready` returns 200, and checks its exit code and log."""
     port = unused_port()
     environment = os.environ | {
         "TWIN_VAR": str(folder / "var"),
@@ -254,7 +256,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def visit(site: Site, browser: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a path of the console in a browser of its own; complaints and foreign requests fail the test."""
+    """Open a path in a new browser context; warnings in the browser console and foreign requests fail the test."""
     contexts = []
 
     def open_page(path: str, *, dark: bool = False, phone: bool = False, log_in: bool = False) -> Any:
@@ -262,9 +264,9 @@ def visit(site: Site, browser: Any) -> Iterator[Callable[..., Any]]:
         context = browser.new_context(viewport=size, color_scheme="dark" if dark else "light")
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda m: m.type in ("error", "warning") and site.complaints.append(m.text))
-        page.on("pageerror", lambda error: site.complaints.append(str(error)))
-        page.on("request", lambda request: _is_ours(request.url) or site.elsewhere.append(request.url))
+        page.on("console", lambda m: m.type in ("error", "warning") and site.console_messages.append(m.text))
+        page.on("pageerror", lambda error: site.console_messages.append(str(error)))
+        page.on("request", lambda request: _is_local(request.url) or site.foreign_requests.append(request.url))
         if log_in:
             page.goto(f"{site.url}/login?next={path}")
             page.fill("input[name=name]", "ada")
@@ -277,34 +279,34 @@ def visit(site: Site, browser: Any) -> Iterator[Callable[..., Any]]:
     yield open_page
     for context in contexts:
         context.close()
-    assert [text for text in site.complaints if not any(known in text for known in HARMLESS)] == []
-    assert site.elsewhere == []
+    assert [text for text in site.console_messages if not any(known in text for known in IGNORED_WARNINGS)] == []
+    assert site.foreign_requests == []
 
 
-def _is_ours(url: str) -> bool:
+def _is_local(url: str) -> bool:
     return url.startswith(("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:"))
 
 
-def colours(page: Any, selector: str, site: Site) -> int:
-    """How many different colours the picture of an element has, coarsely: what was not drawn has one."""
-    path = site.shots / "part.png"
+def count_colours(page: Any, selector: str, site: Site) -> int:
+    """Approximate number of colours in a screenshot of an element; an empty canvas has one."""
+    path = site.screenshots / "part.png"
     page.locator(selector).first.screenshot(path=path)
     with Image.open(path) as image:
-        count = colours_of(image)
+        count = count_image_colours(image)
     path.unlink()
     return count
 
 
-def colours_of(image: Image.Image) -> int:
-    """How many different colours it has, coarsely."""
+def count_image_colours(image: Image.Image) -> int:
+    """Approximate number of colours of an image."""
     found = image.convert("RGB").quantize(64).convert("RGB").getcolors(1 << 20) or []
     return sum(count > 20 for count, _ in found)
 
 
-def shoot_whole(page: Any, path: Path) -> None:
-    """A picture of the whole page in a window as high as it is.
+def screenshot_full_page(page: Any, path: Path) -> None:
+    """Screenshot of the whole page in a viewport of its height.
 
-    Chromium's own pictures of a whole page lose what WebGL has drawn.
+    Chromium's own full-page screenshots lose WebGL content.
     """
     page.set_viewport_size({"width": 1440, "height": page.evaluate("() => document.documentElement.scrollHeight")})
     page.wait_for_timeout(1500)
@@ -312,7 +314,7 @@ def shoot_whole(page: Any, path: Path) -> None:
 
 
 def changes(read: Callable[[], str], within_s: float = 6.0) -> bool:
-    """Whether what `read` gives becomes another by itself."""
+    """Whether the result of `read` changes within the time."""
     first, deadline = read(), time.monotonic() + within_s
     while time.monotonic() < deadline:
         if read() != first:
@@ -321,14 +323,14 @@ def changes(read: Callable[[], str], within_s: float = 6.0) -> bool:
     return False
 
 
-def test_the_fleet_lives(visit: Callable[..., Any], site: Site) -> None:
+def test_fleet_page_updates_live_and_filters_by_status(visit: Callable[..., Any], site: Site) -> None:
     page = visit("/")
     page.wait_for_selector(".ag-row")
     assert page.locator(".ag-center-cols-container .ag-row").count() == BATTERIES
     assert changes(lambda: page.locator(".ag-center-cols-container").inner_text())
     page.wait_for_timeout(3500)
-    assert colours(page, ".map canvas", site) >= 3
-    page.screenshot(path=site.shots / "console-fleet.png")
+    assert count_colours(page, ".map canvas", site) >= 3
+    page.screenshot(path=site.screenshots / "console-fleet.png")
     page.locator('button[data-status="CRITICAL"]').click()
     page.wait_for_function(
         "n => document.querySelectorAll('.ag-center-cols-container .ag-row').length < n", arg=BATTERIES
@@ -338,10 +340,10 @@ def test_the_fleet_lives(visit: Callable[..., Any], site: Site) -> None:
     page.wait_for_url("**/battery/EV-*")
 
 
-def test_the_page_is_at_most_two_seconds_behind(visit: Callable[..., Any]) -> None:
+def test_battery_page_is_at_most_two_seconds_behind(visit: Callable[..., Any]) -> None:
     page = visit("/battery/EV-0001")
     page.wait_for_selector("text=event time.")
-    behind = []
+    delays = []
     for _ in range(8):
         shown = page.evaluate(
             """() => Math.max(...[...document.querySelectorAll('.chart')].slice(0, 1).map(e => {
@@ -349,20 +351,20 @@ def test_the_page_is_at_most_two_seconds_behind(visit: Callable[..., Any]) -> No
                  const data = chart.getOption().series.find(s => s.id === 'actual').data;
                  return Date.now() - data[data.length - 1][0]; }))"""
         )
-        behind.append(shown / 1000)
+        delays.append(shown / 1000)
         page.wait_for_timeout(400)
-    assert sorted(behind)[len(behind) // 2] <= 2.0, behind
+    assert sorted(delays)[len(delays) // 2] <= 2.0, delays
 
 
-def test_a_battery_with_its_pack(visit: Callable[..., Any], site: Site) -> None:
+def test_battery_page_with_charts_and_pack_view(visit: Callable[..., Any], site: Site) -> None:
     page = visit("/battery/EV-0001")
     page.wait_for_selector("text=event time.")
     page.wait_for_timeout(1500)
     assert changes(lambda: page.locator(".tiles").inner_text())
-    assert "this model gives no interval" not in page.locator(".quad").inner_text()
+    assert "no prediction interval" not in page.locator(".quad").inner_text()
     for chart in range(4):
-        assert colours(page, f".quad section:nth-child({chart + 1}) .chart canvas", site) >= 2
-    assert colours(page, ".scene-box canvas", site) >= 8
+        assert count_colours(page, f".quad section:nth-child({chart + 1}) .chart canvas", site) >= 2
+    assert count_colours(page, ".scene-box canvas", site) >= 8
     assert "interpolated" in page.locator(".twin").inner_text()
     box = page.locator(".scene-box canvas").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
@@ -372,128 +374,128 @@ def test_a_battery_with_its_pack(visit: Callable[..., Any], site: Site) -> None:
     page.mouse.move(box["x"] + box["width"] / 2 + 120, box["y"] + box["height"] / 2 - 40, steps=6)
     page.mouse.up()
     page.wait_for_timeout(400)
-    assert page.locator(".scene-box").screenshot() != before  # it turned
+    assert page.locator(".scene-box").screenshot() != before  # rotated
     page.get_by_role("button", name="Voltage").click()
     page.wait_for_function("() => document.querySelector('.scale').textContent.includes('V')")
     page.get_by_role("button", name="Temperature").click()
     page.get_by_role("button", name="Tilt").click()
     page.wait_for_timeout(800)
     page.evaluate("() => scrollTo(0, 0)")
-    shoot_whole(page, site.shots / "console-battery.png")
+    screenshot_full_page(page, site.screenshots / "console-battery.png")
     box = page.locator(".scene-box canvas").bounding_box()
-    with Image.open(site.shots / "console-battery.png") as image:
+    with Image.open(site.screenshots / "console-battery.png") as image:
         pack = image.crop((box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]))
-    assert colours_of(pack) >= 8  # in the picture of the README, too
+    assert count_image_colours(pack) >= 8  # also in the full-page screenshot
 
 
-def test_where_a_model_gives_no_interval_it_is_said(visit: Callable[..., Any]) -> None:
+def test_missing_prediction_interval_is_shown(visit: Callable[..., Any]) -> None:
     page = visit("/battery/EV-0002")
-    page.wait_for_selector("text=this model gives no interval")
+    page.wait_for_selector("text=no prediction interval")
 
 
-def test_an_alert_is_acknowledged_and_muted(visit: Callable[..., Any], site: Site) -> None:
+def test_alert_is_acknowledged_muted_and_unmuted(visit: Callable[..., Any], site: Site) -> None:
     page = visit("/alerts")
     page.wait_for_selector(".alert")
-    assert page.get_by_role("button", name="Acknowledge").count() == 0  # nobody has logged in
+    assert page.get_by_role("button", name="Acknowledge").count() == 0  # not logged in
     page = visit("/alerts", log_in=True)
     page.wait_for_selector(".alert")
     charge = page.locator('section[aria-label="Low charge"]')
     safety = page.locator('section[aria-label="Safety and health"]')
     assert "EV-0009" in charge.inner_text()
-    assert "when it became CRITICAL:" in charge.inner_text()
-    assert "charge 12.0 %" in charge.inner_text()
+    assert "values when it became CRITICAL:" in charge.inner_text()
+    assert "SoC 12.0 %" in charge.inner_text()
     assert "State of charge" not in safety.inner_text()
-    assert changes(lambda: safety.inner_text())  # the value now, not the one it began with
+    assert changes(lambda: safety.inner_text())  # the current value
     charge.get_by_role("button", name="Acknowledge").click()
-    page.get_by_label("Note: what is being done").fill("is on its way to a charger")
+    page.get_by_label("Note (optional)").fill("driving to a charger")
     page.locator(".q-dialog").get_by_role("button", name="Acknowledge").click()
-    page.wait_for_selector("text=ada is_authorized since")
+    page.wait_for_selector("text=Acknowledged by ada at")
     page.locator(".q-dialog").wait_for(state="hidden")
-    page.wait_for_timeout(500)  # its shade goes slowly
-    page.screenshot(path=site.shots / "console-alerts.png")
-    safety.get_by_role("button", name="Acknowledge all of these").click()
+    page.wait_for_timeout(500)  # fade-out of the dialog
+    page.screenshot(path=site.screenshots / "console-alerts.png")
+    safety.get_by_role("button", name="Acknowledge all").click()
     page.locator(".q-dialog").get_by_role("button", name="Acknowledge").click()
     page.wait_for_function("() => ![...document.querySelectorAll('button')].some(e => e.textContent == 'Acknowledge')")
     charge.get_by_role("button", name="Mute").click()
-    page.locator(".q-dialog").get_by_label("Of").click()
-    page.get_by_role("option", name="every battery").click()
+    page.locator(".q-dialog").get_by_label("Scope").click()
+    page.get_by_role("option", name="All batteries").click()
     page.get_by_label("Reason").fill("at the charger")
     page.locator(".q-dialog").get_by_role("button", name="Mute").click()
     page.wait_for_selector("text=Muted (1)")
     charge.locator("summary").first.click()
-    page.wait_for_selector("text=State of charge of every battery muted by ada")
+    page.wait_for_selector("text=State of charge, all batteries: muted by ada")
     page.get_by_label("Battery or fleet").fill("0009")
-    safety.get_by_text("No alert is open of such a battery").wait_for()
-    assert "State of charge" in charge.locator("details[open]").inner_text()  # still unfolded
-    page.locator('section[aria-label="Mutes"]').get_by_role("button", name="End").click()
+    safety.get_by_text("No battery matches the search.").wait_for()
+    assert "State of charge" in charge.locator("details[open]").inner_text()  # still expanded
+    page.locator('section[aria-label="Active mutes"]').get_by_role("button", name="Unmute").click()
     charge.get_by_text("Muted (1)").wait_for(state="hidden")
     assert "State of charge" in charge.inner_text()
 
 
-def test_a_challenger_is_promoted_and_rolled_back(visit: Callable[..., Any], site: Site) -> None:
+def test_challenger_is_promoted_and_rolled_back(visit: Callable[..., Any], site: Site) -> None:
     page = visit("/models", log_in=True)
     page.wait_for_selector("text=battery-twin/", timeout=60_000)
-    page.wait_for_selector("section[aria-label='In the shadow'] td")
-    page.wait_for_selector("text=battery-twin/1 serves")
+    page.wait_for_selector("section[aria-label='Shadow mode'] td")
+    page.wait_for_selector("text=Champion: battery-twin/1")
     drift = page.locator("section[aria-label='Drift'] tbody tr").all_inner_texts()
     assert [row.split("\t")[:3] for row in drift] == [
         ["rul 1", "–", "no data yet"],
-        ["soh 1", "errors", "drifting"],
-        ["temperature 1", "features", "in bounds"],
+        ["soh 1", "errors", "drift"],
+        ["temperature 1", "features", "no drift"],
     ]
     assert "no reference" in drift[0]
     assert "3 of 5" in drift[1]
     assert "107%!" in drift[2]
     assert "moved most: temperature_c, c_rate" in drift[2]
-    shoot_whole(page, site.shots / "console-models.png")
+    screenshot_full_page(page, site.screenshots / "console-models.png")
     page.get_by_role("button", name="Promote version").click()
-    page.get_by_label("Reason, kept in the history").fill("better on the gate")
+    page.get_by_label("Reason (recorded in the history)").fill("better on the gate")
     page.locator(".q-dialog").get_by_role("button", name="Promote", exact=True).click()
     page.wait_for_selector("text=Release 2 is champion.", timeout=60_000)
     page.wait_for_selector("text=better on the gate", timeout=30_000)
-    page.wait_for_selector("text=battery-twin/2 serves")
+    page.wait_for_selector("text=Champion: battery-twin/2")
     page.get_by_role("button", name="Roll back").click()
     page.locator(".q-dialog").get_by_role("button", name="Roll back").click()
-    page.wait_for_selector("text=A reason is needed")
-    page.get_by_label("Reason, kept in the history").fill("alarms at night")
+    page.wait_for_selector("text=A reason is required")
+    page.get_by_label("Reason (recorded in the history)").fill("alarms at night")
     page.locator(".q-dialog").get_by_role("button", name="Roll back").dblclick()
     page.wait_for_selector("text=is champion again", timeout=60_000)
     page.wait_for_selector("text=alarms at night", timeout=30_000)
-    page.wait_for_selector("text=battery-twin/1 serves")
-    said = page.locator(".q-notification").all_inner_texts()
-    assert not any("release" in one for one in said), said  # the second click asked for nothing
+    page.wait_for_selector("text=Champion: battery-twin/1")
+    notifications = page.locator(".q-notification").all_inner_texts()
+    assert not any("release" in one for one in notifications), notifications  # the second click had no effect
 
 
-def test_data_and_documentation(visit: Callable[..., Any], site: Site) -> None:
+def test_data_page_and_api_documentation(visit: Callable[..., Any], site: Site) -> None:
     page = visit("/data")
-    page.wait_for_selector("text=Every rule")
-    page.screenshot(path=site.shots / "console-data.png")
+    page.wait_for_selector("text=All validation rules")
+    page.screenshot(path=site.screenshots / "console-data.png")
     page = visit("/docs")
     page.wait_for_selector('[data-path="/api/battery/history"]')
 
 
 @pytest.mark.parametrize("path", ["/", "/battery/EV-0003"])
-def test_dark_and_on_a_phone(path: str, visit: Callable[..., Any], site: Site) -> None:
+def test_dark_theme_and_phone_viewport(path: str, visit: Callable[..., Any], site: Site) -> None:
     name = "battery" if "battery" in path else "fleet"
     page = visit(path, dark=True)
     page.wait_for_selector(".tile .v")
     page.wait_for_timeout(4500)
     assert page.evaluate("() => document.body.classList.contains('body--dark')")
-    page.screenshot(path=site.shots / f"console-{name}-dark.png")
-    page.get_by_role("button", name="Theme").or_(page.get_by_label("light or dark")).first.click()
+    page.screenshot(path=site.screenshots / f"console-{name}-dark.png")
+    page.get_by_role("button", name="Theme").or_(page.get_by_label("Switch between light and dark theme")).first.click()
     assert not page.evaluate("() => document.body.classList.contains('body--dark')")
     page = visit(path, phone=True)
     page.wait_for_selector(".tile .v")
     page.wait_for_timeout(2500)
-    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")  # nothing sticks out
-    page.screenshot(path=site.shots / f"console-{name}-phone.png")
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")  # no horizontal overflow
+    page.screenshot(path=site.screenshots / f"console-{name}-phone.png")
 
 
 _GRID = "const api = getElement(+document.querySelector('.fleet-grid .nicegui-aggrid').id.slice(1)).api;"
 _DATA = "getElement(+document.querySelector('.quad .chart').id.slice(1)).chart.getOption().series.at(-1).data"
 
 
-def test_the_fleet_grows_while_somebody_filters_and_sorts(visit: Callable[..., Any], site: Site) -> None:
+def test_new_batteries_appear_under_active_filters_and_sorting(visit: Callable[..., Any], site: Site) -> None:
     page = visit("/")
     page.wait_for_selector(".ag-row")
     shown = f"() => {{ {_GRID} return api.getDisplayedRowCount(); }}"
@@ -503,37 +505,37 @@ def test_the_fleet_grows_while_somebody_filters_and_sorts(visit: Callable[..., A
           api.setFilterModel({{soc: {{filterType: 'number', type: 'greaterThan', filter: 13}}}});
           api.applyColumnState({{state: [{{colId: 'temperature', sort: 'desc'}}]}}); }}"""
     )
-    assert page.evaluate(shown) == BATTERIES - 1  # without the empty one
+    assert page.evaluate(shown) == BATTERIES - 1  # without the battery with low charge
     page.locator('button[data-status="WARNING"]').click()
     page.wait_for_function(f"() => {{ {_GRID} return api.getFilterModel().status?.filter === 'WARNING'; }}")
     assert page.evaluate(model) == ["soc", "status"]
     page.locator('button[data-status="WARNING"]').click()
     page.wait_for_function(f"() => {{ {_GRID} return !api.getFilterModel().status; }}")
     assert page.evaluate(model) == ["soc"]
-    # A laboratory cell of which little is known, and whose ammeter failed.
+    # A laboratory cell without a data sheet, whose current sensor fails.
     new = {"battery_id": "CELL-1", "time": datetime.now(UTC), "voltage": 3.7, "current": 1.0, "temperature": 70.0}
     store = PostgresStore(site.dsn)
-    silent = {**new, "battery_id": "CELL-2", "temperature": 90.0, "soc": 1.0}
-    store.write(Batch(readings=[{**new, "temperature_min": 68.0, "soc": 50.0}, silent]))
+    stale = {**new, "battery_id": "CELL-2", "temperature": 90.0, "soc": 1.0}
+    store.write(Batch(readings=[{**new, "temperature_min": 68.0, "soc": 50.0}, stale]))
     store.close()
     with closing(psycopg2.connect(site.dsn)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("UPDATE ev_telemetry SET current = 'NaN' WHERE battery_id = 'CELL-1'")
         cursor.execute("UPDATE ev_telemetry SET created_at = now() - interval '1 year' WHERE battery_id = 'CELL-2'")
     page.wait_for_function(f"n => {{ {_GRID} return api.getDisplayedRowCount() === n; }}", arg=BATTERIES)
     first = f"() => {{ {_GRID} return api.getDisplayedRowAtIndex(0).data.battery_id; }}"
-    assert page.evaluate(first) == "CELL-1"  # the hottest: it is still sorted
+    assert page.evaluate(first) == "CELL-1"  # the hottest: sorting is still active
     assert page.evaluate(model) == ["soc"]
-    page.wait_for_function("() => document.querySelector('button[data-status=SILENT] .v').textContent === '1'")
-    # What was measured a year ago is neither the hottest nor the emptiest now.
+    page.wait_for_function("() => document.querySelector('button[data-status=STALE] .v').textContent === '1'")
+    # Stale readings do not count for the extremes.
     tiles = dict(text.split("\n") for text in page.locator(".tiles .tile").all_inner_texts())
-    assert (tiles["Hottest"], tiles["Lowest charge"]) == ("70.0 °C", "12 %")
+    assert (tiles["Hottest"], tiles["Lowest SoC"]) == ("70.0 °C", "12 %")
     page = visit("/battery/CELL-1")
-    page.wait_for_selector("text=Sent: hottest and coldest probe.")
+    page.wait_for_selector("text=Reported: hottest and coldest probe.")
     page.get_by_role("button", name="Voltage").click()
-    page.wait_for_selector("text=It sends no cell voltages, so none is known.")
+    page.wait_for_selector("text=No cell voltages are reported.")
 
 
-def test_a_minute_of_heat_is_seen_among_means(visit: Callable[..., Any], site: Site) -> None:
+def test_short_peak_is_visible_in_a_downsampled_chart(visit: Callable[..., Any], site: Site) -> None:
     with closing(psycopg2.connect(site.dsn)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(
             """INSERT INTO ev_telemetry (battery_id, time, voltage, current, temperature)
@@ -543,7 +545,7 @@ def test_a_minute_of_heat_is_seen_among_means(visit: Callable[..., Any], site: S
         )
     page = visit("/battery/EV-0005")
     page.get_by_role("button", name="6 h").click()
-    page.wait_for_selector("text=in grey from the lowest reading to the highest")
+    page.wait_for_selector("text=minimum to maximum in grey")
     page.wait_for_timeout(500)
     hottest = page.evaluate(
         """() => {
@@ -556,7 +558,7 @@ def test_a_minute_of_heat_is_seen_among_means(visit: Callable[..., Any], site: S
     assert hottest["mean"] < 45
 
 
-def test_who_logs_in_from_a_battery_comes_back_to_it(visit: Callable[..., Any]) -> None:
+def test_login_returns_to_the_page_and_wide_spans_append_few_points(visit: Callable[..., Any]) -> None:
     page = visit("/battery/EV-0001")
     page.get_by_role("link", name="Log in").click()
     page.fill("input[name=name]", "ada")
@@ -564,14 +566,16 @@ def test_who_logs_in_from_a_battery_comes_back_to_it(visit: Callable[..., Any]) 
     page.click("button")
     page.wait_for_url("**/battery/EV-0001")
     page.wait_for_selector("text=Log out ada")
-    # A wide window gets no point with each reading: nobody would see it, and the page would grow for days.
+    # With a wide time span not every reading is appended: points closer than a pixel would only use memory.
     page.get_by_role("button", name="24 h").click()
-    page.wait_for_function("() => /every|means|each/.test(document.querySelector('[role=status].muted').textContent)")
+    page.wait_for_function(
+        "() => /all readings|means|one reading/.test(document.querySelector('[role=status].muted').textContent)"
+    )
     page.wait_for_timeout(1500)
     before = page.evaluate(f"() => {_DATA}.length")
     page.wait_for_timeout(5000)
     assert page.evaluate(f"() => {_DATA}.length") <= before + 1
-    # The band reaches from the lower end to the upper one where both are below zero.
+    # The band spans from the lower to the upper bound also if both are negative.
     upper = page.evaluate(
         """() => {
           const chart = getElement(+document.querySelector('.quad .chart').id.slice(1)).chart;
@@ -583,34 +587,34 @@ def test_who_logs_in_from_a_battery_comes_back_to_it(visit: Callable[..., Any]) 
     assert upper == -2
 
 
-def test_a_battery_that_does_not_exist(visit: Callable[..., Any]) -> None:
-    page = visit("/battery/nobody")
-    page.wait_for_selector("text=No battery is called nobody")
+def test_unknown_battery(visit: Callable[..., Any]) -> None:
+    page = visit("/battery/EV-404")
+    page.wait_for_selector("text=Unknown battery: EV-404")
 
 
 @pytest.mark.parametrize("path", ["/", "/alerts", "/battery/EV-0001"])
-def test_while_the_store_is_away_it_is_said(path: str, visit: Callable[..., Any], away: str) -> None:
-    page = visit(away + path)
-    page.wait_for_selector("text=The telemetry store cannot be reached.")
-    assert "store away" in page.locator(".pulse").inner_text()
+def test_unavailable_store_is_reported(path: str, visit: Callable[..., Any], console_without_store: str) -> None:
+    page = visit(console_without_store + path)
+    page.wait_for_selector("text=Telemetry store unavailable: the connection failed.")
+    assert "Telemetry store unavailable" in page.locator(".connection").inner_text()
 
 
-def test_rows_that_were_set_aside_are_shown(visit: Callable[..., Any], away: str) -> None:
-    page = visit(away + "/data")
+def test_quarantined_rows_are_shown(visit: Callable[..., Any], console_without_store: str) -> None:
+    page = visit(console_without_store + "/data")
     page.get_by_text("voltage: not from 0 to 2000 V").click()
     page.wait_for_selector("text=fleet.csv")
     assert "9000.5" in page.locator("details[open]").inner_text()
-    assert "Nothing was learned from it: the sign" in page.locator(".twin").inner_text()
+    assert "Not used for training: the sign" in page.locator(".twin").inner_text()
     assert "ev_battery_telemetry_dead_letter" in page.locator(".twin").inner_text()
 
 
 @pytest.fixture(scope="module")
-def away(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("away")
+def console_without_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("no store")
     report = {"source": "csv", "rows_read": 9, "rows_kept": 8, "rows_quarantined": 1, "refused": "the sign is wrong"}
     (folder / "validation.json").write_text(json.dumps(report))
     row = ("readings", "fleet.csv", 7, "voltage", "9000.5", "voltage: not from 0 to 2000 V", '{"voltage": 9000.5}')
     pd.DataFrame([row], columns=list(REJECTED_COLUMNS)).to_parquet(folder / "quarantine.parquet")
-    dsn, here = f"postgresql://me:hunter2@/telemetry?host={folder}", ("--reports", folder, "--quarantine", folder)
-    with console(dsn, folder, "/health", *map(str, here)) as url:
+    dsn, folders = f"postgresql://me:hunter2@/telemetry?host={folder}", ("--reports", folder, "--quarantine", folder)
+    with console(dsn, folder, "/health", *map(str, folders)) as url:
         yield url

@@ -1,4 +1,4 @@
-"""Looking at the store for everybody: what is told, also when it hangs or cannot be written to."""
+"""Poll loop: published snapshots, also with a hung, unavailable or read-only telemetry store."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from psycopg2.extensions import make_dsn
 
 from console import live_updates as live_module
 from console.alerts.alert_store import AlertStore
-from console.api.health import Metrics
+from console.api.health import ConsoleMetrics
 from console.connection_pool import Database, StoreUnavailableError
-from console.live_updates import Live, Snapshot, looking
+from console.live_updates import FleetSnapshot, LiveUpdates, polling
 from console.pages.components import status_of
 from console.queries import Queries
 from telemetry.batch import Batch
@@ -30,7 +30,7 @@ STATEMENT_S = 0.3
 
 @pytest.fixture(scope="module")
 def dsn(postgres_server: str, new_database: Callable[[str], str]) -> str:
-    """A store with one battery that is hot."""
+    """A store with one overheated battery."""
     dsn = new_database(postgres_server)
     migrate(dsn)
     store = PostgresStore(dsn)
@@ -41,14 +41,14 @@ def dsn(postgres_server: str, new_database: Callable[[str], str]) -> str:
 
 
 @pytest.fixture
-def reading(dsn: str) -> Iterator[Database]:
+def read_pool(dsn: str) -> Iterator[Database]:
     database = Database(dsn, statement_timeout_s=STATEMENT_S)
     yield database
     database.close()
 
 
 @pytest.fixture
-def writing(dsn: str) -> Iterator[Database]:
+def write_pool(dsn: str) -> Iterator[Database]:
     database = Database(dsn, read_only=False)
     with database.transaction() as cursor:
         cursor.execute("TRUNCATE battery_alerts")
@@ -56,110 +56,115 @@ def writing(dsn: str) -> Iterator[Database]:
     database.close()
 
 
-def told(live: Live, looks: int) -> list[Snapshot]:
-    """What subscribers hear during so many looks."""
-    heard: list[Snapshot] = []
+def published(live: LiveUpdates, polls: int) -> list[FleetSnapshot]:
+    """The snapshots that subscribers receive during `polls` polls."""
+    received: list[FleetSnapshot] = []
 
-    async def look() -> None:
-        live.changed.subscribe(lambda snapshot, _: heard.append(snapshot))
-        for _ in range(looks):
-            await live.look()
+    async def run() -> None:
+        live.changed.subscribe(lambda snapshot, _: received.append(snapshot))
+        for _ in range(polls):
+            await live.poll()
         await asyncio.sleep(0)
 
-    asyncio.run(look())
-    return heard
+    asyncio.run(run())
+    return received
 
 
 def backend(database: Database) -> int:
-    """The process that serves the connection which is used next."""
+    """Process id of the server backend of the next connection."""
     row = database.fetch_one("SELECT pg_backend_pid() AS pid")
     assert row is not None
     return int(row["pid"])
 
 
-def test_every_look_is_told_because_ages_go_on(reading: Database, writing: Database) -> None:
-    heard = told(Live(Queries(reading, math.inf), AlertStore(writing), Metrics()), 3)
-    assert len(heard) == 3
-    times = [snapshot.store_time for snapshot in heard]
+def test_every_poll_is_published(read_pool: Database, write_pool: Database) -> None:
+    received = published(LiveUpdates(Queries(read_pool, math.inf), AlertStore(write_pool), ConsoleMetrics()), 3)
+    assert len(received) == 3
+    times = [snapshot.store_time for snapshot in received]
     assert None not in times
     assert times == sorted(set(times))  # type: ignore[type-var]
-    assert heard[-1].open_alerts == {("EV-1", "thermal"): "CRITICAL"}
+    assert received[-1].open_alerts == {("EV-1", "thermal"): "CRITICAL"}
 
 
-def test_silence_is_told_by_the_stores_clock() -> None:
-    heard = datetime(2026, 1, 1, tzinfo=UTC)
-    row: dict[str, Any] = {"created_at": heard, "status": "NORMAL"}
-    assert status_of(row, heard + timedelta(seconds=59)) == "NORMAL"
-    assert status_of(row, heard + timedelta(seconds=61)) == "SILENT"
+def test_stale_is_relative_to_the_database_clock() -> None:
+    stored_at = datetime(2026, 1, 1, tzinfo=UTC)
+    row: dict[str, Any] = {"created_at": stored_at, "status": "NORMAL"}
+    assert status_of(row, stored_at + timedelta(seconds=59)) == "NORMAL"
+    assert status_of(row, stored_at + timedelta(seconds=61)) == "STALE"
 
 
-def test_a_hung_server_is_said_and_left(reading: Database, writing: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hung_server_is_reported_and_its_connection_replaced(
+    read_pool: Database, write_pool: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(live_module, "_OVERDUE_S", 0.4)
-    live = Live(Queries(reading, math.inf), AlertStore(writing), Metrics())
-    told(live, 1)
-    pid = backend(reading)
+    live = LiveUpdates(Queries(read_pool, math.inf), AlertStore(write_pool), ConsoleMetrics())
+    published(live, 1)
+    pid = backend(read_pool)
     os.kill(pid, signal.SIGSTOP)
     try:
-        heard = told(live, 1)
+        received = published(live, 1)
     finally:
         os.kill(pid, signal.SIGCONT)
-    assert "has not answered for" in str(heard[0].problem)
-    assert heard[0].rows.keys() == {"EV-1"}  # what was seen last stays
-    assert heard[-1].problem is None  # another connection answers
+    assert "has not responded for" in str(received[0].problem)
+    assert received[0].rows.keys() == {"EV-1"}  # the last snapshot stays
+    assert received[-1].problem is None  # a new connection works
 
 
-def test_a_store_that_takes_long_to_be_away_is_looked_for_again_soon(
-    reading: Database, writing: Database, monkeypatch: pytest.MonkeyPatch
+def test_slow_connection_failures_do_not_lengthen_the_poll_interval(
+    read_pool: Database, write_pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_module, "SLOW_INTERVAL_S", 0.05)
 
-    class Away(Queries):
+    class Unavailable(Queries):
         def now(self) -> datetime:
             time.sleep(0.5)
-            raise StoreUnavailableError("away")
+            raise StoreUnavailableError("unavailable")
 
-    async def look() -> None:
-        live, third, heard = Live(Away(reading, math.inf), AlertStore(writing), Metrics()), asyncio.Event(), []
+    async def run() -> None:
+        live = LiveUpdates(Unavailable(read_pool, math.inf), AlertStore(write_pool), ConsoleMetrics())
+        third, received = asyncio.Event(), []
 
-        def hear(snapshot: Snapshot) -> None:
-            heard.append(snapshot)
-            if len(heard) == 3:
+        def receive(snapshot: FleetSnapshot) -> None:
+            received.append(snapshot)
+            if len(received) == 3:
                 third.set()
 
-        live.changed.subscribe(lambda snapshot, _: hear(snapshot))
-        async with looking(live):
-            await asyncio.wait_for(third.wait(), 4.5)  # with pauses four times as long as a look it would be 5 s
+        live.changed.subscribe(lambda snapshot, _: receive(snapshot))
+        async with polling(live):
+            await asyncio.wait_for(third.wait(), 4.5)  # 5 s with pauses of four times the duration of a poll
 
-    asyncio.run(look())
+    asyncio.run(run())
 
 
-def test_a_transaction_on_a_hung_server_ends(dsn: str) -> None:
+def test_transaction_on_a_hung_server_times_out(dsn: str) -> None:
     database = Database(dsn, statement_timeout_s=0.1, read_only=False)
     pid = backend(database)
     os.kill(pid, signal.SIGSTOP)
     try:
-        with pytest.raises(StoreUnavailableError, match="cannot be reached"), database.transaction() as cursor:
+        with pytest.raises(StoreUnavailableError, match="the connection failed"), database.transaction() as cursor:
             cursor.execute("SELECT 1")
     finally:
         os.kill(pid, signal.SIGCONT)
         database.close()
 
 
-def test_batteries_are_seen_where_alerts_cannot_be_kept(dsn: str, reading: Database, writing: Database) -> None:
+def test_read_only_store_still_shows_batteries(dsn: str, read_pool: Database, write_pool: Database) -> None:
     standby = Database(make_dsn(dsn, options="-c default_transaction_read_only=on"), read_only=False)
-    (snapshot,) = told(Live(Queries(reading, math.inf), AlertStore(standby), Metrics()), 1)
+    (snapshot,) = published(LiveUpdates(Queries(read_pool, math.inf), AlertStore(standby), ConsoleMetrics()), 1)
     standby.close()
     assert snapshot.problem is None
     assert snapshot.rows["EV-1"]["temperature"] == 61.0
-    assert "can only be read" in str(snapshot.alerts_problem)
-    (snapshot,) = told(Live(Queries(reading, math.inf), AlertStore(writing), Metrics()), 1)
+    assert "is read-only" in str(snapshot.alerts_problem)
+    (snapshot,) = published(LiveUpdates(Queries(read_pool, math.inf), AlertStore(write_pool), ConsoleMetrics()), 1)
     assert snapshot.alerts_problem is None
 
 
-def test_a_look_that_fails_does_not_end_looking(reading: Database, writing: Database) -> None:
-    class Broken(AlertStore):
+def test_exception_in_a_poll_is_reported_and_polling_continues(read_pool: Database, write_pool: Database) -> None:
+    class FailingAlertStore(AlertStore):
         def open_severities(self) -> Any:
-            raise ValueError("a mistake of ours")
+            raise ValueError("a bug")
 
-    (snapshot,) = told(Live(Queries(reading, math.inf), Broken(writing), Metrics()), 1)
-    assert "its log says why" in str(snapshot.problem)
+    (snapshot,) = published(
+        LiveUpdates(Queries(read_pool, math.inf), FailingAlertStore(write_pool), ConsoleMetrics()), 1
+    )
+    assert "see its log" in str(snapshot.problem)

@@ -1,4 +1,4 @@
-"""What the models page does: a decision moves the champion once, and those are compared who compete."""
+"""Registry access of the models page: one change per decision, cached versions, and the shadow comparison."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Settings:
-    """Of a registry with three releases, each with a better model of health."""
+    """Settings of a registry with three releases, each with a better SoH model."""
     folder = tmp_path_factory.mktemp("registry")
     settings = Settings(var=folder / "var")
     settings.var.mkdir()
@@ -44,40 +44,40 @@ def settings(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> 
     return settings
 
 
-def test_what_is_known_of_a_version_is_not_fetched_again(settings: Settings) -> None:
-    known = VersionView("soh", 3, {"gate": {"mae": 0.5}})
-    assert _view(settings, {("soh", 3): known}).champions == {"soh": known}
-    fetched = _view(settings, {("soh", 2): known}).champions["soh"]
+def test_cached_versions_are_not_fetched_again(settings: Settings) -> None:
+    cached = VersionView("soh", 3, {"gate": {"mae": 0.5}})
+    assert _view(settings, {("soh", 3): cached}).champions == {"soh": cached}
+    fetched = _view(settings, {("soh", 2): cached}).champions["soh"]
     assert fetched.evaluation["gate"]["n_batteries"] > 0
     assert fetched.version == 3
 
 
-def test_two_who_decide_the_same_move_the_champion_once(settings: Settings, tmp_path: Path) -> None:
+def test_concurrent_rollbacks_change_the_champion_once(settings: Settings, tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump({"gate": {"min_skill": GATE.min_skill, "tolerance": GATE.tolerance}}))
     store = RegistryStore.open(settings, "battery")
 
-    async def both() -> None:
-        desk = RegistryProcess(settings, params)
+    async def decide() -> None:
+        registry = RegistryProcess(settings, params)
         try:
-            view = await desk.view()
+            view = await registry.view()
             assert (view.release, view.previous) == (3, 2)
-            clicks = [desk.rollback(reason="alarms", by=by, expected=view.release) for by in ("ada", "ada", "bob")]
+            clicks = [registry.rollback(reason="alarms", by=by, expected=view.release) for by in ("ada", "ada", "bob")]
             done = await asyncio.gather(*clicks, return_exceptions=True)
-            assert [type(one) for one in done] == [list, TwinError, TwinError]
-            assert "no longer release 3, release 2 is" in str(done[1])
+            assert [type(result) for result in done] == [list, TwinError, TwinError]
+            assert "no longer release 3" in str(done[1])
             assert store.aliases().release == 2
             with pytest.raises(TwinError, match="no longer release 3"):
-                await desk.promote({"soh": 3}, reason="better", by="bob", expected=view.release)
+                await registry.promote({"soh": 3}, reason="better", by="bob", expected=view.release)
             with pytest.raises(TwinError, match="Version 2 of soh is no longer the challenger, 3 is"):
-                await desk.promote({"soh": 2}, reason="better", by="bob", expected=2)
+                await registry.promote({"soh": 2}, reason="better", by="bob", expected=2)
             assert store.aliases().release == 2
-            said = await desk.promote({"soh": 3}, reason="better", by="bob", expected=2)
-            assert said[0] == "Release 4 is champion."
+            messages = await registry.promote({"soh": 3}, reason="better", by="bob", expected=2)
+            assert messages[0] == "Release 4 is champion."
         finally:
-            desk.close()
+            registry.close()
 
-    asyncio.run(both())
+    asyncio.run(decide())
     rollback(store, reason="asks for none", by="a test")
     rollback(store, reason="and goes back further", by="a test")
     assert store.aliases().release == 1
@@ -103,7 +103,7 @@ def queries(postgres_server: str, new_database: Callable[[str], str]) -> Any:
 
 
 def predictions() -> Batch:
-    """Versions 9, 10 and 11 as challengers of a champion whose version becomes 10, and somebody else's 9."""
+    """Versions 9, 10 and 11 as challengers of a champion whose version becomes 10, and version 9 of another model."""
     rows = []
     for minute in range(20):
         for name, role, version, value in (
@@ -120,10 +120,10 @@ def predictions() -> Batch:
     return Batch(batteries=[{"battery_id": "EV-1"}, {"battery_id": "EV-2"}], predictions=rows)
 
 
-def test_the_shadow_compares_the_versions_that_compete(queries: Queries) -> None:
+def test_shadow_compares_only_the_given_versions(queries: Queries) -> None:
     (row,) = queries.shadow({"soh": ("battery-soh", 10, 9)})
     assert (row["champion"], row["challenger"], row["n"], row["batteries"], row["outcomes"]) == ("10", "9", 10, 1, 10)
     assert (row["difference"], row["champion_error"], row["challenger_error"]) == (3.0, 1.0, 4.0)
-    (none,) = queries.shadow({"soh": ("battery-soh", 11, 9)})  # they have never met
+    (none,) = queries.shadow({"soh": ("battery-soh", 11, 9)})  # they never predicted at the same time
     assert (none["n"], none["outcomes"], none["difference"], none["champion_error"]) == (0, 0, None, None)
     assert queries.shadow({}) == []

@@ -1,4 +1,4 @@
-"""The console as a program, alone with the store that it brings."""
+"""`python -m console` as a process with the embedded telemetry store."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from deploy.servers.process import unused_port
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_told_to_stop_it_leaves_nothing_running(server_folders: Path) -> None:
+def test_sigterm_stops_the_console_and_its_embedded_store(server_folders: Path) -> None:
     folder = server_folders / "console alone"
     port = unused_port()
     own = {name: value for name, value in os.environ.items() if not name.startswith("TWIN_")}

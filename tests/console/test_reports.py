@@ -1,4 +1,4 @@
-"""What the pipeline set aside, as the data page shows it."""
+"""Quarantined rows as the data page shows them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 
 from console import reports as reports_module
-from console.reports import Reports
+from console.reports import PipelineReports
 from telemetry.sources.base import REJECTED_COLUMNS
 
 
-def test_the_first_rows_of_each_reason_are_read_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_rows_of_each_reason_are_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reports_module, "_BATCH_ROWS", 7)
     rows = [
         ("readings", "a.csv", k, "voltage", str(9000 + k), "voltage: not from 0 to 2000 V", '{"voltage": 9000}')
@@ -21,20 +21,20 @@ def test_the_first_rows_of_each_reason_are_read_in_pieces(tmp_path: Path, monkey
     rows[33] = ("cycles", "b.csv", 2, "soh", "", "soh: missing, but required", "{}")
     frame = pd.DataFrame(rows, columns=list(REJECTED_COLUMNS))
     frame.to_parquet(tmp_path / "quarantine.parquet", compression="zstd", index=False)
-    reports = Reports(tmp_path, tmp_path)
-    often, rare = reports.rejected(each=3) or []
-    assert (often.table, often.count, [row["row"] for row in often.examples]) == ("readings", 39, [0, 1, 2])
-    assert often.examples[0]["value"] == "9000"
+    reports = PipelineReports(tmp_path, tmp_path)
+    frequent, rare = reports.quarantined_rows(each=3) or []
+    assert (frequent.table, frequent.count, [row["row"] for row in frequent.examples]) == ("readings", 39, [0, 1, 2])
+    assert frequent.examples[0]["value"] == "9000"
     assert (rare.table, rare.reason, rare.count, len(rare.examples)) == ("cycles", "soh: missing, but required", 1, 1)
-    monkeypatch.setattr(reports_module, "LOOKED_AT", 14)
-    (only,) = reports.rejected() or []
+    monkeypatch.setattr(reports_module, "MAX_ROWS_READ", 14)
+    (only,) = reports.quarantined_rows() or []
     assert only.count == 14
 
 
-def test_without_a_whole_file_nothing_is_known(tmp_path: Path) -> None:
-    assert Reports(tmp_path, tmp_path).rejected() is None
+def test_missing_or_truncated_file_gives_none(tmp_path: Path) -> None:
+    assert PipelineReports(tmp_path, tmp_path).quarantined_rows() is None
     (tmp_path / "quarantine.parquet").write_bytes(b"PAR1 half of it")
-    assert Reports(tmp_path, tmp_path).rejected() is None
+    assert PipelineReports(tmp_path, tmp_path).quarantined_rows() is None
     frame = pd.DataFrame([], columns=list(REJECTED_COLUMNS), dtype="str")
     frame.to_parquet(tmp_path / "quarantine.parquet", index=False)
-    assert Reports(tmp_path, tmp_path).rejected() == []
+    assert PipelineReports(tmp_path, tmp_path).quarantined_rows() == []

@@ -1,4 +1,4 @@
-"""The REST API on a real store: what it answers, and how it says that it cannot."""
+"""REST API on a real telemetry store: responses, downsampling, validation and error responses."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from console.api.app import create_api
-from console.api.health import Metrics
+from console.api.health import ConsoleMetrics
 from console.api.routes import EXPECTED
 from console.connection_pool import Database, StoreUnavailableError
-from console.history import MOST_ROWS, Histories, Window
+from console.history import MAX_ROWS, HistoryQueries, HistoryWindow
 from console.queries import Queries
 from telemetry.batch import Batch
 from telemetry.settings import Settings
@@ -33,14 +33,14 @@ MakeApi = Callable[[str], httpx.Client]
 BATTERY_PATHS = ("status", "detailed", "comparison", "history", "latest", "predictions", "stats")
 
 
-def got(api: httpx.Client, path: str, **query: object) -> dict[str, Any]:
+def get(api: httpx.Client, path: str, **query: object) -> dict[str, Any]:
     response = api.get(path, params=query)  # type: ignore[arg-type]
     assert response.status_code == 200, response.text
-    answer: dict[str, Any] = response.json()
-    return answer
+    body: dict[str, Any] = response.json()
+    return body
 
 
-def refused(api: httpx.Client, path: str, status: int, **query: object) -> str:
+def get_error(api: httpx.Client, path: str, status: int, **query: object) -> str:
     response = api.get(path, params=query)  # type: ignore[arg-type]
     assert response.status_code == status, response.text
     body = response.json()
@@ -78,16 +78,16 @@ def write(empty: str) -> Callable[[Batch], None]:
     return one
 
 
-def test_status_is_flat_and_joins_the_newest_reading_with_the_newest_predictions(api: httpx.Client) -> None:
-    status = got(api, "/api/battery/status", battery_id=ONE)
+def test_status_is_flat_with_the_newest_reading_and_predictions(api: httpx.Client) -> None:
+    status = get(api, "/api/battery/status", battery_id=ONE)
     assert status["battery_id"] == ONE
     assert status["soh_predicted"] == pytest.approx(91.0)
     assert {"voltage", "current", "temperature", "soc", "soh", "status", "failure_probability"} <= set(status)
     assert not any(isinstance(value, dict) for value in status.values())
 
 
-def test_detailed_has_the_parts_of_the_contract(api: httpx.Client) -> None:
-    detailed = got(api, "/api/battery/detailed", battery_id=ONE)
+def test_detailed_has_the_documented_parts(api: httpx.Client) -> None:
+    detailed = get(api, "/api/battery/detailed", battery_id=ONE)
     assert set(detailed) == {"battery_id", "timestamp", "battery", "vehicle", "health_status"}
     assert detailed["battery"]["actual"]["voltage"] > 0
     soh = detailed["battery"]["predicted"]["soh"]
@@ -95,10 +95,10 @@ def test_detailed_has_the_parts_of_the_contract(api: httpx.Client) -> None:
     assert detailed["vehicle"]["chemistry"] == "NMC"
 
 
-def test_latest_is_the_row_of_the_view(api: httpx.Client, filled_dsn: str) -> None:
+def test_latest_equals_the_row_of_the_view(api: httpx.Client, filled_dsn: str) -> None:
     row = Database(filled_dsn).fetch_one("SELECT * FROM latest_battery_status WHERE battery_id = %(id)s", {"id": ONE})
     assert row is not None
-    latest = got(api, "/api/battery/latest", battery_id=ONE)
+    latest = get(api, "/api/battery/latest", battery_id=ONE)
     assert set(latest) == set(row)
     assert datetime.fromisoformat(latest["time"]) == row["time"]
     assert {k: v for k, v in latest.items() if isinstance(v, float)} == {
@@ -106,13 +106,13 @@ def test_latest_is_the_row_of_the_view(api: httpx.Client, filled_dsn: str) -> No
     }
 
 
-def test_the_list_is_complete(api: httpx.Client) -> None:
-    answer = got(api, "/api/batteries/list")
-    assert answer["count"] == len(answer["batteries"]) == SIZE.batteries
+def test_battery_list_is_complete(api: httpx.Client) -> None:
+    response = get(api, "/api/batteries/list")
+    assert response["count"] == len(response["batteries"]) == SIZE.batteries
 
 
-def test_alerts_have_reasons_and_the_worst_come_first(api: httpx.Client, filled_dsn: str) -> None:
-    alerts = got(api, "/api/alerts")["alerts"]
+def test_alerts_have_reasons_and_critical_comes_first(api: httpx.Client, filled_dsn: str) -> None:
+    alerts = get(api, "/api/alerts")["alerts"]
     severities = [alert["reasons"][0]["severity"] for alert in alerts]
     assert severities == sorted(severities)  # CRITICAL before WARNING
     assert "CRITICAL" in severities
@@ -128,89 +128,92 @@ def test_alerts_have_reasons_and_the_worst_come_first(api: httpx.Client, filled_
     assert "State of health 79.9 % is below 85.0 %" in [reason["reason"] for reason in worn["reasons"]]
 
 
-def test_a_charge_that_is_low_is_kept_apart_from_poor_health(api_on: MakeApi, empty: str, write: Any) -> None:
+def test_low_charge_has_its_own_category(api_on: MakeApi, empty: str, write: Any) -> None:
     write(Batch(readings=[reading(soc=10.0, soh=95.0)]))
-    (alert,) = got(api_on(empty), "/api/alerts")["alerts"]
+    (alert,) = get(api_on(empty), "/api/alerts")["alerts"]
     assert [(reason["rule"], reason["category"]) for reason in alert["reasons"]] == [("low_charge", "charge")]
 
 
-def test_an_alert_does_not_come_and_go_while_the_prediction_is_under_way(
+def test_alert_stays_open_until_the_prediction_of_a_new_reading_arrives(
     api_on: MakeApi, empty: str, write: Any
 ) -> None:
     write(Batch(readings=[reading(0)], predictions=[prediction("failure", 0.9, 0)]))
     write(Batch(readings=[reading(1)]))  # its prediction has not arrived yet
     client = api_on(empty)
-    assert got(client, "/api/battery/latest")["failure_probability"] is None
-    assert got(client, "/api/battery/status")["failure_probability"] == 0.9
-    assert got(client, "/api/battery/status")["status"] == "CRITICAL"
-    assert got(client, "/api/alerts")["count"] == 1
+    assert get(client, "/api/battery/latest")["failure_probability"] is None
+    assert get(client, "/api/battery/status")["failure_probability"] == 0.9
+    assert get(client, "/api/battery/status")["status"] == "CRITICAL"
+    assert get(client, "/api/alerts")["count"] == 1
 
 
-def test_a_prediction_that_comes_before_its_reading_hides_no_reading(api_on: MakeApi, empty: str, write: Any) -> None:
+def test_prediction_before_its_reading_does_not_hide_the_newest_reading(
+    api_on: MakeApi, empty: str, write: Any
+) -> None:
     write(Batch(readings=[reading(0, temperature=65.0)]))
     write(Batch(predictions=[prediction("failure", 0.2, 1), prediction("rul", 400.0, 1)]))
     client = api_on(empty)
-    status = got(client, "/api/battery/status")
+    status = get(client, "/api/battery/status")
     assert (status["temperature"], status["status"], status["failure_probability"]) == (65.0, "CRITICAL", 0.2)
-    (alert,) = got(client, "/api/alerts")["alerts"]
+    (alert,) = get(client, "/api/alerts")["alerts"]
     assert [reason["rule"] for reason in alert["reasons"]] == ["thermal"]
-    assert got(client, "/api/battery/history")["until"] == "2026-01-01T00:00:00Z"
+    assert get(client, "/api/battery/history")["until"] == "2026-01-01T00:00:00Z"
 
 
-def test_a_wrong_clock_does_not_stand_in_front_of_all_readings(api_on: MakeApi, empty: str, write: Any) -> None:
+def test_reading_from_the_future_does_not_hide_current_readings(api_on: MakeApi, empty: str, write: Any) -> None:
     now = datetime.now(UTC)
     times = {50.0: now - timedelta(seconds=1), 21.0: now + timedelta(hours=1)}
     write(Batch(readings=[reading(time=time, temperature=temperature) for temperature, time in times.items()]))
     client = api_on(empty)
-    assert got(client, "/api/battery/status")["temperature"] == 50.0
-    assert got(client, "/api/alerts")["count"] == 1
+    assert get(client, "/api/battery/status")["temperature"] == 50.0
+    assert get(client, "/api/alerts")["count"] == 1
     database = Database(empty)
-    ahead = Queries(database, math.inf).snapshot("EV-1")  # as where a simulator runs ahead of the clock
+    ahead = Queries(database, math.inf).snapshot("EV-1")  # as for a simulator that runs ahead of the clock
     database.close()
     assert ahead is not None
     assert ahead["temperature"] == 21.0
 
 
-def test_what_was_predicted_long_ago_is_not_current(api_on: MakeApi, empty: str, write: Any) -> None:
+def test_old_predictions_expire(api_on: MakeApi, empty: str, write: Any) -> None:
     made = [prediction("failure", 0.9), prediction("soh", 70.0)]
     write(Batch(readings=[reading()], predictions=[*made, prediction("temperature", 31.0, due=NOW + HORIZON)]))
     client = api_on(empty)
-    assert got(client, "/api/battery/status")["temperature_predicted"] == 31.0
+    assert get(client, "/api/battery/status")["temperature_predicted"] == 31.0
     write(Batch(readings=[reading(300.0)]))
-    status = got(client, "/api/battery/status")
-    assert (status["temperature_predicted"], status["failure_probability"]) == (None, 0.9)  # its time is over
+    status = get(client, "/api/battery/status")
+    # The temperature forecast has expired at its due time.
+    assert (status["temperature_predicted"], status["failure_probability"]) == (None, 0.9)
     write(Batch(readings=[reading(23 * 3600.0)]))
-    assert got(client, "/api/battery/status")["status"] == "CRITICAL"
-    write(Batch(readings=[reading(25 * 3600.0, soh=80.0)]))  # nobody has predicted anything for a day
-    status = got(client, "/api/battery/status")
+    assert get(client, "/api/battery/status")["status"] == "CRITICAL"
+    write(Batch(readings=[reading(25 * 3600.0, soh=80.0)]))  # no prediction for a day
+    status = get(client, "/api/battery/status")
     assert (status["failure_probability"], status["soh_predicted"], status["status"]) == (None, None, "WARNING")
-    (alert,) = got(client, "/api/alerts")["alerts"]
+    (alert,) = get(client, "/api/alerts")["alerts"]
     assert [reason["rule"] for reason in alert["reasons"]] == ["poor_health"]
-    assert got(client, "/api/battery/comparison")["comparison"][0]["predicted"] is None
+    assert get(client, "/api/battery/comparison")["comparison"][0]["predicted"] is None
 
 
-def test_a_late_reading_is_said_to_be_late(api_on: MakeApi, empty: str, write: Any) -> None:
+def test_late_reading_is_marked_late(api_on: MakeApi, empty: str, write: Any) -> None:
     write(Batch(late=[reading()]))
     client = api_on(empty)
-    assert got(client, "/api/battery/status")["late"] is True
+    assert get(client, "/api/battery/status")["late"] is True
     write(Batch(readings=[reading(1)]))
-    assert got(client, "/api/battery/status")["late"] is None
+    assert get(client, "/api/battery/status")["late"] is None
 
 
-def test_alerts_see_past_a_nan_as_the_status_does(api_on: MakeApi, empty: str, write: Any) -> None:
+def test_nan_falls_back_to_the_prediction_in_alerts_and_status(api_on: MakeApi, empty: str, write: Any) -> None:
     write(Batch(readings=[reading(soh=90.0)], predictions=[prediction("soh", 70.0)]))
     client = api_on(empty)
-    assert got(client, "/api/alerts")["count"] == 0  # what the pack reports counts
+    assert get(client, "/api/alerts")["count"] == 0  # the reported value has priority
     database = Database(empty, read_only=False)
     with database.transaction() as cursor:
         cursor.execute("UPDATE ev_telemetry SET soh = 'NaN'")
     database.close()
-    (alert,) = got(client, "/api/alerts")["alerts"]
+    (alert,) = get(client, "/api/alerts")["alerts"]
     assert [reason["rule"] for reason in alert["reasons"]] == ["poor_health"]
-    assert alert["reasons"][0]["reason"] == got(client, "/api/battery/status")["reasons"][0]
+    assert alert["reasons"][0]["reason"] == get(client, "/api/battery/status")["reasons"][0]
 
 
-def test_comparison_holds_a_forecast_against_the_moment_it_was_made_for(
+def test_comparison_uses_the_forecast_that_is_due_at_the_newest_reading(
     api_on: MakeApi, empty: str, write: Any
 ) -> None:
     due = {"due": NOW + timedelta(seconds=300)}
@@ -226,7 +229,7 @@ def test_comparison_holds_a_forecast_against_the_moment_it_was_made_for(
             ],
         )
     )
-    by_name = {entry["name"]: entry for entry in got(api_on(empty), "/api/battery/comparison")["comparison"]}
+    by_name = {entry["name"]: entry for entry in get(api_on(empty), "/api/battery/comparison")["comparison"]}
     assert by_name["temperature"]["predicted"] == 30.0
     assert by_name["temperature"]["error"] == -1.0
     assert by_name["soh"]["error"] == 2.0
@@ -236,7 +239,7 @@ def test_comparison_holds_a_forecast_against_the_moment_it_was_made_for(
     assert by_name["failure_probability"]["predicted"] is None
 
 
-def test_predictions_of_both_roles_with_their_versions(api_on: MakeApi, empty: str, write: Any) -> None:
+def test_predictions_have_both_roles_and_versions(api_on: MakeApi, empty: str, write: Any) -> None:
     write(
         Batch(
             readings=[reading()],
@@ -246,40 +249,40 @@ def test_predictions_of_both_roles_with_their_versions(api_on: MakeApi, empty: s
             ],
         )
     )
-    answer = got(api_on(empty), "/api/battery/predictions")
-    found = {(entry["role"], entry["model_version"], entry["value"]) for entry in answer["predictions"]}
+    response = get(api_on(empty), "/api/battery/predictions")
+    found = {(entry["role"], entry["model_version"], entry["value"]) for entry in response["predictions"]}
     assert found == {("champion", "3", 92.0), ("challenger", "4", 88.0)}
-    intervals = {entry["role"]: entry["interval"] for entry in answer["predictions"]}
+    intervals = {entry["role"]: entry["interval"] for entry in response["predictions"]}
     assert intervals == {"champion": [91.0, 93.0], "challenger": None}
-    assert answer["prediction_timestamp"] == "2026-01-01T00:00:01Z"
+    assert response["prediction_timestamp"] == "2026-01-01T00:00:01Z"
 
 
-def test_statistics_are_those_of_the_window(api_on: MakeApi, empty: str, write: Any) -> None:
+def test_stats_cover_only_the_window(api_on: MakeApi, empty: str, write: Any) -> None:
     write(
         Batch(readings=[reading(0, temperature=99.0), reading(7200, temperature=20.0), reading(7300, temperature=24.0)])
     )
-    answer = got(api_on(empty), "/api/battery/stats", hours=1)
-    assert answer["readings"] == 2
-    assert answer["statistics"]["temperature"] == {"avg": 22.0, "min": 20.0, "max": 24.0}
-    assert answer["statistics"]["soc"] == {"avg": None, "min": None, "max": None}
-    assert answer["until"] == "2026-01-01T02:01:40Z"
+    response = get(api_on(empty), "/api/battery/stats", hours=1)
+    assert response["readings"] == 2
+    assert response["statistics"]["temperature"] == {"avg": 22.0, "min": 20.0, "max": 24.0}
+    assert response["statistics"]["soc"] == {"avg": None, "min": None, "max": None}
+    assert response["until"] == "2026-01-01T02:01:40Z"
 
 
-def test_a_short_history_has_every_row(api: httpx.Client) -> None:
-    answer = got(api, "/api/battery/history", battery_id=ONE, hours=24)
-    assert answer["downsampled"] is False
-    assert answer["resolution"]["readings"] == {"method": "every row", "interval_s": None}
-    times = [row["time"] for row in answer["readings"]]
+def test_short_history_has_all_rows(api: httpx.Client) -> None:
+    response = get(api, "/api/battery/history", battery_id=ONE, hours=24)
+    assert response["downsampled"] is False
+    assert response["resolution"]["readings"] == {"method": "every row", "interval_s": None}
+    times = [row["time"] for row in response["readings"]]
     assert len(times) == pytest.approx(72, abs=1)
     assert times == sorted(times)
-    assert answer["predictions"][-1]["soh_lower"] == pytest.approx(91 * 0.97)
+    assert response["predictions"][-1]["soh_lower"] == pytest.approx(91 * 0.97)
 
 
-def test_a_long_history_is_averaged_and_says_so(api: httpx.Client, filled_dsn: str) -> None:
-    answer = got(api, "/api/battery/history", battery_id=ONE, hours=24 * 30, points=60)
-    assert answer["downsampled"] is True
-    assert answer["resolution"]["readings"] == {"method": "mean", "interval_s": 12 * 3600.0}
-    row = answer["readings"][5]
+def test_long_history_is_averaged(api: httpx.Client, filled_dsn: str) -> None:
+    response = get(api, "/api/battery/history", battery_id=ONE, hours=24 * 30, points=60)
+    assert response["downsampled"] is True
+    assert response["resolution"]["readings"] == {"method": "mean", "interval_s": 12 * 3600.0}
+    row = response["readings"][5]
     (expected,) = Database(filled_dsn).fetch(
         """SELECT avg(temperature) AS value FROM ev_telemetry
            WHERE battery_id = %(id)s AND time >= %(t)s AND time < %(t)s + interval '12 hours'""",
@@ -288,7 +291,7 @@ def test_a_long_history_is_averaged_and_says_so(api: httpx.Client, filled_dsn: s
     assert row["temperature"] == pytest.approx(expected["value"])
 
 
-def test_means_keep_their_peaks_and_meet_their_forecasts(api_on: MakeApi, empty: str, write: Any) -> None:
+def test_means_have_minimum_and_maximum_and_align_with_forecasts(api_on: MakeApi, empty: str, write: Any) -> None:
     minutes = range(0, 24 * 60, 5)
     write(
         Batch(
@@ -304,30 +307,30 @@ def test_means_keep_their_peaks_and_meet_their_forecasts(api_on: MakeApi, empty:
         cursor.execute("UPDATE ev_telemetry SET soc = 50 WHERE time = %(t)s", {"t": NOW + timedelta(minutes=605)})
     database.close()
     client = api_on(empty)
-    answer = got(client, "/api/battery/history", points=24)
-    assert answer["resolution"]["readings"]["method"] == "mean"
-    (hot,) = (row for row in answer["readings"] if row["temperature_highest"] == 62.0)
+    response = get(client, "/api/battery/history", points=24)
+    assert response["resolution"]["readings"]["method"] == "mean"
+    (hot,) = (row for row in response["readings"] if row["temperature_highest"] == 62.0)
     assert hot["temperature"] < 34.0
     assert hot["temperature_lowest"] == pytest.approx(30.0)
-    assert hot["soc"] == 50.0  # what is no number does not hide the rest
-    assert answer["resolution"]["predictions"]["method"] == "mean"
-    for row in answer["predictions"]:
-        # As far after the begin of its interval as each is after the moment it was made, however long the interval.
+    assert hot["soc"] == 50.0  # NaN is ignored
+    assert response["resolution"]["predictions"]["method"] == "mean"
+    for row in response["predictions"]:
+        # Start of the interval plus the horizon, for any length of the interval.
         assert datetime.fromisoformat(row["temperature_due"]) - datetime.fromisoformat(row["time"]) == HORIZON
-    raw = got(client, "/api/battery/history", hours=1)["readings"]
+    raw = get(client, "/api/battery/history", hours=1)["readings"]
     assert {row["temperature_highest"] for row in raw} == {None}
-    stats = got(client, "/api/battery/stats")["statistics"]
+    stats = get(client, "/api/battery/stats")["statistics"]
     assert stats["soc"] == {"avg": 50.0, "min": 50.0, "max": 50.0}
 
 
-def test_it_is_the_same_on_timescaledb(api_on: MakeApi, timescaledb_dsn: str, new_database: Any) -> None:
+def test_status_alerts_and_history_on_timescaledb(api_on: MakeApi, timescaledb_dsn: str, new_database: Any) -> None:
     dsn = new_database(timescaledb_dsn)
     migrate(dsn)
     store, now = PostgresStore(dsn), datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     hours = [now - timedelta(hours=h) for h in range(48, 0, -1)]
     old = prediction("failure", 0.9, time=now - timedelta(days=2))
     store.write(Batch(readings=[reading(time=t, temperature=20.0, soc=60.0) for t in hours], predictions=[old]))
-    store.write(Batch(predictions=[prediction("rul", 400.0, time=now)]))  # its reading has not come yet
+    store.write(Batch(predictions=[prediction("rul", 400.0, time=now)]))  # its reading has not arrived yet
     store.close()
     connection = psycopg2.connect(dsn)
     connection.autocommit = True
@@ -335,16 +338,16 @@ def test_it_is_the_same_on_timescaledb(api_on: MakeApi, timescaledb_dsn: str, ne
         cursor.execute("SELECT compress_chunk(c) FROM show_chunks('ev_telemetry') c")
     connection.close()
     client = api_on(dsn)
-    status = got(client, "/api/battery/status")
+    status = get(client, "/api/battery/status")
     assert (status["temperature"], status["rul_prediction"], status["failure_probability"]) == (20.0, 400.0, None)
-    assert got(client, "/api/alerts")["count"] == 0
-    answer = got(client, "/api/battery/history", hours=47, points=20)
-    assert answer["resolution"]["readings"]["method"] == "mean of hourly means"
-    assert {row["temperature"] for row in answer["readings"]} == {20.0}
-    assert {row["temperature_highest"] for row in answer["readings"]} == {None}  # an hour keeps its mean only
+    assert get(client, "/api/alerts")["count"] == 0
+    response = get(client, "/api/battery/history", hours=47, points=20)
+    assert response["resolution"]["readings"]["method"] == "mean of hourly means"
+    assert {row["temperature"] for row in response["readings"]} == {20.0}
+    assert {row["temperature_highest"] for row in response["readings"]} == {None}  # the hourly aggregate has means only
 
 
-def test_a_dense_history_costs_one_probe_a_point(empty: str) -> None:
+def test_dense_history_reads_one_row_per_point(empty: str) -> None:
     database = Database(empty, read_only=False)
     with database.transaction() as cursor:
         cursor.execute("INSERT INTO batteries (battery_id) VALUES ('EV-1')")
@@ -352,19 +355,19 @@ def test_a_dense_history_costs_one_probe_a_point(empty: str) -> None:
         cursor.execute(
             """INSERT INTO ev_telemetry (battery_id, time, voltage, current, temperature)
                SELECT 'EV-1', %(t)s + k * interval '1 s', 360, 0, k FROM generate_series(0, %(n)s) k""",
-            {"t": NOW, "n": MOST_ROWS + 1000},
+            {"t": NOW, "n": MAX_ROWS + 1000},
         )
         cursor.execute("ANALYZE ev_telemetry")
-    window = Window("EV-1", NOW, NOW + timedelta(seconds=MOST_ROWS + 1000), points=100)
-    series = Histories(database).readings(window)
+    window = HistoryWindow("EV-1", NOW, NOW + timedelta(seconds=MAX_ROWS + 1000), points=100)
+    series = HistoryQueries(database).readings(window)
     assert series.method == "newest in each interval"
     assert series.interval_s == 70.0
     assert len(series.rows) == pytest.approx(100, abs=2)
     times = [row["time"] for row in series.rows]
     assert times == sorted(set(times))
-    assert series.rows[-1]["temperature"] == MOST_ROWS + 1000
-    stats = Histories(database).sampled_stats(window)
-    assert stats["temperature_avg"] == pytest.approx((MOST_ROWS + 1000) / 2, rel=0.02)
+    assert series.rows[-1]["temperature"] == MAX_ROWS + 1000
+    stats = HistoryQueries(database).sampled_stats(window)
+    assert stats["temperature_avg"] == pytest.approx((MAX_ROWS + 1000) / 2, rel=0.02)
     plan = "\n".join(
         row["QUERY PLAN"]
         for row in database.fetch("EXPLAIN SELECT * FROM latest_battery_status WHERE battery_id = 'EV-1'")
@@ -374,18 +377,18 @@ def test_a_dense_history_costs_one_probe_a_point(empty: str) -> None:
 
 
 @pytest.mark.parametrize("path", BATTERY_PATHS)
-def test_the_only_battery_need_not_be_named(path: str, api_on: MakeApi, empty: str, write: Any) -> None:
+def test_battery_id_is_optional_with_one_battery(path: str, api_on: MakeApi, empty: str, write: Any) -> None:
     client = api_on(empty)
-    assert "no battery has sent" in refused(client, f"/api/battery/{path}", 404)
+    assert "no battery has sent data" in get_error(client, f"/api/battery/{path}", 404)
     write(Batch(readings=[reading()]))
-    assert got(client, f"/api/battery/{path}")["battery_id"] == "EV-1"
+    assert get(client, f"/api/battery/{path}")["battery_id"] == "EV-1"
     write(Batch(readings=[reading(battery_id="EV-2")]))
-    assert "2 batteries" in refused(client, f"/api/battery/{path}", 409)
+    assert "2 batteries" in get_error(client, f"/api/battery/{path}", 409)
 
 
 @pytest.mark.parametrize("path", BATTERY_PATHS)
-def test_an_unknown_battery_is_404(path: str, api: httpx.Client) -> None:
-    assert "nobody" in refused(api, f"/api/battery/{path}", 404, battery_id="nobody")
+def test_unknown_battery_is_404(path: str, api: httpx.Client) -> None:
+    assert "EV-404" in get_error(api, f"/api/battery/{path}", 404, battery_id="EV-404")
 
 
 @pytest.mark.parametrize(
@@ -402,47 +405,46 @@ def test_an_unknown_battery_is_404(path: str, api: httpx.Client) -> None:
         ({"battery_id": ONE, "points": 10**9}, "points"),
     ],
 )
-def test_bad_input_is_422_with_a_sentence_that_names_it(
-    query: dict[str, object], field: str, api: httpx.Client
-) -> None:
-    sentence = refused(api, "/api/battery/history", 422, **query)
-    assert sentence.startswith(f"{field}: {str(query[field])!r}"[:50])
-    assert EXPECTED[field] in sentence
+def test_invalid_parameter_is_422_and_named(query: dict[str, object], field: str, api: httpx.Client) -> None:
+    message = get_error(api, "/api/battery/history", 422, **query)
+    assert message.startswith(f"{field}: {str(query[field])!r}"[:50])
+    assert EXPECTED[field] in message
 
 
-def test_other_paths_and_methods_are_refused_with_a_sentence(api: httpx.Client) -> None:
-    assert "not found" in refused(api, "/api/nothing", 404)
-    assert "not found" in refused(api, "/api/battery/nix", 404)
-    assert "not found" in refused(api, "/nothing", 404)
+def test_unknown_paths_and_methods_get_json_errors(api: httpx.Client) -> None:
+    assert "not found" in get_error(api, "/api/nothing", 404)
+    assert "not found" in get_error(api, "/api/battery/unknown", 404)
+    assert "not found" in get_error(api, "/nothing", 404)
     assert api.post("/api/alerts").status_code == 405
     assert set(api.post("/api/alerts").json()) == {"error", "field", "value"}
 
 
-def test_pages_do_not_answer_for_the_api(postgres_dsn: str, tmp_path: Path) -> None:
-    app = create_api(Database(postgres_dsn), Settings(var=tmp_path), tmp_path, Metrics())
+def test_mounted_pages_do_not_shadow_api_paths(postgres_dsn: str, tmp_path: Path) -> None:
+    app = create_api(Database(postgres_dsn), Settings(var=tmp_path), tmp_path, ConsoleMetrics())
     app.mount("/", PlainTextResponse("a page"))
     with served(app) as client:
-        assert client.get("/battery/nix").text == "a page"
-        assert refused(client, "/api/battery/nix", 404) == "GET /api/battery/nix: not found; /docs has every path"
+        assert client.get("/battery/unknown").text == "a page"
+        error = get_error(client, "/api/battery/unknown", 404)
+        assert error == "GET /api/battery/unknown: not found; /docs has every path"
 
 
-def test_a_store_that_is_away_is_503_and_the_console_is_alive(api_on: MakeApi, tmp_path: Path) -> None:
+def test_unavailable_store_is_503_and_liveness_stays_200(api_on: MakeApi, tmp_path: Path) -> None:
     client = api_on(f"postgresql://me:hunter2@/telemetry?host={tmp_path}")
     response = client.get("/api/battery/status")
     assert response.status_code == 503
-    assert response.json()["error"] == "The telemetry store cannot be reached."
+    assert response.json()["error"] == "Telemetry store unavailable: the connection failed."
     assert "hunter2" not in response.text
     health = client.get("/api/health")
     assert health.status_code == 503
     assert health.json()["dependencies"]["telemetry_store"]["state"] == "down"
-    assert got(client, "/health") == {"status": "alive"}
+    assert get(client, "/health") == {"status": "alive"}
 
 
-def test_a_store_without_a_schema_says_what_to_do(api_on: MakeApi, postgres_dsn: str) -> None:
-    assert "telemetry.stores.migrate" in refused(api_on(postgres_dsn), "/api/alerts", 503)
+def test_missing_schema_error_names_the_migration_command(api_on: MakeApi, postgres_dsn: str) -> None:
+    assert "telemetry.stores.migrate" in get_error(api_on(postgres_dsn), "/api/alerts", 503)
 
 
-def test_a_slow_statement_is_ended(postgres_dsn: str) -> None:
+def test_slow_statement_is_cancelled(postgres_dsn: str) -> None:
     database = Database(postgres_dsn, statement_timeout_s=0.1)
     with pytest.raises(StoreUnavailableError, match=r"longer than 0\.1 s"):
         database.fetch("SELECT pg_sleep(5)")
@@ -450,7 +452,7 @@ def test_a_slow_statement_is_ended(postgres_dsn: str) -> None:
     database.close()
 
 
-def test_the_console_cannot_write(empty: str) -> None:
+def test_default_pool_is_read_only(empty: str) -> None:
     database = Database(empty)
     with pytest.raises(StoreUnavailableError):
         database.fetch("INSERT INTO batteries (battery_id) VALUES ('EV-1') RETURNING 1")
@@ -458,7 +460,7 @@ def test_the_console_cannot_write(empty: str) -> None:
     database.close()
 
 
-def test_connections_that_a_restart_left_dead_are_replaced(empty: str) -> None:
+def test_lost_connections_are_replaced(empty: str) -> None:
     database = Database(empty)
     database.fetch("SELECT 1")
     with psycopg2.connect(empty) as connection, connection.cursor() as cursor:
@@ -471,7 +473,7 @@ def test_connections_that_a_restart_left_dead_are_replaced(empty: str) -> None:
     database.close()
 
 
-def test_nan_in_the_store_is_null_outside(api_on: MakeApi, empty: str) -> None:
+def test_nan_in_the_store_is_null_in_responses(api_on: MakeApi, empty: str) -> None:
     database = Database(empty, read_only=False)
     with database.transaction() as cursor:
         cursor.execute(
@@ -481,22 +483,22 @@ def test_nan_in_the_store_is_null_outside(api_on: MakeApi, empty: str) -> None:
     database.close()
     client = api_on(empty)
     for path in BATTERY_PATHS:
-        got(client, f"/api/battery/{path}")
-    status = got(client, "/api/battery/status")
+        get(client, f"/api/battery/{path}")
+    status = get(client, "/api/battery/status")
     assert status["soc"] is None
     assert status["soh"] is None
     assert status["status"] == "NORMAL"
 
 
 def test_metrics_count_requests_by_path(api: httpx.Client) -> None:
-    got(api, "/api/alerts")
-    api.get("/api/nothing-of-the-kind")
+    get(api, "/api/alerts")
+    api.get("/api/unknown-path")
     text = api.get("/metrics").text
     assert re.search(r'^console_requests_total{path="/api/alerts",status="200"} [1-9]', text, re.MULTILINE)
-    assert "nothing-of-the-kind" not in text
+    assert "unknown-path" not in text
 
 
-def test_the_documentation_comes_from_here(api: httpx.Client) -> None:
+def test_docs_page_loads_nothing_from_other_hosts(api: httpx.Client) -> None:
     page = api.get("/docs").text
     assert "swagger-ui-bundle.js" in page
     assert "://" not in page
