@@ -1,1 +1,1 @@
-"""Measured speed: every figure beside a peer that was measured in the same run."""
+"""Benchmarks: speed measurements, each with a reference measured in the same run."""

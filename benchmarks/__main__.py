@@ -1,9 +1,9 @@
-"""`make bench`: writes `reports/bench.json`, and as a table for the README `reports/bench.md`.
+"""Command of `make bench`: runs benchmarks and writes `reports/bench.json` and, as a table, `reports/bench.md`.
 
-    python -m benchmarks                    # every part but those that take gigabytes (console)
-    python -m benchmarks stream growth      # these parts only; the other entries stay as they are
+    python -m benchmarks                    # every part except those that need gigabytes (console)
+    python -m benchmarks stream growth      # these parts only; the other entries are kept
 
-Each part writes what it has measured when it is done, so that one that is interrupted costs nothing but itself.
+The reports are written after each part, so that an interruption loses one part only.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from benchmarks.growth import growth
 from benchmarks.http_predict import http_predict
 from benchmarks.inference import inference_one_row, inference_rows
 from benchmarks.ingest import ingest
-from benchmarks.report import Figure, markdown, replaced
+from benchmarks.report import Measurement, markdown, merge_measurements
 from benchmarks.stream import stream
 from benchmarks.training import training
 from training.params import FEATURES, MODELS, REPORTS, read_json, write_json
 
-#: By name, with which the names of its figures begin.
-PARTS: dict[str, Callable[[], Sequence[Figure]]] = {
+#: Benchmarks by name; the names of its measurements start with it.
+PARTS: dict[str, Callable[[], Sequence[Measurement]]] = {
     "inference": lambda: [inference_one_row(MODELS), *inference_rows(MODELS)],
     "http_predict": lambda: http_predict(MODELS),
     "ingest": ingest,
@@ -36,12 +36,12 @@ PARTS: dict[str, Callable[[], Sequence[Figure]]] = {
     "training": lambda: training(FEATURES),
     "console": console,
 }
-#: Loads ten million rows first.
+#: Not run by default: loads ten million rows first.
 OPTIONAL = ("console",)
 
 
 def main(arguments: Sequence[str] | None = None, reports: Path = REPORTS) -> int:
-    """Measure the parts that are named, or all but the optional ones, and print every figure that there is."""
+    """Run the named parts, or all except the optional ones, and print all measurements."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -51,16 +51,16 @@ def main(arguments: Sequence[str] | None = None, reports: Path = REPORTS) -> int
         parser.error(f"There is no part {unknown[0]}: name some of {', '.join(PARTS)}.")
     chosen = [name for name in PARTS if (name in named if named else name not in OPTIONAL)]
     file, progress = reports / "bench.json", Console(stderr=True)
-    figures: list[Figure] = read_json(file) if file.exists() else []
+    measurements: list[Measurement] = read_json(file) if file.exists() else []
     for number, name in enumerate(chosen, 1):
-        began, place = time.monotonic(), f"{name} ({number} of {len(chosen)})"
-        with progress.status(place):
+        began, step = time.monotonic(), f"{name} ({number} of {len(chosen)})"
+        with progress.status(step):
             measured = PARTS[name]()
-        progress.print(f"{place}: {len(measured)} figures in {time.monotonic() - began:.0f} s")
-        figures = replaced(figures, name, measured, list(PARTS))
-        write_json(file, figures)
-        (reports / "bench.md").write_text(markdown(figures), encoding="utf-8")
-    sys.stdout.write(markdown(figures))
+        progress.print(f"{step}: {len(measured)} measurements in {time.monotonic() - began:.0f} s")
+        measurements = merge_measurements(measurements, name, measured, list(PARTS))
+        write_json(file, measurements)
+        (reports / "bench.md").write_text(markdown(measurements), encoding="utf-8")
+    sys.stdout.write(markdown(measurements))
     return 0
 
 

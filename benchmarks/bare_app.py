@@ -1,4 +1,4 @@
-"""The peer of the service: a bare FastAPI application that makes the same ONNX call and nothing else."""
+"""Reference for the prediction service: a minimal FastAPI application with the same ONNX inference."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ _FIELDS = ("voltage", "current", "temperature", "soc")
 
 
 def create_app() -> FastAPI:
-    """Reads the body of a request, predicts for the first battery from a row of features and answers four numbers.
+    """Application that parses a request, predicts for the first battery and returns four numbers.
 
-    No state, no fold, no contract, no metrics.  The folder of the models is BENCHMARK_MODELS.
+    Features are a fixed row with the reading; no state update, validation or metrics.  BENCHMARK_MODELS is the folder
+    of the models.
     """
     forests = Forests.load(Path(os.environ["BENCHMARK_MODELS"])).served
     rows = Forests.load(Path(os.environ["BENCHMARK_MODELS"])).tables(1)

@@ -1,8 +1,8 @@
-"""The console's REST API on a large store: 99th percentile of each path, beside the bare statement behind it.
+"""Benchmark of the console's REST API on a large store: 99th percentile of each path, against its SQL statements.
 
     python -m benchmarks.console --binaries /usr/lib/postgresql/15/bin
 
-Fills a store of its own in a temporary folder first, which takes minutes and gigabytes.
+Fills a store in a temporary folder first, which takes minutes and gigabytes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks.console_store import StoreSize, fill
 from console.connection_pool import Database
-from console.history import Histories, Window
+from console.history import HistoryQueries, HistoryWindow
 from console.queries import Queries
 from deploy.servers.install import DEBIAN
 from telemetry.embedded.ports import free_port
@@ -43,40 +43,40 @@ _MONTH = timedelta(days=30)
 
 
 def console() -> list[dict[str, Any]]:
-    """The figures of a store of 1,000 batteries with 10 million readings, on PostgreSQL 15 where there is one."""
+    """Measurements on a store with 1,000 batteries and 10 million readings, on PostgreSQL 15 where installed."""
     with tempfile.TemporaryDirectory(prefix="twin-console-bench-") as folder:
         postgresql = DEBIAN["postgresql-15"]
         binaries = None if postgresql.missing() else postgresql.program("initdb").parent
         with embedded_postgres(Path(folder) / "postgres", binaries=binaries, durable=False) as dsn:
             fill(dsn, StoreSize())
-            return console_figures(dsn)
+            return console_measurements(dsn)
 
 
-def console_figures(dsn: str, calls: int = _CALLS) -> list[dict[str, Any]]:
-    """Milliseconds (99th percentile) of each path on the store at `dsn`, and of its statements without HTTP."""
-    queries, histories = Queries(Database(dsn), Settings().max_future_s), Histories(Database(dsn))
+def console_measurements(dsn: str, calls: int = _CALLS) -> list[dict[str, Any]]:
+    """99th percentile, ms, of each path on the store at `dsn`, and of its statements without HTTP."""
+    queries, histories = Queries(Database(dsn), Settings().max_future_s), HistoryQueries(Database(dsn))
     ids = queries.battery_ids()
-    rng = random.Random(7)  # noqa: S311 - which battery is asked for is no secret
+    rng = random.Random(7)  # noqa: S311 - not a secret
 
     def month(battery_id: str) -> object:
         until = (queries.latest(battery_id) or {})["time"]
-        window = Window(battery_id, until - _MONTH, until)
+        window = HistoryWindow(battery_id, until - _MONTH, until)
         return histories.readings(window), histories.predictions(window)
 
     paths: dict[str, tuple[str, Callable[[str], object]]] = {
         "console_status_p99": ("/api/battery/status?battery_id={}", queries.snapshot),
         "console_latest_p99": ("/api/battery/latest?battery_id={}", queries.latest),
         "console_list_p99": ("/api/batteries/list", lambda _: queries.battery_ids()),
-        "console_alerts_p99": ("/api/alerts", lambda _: queries.attention()),
+        "console_alerts_p99": ("/api/alerts", lambda _: queries.alert_candidates()),
         "console_history_30_days_p99": ("/api/battery/history?hours=720&battery_id={}", month),
     }
-    figures = []
+    measurements = []
     with _console(dsn) as http:
         for name, (path, statement) in paths.items():
-            asked = [rng.choice(ids) for _ in range(calls)]
-            value = _p99_ms(partial(_get, http, path), asked)
-            peer_value = _p99_ms(statement, asked)
-            figures.append(
+            requested = [rng.choice(ids) for _ in range(calls)]
+            value = _p99_ms(partial(_get, http, path), requested)
+            peer_value = _p99_ms(statement, requested)
+            measurements.append(
                 {
                     "name": name,
                     "value": value,
@@ -86,22 +86,22 @@ def console_figures(dsn: str, calls: int = _CALLS) -> list[dict[str, Any]]:
                     "ratio": value / peer_value,
                 }
             )
-    return figures
+    return measurements
 
 
 def _get(http: httpx.Client, path: str, battery_id: str) -> None:
     http.get(path.format(battery_id)).raise_for_status()
 
 
-def _p99_ms(call: Callable[[str], object], asked: Sequence[str]) -> float:
-    for one in asked[:_WARM_UP]:
-        call(one)
-    taken = []
-    for one in asked:
+def _p99_ms(call: Callable[[str], object], battery_ids: Sequence[str]) -> float:
+    for battery_id in battery_ids[:_WARM_UP]:
+        call(battery_id)
+    durations_s = []
+    for battery_id in battery_ids:
         began = time.perf_counter()
-        call(one)
-        taken.append(time.perf_counter() - began)
-    return float(np.percentile(taken, 99)) * 1e3
+        call(battery_id)
+        durations_s.append(time.perf_counter() - began)
+    return float(np.percentile(durations_s, 99)) * 1e3
 
 
 @contextmanager
@@ -128,17 +128,17 @@ def _wait(http: httpx.Client, process: subprocess.Popen[bytes]) -> None:
         except httpx.TransportError:
             pass  # not listening yet
         time.sleep(0.2)
-    raise RuntimeError("the console did not come up")
+    raise RuntimeError("the console is not ready")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fill, measure, print."""
+    """Fill the store, run the benchmark and print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batteries", type=int, default=StoreSize.batteries)
     parser.add_argument("--readings", type=int, default=StoreSize.readings)
-    parser.add_argument("--calls", type=int, default=_CALLS, help="requests a path")
+    parser.add_argument("--calls", type=int, default=_CALLS, help="requests for each path")
     parser.add_argument("--binaries", type=Path, help="folder of initdb and pg_ctl (default: the packaged PostgreSQL)")
-    parser.add_argument("--folder", type=Path, help="where the store is kept (default: a temporary folder)")
+    parser.add_argument("--folder", type=Path, help="folder of the store (default: a temporary folder)")
     arguments = parser.parse_args(argv)
     out = Console()
     with tempfile.TemporaryDirectory(prefix="twin-console-bench-") as scratch:
@@ -148,11 +148,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 began = time.perf_counter()
                 fill(dsn, StoreSize(arguments.batteries, arguments.readings))
                 out.print(f"filled in {time.perf_counter() - began:.0f} s")
-            table = Table("name", "value", "unit", "peer", "peer's value", "ratio")
-            for figure in console_figures(dsn, arguments.calls):
-                values = (figure["value"], figure["peer_value"], figure["ratio"])
+            table = Table("name", "value", "unit", "peer", "its value", "ratio")
+            for measurement in console_measurements(dsn, arguments.calls):
+                values = (measurement["value"], measurement["peer_value"], measurement["ratio"])
                 value, peer_value, ratio = (f"{number:.3g}" for number in values)
-                table.add_row(figure["name"], value, figure["unit"], figure["peer"], peer_value, f"{ratio}x")
+                table.add_row(
+                    measurement["name"], value, measurement["unit"], measurement["peer"], peer_value, f"{ratio}x"
+                )
             out.print(table)
     return 0
 

@@ -1,4 +1,4 @@
-"""A telemetry store filled in SQL: as many batteries and readings as wanted, in minutes instead of days."""
+"""Fills a telemetry store with synthetic batteries, readings and predictions in SQL, for benchmarks and tests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _BATCHES = 20
 
 @dataclass(frozen=True)
 class StoreSize:
-    """What a store is filled with; readings are spread evenly over `span`, which ends now.
+    """Size of a synthetic store; readings are spread evenly over `span`, which ends now.
 
     Attributes:
-        readings: over all batteries; of every `predict_every`-th the four predictions are stored too.
+        readings: of all batteries together; every `predict_every`-th has the four predictions.
     """
 
     batteries: int = 1_000
@@ -28,26 +28,26 @@ class StoreSize:
 
 
 def fill(dsn: str, size: StoreSize) -> None:
-    """Migrate the database and fill it: the newest readings are now, in the order in which a fleet would send them.
+    """Migrate the database and fill it with readings up to now, in the order in which a fleet would send them.
 
-    A tenth of the batteries is worn, one in fifty hot, one in ten low on charge, so that there are alerts.
+    One battery in ten is worn, one in fifty hot, one in ten low on charge, so that there are alerts.
     """
     migrate(dsn)
-    moments = size.readings // size.batteries
+    steps = size.readings // size.batteries
     with closing(psycopg2.connect(dsn)) as connection:
         with connection, connection.cursor() as cursor:
             cursor.execute(_BATTERIES, {"n": size.batteries})
-        for first in range(0, moments, -(-moments // _BATCHES)):
-            last = min(first - (-moments // _BATCHES), moments)
+        for first in range(0, steps, -(-steps // _BATCHES)):
+            last = min(first - (-steps // _BATCHES), steps)
             values = {
                 "first": first,
                 "last": last - 1,
-                "moments": moments,
-                "step": size.span / moments,
+                "steps": steps,
+                "step": size.span / steps,
                 "every": size.predict_every,
             }
             with connection, connection.cursor() as cursor:
-                # Each row's trigger would cost more than the row; its status is computed here instead.
+                # The row trigger costs more than the insert itself; the status is computed in the statement instead.
                 cursor.execute("ALTER TABLE ev_telemetry DISABLE TRIGGER USER")
                 cursor.execute(_READINGS, values)
                 cursor.execute("ALTER TABLE ev_telemetry ENABLE TRIGGER USER")
@@ -65,9 +65,9 @@ _BATTERIES = """
            (ARRAY['private', 'delivery', 'motorway', 'taxi'])[1 + n %% 4]
     FROM generate_series(0, %(n)s - 1) n ON CONFLICT DO NOTHING
 """
-# A moment after the other, and in each moment one battery after the other: as the rows of a fleet arrive.
-_MOMENTS = """
-    SELECT b.battery_id, b.n, k, now() - (%(moments)s - 1 - k) * %(step)s::interval AS time,
+# Ordered by time and then battery, as the rows of a fleet arrive.
+_GRID = """
+    SELECT b.battery_id, b.n, k, now() - (%(steps)s - 1 - k) * %(step)s::interval AS time,
            0.5 + 0.5 * sin(k * 0.05 + b.n) AS wave
     FROM generate_series(%(first)s::bigint, %(last)s::bigint) k
     CROSS JOIN (SELECT battery_id, row_number() OVER (ORDER BY battery_id) AS n FROM batteries) b
@@ -88,17 +88,17 @@ _READINGS = f"""
                CASE WHEN n %% 10 = 7 THEN 80 ELSE 92 END - k * 0.0002 AS soh,
                CASE WHEN n %% 10 = 7 THEN 90 ELSE 700 END AS rul,
                CASE WHEN n %% 10 = 7 THEN 0.4 ELSE 0.02 END AS failure
-        FROM ({_MOMENTS}) m
+        FROM ({_GRID}) m
     ) r
-"""  # noqa: S608 - our own text
+"""  # noqa: S608 - constant text
 _PREDICTIONS = f"""
     INSERT INTO battery_predictions (battery_id, time, target, value, lower, upper, due, model_name, model_version,
         role, predicted_at, cycle_index)
     SELECT battery_id, time, target, value, value * 0.97, value * 1.03,
            CASE WHEN target = 'temperature' THEN time + interval '300 s' END,
            'battery-' || target, '1', 'champion', time, 400 + k * 0.002
-    FROM ({_MOMENTS}) m
+    FROM ({_GRID}) m
     CROSS JOIN LATERAL (VALUES ('soh', 91.0), ('temperature', 24.0 + 8 * wave), ('rul', 700.0), ('failure', 0.02)) AS
         p(target, value)
-    WHERE k %% %(every)s = (%(moments)s - 1) %% %(every)s
+    WHERE k %% %(every)s = (%(steps)s - 1) %% %(every)s
 """  # noqa: S608

@@ -1,4 +1,4 @@
-"""The forests of a folder of models, as they are served and as scikit-learn has them."""
+"""Loads trained forests as ONNX and as scikit-learn models, with feature rows, for benchmarks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TABLES = {"reading": READING_FEATURES, "cycle": CYCLE_FEATURES}
 
 @dataclass(frozen=True)
 class Forests:
-    """The forests of a folder of models, twice, and rows for them."""
+    """Forests of a model folder as served (ONNX) and as fitted (scikit-learn), and feature rows for them."""
 
     served: OnnxForests
     fitted: dict[str, Any]
@@ -49,12 +49,12 @@ class Forests:
         return cls(served, fitted, rows, {name: file.columns for name, file in files.items()})
 
     def tables(self, n: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:
-        """`n` rows of the gate's batteries, drawn at random."""
+        """`n` random rows of the gate batteries."""
         rng = np.random.default_rng(seed)
         return {name: table[rng.integers(0, len(table), n)] for name, table in self.rows.items()}
 
     def peer(self, tables: dict[str, NDArray[np.float32]]) -> None:
-        """What scikit-learn does for the same answer."""
+        """Predict the same rows with scikit-learn."""
         for name, model in self.fitted.items():
             rows = tables[TARGETS[name].cadence][:, self.columns[name]]
             getattr(model, "predict_proba", model.predict)(rows)

@@ -1,6 +1,6 @@
-"""How the live path grows with the fleet: one tick, which is a reading of each of 10, 100 or 1,000 batteries.
+"""Benchmark of scaling with fleet size: one tick is one reading of each of 10, 100 or 1,000 batteries.
 
-In process, without brokers; `benchmarks.stream` has the same fleets from topic to stored predictions.
+In process, without brokers; `benchmarks.stream` measures the same fleets from topic to stored predictions.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _WARM_UP = 3
 
 
 def growth(models: Path) -> list[dict[str, Any]]:
-    """Readings a second with 10, 100 and 1,000 batteries, the first of them being the peer of all: 1x is linear growth.
+    """Readings per second with 10, 100 and 1,000 batteries; the first is the reference, so that 1x is linear scaling.
 
-    `growth_predict` folds a tick, predicts from it with all four forests and makes the rows that are stored;
-    `growth_ingest` writes a tick through the sink and waits for the disk.
+    `growth_predict` updates the states with a tick, predicts with all four forests and makes the rows to store;
+    `growth_ingest` writes a tick through the sink and waits for the commit.
     """
     with tempfile.TemporaryDirectory(prefix="twin-bench-") as folder:
         settings = Settings(var=Path(folder))
         release(models, settings)
         scorer = Scorer(Predictor(load_release(settings.domain, settings=settings)))
-        figures = _figures("growth_predict", "", {n: _predicted_a_second(scorer, n) for n in _BATTERIES})
+        measurements = _measurements("growth_predict", "", {n: _predicted_a_second(scorer, n) for n in _BATTERIES})
     for label, missing, server in servers():
         if missing is None:
             with tempfile.TemporaryDirectory(prefix="twin-bench-") as folder, server(Path(folder)) as dsn:
                 rates = {n: _stored_a_second(dsn, n) for n in _BATTERIES}
-            figures += _figures("growth_ingest", f", {label}", rates)
-    return figures
+            measurements += _measurements("growth_ingest", f", {label}", rates)
+    return measurements
 
 
-def _figures(name: str, where: str, rates: dict[int, float]) -> list[dict[str, Any]]:
+def _measurements(name: str, where: str, rates: dict[int, float]) -> list[dict[str, Any]]:
     first, peer_value = next(iter(rates.items()))
     return [
         {
@@ -69,15 +69,15 @@ def _figures(name: str, where: str, rates: dict[int, float]) -> list[dict[str, A
 
 
 def _predicted_a_second(scorer: Scorer, batteries: int) -> float:
-    states, everyone = _lived(batteries), np.arange(batteries)
+    states, rows = _states_with_cycles(batteries), np.arange(batteries)
     ids = [f"EV-{number:04}" for number in range(batteries)]
 
     def tick(number: int) -> Callable[[], object]:
         matrix = _matrix(batteries, number)
 
         def predict() -> object:
-            moments, _ = update_each(states, everyone, matrix)
-            return scorer.rows(ids, moments, scorer.score(moments), predicted_at=datetime.now(UTC))
+            snapshots, _ = update_each(states, rows, matrix)
+            return scorer.rows(ids, snapshots, scorer.score(snapshots), predicted_at=datetime.now(UTC))
 
         return predict
 
@@ -89,7 +89,7 @@ def _stored_a_second(dsn: str, batteries: int) -> float:
     sink.setup()
 
     def tick(number: int) -> Callable[[], object]:
-        # Each fleet at a time of its own, so that no row is there already.
+        # Different times for each fleet size, so that no row exists already.
         rows = readings((batteries + number) * batteries, batteries, batteries)
         return lambda: _store(sink, rows)
 
@@ -113,8 +113,8 @@ def _median_s(tick: Callable[[int], Callable[[], object]]) -> float:
     return median(seconds[_WARM_UP:])
 
 
-def _lived(batteries: int) -> FloatArray:
-    """States of batteries that have published some cycles, so that all four targets are predicted."""
+def _states_with_cycles(batteries: int) -> FloatArray:
+    """States of batteries with some cycles, so that all four targets are predicted."""
     states = new_states(batteries)
     for state in states:
         set_battery(state, nominal_capacity_ah=150.0, cells_in_series=96.0, chemistry="NMC")

@@ -1,4 +1,4 @@
-"""Requests as a fleet's clients send them: one reading of a battery that has lived, and its state."""
+"""Request bodies for the HTTP benchmark, as clients send them: battery, state and next readings."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import orjson
 from telemetry.contract import SIGNALS
 from telemetry.wire import rfc3339
 
-_BATTERY = {"nominal_capacity_ah": 150.0, "cells_in_series": 96.0, "chemistry": "NMC", "model": "made up"}
+_BATTERY = {"nominal_capacity_ah": 150.0, "cells_in_series": 96.0, "chemistry": "NMC", "model": "synthetic"}
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _CYCLES = 40
 _READINGS = 120
 
 
 def reading(battery: int, tick: int) -> dict[str, Any]:
-    """A reading with every field that the simulator sends, half a second after the one before."""
+    """A reading with every field that the simulator sends; ticks are half a second apart."""
     wave = float(np.sin(0.05 * tick + battery))
     return {
         "time": rfc3339(_START + timedelta(seconds=0.5 * tick)),
@@ -43,7 +43,7 @@ def reading(battery: int, tick: int) -> dict[str, Any]:
 
 
 def histories(batteries: int) -> list[dict[str, Any]]:
-    """Entries of a request from which batteries come that are old enough for every prediction."""
+    """Request entries with enough cycles and readings for all four predictions."""
     rng = np.random.default_rng(0)
     return [
         {
@@ -59,21 +59,21 @@ def histories(batteries: int) -> list[dict[str, Any]]:
     ]
 
 
-def lived(service: httpx.Client, batteries: int) -> list[dict[str, Any]]:
-    """Entries without readings, each with the state after its history."""
+def entries_with_state(service: httpx.Client, batteries: int) -> list[dict[str, Any]]:
+    """Request entries without readings, each with the state after its history."""
     entries = []
     for part in np.array_split(np.array(histories(batteries), dtype=object), -(-batteries // 50)):
-        answer = service.post("/predict", content=orjson.dumps({"batteries": list(part)}))
-        answer.raise_for_status()
+        response = service.post("/predict", content=orjson.dumps({"batteries": list(part)}))
+        response.raise_for_status()
         entries += [
-            {"battery_id": told["battery_id"], "battery": _BATTERY, "state": told["state"]}
-            for told in answer.json()["predictions"]
+            {"battery_id": entry["battery_id"], "battery": _BATTERY, "state": entry["state"]}
+            for entry in response.json()["predictions"]
         ]
     return entries
 
 
 def single_bodies(entries: Sequence[dict[str, Any]]) -> list[bytes]:
-    """One request for each battery, with its next reading."""
+    """One request body for each battery, with its next reading."""
     return [
         orjson.dumps({"batteries": [entry | {"readings": [reading(number, _READINGS)]}]})
         for number, entry in enumerate(entries)
@@ -81,13 +81,13 @@ def single_bodies(entries: Sequence[dict[str, Any]]) -> list[bytes]:
 
 
 def history_body(entry: dict[str, Any], readings: int, *, every_reading: bool) -> bytes:
-    """The next `readings` of one battery in one request, with a prediction after the last or after each of them."""
+    """Request body with the next `readings` of one battery, predicted after the last or after each of them."""
     rows = [reading(0, _READINGS + tick) for tick in range(readings)]
     return orjson.dumps({"batteries": [entry | {"readings": rows}], "every_reading": every_reading})
 
 
 def fleet_body(entries: Sequence[dict[str, Any]]) -> bytes:
-    """The next reading of every battery in one request."""
+    """Request body with the next reading of every battery."""
     return orjson.dumps(
         {"batteries": [entry | {"readings": [reading(i, _READINGS)]} for i, entry in enumerate(entries)]}
     )

@@ -1,4 +1,4 @@
-"""`POST /predict` over real HTTP: one worker of the service, against a bare FastAPI application.
+"""Benchmark of `POST /predict` over HTTP: one worker of the service, against a minimal FastAPI application.
 
     python -m benchmarks.http_predict            # models/ of this workspace
 
@@ -23,11 +23,11 @@ from typing import Any
 
 import httpx
 
-from benchmarks.http_bodies import fleet_body, history_body, lived, single_bodies
+from benchmarks.http_bodies import entries_with_state, fleet_body, history_body, single_bodies
 from features.targets import TARGET_NAMES
 from telemetry.embedded.ports import free_port
 from telemetry.errors import TwinError
-from telemetry.settings import NO_TELEMETRY, Settings
+from telemetry.settings import USAGE_STATISTICS_OFF, Settings
 from training.mlflow_client import experiment_id
 from training.params import MODELS
 from training.registry.promotion import publish_release
@@ -45,8 +45,8 @@ _GROWTH = (10, 100, 1000)
 
 
 @dataclass(frozen=True)
-class Load:
-    """What `wrk` measured: over all connections, and the slowest answers."""
+class LoadResult:
+    """Measurement of `wrk` over all connections."""
 
     requests_per_s: float
     p99_ms: float
@@ -54,21 +54,21 @@ class Load:
 
 
 def http_predict(models: Path, seconds: int = 10, long_seconds: int = 60) -> list[dict[str, Any]]:
-    """Requests and rows a second and the 99th percentile, with one worker each.
+    """Requests and rows per second and the 99th percentile of latency, with one worker each.
 
     Args:
-        seconds: of each measurement; `long_seconds` of the one that looks for pauses.
+        seconds: duration of each measurement; `long_seconds` of the one of the longest pause.
 
     Raises:
-        TwinError: `wrk` is absent, a server did not come up, or a request failed.
+        TwinError: `wrk` is not installed, a server is not ready in time, or a request failed.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         with _service(models, folder) as service, _bare(models, folder) as bare:
             with httpx.Client(base_url=service, timeout=60) as client:
-                entries = lived(client, max(_GROWTH))
+                entries = entries_with_state(client, max(_GROWTH))
             fleets = {size: single_bodies(entries[:size]) for size in _GROWTH}
-            # In turns, so that whatever else this machine does meets both.
+            # Interleaved, so that other load on this machine affects both.
             rounds = [
                 (load(service, fleets[10], folder, seconds), load(bare, fleets[10], folder, seconds)) for _ in range(3)
             ]
@@ -82,14 +82,14 @@ def http_predict(models: Path, seconds: int = 10, long_seconds: int = 60) -> lis
             }
             batches = {name: load(service, [body], folder, seconds) for name, body in bodies_of.items()}
     bare_name = "bare FastAPI, the same ONNX call"
-    figures = [
-        _figure("http_predict", ours.requests_per_s, "requests/s", bare_name, peer.requests_per_s),
-        _figure("http_predict_p99", long.p99_ms, "ms", bare_name, peer.p99_ms),
-        _figure("http_predict_longest", long.max_ms, "ms", bare_name, peer.max_ms),
+    measurements = [
+        _measurement("http_predict", ours.requests_per_s, "requests/s", bare_name, peer.requests_per_s),
+        _measurement("http_predict_p99", long.p99_ms, "ms", bare_name, peer.p99_ms),
+        _measurement("http_predict_longest", long.max_ms, "ms", bare_name, peer.max_ms),
     ]
     for size, found in grown.items():
-        figures.append(
-            _figure(
+        measurements.append(
+            _measurement(
                 f"http_predict_{size}_batteries",
                 found.requests_per_s,
                 "requests/s",
@@ -99,19 +99,19 @@ def http_predict(models: Path, seconds: int = 10, long_seconds: int = 60) -> lis
         )
     for name, found in batches.items():
         rows = found.requests_per_s * _BATCH
-        figures.append(_figure(name, rows, "rows/s", "one reading a request", ours.requests_per_s))
-    return figures
+        measurements.append(_measurement(name, rows, "rows/s", "one reading a request", ours.requests_per_s))
+    return measurements
 
 
-def load(url: str, bodies: Sequence[bytes], folder: Path, seconds: int, connections: int = _CONNECTIONS) -> Load:
+def load(url: str, bodies: Sequence[bytes], folder: Path, seconds: int, connections: int = _CONNECTIONS) -> LoadResult:
     """Post `bodies` in turn for `seconds`, after a short warm-up.
 
     Raises:
-        TwinError: `wrk` is absent, or a request failed.
+        TwinError: `wrk` is not installed, or a request failed.
     """
     program = shutil.which("wrk")
     if program is None:
-        raise TwinError("wrk is absent: install Debian's package wrk", field="wrk")
+        raise TwinError("wrk is not installed: install Debian's package wrk", field="wrk")
     file = folder / "bodies"
     file.write_bytes(b"\n".join(bodies))
     command = [program, "--threads", "1", "--connections", str(connections), "--timeout", "10s", "--script", str(_LUA)]
@@ -127,7 +127,7 @@ def load(url: str, bodies: Sequence[bytes], folder: Path, seconds: int, connecti
     measured = json.loads(done.stdout.strip().splitlines()[-1])
     if measured["failed"]:
         raise TwinError(f"{measured['failed']} of {measured['requests']} requests to {url} failed", field="failed")
-    return Load(measured["requests"] / measured["seconds"], measured["p99_ms"], measured["max_ms"])
+    return LoadResult(measured["requests"] / measured["seconds"], measured["p99_ms"], measured["max_ms"])
 
 
 @contextmanager
@@ -154,7 +154,7 @@ def _bare(models: Path, folder: Path) -> Iterator[str]:
 
 
 def release(models: Path, settings: Settings) -> None:
-    """Make a champion of the models in `models/<target>/`, in an empty registry and without asking the gate."""
+    """Register the models in `models/<target>/` as champion of an empty registry, without the promotion gate."""
     store = RegistryStore.open(settings, settings.domain)
     experiment = experiment_id(store.client, settings, settings.domain)
     versions = {}
@@ -176,7 +176,7 @@ def _running(command: Sequence[str], environment: Mapping[str, str], log: Path, 
         subprocess.Popen(
             command,
             cwd=_ROOT,
-            env={**os.environ, **NO_TELEMETRY, **environment},
+            env={**os.environ, **USAGE_STATISTICS_OFF, **environment},
             stdout=output,
             stderr=subprocess.STDOUT,
         ) as process,
@@ -198,23 +198,23 @@ def _wait(process: subprocess.Popen[bytes], ready: str, log: Path) -> None:
         except httpx.TransportError:
             pass  # not listening yet
         time.sleep(0.2)
-    raise TwinError(f"{ready} does not answer; its log ends with:\n{log.read_text()[-2000:]}", field="ready")
+    raise TwinError(f"{ready} is not ready; its log ends with:\n{log.read_text()[-2000:]}", field="ready")
 
 
-def _figure(name: str, value: float, unit: str, peer: str, peer_value: float) -> dict[str, Any]:
+def _measurement(name: str, value: float, unit: str, peer: str, peer_value: float) -> dict[str, Any]:
     ratio = value / peer_value
     return {"name": name, "value": value, "unit": unit, "peer": peer, "peer_value": peer_value, "ratio": ratio}
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--seconds", type=int, default=10)
     parser.add_argument("--long-seconds", type=int, default=60)
     arguments = parser.parse_args()
-    for figure in http_predict(arguments.models, arguments.seconds, arguments.long_seconds):
-        sys.stdout.write(json.dumps(figure) + "\n")
+    for measurement in http_predict(arguments.models, arguments.seconds, arguments.long_seconds):
+        sys.stdout.write(json.dumps(measurement) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Four forests at once: as they are served, against the scikit-learn models that they were made from."""
+"""Benchmark of inference with all four forests: ONNX Runtime as served, against the original scikit-learn models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GROWTH = (10, 100, 1000, 10_000)
 
 
 def _seconds_a_call(call: Callable[[int], object], calls: int, rounds: int = _ROUNDS) -> float:
-    """Median over `rounds`; `call` is given a running number."""
+    """Median over `rounds` of the mean duration of a call; the argument of `call` is a running number."""
     call(0)
     seconds = []
     for _ in range(rounds):
@@ -28,28 +28,28 @@ def _seconds_a_call(call: Callable[[int], object], calls: int, rounds: int = _RO
 
 
 def inference_one_row(models: Path) -> dict[str, Any]:
-    """Milliseconds for one row through every model under `models`, ONNX Runtime and scikit-learn in turn."""
+    """Milliseconds for one row with every model in `models`, ONNX Runtime and scikit-learn."""
     forests = Forests.load(models)
-    # Another row each time, as in life: the way through a tree that was just taken is in the cache.
+    # A different row in each call, because repeated tree paths would be in the CPU cache.
     rows = [forests.tables(1, seed) for seed in range(_CALLS)]
     value = _seconds_a_call(lambda i: forests.served.predict(rows[i % _CALLS]), _CALLS * 50)
-    return _figure("inference_one_row", value, _seconds_a_call(lambda i: forests.peer(rows[i]), _CALLS), forests)
+    return _measurement("inference_one_row", value, _seconds_a_call(lambda i: forests.peer(rows[i]), _CALLS), forests)
 
 
 def inference_rows(models: Path) -> Sequence[dict[str, Any]]:
-    """Milliseconds for 10 to 10,000 rows at once."""
+    """Milliseconds for batches of 10 to 10,000 rows."""
     forests = Forests.load(models)
-    figures = []
+    measurements = []
     for n in _GROWTH:
         tables = forests.tables(n)
         calls = max(1, 1000 // n)
         value = _seconds_a_call(lambda _, tables=tables: forests.served.predict(tables), calls)  # type: ignore[misc]
         peer = _seconds_a_call(lambda _, tables=tables: forests.peer(tables), 1)  # type: ignore[misc]
-        figures.append(_figure(f"inference_{n}_rows", value, peer, forests))
-    return figures
+        measurements.append(_measurement(f"inference_{n}_rows", value, peer, forests))
+    return measurements
 
 
-def _figure(name: str, seconds: float, peer_seconds: float, forests: Forests) -> dict[str, Any]:
+def _measurement(name: str, seconds: float, peer_seconds: float, forests: Forests) -> dict[str, Any]:
     return {
         "name": name,
         "value": seconds * 1e3,

@@ -1,4 +1,4 @@
-"""Readings into the telemetry store: through the sink, against `\\copy` and against one INSERT a row."""
+"""Benchmark of writing readings to the telemetry store: the sink, against `\\copy` and single-row INSERT."""
 
 from __future__ import annotations
 
@@ -34,32 +34,32 @@ _COLUMNS = names(READING_FIELDS)
 
 
 def readings(first: int, count: int, batteries: int = _BATTERIES) -> list[Row]:
-    """`count` readings with every field known, of `batteries` in turn; `first` says where in time they begin."""
-    chance = random.Random(first)  # noqa: S311 - made-up telemetry
+    """`count` readings with every field, of `batteries` in turn; `first` is the number of the first reading."""
+    rng = random.Random(first)  # noqa: S311 - synthetic telemetry
     numbers = [name for name in _COLUMNS if name not in ("battery_id", "time", "is_charging")]
     return [
         {
             "battery_id": f"EV-{number % batteries:03}",
             "time": _START + timedelta(seconds=0.5 * (number // batteries)),
-            "is_charging": chance.random() < 0.3,
-            **{name: chance.uniform(3.0, 100.0) for name in numbers},
+            "is_charging": rng.random() < 0.3,
+            **{name: rng.uniform(3.0, 100.0) for name in numbers},
         }
         for number in range(first, first + count)
     ]
 
 
 def ingest() -> list[dict[str, Any]]:
-    """Rows a second into each store of this machine, peers in turn with the sink on the same table."""
-    figures = []
+    """Rows per second into each installed database; sink and references are interleaved on the same table."""
+    measurements = []
     for label, missing, server in servers():
         if missing is None:
             with tempfile.TemporaryDirectory(prefix="twin-bench-") as folder, server(Path(folder)) as dsn:
-                figures += _figures(label, dsn)
-    return figures
+                measurements += _measurements(label, dsn)
+    return measurements
 
 
 def servers() -> list[tuple[str, str | None, Callable[[Path], AbstractContextManager[str]]]]:
-    """What it is, what is missing for it, and how it is started; all of them wait for the disk."""
+    """Label, missing package (or None) and start function of each database; all commits are durable."""
     debian = DEBIAN["postgresql-15"].missing()
     return [
         ("PostgreSQL 15", debian, lambda folder: _debian(folder, None)),
@@ -74,20 +74,20 @@ def _debian(folder: Path, timescaledb: License | None) -> Iterator[str]:
         yield running.dsn
 
 
-def _figures(label: str, dsn: str) -> list[dict[str, Any]]:
+def _measurements(label: str, dsn: str) -> list[dict[str, Any]]:
     sink = StoreSink(dsn)
     sink.setup()
     with closing(psycopg2.connect(dsn)) as connection:
-        ways: dict[str, tuple[int, Callable[[Sequence[Row]], Callable[[], None]]]] = {
+        methods: dict[str, tuple[int, Callable[[Sequence[Row]], Callable[[], None]]]] = {
             "sink": (ROWS, lambda rows: partial(_through_sink, sink, rows)),
             "copy": (ROWS, lambda rows: partial(_copy, connection, _csv(rows))),
             "insert": (_INSERTS, lambda rows: partial(_insert, connection, rows, 1)),
             "insert at once": (_INSERTS, lambda rows: partial(_insert, connection, rows, _INSERTS)),
         }
-        rates: dict[str, list[float]] = {name: [] for name in ways}
+        rates: dict[str, list[float]] = {name: [] for name in methods}
         first = 0
         for number in range(_ROUNDS + 1):
-            for name, (count, prepare) in ways.items():
+            for name, (count, prepare) in methods.items():
                 rate = count / _seconds(prepare(readings(first, count)))
                 first += ROWS
                 if number > 0:  # the first round warms up
@@ -97,7 +97,11 @@ def _figures(label: str, dsn: str) -> list[dict[str, Any]]:
     peers = (
         ("ingest_vs_copy", f"\\copy of the same rows, {label}", "copy"),
         ("ingest_vs_insert", f"one INSERT and commit a row, {label}", "insert"),
-        ("ingest_vs_insert_one_transaction", f"one INSERT a row, one commit for {_INSERTS}, {label}", "insert at once"),
+        (
+            "ingest_vs_insert_one_transaction",
+            f"one INSERT a row, one commit for {_INSERTS}, {label}",
+            "insert at once",
+        ),
     )
     return [
         {
@@ -130,16 +134,16 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _copy(connection: psycopg2.extensions.connection, text: str) -> None:
-    """What `\\copy` does with a file."""
+    """COPY as `\\copy` does with a file."""
     with connection, connection.cursor() as cursor:
         cursor.copy_expert(f"COPY ev_telemetry ({', '.join(_COLUMNS)}) FROM STDIN WITH (FORMAT csv)", io.StringIO(text))
 
 
-def _insert(connection: psycopg2.extensions.connection, rows: Sequence[Row], rows_a_commit: int) -> None:
-    places = ", ".join(["%s"] * len(_COLUMNS))
-    statement = f"INSERT INTO ev_telemetry ({', '.join(_COLUMNS)}) VALUES ({places})"  # noqa: S608 - our own names
+def _insert(connection: psycopg2.extensions.connection, rows: Sequence[Row], rows_per_commit: int) -> None:
+    placeholders = ", ".join(["%s"] * len(_COLUMNS))
+    statement = f"INSERT INTO ev_telemetry ({', '.join(_COLUMNS)}) VALUES ({placeholders})"  # noqa: S608 - constant names
     with connection.cursor() as cursor:
         for number, row in enumerate(rows, 1):
             cursor.execute(statement, [row[name] for name in _COLUMNS])
-            if number % rows_a_commit == 0:
+            if number % rows_per_commit == 0:
                 connection.commit()

@@ -1,34 +1,36 @@
-"""The figures of `make bench` as they are kept and shown."""
+"""Merging of new benchmark measurements into the report, and its Markdown table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-#: name, value, unit, peer, peer_value, ratio; and a note where one belongs to it.
-Figure = dict[str, Any]
+#: Keys: name, value, unit, peer (the reference), peer_value, ratio; and optionally note.
+Measurement = dict[str, Any]
 
 
-def replaced(figures: Sequence[Figure], part: str, measured: Sequence[Figure], parts: Sequence[str]) -> list[Figure]:
-    """`figures` with those of `part` measured anew, in the order of `parts`; a figure's name begins with its part's.
+def merge_measurements(
+    measurements: Sequence[Measurement], part: str, measured: Sequence[Measurement], parts: Sequence[str]
+) -> list[Measurement]:
+    """Replace the measurements of `part` by `measured`, in the order of `parts`; names start with the part's name.
 
-    Figures of a part that does not exist any more are left out.
+    Measurements of parts that no longer exist are dropped.
     """
-    kept = [figure for figure in figures if not figure["name"].startswith(part)]
-    return [figure for name in parts for figure in (*kept, *measured) if figure["name"].startswith(name)]
+    others = [one for one in measurements if not one["name"].startswith(part)]
+    return [one for name in parts for one in (*others, *measured) if one["name"].startswith(name)]
 
 
-def markdown(figures: Sequence[Figure]) -> str:
-    """A table in Markdown, and below it the notes."""
+def markdown(measurements: Sequence[Measurement]) -> str:
+    """The measurements as a Markdown table, followed by their notes."""
     lines = ["| what | value | peer | its value | ratio |", "|---|---|---|---|---|"]
-    for figure in figures:
-        value, peer_value, ratio = (_shown(figure[key]) for key in ("value", "peer_value", "ratio"))
-        unit = figure["unit"]
-        lines.append(f"| `{figure['name']}` | {value} {unit} | {figure['peer']} | {peer_value} {unit} | {ratio}x |")
-    notes = dict.fromkeys(figure["note"] for figure in figures if "note" in figure)
+    for one in measurements:
+        value, peer_value, ratio = (_shown(one[key]) for key in ("value", "peer_value", "ratio"))
+        unit = one["unit"]
+        lines.append(f"| `{one['name']}` | {value} {unit} | {one['peer']} | {peer_value} {unit} | {ratio}x |")
+    notes = dict.fromkeys(one["note"] for one in measurements if "note" in one)
     return "\n".join([*lines, *(f"\n{note}" for note in notes)]) + "\n"
 
 
 def _shown(value: float) -> str:
-    """Three digits; none behind the point of a large number."""
+    """Three significant digits; integers above 1,000."""
     return f"{value:,.0f}" if abs(value) >= 1_000 else f"{value:.3g}"

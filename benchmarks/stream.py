@@ -1,6 +1,6 @@
-"""The stream scorer from topic to stored predictions, against a consumer that only parses the same messages.
+"""Benchmark of the stream scorer from topic to stored predictions, against a consumer that only parses the messages.
 
-Broker, store and both peers share the cores of this machine; the broker and the store are durable.
+Broker, store, scorer and reference share the cores of this machine; broker and store are durable.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from deploy.servers.kafka import kafka
 from deploy.servers.process import unused_port
-from serving.stream.topics import connection, ensure_topics
+from serving.stream.topics import broker_config, ensure_topics
 from telemetry.batch import Batch, Row
 from telemetry.contract import SIGNALS
 from telemetry.embedded.postgres import embedded_postgres
@@ -51,47 +51,47 @@ _WAIT_S = 300.0
 
 
 def stream() -> list[dict[str, Any]]:
-    """Messages a second with the registry's champion, for 10, 100 and 1,000 batteries, and the lag at half of it."""
+    """Messages per second with the champion, for 10, 100 and 1,000 batteries, and the lag at half of that rate."""
     settings = Settings()
-    figures: list[dict[str, Any]] = []
+    measurements: list[dict[str, Any]] = []
     for batteries in (_BATTERIES, *_GROWTH):
         with tempfile.TemporaryDirectory(prefix="twin-bench-") as folder:
-            figures += _figures(settings, Path(folder), batteries)
-    for figure in figures:
-        figure["note"] = _forests(settings)
-    return figures
+            measurements += _measurements(settings, Path(folder), batteries)
+    for measurement in measurements:
+        measurement["note"] = _forest_sizes(settings)
+    return measurements
 
 
-def _figures(settings: Settings, folder: Path, batteries: int) -> list[dict[str, Any]]:
+def _measurements(settings: Settings, folder: Path, batteries: int) -> list[dict[str, Any]]:
     with kafka(folder / "kafka") as broker, embedded_postgres(folder / "postgres") as dsn:
-        stage = _Stage(settings, broker.bootstrap, dsn, batteries)
-        stage.prepare()
-        stage.send(0, _MESSAGES)
+        setup = _StreamSetup(settings, broker.bootstrap, dsn, batteries)
+        setup.prepare()
+        setup.send(0, _MESSAGES)
         peer = [_parsed_a_second(broker.bootstrap)]
-        with _scorer(stage, folder / "scorer") as scorer:
+        with _scorer(setup, folder / "scorer") as scorer:
             value = scorer.drained_a_second(_MESSAGES)
-            stage.check(_MESSAGES)
+            setup.check(_MESSAGES)
             peer.append(_parsed_a_second(broker.bootstrap))
             name = "stream" if batteries == _BATTERIES else f"stream_{batteries}_batteries"
-            about = f"kafka-python consumer that only parses the JSON (checksums off), {batteries} batteries"
-            figures = [_figure(name, value, "messages/s", about, sum(peer) / 2)]
+            peer_name = f"kafka-python consumer that only parses the JSON (checksums off), {batteries} batteries"
+            measurements = [_measurement(name, value, "messages/s", peer_name, sum(peer) / 2)]
             if batteries == _BATTERIES:
-                sent = stage.send_steadily(_MESSAGES, value / 2, _LAG_S)
+                sent = setup.send_steadily(_MESSAGES, value / 2, _LAG_S)
                 scorer.wait_for(_MESSAGES + sent)
                 lag_s = _lag_p99_s(broker.bootstrap, sent)
-                about = f"what is allowed, at {value / 2:.0f} messages/s"
-                figures.append(_figure("stream_lag_p99", lag_s, "s", about, _LAG_LIMIT_S))
-    return figures
+                peer_name = f"limit, at {value / 2:.0f} messages/s"
+                measurements.append(_measurement("stream_lag_p99", lag_s, "s", peer_name, _LAG_LIMIT_S))
+    return measurements
 
 
-def _figure(name: str, value: float, unit: str, peer: str, peer_value: float) -> dict[str, Any]:
+def _measurement(name: str, value: float, unit: str, peer: str, peer_value: float) -> dict[str, Any]:
     ratio = value / peer_value
     return {"name": name, "value": value, "unit": unit, "peer": peer, "peer_value": peer_value, "ratio": ratio}
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """A broker, a store and a fleet whose batteries have cycles behind them, so that all four targets are given."""
+class _StreamSetup:
+    """Broker, store and a fleet whose batteries have cycles, so that all four targets are predicted."""
 
     settings: Settings
     bootstrap: str
@@ -100,7 +100,7 @@ class _Stage:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of a scorer on this stage."""
+        """Environment of a scorer with this setup."""
         return os.environ | {
             "TWIN_KAFKA_BOOTSTRAP_SERVERS": self.bootstrap,
             "TWIN_TELEMETRY_DSN": self.dsn,
@@ -108,7 +108,7 @@ class _Stage:
         }
 
     def prepare(self) -> None:
-        """Make topics and tables, and store what batteries are made of and 20 cycles of each."""
+        """Create topics and tables, and store the batteries and 20 cycles of each."""
         migrate(self.dsn)
         random = np.random.default_rng(0)
         ids = [_battery_id(number) for number in range(self.batteries)]
@@ -121,22 +121,22 @@ class _Stage:
         store = PostgresStore(self.dsn)
         store.write(Batch(batteries=[{"battery_id": battery_id, **pack} for battery_id in ids], cycles=cycles))
         store.close()
-        made = self.settings.model_copy(update={"kafka_bootstrap_servers": self.bootstrap})
-        ensure_topics(connection(made), made.scorer_group, made.kafka_partitions)
+        settings = self.settings.model_copy(update={"kafka_bootstrap_servers": self.bootstrap})
+        ensure_topics(broker_config(settings), settings.scorer_group, settings.kafka_partitions)
 
     def send(self, first: int, count: int) -> None:
-        """Messages `first` to `first + count` of the fleet, as fast as the broker takes them."""
+        """Send `count` messages from number `first` on, as fast as the broker accepts them."""
         producer = self._producer()
         for number in range(first, first + count):
             self._produce(producer, number)
         producer.flush()
 
     def send_steadily(self, first: int, rate: float, for_s: float) -> int:
-        """Send `rate` messages a second in steps of 20 ms; how many were sent."""
+        """Send `rate` messages per second in steps of 20 ms; returns the number sent."""
         producer = self._producer()
         began, sent = time.monotonic(), 0
-        while (passed := time.monotonic() - began) < for_s:
-            while sent < passed * rate:
+        while (elapsed := time.monotonic() - began) < for_s:
+            while sent < elapsed * rate:
                 self._produce(producer, first + sent)
                 sent += 1
             producer.poll(0.02)
@@ -144,7 +144,7 @@ class _Stage:
         return sent
 
     def check(self, messages: int) -> None:
-        """Every message has its four predictions in the store."""
+        """Assert that every message has its four predictions in the store."""
         database = psycopg2.connect(self.dsn)
         with database, database.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM battery_predictions")
@@ -153,7 +153,7 @@ class _Stage:
         assert count == 4 * messages, f"{count} predictions are stored of {messages} messages"
 
     def _producer(self) -> Producer:
-        # Idempotent: a first batch that is sent again would otherwise come after the second.
+        # Idempotent, because a retried batch could otherwise be reordered.
         options = {"partitioner": "murmur2", "linger.ms": 5, "enable.idempotence": True}
         return Producer({"bootstrap.servers": self.bootstrap, **options})
 
@@ -171,17 +171,17 @@ def _battery_id(number: int) -> str:
     return f"EV-{number:04}"
 
 
-def _reading(battery: int, place: int) -> Row:
-    current = 60.0 * math.sin(place / 50 + battery)
+def _reading(battery: int, index: int) -> Row:
+    current = 60.0 * math.sin(index / 50 + battery)
     return {
         "battery_id": _battery_id(battery),
-        "time": _START + timedelta(seconds=10.0 * place),
+        "time": _START + timedelta(seconds=10.0 * index),
         "voltage": 360.125 - 0.05 * current,
         "current": current,
-        "temperature": 25.0 + 5.0 * math.sin(place / 200),
-        "soc": 50.0 + 30.0 * math.sin(place / 300),
+        "temperature": 25.0 + 5.0 * math.sin(index / 200),
+        "soc": 50.0 + 30.0 * math.sin(index / 300),
         "ambient_temperature": 20.0,
-        "charge_cycles": 100.0 + 1e-3 * place,
+        "charge_cycles": 100.0 + 1e-3 * index,
         "power_consumption": 360.0 * current,
         "is_charging": current < 0.0,
         "temperature_min": 23.5,
@@ -189,14 +189,14 @@ def _reading(battery: int, place: int) -> Row:
         "cell_voltage_max": 3.7512,
         "cell_voltage_median": 3.74,
         "insulation_resistance": 2000.0,
-        "odometer_km": 12345.6 + 0.1 * place,
+        "odometer_km": 12345.6 + 0.1 * index,
         "speed_kmh": 50.0,
     }
 
 
 def _all_of(bootstrap: str, topic: str) -> Iterator[Any]:
-    """Every message that is in `topic` now."""
-    # Checksums in Python would take most of its time.
+    """Every message in `topic` up to its present end."""
+    # Checksums in Python would dominate its time.
     consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, check_crcs=False)
     partitions = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
     consumer.assign(partitions)
@@ -221,10 +221,10 @@ def _parsed_a_second(bootstrap: str) -> float:
 
 
 def _lag_p99_s(bootstrap: str, newest: int) -> float:
-    """From the time stamp of a message to that of its prediction, which is sent when it has been stored.
+    """99th percentile of the lag from message to prediction, s, by their Kafka timestamps; sent after it is stored.
 
     Args:
-        newest: look at so many of the newest messages only.
+        newest: number of newest messages that are included.
     """
     sent = {(one["battery_id"], one["timestamp"]): at for one, at in _contents(bootstrap, TELEMETRY_TOPIC)}
     lags = {
@@ -243,12 +243,12 @@ def _contents(bootstrap: str, topic: str) -> Iterator[tuple[dict[str, Any], int]
 
 @dataclass(frozen=True)
 class _Scorer:
-    """A running scorer, watched through its metrics."""
+    """Running scorer, observed through its Prometheus metrics."""
 
     metrics_url: str
 
     def messages(self) -> float:
-        """How many it has scored."""
+        """Number of scored messages."""
         try:
             lines = httpx.get(self.metrics_url, timeout=5).text.splitlines()
         except httpx.HTTPError:
@@ -256,14 +256,14 @@ class _Scorer:
         return next((float(line.split()[1]) for line in lines if line.startswith("scorer_messages_total ")), 0.0)
 
     def wait_for(self, messages: int) -> None:
-        """Until it has scored so many."""
+        """Wait until `messages` have been scored."""
         deadline = time.monotonic() + _WAIT_S
         while self.messages() < messages:
-            assert time.monotonic() < deadline, "the scorer does not get on"
+            assert time.monotonic() < deadline, "the scorer makes no progress"
             time.sleep(0.05)
 
     def drained_a_second(self, messages: int) -> float:
-        """The rate from its first checkpoint, which makes the states, to the last."""
+        """Messages per second from the first checkpoint, which builds the states, to the last."""
         self.wait_for(1)
         began, first = time.perf_counter(), self.messages()
         self.wait_for(messages)
@@ -271,22 +271,22 @@ class _Scorer:
 
 
 @contextmanager
-def _scorer(stage: _Stage, folder: Path) -> Iterator[_Scorer]:
+def _scorer(setup: _StreamSetup, folder: Path) -> Iterator[_Scorer]:
     port = unused_port()
-    environment = stage.environment | {"TWIN_VAR": str(folder), "TWIN_SCORER_METRICS_PORT": str(port)}
+    environment = setup.environment | {"TWIN_VAR": str(folder), "TWIN_SCORER_METRICS_PORT": str(port)}
     folder.mkdir()
     command: Sequence[str] = [sys.executable, "-m", "serving.stream"]
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=_ROOT, env=environment, stdout=log, stderr=log)
         try:
-            yield _Scorer(f"http://{stage.settings.host}:{port}/metrics")
+            yield _Scorer(f"http://{setup.settings.host}:{port}/metrics")
         finally:
             process.terminate()
             process.wait(60)
 
 
-def _forests(settings: Settings) -> str:
-    """How large the released forests are."""
+def _forest_sizes(settings: Settings) -> str:
+    """Number of trees and nodes of the released forests."""
     sizes = []
     for target, model in load_release(settings.domain, settings=settings).models.items():
         trees = _trees(model.path)
@@ -295,7 +295,7 @@ def _forests(settings: Settings) -> str:
 
 
 def _trees(path: Path) -> Counter[int]:
-    """Nodes by tree."""
+    """Number of nodes of each tree."""
     for node in onnx.load(str(path)).graph.node:
         for attribute in node.attribute:
             if attribute.name == "nodes_treeids":

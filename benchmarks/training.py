@@ -1,4 +1,4 @@
-"""Growing a forest: scikit-learn-intelex, which trials may use, against scikit-learn, with the score of each."""
+"""Benchmark of training a forest: scikit-learn-intelex, used in tuning trials, against scikit-learn, with errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PARAMS = ForestParams(n_estimators=100, max_depth=14, min_samples_leaf=3)
 
 
 def training(features: Path) -> list[dict[str, Any]]:
-    """Seconds to fit one forest on the rows that train the registered model, and its error on the gate's rows."""
+    """Seconds to fit one forest on the training rows of the registered model, and its error on the gate rows."""
     table = pd.read_parquet(features / f"{_TARGET.name}.parquet")
     division = split(table)
     train, gate = table[division.final_rows()], table[division.gate]

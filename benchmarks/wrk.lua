@@ -1,4 +1,4 @@
--- For wrk: posts the lines of the file BODIES in turn and writes what it measured as one line of JSON.
+-- wrk script: posts the lines of the file BODIES in turn and prints the results as one line of JSON.
 local bodies, number = {}, 0
 for line in io.lines(os.getenv("BODIES")) do
   bodies[#bodies + 1] = wrk.format("POST", nil, { ["Content-Type"] = "application/json" }, line)

@@ -1,1 +1,1 @@
-"""A simulated fleet: cells, packs, vehicles, climates, wear and faults with known truth, honest about its sensors."""
+"""Simulation of a fleet of battery packs with known ground truth: cells, packs, driving, climate, ageing, faults."""

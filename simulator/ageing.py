@@ -1,12 +1,12 @@
-"""Wear: calendar and cycle ageing, a knee in some cells, growth of resistance.
+"""Semi-empirical ageing model: calendar and cycle loss of capacity, a knee in some cells, growth of resistance.
 
-Semi-empirical: cycle loss goes with throughput ** 0.55 (Wang et al. 2011, doi:10.1016/j.jpowsour.2010.11.134), rising
+Cycle loss is proportional to throughput ** 0.55 (Wang et al. 2011, doi:10.1016/j.jpowsour.2010.11.134), rising
 with depth of discharge (Schmalstieg et al. 2014, doi:10.1016/j.jpowsour.2014.02.012), calendar loss with the square
 root of time, Arrhenius in temperature and rising with charge (Smith et al. 2017, NREL,
-doi:10.23919/ACC.2017.7963578).  In some cells a knee follows (Attia et al. 2022, doi:10.1149/1945-7111/ac6d13): once
-the loss passes an onset, a part of it feeds itself. Magnitudes are chosen for lives of 600 to 1500 equivalent full
-cycles, not fitted to a cell.  Every law is written as a rule for the increment, so that stress may change at any time
-and wear never shrinks.
+doi:10.23919/ACC.2017.7963578).  Some cells have a knee (Attia et al. 2022, doi:10.1149/1945-7111/ac6d13): once the
+loss exceeds an onset, a part of it grows exponentially. Magnitudes are chosen for lifetimes of 600 to 1500 equivalent
+full cycles, not fitted to a cell.  Every law is applied as an increment, so that stress may change at any time and
+wear never decreases.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KNEE_SEED = 0.002
 
 
 class AgeingParameters(NamedTuple):
-    """One battery's own constants.
+    """Ageing constants of one battery.
 
     `calendar_per_root_year` and `cycle_per_cycle` are losses of capacity (fractions) at 25 degC and reference stress
     after a year and after one equivalent full cycle; the `resistance_` numbers are relative growth for each unit of
@@ -42,7 +42,7 @@ class AgeingParameters(NamedTuple):
 
 
 class Wear(NamedTuple):
-    """What age has done so far, all fractions of the new value."""
+    """Accumulated losses, all as fractions of the new value."""
 
     calendar_loss: float
     cycle_loss: float
@@ -51,7 +51,7 @@ class Wear(NamedTuple):
 
 
 class Stress(NamedTuple):
-    """What wears a battery: its temperature, mean charge, depth of its cycles and rate of its currents."""
+    """Stress factors of ageing: temperature, mean state of charge, depth of discharge and C-rate."""
 
     temperature_c: float
     soc: float
@@ -64,13 +64,13 @@ NEW = Wear(0.0, 0.0, 0.0, 0.0)
 
 @compiled
 def capacity_loss(wear: Wear) -> float:
-    """Share of the new capacity that is gone."""
+    """Lost capacity as a fraction of the new capacity."""
     return wear.calendar_loss + wear.cycle_loss + wear.knee_loss
 
 
 @compiled
 def arrhenius(temperature_c: float, activation_k: float) -> float:
-    """Speed of a reaction relative to 25 degC."""
+    """Arrhenius factor: reaction rate relative to 25 degC."""
     return math.exp(activation_k * (1.0 / REFERENCE_K - 1.0 / (temperature_c + KELVIN_AT_0_C)))
 
 
@@ -84,7 +84,7 @@ def calendar_stress(stress: Stress, activation_k: float) -> float:
 def cycle_stress(stress: Stress, activation_k: float) -> float:
     """Factor on cycle loss; 1 at 25 degC, depth 0.6, C/3.
 
-    Below 10 degC lithium plating wears a cell (Waldmann et al. 2014, doi:10.1016/j.jpowsour.2014.03.112).
+    Below 10 degC lithium plating adds to the loss (Waldmann et al. 2014, doi:10.1016/j.jpowsour.2014.03.112).
     """
     depth = 0.7 + 0.5 * stress.depth_of_discharge
     rate = 1.0 + 0.25 * (stress.c_rate - 1.0 / 3.0)
@@ -94,7 +94,7 @@ def cycle_stress(stress: Stress, activation_k: float) -> float:
 
 @compiled
 def age(wear: Wear, parameters: AgeingParameters, stress: Stress, days: float, cycles: float) -> Wear:
-    """Wear after `days` and `cycles` equivalent full cycles of constant stress, never less than before."""
+    """Wear after `days` and `cycles` equivalent full cycles of constant stress; no component decreases."""
     calendar = parameters.calendar_per_root_year * calendar_stress(stress, parameters.calendar_activation_k)
     calendar_loss = math.sqrt(wear.calendar_loss**2 + calendar**2 * days / DAYS_PER_YEAR)
     calendar_loss = max(calendar_loss, wear.calendar_loss)

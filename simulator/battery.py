@@ -1,4 +1,4 @@
-"""One battery of the fleet: who it is, and what it does next."""
+"""Simulated battery of the fleet: identity, random streams, choice of the next activity, and telematics logs."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from simulator.ageing import NEW
-from simulator.climate import SECONDS_PER_DAY, ambient_c
-from simulator.designs import CAR_MODELS, USAGES, CarModel, Usage, draw_design, pick
-from simulator.driving import STANDING
-from simulator.life import (
+from simulator.battery_physics import (
     CHARGE,
     DRIVE,
     NO_OVERRIDES,
     PARKED,
     REST,
     Activity,
+    BatteryState,
     Design,
-    LifeState,
     Overrides,
+    advance_days,
     cycles,
     drop_stale_code,
     health,
     is_faulty,
-    pass_days,
     record,
 )
+from simulator.climate import SECONDS_PER_DAY, ambient_c
+from simulator.designs import CAR_MODELS, USAGES, CarModel, Usage, draw_design, pick
+from simulator.driving import STANDING
 from simulator.pack import PackState
 from simulator.sensors import SAMPLE_SIZE, TIME_S, measure
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, names
@@ -42,17 +42,17 @@ DRIVE_S = (30 * 60.0, 60 * 60.0)
 REST_S = (5 * 60.0, 15 * 60.0)
 DC_CHARGE_S = 50 * 60.0
 AC_CHARGE_S = 7 * 3600.0
-#: A driver charges after a drive that ended below this.
-#: Telematics keeps the logs of deep charges: state of charge at departure on such a day.
+#: State of charge at the start of a telematics log; low, because logs of deep charges are the ones that are recorded.
 DEPARTURE_SOC = (0.30, 0.60)
+#: A driver charges after a drive that ended below this.
 CHARGE_BELOW_SOC = 0.6
-#: The counter's error (share of charge) when a recording begins, after days that nobody recorded.
+#: Standard deviation of the BMS state-of-charge error (fraction) at the start of a log, after days without a recording.
 COUNTER_ERROR = 0.012
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What the batteries table tells about a battery."""
+    """Description of a battery as in the batteries table."""
 
     battery_id: str
     model: CarModel
@@ -75,8 +75,8 @@ class Identity:
         return {name: row[name] for name in names(BATTERY_FIELDS)}
 
 
-class Streams(NamedTuple):
-    """A battery's streams of chance, one for each purpose."""
+class RandomStreams(NamedTuple):
+    """Random number generators of one battery, one for each purpose."""
 
     entry: np.random.Generator
     design: np.random.Generator
@@ -84,19 +84,19 @@ class Streams(NamedTuple):
     sensors: np.random.Generator
 
 
-def streams(seed: int, index: int) -> Streams:
-    """The streams of battery `index`: what `SeedSequence(seed).spawn(n)[index]` gives it, whatever n is."""
+def random_streams(seed: int, index: int) -> RandomStreams:
+    """Generators of battery `index`: those of `SeedSequence(seed).spawn(n)[index]` for any n."""
     own = np.random.SeedSequence(seed, spawn_key=(index,))
-    return Streams(*(np.random.default_rng(child) for child in own.spawn(len(Streams._fields))))
+    return RandomStreams(*(np.random.default_rng(child) for child in own.spawn(len(RandomStreams._fields))))
 
 
 class Battery:
-    """A battery that lives: its state, its fate and its streams of chance.
+    """Simulated battery: its state, its design with the planned fault, and its random streams.
 
     Args:
         seed: of the fleet.
-        index: of the battery; its chance depends on the two and on nothing else.
-        models: what the fleet is made of.
+        index: of the battery; its random streams depend on seed and index only.
+        models: car models of the fleet.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Battery:
         hazard_scale: float,
     ) -> None:
         drop_stale_code()
-        _, design_rng, self._life_rng, self._sensor_rng = streams(seed, index)
+        _, design_rng, self._life_rng, self._sensor_rng = random_streams(seed, index)
         model, usage = pick(models, design_rng), pick(USAGES, design_rng)
         self.identity = Identity(f"EV-{index + 1:04d}", model, usage, in_service_since)
         self.design: Design = draw_design(
@@ -120,13 +120,13 @@ class Battery:
         start_s = in_service_since.astimezone(UTC).timestamp()
         air_c = ambient_c(start_s, self.design.climate)
         soc = 0.8
-        self.state = LifeState(
+        self.state = BatteryState(
             start_s, PackState(soc, 0.0, air_c, air_c), STANDING, PARKED, NEW, 0.0, 0.0, 0.0, soc, 0.0
         )
 
     @property
-    def chance(self) -> tuple[np.random.Generator, np.random.Generator]:
-        """The streams that its life and its sensors still draw from."""
+    def random_streams(self) -> tuple[np.random.Generator, np.random.Generator]:
+        """The generators that operation and sensors draw from."""
         return self._life_rng, self._sensor_rng
 
     @property
@@ -145,24 +145,24 @@ class Battery:
         return bool(is_faulty(self.state, self.design, self.overrides))
 
     def days_to_next_recording(self, cycles_between: float) -> float:
-        """Days until the next telematics log, which begins between 6 and 18 h on the day that is then."""
+        """Days until the next telematics log, which begins between 6 and 18 h of its day."""
         days = cycles_between * self._life_rng.uniform(0.8, 1.2) / self.design.usage.cycles_per_day
         day = np.floor(self.state.time_s / SECONDS_PER_DAY + max(days, 1.0)) + self._life_rng.uniform(0.25, 0.75)
         return float(day - self.state.time_s / SECONDS_PER_DAY)
 
-    def pass_days(self, days: float) -> None:
-        """Live `days` of average use unrecorded (fewer if a fault ends them)."""
-        self.state = pass_days(self.state, self.design, self.overrides, days)
+    def advance_days(self, days: float) -> None:
+        """Advance by `days` of average use without recording (fewer if a fault happens)."""
+        self.state = advance_days(self.state, self.design, self.overrides, days)
 
-    def set_out(self) -> None:
-        """Begin a recording: a drive that leaves the battery low, because the charge after it then says the most."""
+    def start_log(self) -> None:
+        """Start a log with a drive at low charge, because the deep charge after it is the most informative."""
         soc = float(self._life_rng.uniform(*DEPARTURE_SOC))
         counted = min(max(soc + COUNTER_ERROR * float(self._life_rng.standard_normal()), 0.0), 1.0)
         self.state = self.state._replace(pack=self.state.pack._replace(soc=soc), bms_soc=counted)
-        self.begin(DRIVE)
+        self.start_activity(DRIVE)
 
-    def begin(self, kind: int) -> None:
-        """Begin an activity with a duration, a charger and a target as this car's user would have them."""
+    def start_activity(self, kind: int) -> None:
+        """Start an activity with a duration, charger and target drawn for this usage."""
         rng = self._life_rng
         if kind == DRIVE:
             activity = Activity(DRIVE, float(rng.uniform(*DRIVE_S)), 0.0, 1.0)
@@ -177,17 +177,17 @@ class Battery:
                 activity = Activity(CHARGE, AC_CHARGE_S, self.identity.model.ac_w, target_soc)
         self.state = self.state._replace(activity=activity)
 
-    def begin_next(self) -> None:
-        """Go on as drivers do: rest after every drive and charge; after a rest charge if need be, else drive."""
+    def start_next_activity(self) -> None:
+        """Start a rest after a drive or charge; after a rest, a charge if the charge is low, else a drive."""
         if self.state.activity.kind != REST:
-            self.begin(REST)
+            self.start_activity(REST)
         elif self.state.bms_soc < CHARGE_BELOW_SOC:
-            self.begin(CHARGE)
+            self.start_activity(CHARGE)
         else:
-            self.begin(DRIVE)
+            self.start_activity(DRIVE)
 
     def read(self, seconds: float) -> tuple[dict[str, object], bool]:
-        """Live `seconds` of the present activity: a reading (without `time`), and whether the activity ended."""
+        """Advance the current activity by `seconds`: a reading (without `time`), and whether the activity ended."""
         samples = np.empty((1, SAMPLE_SIZE))
         self.state, _, ended = record(self.state, self.design, self.overrides, seconds, samples, self._life_rng)
         measured = measure(samples, self.design.sensors, self._sensor_rng)
@@ -197,13 +197,13 @@ class Battery:
 
     def log(self, sampling_s: float) -> FloatArray:
         """One telematics log of true samples, float64[n, SAMPLE_SIZE]: a drive, a rest and a charge."""
-        self.set_out()
+        self.start_log()
         parts = []
         for kind in (DRIVE, REST, CHARGE):
             if kind != DRIVE:
-                self.begin(kind)
-            room = int(np.ceil(2.0 * self.state.activity.remaining_s / sampling_s)) + 1
-            samples = np.empty((room, SAMPLE_SIZE))
+                self.start_activity(kind)
+            capacity = int(np.ceil(2.0 * self.state.activity.remaining_s / sampling_s)) + 1
+            samples = np.empty((capacity, SAMPLE_SIZE))
             self.state, rows, _ = record(self.state, self.design, self.overrides, sampling_s, samples, self._life_rng)
             parts.append(samples[:rows])
         return np.concatenate(parts)
@@ -211,7 +211,7 @@ class Battery:
     def logs(
         self, *, sampling_s: float, cycles_between: float, until_s: float, retire_below_soh: float, cycles_after: float
     ) -> Iterator[FloatArray]:
-        """Telematics logs from now on until a fault (in the last of them), retirement or `until_s`.
+        """Telematics logs until a fault (in the last of them), retirement or `until_s`.
 
         Retirement is `cycles_after` equivalent full cycles after health fell below `retire_below_soh`.
         """
@@ -220,7 +220,7 @@ class Battery:
             days = self.days_to_next_recording(cycles_between)
             if self.state.time_s + days * SECONDS_PER_DAY > until_s:
                 return
-            self.pass_days(days)
+            self.advance_days(days)
             yield self.log(sampling_s)
             if np.isnan(worn_at) and self.soh < retire_below_soh:
                 worn_at = self.cycles
@@ -228,7 +228,7 @@ class Battery:
                 return
 
     def readings(self, samples: FloatArray) -> pd.DataFrame:
-        """What the sensors made of true samples: a readings table, columns of the contract."""
+        """Sensor readings of true samples: a readings table, columns of the contract."""
         columns: dict[str, object] = {
             "battery_id": np.full(len(samples), self.identity.battery_id, dtype=object),
             "time": pd.to_datetime(np.round(samples[:, TIME_S] * 1e3).astype("int64"), unit="ms", utc=True).as_unit(

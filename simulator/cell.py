@@ -1,6 +1,6 @@
-"""The cell: a first-order equivalent circuit (open-circuit voltage, series resistance, one RC pair).
+"""Cell model: a first-order equivalent circuit (open-circuit voltage, series resistance, one RC pair).
 
-The circuit is the usual one of battery management (Plett, Battery Management Systems I, 2015, ch. 2); the dependence of
+The circuit is the one usual in battery management (Plett, Battery Management Systems I, 2015, ch. 2); the dependence of
 resistance on temperature and state of charge follows Waag et al. 2013 (doi:10.1016/j.apenergy.2012.09.030).  One 'cell'
 stands for one series group of a pack.  Current is positive while discharging.
 """
@@ -23,7 +23,7 @@ OCV_POINTS = 1001
 
 
 class CellParameters(NamedTuple):
-    """One series group when new; resistances at 25 degC and half charge."""
+    """Parameters of one series group when new; resistances at 25 degC and half charge."""
 
     capacity_ah: float
     series_resistance_ohm: float
@@ -36,14 +36,14 @@ class CellParameters(NamedTuple):
 
 
 def ocv_table(chemistry: Chemistry) -> NDArray[np.float64]:
-    """Open-circuit voltage, V, at `OCV_POINTS` even steps of charge from 0 to 1: monotone and smooth, as cells are."""
+    """Open-circuit voltage, V, at `OCV_POINTS` evenly spaced states of charge from 0 to 1; monotone and smooth."""
     curve = PchipInterpolator(chemistry.ocv_soc, chemistry.ocv_v)
     return np.asarray(curve(np.linspace(0.0, 1.0, OCV_POINTS)), dtype=np.float64)
 
 
 @compiled
 def open_circuit_voltage(soc: float, ocv_v: NDArray[np.float64]) -> float:
-    """Volts at `soc`; beyond empty and full the end slopes go on, so that an overrun is seen in the voltage."""
+    """Open-circuit voltage, V, at `soc`; extrapolated linearly below 0 and above 1, so that an overrun shows."""
     position = soc * (ocv_v.size - 1)
     lower = min(max(math.floor(position), 0), ocv_v.size - 2)
     voltage_v: float = ocv_v[lower] + (position - lower) * (ocv_v[lower + 1] - ocv_v[lower])
@@ -65,7 +65,7 @@ def soc_at_rest(voltage_v: float, ocv_v: NDArray[np.float64]) -> float:
 
 @compiled
 def resistance_factor(soc: float, temperature_c: float, activation_temperature_k: float) -> float:
-    """Resistance relative to 25 degC and mid charge: Arrhenius, and rising where the cell is nearly empty."""
+    """Resistance relative to 25 degC and half charge: Arrhenius, and rising towards empty."""
     kelvin = max(temperature_c + KELVIN_AT_0_C, 233.15)
     arrhenius = math.exp(activation_temperature_k * (1.0 / kelvin - 1.0 / REFERENCE_K))
     return arrhenius * (1.0 + 0.6 * math.exp(-max(soc, 0.0) / 0.06))
@@ -73,15 +73,15 @@ def resistance_factor(soc: float, temperature_c: float, activation_temperature_k
 
 @compiled
 def polarisation_after(polarisation_v: float, current_a: float, resistance_ohm: float, share: float) -> float:
-    """Voltage of the RC pair after a time in which the share `1 - exp(-dt / tau)` of its way is gone (exact)."""
+    """Exact voltage of the RC pair after `dt`, with `share` = `1 - exp(-dt / tau)`."""
     return polarisation_v + (current_a * resistance_ohm - polarisation_v) * share
 
 
 @compiled
 def current_for_power(power_w: float, source_v: float, resistance_ohm: float) -> float:
-    """Current that a source of `source_v` behind `resistance_ohm` needs to give `power_w` (negative: takes it).
+    """Current, A, at which a source of `source_v` behind `resistance_ohm` delivers `power_w` (negative: absorbs it).
 
-    More than the source can give, `source_v ** 2 / (4 resistance_ohm)`, is answered with the current of that maximum.
+    Limited to the current of the maximum power `source_v ** 2 / (4 resistance_ohm)`.
     """
     discriminant = max(source_v * source_v - 4.0 * resistance_ohm * power_w, 0.0)
     return (source_v - math.sqrt(discriminant)) / (2.0 * resistance_ohm)

@@ -1,4 +1,4 @@
-"""Numba's decorators with types, so that what is compiled is still checked."""
+"""Typed wrappers of numba's `njit`, so that mypy checks compiled functions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """Compile `function` as a part of those that call it."""
+    """Compile `function` together with its callers."""
     return cast(Function, njit(function))
 
 
 def compiled_entry(function: Function) -> Function:
-    """Compile `function` and keep the machine code on disk: for the few functions that Python calls."""
+    """Compile `function` and cache the machine code on disk; for the functions that Python calls."""
     return cast(Function, njit(cache=True)(function))

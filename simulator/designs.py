@@ -1,6 +1,6 @@
-"""What a fleet is made of: car models, ways of using them, climates; and the draw of one battery among them.
+"""Catalogue of car models, usages and climates, and random draw of one battery design from it.
 
-The car models are plausible, not copies of real ones.  A fifth of any of these is one more entry in a table.
+The car models are plausible, not copies of real ones.  Adding one is one more entry in a table.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.ageing import NO_KNEE, AgeingParameters, Stress
+from simulator.battery_physics import Design, UsageParameters
 from simulator.cell import CellParameters, ocv_table
 from simulator.climate import WEATHER_PERIODS_DAYS, ClimateParameters
 from simulator.driving import DriverParameters, VehicleParameters
 from simulator.faults import HazardParameters, draw_fault
-from simulator.life import Design, UsageParameters
 from simulator.pack import PackParameters
 from simulator.sensors import draw_sensors
 from simulator.thermal import ThermalParameters
@@ -25,7 +25,7 @@ from telemetry.chemistries import CHEMISTRIES
 
 @dataclass(frozen=True)
 class CarModel:
-    """A car and its pack; `ac_w` and `dc_w` are the chargers it usually meets."""
+    """A car and its pack; `ac_w` and `dc_w` are the powers of the chargers it uses."""
 
     name: str
     share: float
@@ -43,18 +43,18 @@ class CarModel:
 
     @property
     def nominal_voltage_v(self) -> float:
-        """Of the pack."""
+        """Nominal voltage of the pack, V."""
         return self.cells_in_series * CHEMISTRIES[self.chemistry].nominal_voltage_v
 
     @property
     def km_per_cycle(self) -> float:
-        """Range of a new pack."""
+        """Range of a new pack, km."""
         return self.nominal_voltage_v * self.nominal_capacity_ah / self.consumption_wh_per_km
 
 
 @dataclass(frozen=True)
 class Usage:
-    """A way of using a car.  `soc`, `depth_of_discharge` and `c_rate` are means that wear goes by."""
+    """Usage profile of a car.  `soc`, `depth_of_discharge` and `c_rate` are the means used for ageing."""
 
     name: str
     share: float
@@ -69,7 +69,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Climate:
-    """Temperatures of a region, degC."""
+    """Climate of a region, degC."""
 
     name: str
     share: float
@@ -103,17 +103,17 @@ CLIMATES: tuple[Climate, ...] = (
 )
 # fmt: on
 
-#: Between batteries of one design, as relative standard deviations.
+#: Spread between batteries of one design, as relative standard deviations.
 CAPACITY_SPREAD = 0.008
 RESISTANCE_SPREAD = 0.04
 CALENDAR_SPREAD = 0.12
 CYCLE_SPREAD = 0.11
-#: Packs that wear ever faster from some age on; little in their telemetry warns of it.
+#: Share of packs with a knee: ageing accelerates beyond an onset, with little warning in their telemetry.
 KNEE_SHARE = 0.1
 
 HAZARD = HazardParameters(shape=1.6, scale_cycles=6800.0, per_loss=8.0, per_degree=0.03)
 
-#: What a new battery gains over its rating, typical.
+#: Typical excess of the new capacity over the nominal capacity.
 CAPACITY_RESERVE = 0.01
 SPECIFIC_HEAT_J_PER_KG_K = 1000.0
 CORE_SHARE_OF_HEAT = 0.7
@@ -123,19 +123,19 @@ Entry = TypeVar("Entry", CarModel, Usage, Climate)
 
 
 def pick(table: tuple[Entry, ...], rng: np.random.Generator) -> Entry:
-    """One entry, by the entries' shares."""
+    """Draw one entry with the probabilities `share`."""
     shares = np.array([entry.share for entry in table])
     return table[int(rng.choice(len(table), p=shares / shares.sum()))]
 
 
 def centred(rng: np.random.Generator, scale: float, size: int) -> NDArray[np.float64]:
-    """Normal deviates with mean exactly 0."""
+    """Normal deviates shifted to mean 0."""
     values: NDArray[np.float64] = scale * rng.standard_normal(size)
     return np.asarray(values - values.mean(), dtype=np.float64)
 
 
 def draw_pack(model: CarModel, rng: np.random.Generator) -> PackParameters:
-    """One pack of a car model."""
+    """Draw the parameters of one pack of a car model."""
     chemistry = CHEMISTRIES[model.chemistry]
     resistance_ohm = model.series_resistance_ohm * np.exp(RESISTANCE_SPREAD * rng.standard_normal())
     cell = CellParameters(
@@ -169,7 +169,7 @@ def draw_pack(model: CarModel, rng: np.random.Generator) -> PackParameters:
 
 
 def draw_ageing(rng: np.random.Generator, ageing_spread: float) -> AgeingParameters:
-    """One battery's constants of wear; `ageing_spread` scales how much they differ between batteries."""
+    """Draw one battery's ageing constants; `ageing_spread` scales the spread between batteries."""
     has_knee = rng.random() < KNEE_SHARE
     onset = rng.uniform(0.08, 0.16)
     return AgeingParameters(
@@ -185,7 +185,7 @@ def draw_ageing(rng: np.random.Generator, ageing_spread: float) -> AgeingParamet
 
 
 def draw_climate(climate: Climate, rng: np.random.Generator) -> ClimateParameters:
-    """One place in a region, with weather of its own."""
+    """Draw the climate of one battery in a region, with its own weather."""
     phase = rng.uniform(0.0, 2.0 * np.pi, len(WEATHER_PERIODS_DAYS))
     mean_c = climate.mean_c + 1.5 * rng.standard_normal()
     return ClimateParameters(mean_c, climate.season_c, climate.day_c, climate.weather_c, phase)
@@ -194,13 +194,13 @@ def draw_climate(climate: Climate, rng: np.random.Generator) -> ClimateParameter
 def draw_design(
     model: CarModel, usage: Usage, rng: np.random.Generator, *, ageing_spread: float, hazard_scale: float
 ) -> Design:
-    """One battery in one car in one place; `hazard_scale` multiplies the hazard of faults."""
+    """Draw the design of one battery; `hazard_scale` multiplies the hazard of faults."""
     pack = draw_pack(model, rng)
     ageing = draw_ageing(rng, ageing_spread)
     climate = draw_climate(pick(CLIMATES, rng), rng)
     stress = Stress(float("nan"), usage.soc, usage.depth_of_discharge, usage.c_rate)
     cycles_per_day = usage.cycles_per_day * float(np.exp(0.12 * rng.standard_normal()))
-    # A hazard h times as high is the same as a threshold h times as low.
+    # Multiplying the hazard by h is the same as dividing the threshold by h.
     fault = draw_fault(rng)
     return Design(
         pack=pack,

@@ -1,4 +1,4 @@
-"""Driving: a seeded speed trace of micro-trips, and the power that a vehicle needs to follow it.
+"""Driving model: a random speed trace of micro-trips, and the power that a vehicle needs to follow it.
 
 The road-load equation is that of Guzzella and Sciarretta, Vehicle Propulsion Systems, 3rd ed. 2013, ch. 2.
 """
@@ -15,13 +15,13 @@ from simulator.compiled import compiled
 AIR_DENSITY_KG_M3 = 1.2
 GRAVITY_M_S2 = 9.81
 CABIN_C = 21.0
-SETTLE_S = 2.5  # how quickly a driver closes the gap to the wanted speed
+SPEED_RESPONSE_S = 2.5  # time constant with which a driver approaches the target speed
 BRAKE_M_S2 = 1.8
-GRADE_MEMORY_S = 60.0
+GRADE_CORRELATION_S = 60.0
 
 
 class VehicleParameters(NamedTuple):
-    """What the road load needs; `cabin_w_per_k` is the climate control's power for each degree away from 21 degC."""
+    """Road-load parameters; `cabin_w_per_k` is the climate control's power for each K of difference to 21 degC."""
 
     mass_kg: float
     drag_area_m2: float
@@ -33,7 +33,7 @@ class VehicleParameters(NamedTuple):
 
 
 class DriverParameters(NamedTuple):
-    """Habits and roads: shares of town and country (the rest is motorway) and the strongest acceleration used."""
+    """Driver and roads: shares of town and country (the rest is motorway), acceleration limit, spread of the grade."""
 
     town_share: float
     country_share: float
@@ -42,7 +42,7 @@ class DriverParameters(NamedTuple):
 
 
 class DriveState(NamedTuple):
-    """Speed, the wanted speed, how long it is held once reached, and the slope of the road."""
+    """Speed, target speed (`wanted_m_s`), time that it is held once reached, grade of the road, and acceleration."""
 
     speed_m_s: float
     wanted_m_s: float
@@ -55,14 +55,14 @@ STANDING = DriveState(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 @compiled
-def next_wish(driver: DriverParameters, was_moving: bool, rng: np.random.Generator) -> tuple[float, float]:
-    """The next wanted speed, m/s, and how long it is held, s: a stop, or a stretch in town, country or motorway."""
-    place = rng.random()
-    if place < driver.town_share:
+def next_target_speed(driver: DriverParameters, was_moving: bool, rng: np.random.Generator) -> tuple[float, float]:
+    """Draw the next target speed, m/s, and how long it is held, s: a stop, or town, country or motorway driving."""
+    road = rng.random()
+    if road < driver.town_share:
         if was_moving and rng.random() < 0.6:
             return 0.0, 5.0 + 35.0 * rng.random()
         return 6.0 + 9.0 * rng.random(), 10.0 + 40.0 * rng.random()
-    if place < driver.town_share + driver.country_share:
+    if road < driver.town_share + driver.country_share:
         if was_moving and rng.random() < 0.2:
             return 0.0, 5.0 + 20.0 * rng.random()
         return 16.0 + 10.0 * rng.random(), 30.0 + 90.0 * rng.random()
@@ -73,37 +73,37 @@ def next_wish(driver: DriverParameters, was_moving: bool, rng: np.random.Generat
 def step_drive(
     drive: DriveState, driver: DriverParameters, is_arriving: bool, dt_s: float, rng: np.random.Generator
 ) -> DriveState:
-    """The trace after `dt_s`; `is_arriving` brings it to a stop."""
+    """Advance the speed trace by `dt_s`; `is_arriving` brings the car to a stop."""
     wanted_m_s, hold_s = drive.wanted_m_s, drive.hold_s
     if is_arriving:
         wanted_m_s, hold_s = 0.0, 1.0
     elif hold_s <= 0.0:
-        wanted_m_s, hold_s = next_wish(driver, drive.wanted_m_s > 0.0, rng)
+        wanted_m_s, hold_s = next_target_speed(driver, drive.wanted_m_s > 0.0, rng)
     if abs(drive.speed_m_s - wanted_m_s) < 0.5:
         hold_s -= dt_s
 
-    fade = 1.0 / (1.0 + (drive.speed_m_s / 20.0) ** 2)  # traction power, not grip, limits fast cars
-    target = (wanted_m_s - drive.speed_m_s) / SETTLE_S
+    fade = 1.0 / (1.0 + (drive.speed_m_s / 20.0) ** 2)  # at high speed traction power, not grip, limits acceleration
+    target = (wanted_m_s - drive.speed_m_s) / SPEED_RESPONSE_S
     acceleration = min(max(target, -BRAKE_M_S2), driver.acceleration_m_s2 * fade)
     speed_m_s = max(drive.speed_m_s + acceleration * dt_s, 0.0)
     if wanted_m_s == 0.0 and speed_m_s < 0.3:
         speed_m_s = 0.0
-    share = dt_s / GRADE_MEMORY_S
-    kick = driver.grade_std * math.sqrt(2.0 * share) * rng.standard_normal()
+    share = dt_s / GRADE_CORRELATION_S
+    grade_noise = driver.grade_std * math.sqrt(2.0 * share) * rng.standard_normal()
     return DriveState(
-        speed_m_s, wanted_m_s, hold_s, drive.grade * (1.0 - share) + kick, (speed_m_s - drive.speed_m_s) / dt_s
+        speed_m_s, wanted_m_s, hold_s, drive.grade * (1.0 - share) + grade_noise, (speed_m_s - drive.speed_m_s) / dt_s
     )
 
 
 @compiled
 def auxiliary_power_w(vehicle: VehicleParameters, ambient_c: float) -> float:
-    """Lights, computers and the cabin's climate, W."""
+    """Power of lights, computers and climate control, W."""
     return vehicle.auxiliary_w + vehicle.cabin_w_per_k * abs(ambient_c - CABIN_C)
 
 
 @compiled
 def drive_power_w(drive: DriveState, vehicle: VehicleParameters, ambient_c: float) -> float:
-    """Power that the pack must give, W; negative while braking recuperates more than the car uses."""
+    """Power demanded from the pack, W; negative where recuperation exceeds consumption."""
     speed = drive.speed_m_s
     inertia_n = 1.05 * vehicle.mass_kg * drive.acceleration_m_s2
     air_n = 0.5 * AIR_DENSITY_KG_M3 * vehicle.drag_area_m2 * speed * speed

@@ -1,8 +1,8 @@
-"""Faults with a known hazard: Weibull in equivalent full cycles, proportional in wear and heat (Cox 1972).
+"""Fault model with a known hazard: Weibull in equivalent full cycles, proportional in wear and temperature (Cox 1972).
 
-A battery draws its threshold of cumulative hazard from the unit exponential; the fault happens when its cumulative
-hazard reaches it, so the rate of events *is* the hazard, whatever wear does.  The defect behind it begins to show at
-a share of that threshold: precursors are real, but faint at first and different from kind to kind.
+Each battery draws a threshold of cumulative hazard from the unit exponential distribution; the fault happens when its
+cumulative hazard reaches it, so the event rate equals the hazard for any course of wear.  The underlying defect
+starts to show at a share of that threshold: precursors exist, but are weak at first and differ between kinds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from simulator.compiled import compiled
 
-#: Kinds in the order of their codes, with the share of faults that each makes up.
+#: Fault kinds in the order of their codes, with their shares of all faults.
 FAULT_KINDS: dict[str, float] = {"contact_resistance": 0.35, "cooling_failure": 0.3, "internal_short": 0.35}
 KIND_NAMES: tuple[str, ...] = tuple(FAULT_KINDS)
 CONTACT_RESISTANCE, COOLING_FAILURE, INTERNAL_SHORT = range(3)
@@ -30,7 +30,7 @@ class HazardParameters(NamedTuple):
 
 
 class FaultPlan(NamedTuple):
-    """One battery's fate: which kind, at which cumulative hazard, and from which share of it on it shows."""
+    """Planned fault of one battery: kind, cumulative hazard at which it happens, and share of it at which it shows."""
 
     kind: int
     threshold: float
@@ -38,7 +38,7 @@ class FaultPlan(NamedTuple):
 
 
 class FaultEffects(NamedTuple):
-    """What a defect does to its pack; contact resistance relative to the series resistance of the new pack."""
+    """Effects of a defect on its pack; contact resistance relative to the series resistance of the new pack."""
 
     contact_resistance_share: float
     cooling_share: float
@@ -49,7 +49,7 @@ class FaultEffects(NamedTuple):
 def hazard_step(
     cycles_before: float, cycles: float, capacity_loss: float, temperature_c: float, parameters: HazardParameters
 ) -> float:
-    """Cumulative hazard that `cycles` more equivalent full cycles add at constant wear and temperature (exact)."""
+    """Exact cumulative hazard added by `cycles` equivalent full cycles at constant wear and temperature."""
     before: float = (cycles_before / parameters.scale_cycles) ** parameters.shape
     after: float = ((cycles_before + cycles) / parameters.scale_cycles) ** parameters.shape
     risk = math.exp(parameters.per_loss * capacity_loss + parameters.per_degree * (temperature_c - 25.0))
@@ -57,7 +57,7 @@ def hazard_step(
 
 
 def draw_fault(rng: np.random.Generator) -> FaultPlan:
-    """One battery's fate."""
+    """Draw the planned fault of one battery."""
     kind = int(rng.choice(len(KIND_NAMES), p=list(FAULT_KINDS.values())))
     return FaultPlan(kind, float(rng.exponential()), float(rng.uniform(0.5, 0.8)))
 
@@ -70,17 +70,17 @@ def has_failed(cumulative_hazard: float, plan: FaultPlan) -> bool:
 
 @compiled
 def severity(cumulative_hazard: float, plan: FaultPlan) -> float:
-    """How far the defect has grown: 0 none, 1 the fault."""
+    """Severity of the defect: 0 none, 1 the fault."""
     onset = plan.onset_share * plan.threshold
     return min(max((cumulative_hazard - onset) / max(plan.threshold - onset, 1e-12), 0.0), 1.0)
 
 
 @compiled
 def effects(kind: int, severity: float) -> FaultEffects:
-    """What a defect of that kind and severity does."""
-    grown = severity * severity
+    """Effects of a defect of that kind and severity."""
+    squared = severity * severity
     if kind == CONTACT_RESISTANCE:
-        return FaultEffects(0.8 * grown, 1.0, 0.0)
+        return FaultEffects(0.8 * squared, 1.0, 0.0)
     if kind == COOLING_FAILURE:
         return FaultEffects(0.0, 1.0 - severity, 0.0)
-    return FaultEffects(0.0, 1.0, -0.10 * grown)
+    return FaultEffects(0.0, 1.0, -0.10 * squared)

@@ -1,8 +1,8 @@
-"""What an experimenter does to a living battery at a chosen moment, and for how long: faults on a timetable.
+"""Scheduled injection of faults and scenarios into live batteries.
 
 python -m simulator.live --inject overheating=EV-0049@20s+15s --inject end_of_life=#1@5s+20s
 
-A regime is done to all of them at once: `--regime hot-summer@60s`.
+A scenario applies to all batteries: `--scenario hot-summer@60s`.
 """
 
 from __future__ import annotations
@@ -19,97 +19,97 @@ from simulator.faults import KIND_NAMES
 from simulator.live_pack import LivePack
 from telemetry.errors import TwinError
 
-#: Core temperature of an injected overheating, degC: above the alarm of the contract whatever the sensor's offset.
+#: Core temperature of an injected overheating, degC: above the contract's alarm limit with any sensor offset.
 OVERHEATED_C = 68.0
 _COOLED_C = 30.0
 #: State of charge of an injected low charge, fraction.
 LOW_CHARGE = 0.08
-#: An injected end of life aims below it: wear slows down as it goes on.
+#: Margin on the wear factor of an injected end of life, because wear slows down with age.
 _OVERSHOOT = 1.5
-#: A heat wave, beside the season of the place.
+#: Heat wave, K, in addition to the difference between the seasons.
 HEAT_WAVE_C = 14.0
-#: Of the fast chargers along the motorway, where a summer's traffic goes; the packs take as much as they may.
-HOLIDAY_CHARGER_W = 150_000.0
-HOLIDAY_TOWN_SHARE, HOLIDAY_COUNTRY_SHARE = 0.1, 0.2
-#: Wear of a fleet that is driven and charged harder than what the models know.
+#: Power of motorway fast chargers in the hot summer; the packs limit the current.
+LONG_DISTANCE_CHARGER_W = 150_000.0
+LONG_DISTANCE_TOWN_SHARE, LONG_DISTANCE_COUNTRY_SHARE = 0.1, 0.2
+#: Factor on ageing of the scenario fast_ageing: harder use than in the training data.
 FAST_AGEING = 20.0
-#: Every battery.
+#: Battery id that stands for every battery.
 ALL = "*"
-_REGIME_FORM = re.compile(r"(?P<kind>[\w-]+)@(?P<times>.+)")
+_SCENARIO_FORM = re.compile(r"(?P<kind>[\w-]+)@(?P<times>.+)")
 _FORM = re.compile(r"(?P<kind>\w+)=(?P<battery>[^@]+)@(?P<start>[\d.]+)s(?:\+(?P<duration>[\d.]+)s)?")
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What an injection does to a pack.
+class InjectionKind:
+    """Actions of an injection on a pack.
 
     Attributes:
-        begin: once at its start; the event time that it may take, s, goes with it.
-        hold: before each reading while it lasts.
-        end: once afterwards.
+        start: called once at its start with its duration in event time, s.
+        hold: called before each reading while it is active.
+        end: called once after it.
     """
 
     description: str
-    begin: Callable[[LivePack, float], None] = lambda _pack, _seconds: None
+    start: Callable[[LivePack, float], None] = lambda _pack, _seconds: None
     hold: Callable[[LivePack], None] = lambda _pack: None
     end: Callable[[LivePack], None] = lambda _pack: None
 
 
-def _wear_until_the_end(pack: LivePack) -> None:
+def _stop_wear_at_end_of_life(pack: LivePack) -> None:
     if pack.has_reached_end:
         pack.set_wear_speed(1.0)
 
 
-def _begin_summer(pack: LivePack) -> None:
+def _start_summer(pack: LivePack) -> None:
     pack.set_ambient_offset(pack.midsummer_offset_c + HEAT_WAVE_C)
-    pack.go_on_holiday(HOLIDAY_CHARGER_W, HOLIDAY_TOWN_SHARE, HOLIDAY_COUNTRY_SHARE)
+    pack.set_long_distance_use(LONG_DISTANCE_CHARGER_W, LONG_DISTANCE_TOWN_SHARE, LONG_DISTANCE_COUNTRY_SHARE)
 
 
 def _end_summer(pack: LivePack) -> None:
     pack.set_ambient_offset(0.0)
-    pack.come_home()
+    pack.reset_use()
 
 
-def _fault(name: str) -> Kind:
-    return Kind(f"the fault {name}", lambda pack, _: pack.inject_fault(name), end=LivePack.clear_fault)
+def _fault(name: str) -> InjectionKind:
+    return InjectionKind(f"the fault {name}", lambda pack, _: pack.inject_fault(name), end=LivePack.clear_fault)
 
 
-KINDS: Mapping[str, Kind] = {
-    "overheating": Kind(
+INJECTION_KINDS: Mapping[str, InjectionKind] = {
+    "overheating": InjectionKind(
         f"the pack at {OVERHEATED_C:g} degC",
         hold=lambda pack: pack.heat(OVERHEATED_C),
         end=lambda pack: pack.heat(_COOLED_C),
     ),
-    "low_charge": Kind(f"{LOW_CHARGE:.0%} of charge", hold=lambda pack: pack.set_charge(LOW_CHARGE)),
-    "end_of_life": Kind(
-        "wear so fast that it ends within the duration",
-        begin=lambda pack, seconds: pack.set_wear_speed(_OVERSHOOT * pack.wear_speed_to_end(seconds)),
-        hold=_wear_until_the_end,
+    "low_charge": InjectionKind(f"{LOW_CHARGE:.0%} of charge", hold=lambda pack: pack.set_charge(LOW_CHARGE)),
+    "end_of_life": InjectionKind(
+        "accelerated wear to the end of life within the duration",
+        start=lambda pack, seconds: pack.set_wear_speed(_OVERSHOOT * pack.wear_speed_to_end(seconds)),
+        hold=_stop_wear_at_end_of_life,
         end=lambda pack: pack.set_wear_speed(1.0),
     ),
-    "hot_summer": Kind(
+    "hot_summer": InjectionKind(
         f"midsummer, a heat wave of {HEAT_WAVE_C:g} degC, motorways and fast chargers",
-        begin=lambda pack, _: _begin_summer(pack),
+        start=lambda pack, _: _start_summer(pack),
         end=_end_summer,
     ),
-    "fast_ageing": Kind(
+    "fast_ageing": InjectionKind(
         f"wear {FAST_AGEING:g} times as fast as natural",
-        begin=lambda pack, _: pack.set_wear_speed(FAST_AGEING),
+        start=lambda pack, _: pack.set_wear_speed(FAST_AGEING),
         end=lambda pack: pack.set_wear_speed(1.0),
     ),
     **{name: _fault(name) for name in KIND_NAMES},
 }
-#: What changes for a whole fleet.
-REGIMES = ("hot_summer", "fast_ageing")
+#: Kinds that apply to a whole fleet.
+SCENARIOS = ("hot_summer", "fast_ageing")
 
 
 @dataclass(frozen=True)
 class Injection:
-    """One entry of the timetable.
+    """One scheduled injection.
 
     Attributes:
-        battery: id, `#n` for the n-th of those that live, or `*` for all of them.
-        start_s, duration_s: on the wall clock, from the first reading on; for ever where the duration is infinite.
+        battery: id, `#n` for the n-th live battery, or `*` for all of them.
+        start_s, duration_s: wall-clock time since the first reading; an infinite duration lasts until the end.
     """
 
     kind: str
@@ -119,42 +119,42 @@ class Injection:
 
     @classmethod
     def parse(cls, text: str) -> Injection:
-        """From KIND=BATTERY@START+DURATION, e.g. `overheating=EV-0049@20s+15s`.
+        """Parse KIND=BATTERY@START+DURATION, e.g. `overheating=EV-0049@20s+15s`.
 
         Raises:
-            TwinError: it has another form, or the kind is not one of `KINDS`.
+            TwinError: the text has another form, or the kind is not one of `INJECTION_KINDS`.
         """
         match = _FORM.fullmatch(text)
         if match is None:
             sentence = f"{text!r} is no injection: write it as overheating=EV-0049@20s+15s."
             raise TwinError(sentence, field="--inject", value=text)
-        if match["kind"] not in KINDS:
-            sentence = f"{match['kind']!r} cannot be injected: name one of {', '.join(KINDS)}."
+        if match["kind"] not in INJECTION_KINDS:
+            sentence = f"{match['kind']!r} cannot be injected: name one of {', '.join(INJECTION_KINDS)}."
             raise TwinError(sentence, field="--inject", value=text)
         duration = float("inf") if match["duration"] is None else float(match["duration"])
         return cls(match["kind"], match["battery"], float(match["start"]), duration)
 
 
 def parse_scenario(text: str) -> Injection:
-    """From KIND@START+DURATION, e.g. `hot-summer@60s`: what changes for every battery.
+    """Parse KIND@START+DURATION, e.g. `hot-summer@60s`, as an injection into every battery.
 
     Raises:
-        TwinError: it has another form, or the kind is not one of `REGIMES`.
+        TwinError: the text has another form, or the kind is not one of `SCENARIOS`.
     """
-    match = _REGIME_FORM.fullmatch(text)
+    match = _SCENARIO_FORM.fullmatch(text)
     kind = "" if match is None else match["kind"].replace("-", "_")
-    if match is None or kind not in REGIMES:
-        known = ", ".join(name.replace("_", "-") for name in REGIMES)
-        sentence = f"{text!r} is no regime: write it as hot-summer@60s, with one of {known}."
-        raise TwinError(sentence, field="--regime", value=text)
+    if match is None or kind not in SCENARIOS:
+        known = ", ".join(name.replace("_", "-") for name in SCENARIOS)
+        sentence = f"{text!r} is no scenario: write it as hot-summer@60s, with one of {known}."
+        raise TwinError(sentence, field="--scenario", value=text)
     return Injection.parse(f"{kind}={ALL}@{match['times']}")
 
 
 class InjectedPack:
-    """A live battery to which things are done on a timetable; everything else is the pack's own.
+    """Live battery with scheduled injections; everything else is delegated to the pack.
 
     Args:
-        speed: how much faster event time passes than the wall clock.
+        speed: event time per wall-clock time.
         clock: the wall clock, s.
     """
 
@@ -167,11 +167,11 @@ class InjectedPack:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pack = pack
-        self._waiting = sorted(injections, key=lambda one: one.start_s)
+        self._scheduled = sorted(injections, key=lambda injection: injection.start_s)
         self._active: list[Injection] = []
         self._speed = speed
         self._clock = clock
-        self._began: float | None = None
+        self._started_at: float | None = None
 
     @property
     def battery_id(self) -> str:
@@ -180,66 +180,67 @@ class InjectedPack:
 
     @property
     def last_time(self) -> datetime:
-        """Event time up to which the battery has lived."""
+        """Event time up to which the battery has been simulated."""
         return self.pack.last_time
 
     def history(self) -> pd.DataFrame:
-        """Readings of its past."""
+        """Readings before the live run."""
         return self.pack.history()
 
     def batteries_row(self) -> pd.DataFrame:
-        """The batteries table of this one battery."""
+        """Batteries table with the row of this battery."""
         return self.pack.batteries_row()
 
-    def memory(self) -> bytes:
-        """What the battery has to know to go on; what is done to it begins anew."""
-        return self.pack.memory()
+    def save_state(self) -> bytes:
+        """State of the battery without injections, which start again in the next run."""
+        return self.pack.save_state()
 
-    def resume(self, memory: bytes) -> bool:
-        """Let the battery go on where `memory` was taken."""
-        return self.pack.resume(memory)
+    def restore_state(self, saved: bytes) -> bool:
+        """Continue from `saved`; False, and no change, where that is of another battery."""
+        return self.pack.restore_state(saved)
 
     def read(self, time: datetime) -> dict[str, object]:
-        """Do what is due, then live until `time`; the first reading, which comes after days of rest, is its own."""
-        if self._began is None:
-            self._began = self._clock()
+        """Apply due injections, then simulate until `time`; none in the first call, which may span days."""
+        if self._started_at is None:
+            self._started_at = self._clock()
             return self.pack.read(time)
-        elapsed = self._clock() - self._began
-        while self._waiting and self._waiting[0].start_s <= elapsed:
-            injection = self._waiting.pop(0)
-            KINDS[injection.kind].begin(self.pack, injection.duration_s * self._speed)
+        elapsed = self._clock() - self._started_at
+        while self._scheduled and self._scheduled[0].start_s <= elapsed:
+            injection = self._scheduled.pop(0)
+            INJECTION_KINDS[injection.kind].start(self.pack, injection.duration_s * self._speed)
             self._active.append(injection)
         for injection in list(self._active):
             if elapsed >= injection.start_s + injection.duration_s:
-                KINDS[injection.kind].end(self.pack)
+                INJECTION_KINDS[injection.kind].end(self.pack)
                 self._active.remove(injection)
         for injection in self._active:
-            KINDS[injection.kind].hold(self.pack)
+            INJECTION_KINDS[injection.kind].hold(self.pack)
         return self.pack.read(time)
 
 
-def injected(
+def with_injections(
     packs: Sequence[LivePack],
     injections: Sequence[Injection],
     *,
     speed: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[InjectedPack]:
-    """`packs` with `injections` done to those that they name.
+    """Wrap `packs`, each with the injections that name it.
 
     Args:
         speed, clock: see `InjectedPack`.
 
     Raises:
-        TwinError: a battery that is named does not live.
+        TwinError: a named battery is not among `packs`.
     """
     names = {pack.battery_id: pack.battery_id for pack in packs}
     names |= {f"#{number}": pack.battery_id for number, pack in enumerate(packs, start=1)}
-    own: dict[str, list[Injection]] = {pack.battery_id: [] for pack in packs}
+    by_battery: dict[str, list[Injection]] = {pack.battery_id: [] for pack in packs}
     for injection in injections:
         if injection.battery != ALL and injection.battery not in names:
-            sentence = f"No battery {injection.battery} lives: name one of {', '.join(own)}, or #1 to #{len(packs)}."
+            known = ", ".join(by_battery)
+            sentence = f"There is no battery {injection.battery}: name one of {known}, or #1 to #{len(packs)}."
             raise TwinError(sentence, field="--inject", value=injection.battery)
-        for battery_id in own if injection.battery == ALL else (names[injection.battery],):
-            own[battery_id].append(injection)
-    return [InjectedPack(pack, own[pack.battery_id], speed=speed, clock=clock) for pack in packs]
+        for battery_id in by_battery if injection.battery == ALL else (names[injection.battery],):
+            by_battery[battery_id].append(injection)
+    return [InjectedPack(pack, by_battery[pack.battery_id], speed=speed, clock=clock) for pack in packs]

@@ -1,10 +1,11 @@
-"""The live simulator: batteries in the middle of their lives, read, predicted, stored and published in real time.
+"""Live simulator: produces readings of batteries in real time, and has them predicted, stored and published.
 
     python -m simulator.live --batteries 10 --for 60 --speed 1 --interval 0.5
 
-Every reading is in the spool, on the disk, before it counts; from there it goes to the store, MQTT and Kafka (where the
-settings name one) and to the prediction service, each at its own pace.  Brings a PostgreSQL and an MQTT broker of its
-own unless the settings name others.  Ends with a summary; the exit code is 0 only if nothing was lost or waits.
+Every reading is appended to the spool on disk before it counts as produced.  From there it is delivered independently
+to the telemetry store, MQTT, Kafka (where configured) and the prediction service.  Starts an embedded PostgreSQL and
+MQTT broker unless the settings name others.  Ends with a summary; the exit code is 0 only if nothing was lost and
+nothing waits in the spool.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ import yaml
 from rich.console import Console
 
 from simulator.fleet import SimulateParams
-from simulator.injections import KINDS, REGIMES, Injection, injected, parse_scenario
+from simulator.injections import INJECTION_KINDS, SCENARIOS, Injection, parse_scenario, with_injections
 from simulator.live_battery import LiveBattery
-from simulator.live_loop import NEWEST_TIME, PRODUCER, LiveLoop, memory_of
+from simulator.live_loop import NEWEST_TIME, PRODUCER, LiveLoop, state_key
 from simulator.live_pack import LivePack
 from simulator.live_twin import LiveTwin
-from simulator.prediction_consumer import CONSUMER, READINGS_A_CALL, PredictionWorker, fold_pasts
+from simulator.prediction_consumer import CONSUMER, READINGS_PER_REQUEST, PredictionWorker, backfill_states
 from simulator.run_statistics import RunStatistics, Summary
 from simulator.service_client import PredictionClient, PredictionError
 from simulator.simulator_metrics import LiveCollector, metrics_server
 from simulator.terminal import View, print_summary, view_for
-from telemetry.embedded.defaults import embedded_parts
+from telemetry.embedded.mqtt_broker import ensure_mqtt_broker
 from telemetry.embedded.ports import free_port
+from telemetry.embedded.postgres import ensure_telemetry_store
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from telemetry.sinks import make_sinks
@@ -47,21 +49,21 @@ from telemetry.stores.postgres import PostgresStore
 
 READY_TIMEOUT_S = 120.0
 FINISH_TIMEOUT_S = 30.0
-#: Longer than any sink waits for its destination.
+#: Longer than the timeout of any sink.
 _STOP_TIMEOUT_S = 60.0
-#: Shares of their lives at which the first and the last battery start.
+#: Shares of the battery life at which the first and the last battery start.
 LIFE_SHARES = (0.3, 0.85)
 
 
 @dataclass(frozen=True)
 class LiveOptions:
-    """How a live run goes.
+    """Options of a live run.
 
     Attributes:
-        interval_s: time between two readings of a battery, on the wall clock.
-        speed: how much faster event time passes than the wall clock.
-        for_s: end after so many seconds; None: when told to.
-        predicts: ask the prediction service; False where a stream scorer or a database predictor does it.
+        interval_s: wall-clock time between two readings of a battery.
+        speed: event time per wall-clock time.
+        for_s: wall-clock duration of the run; None: until it is stopped.
+        predicts: request predictions from the service; False where the stream scorer or database predictor makes them.
     """
 
     interval_s: float = 0.5
@@ -84,91 +86,91 @@ def run_live(
 ) -> Summary | None:
     """Run until `options.for_s` has passed or `stop` is set; None where it was set before the first tick.
 
-    What waited in the spool from an earlier run is delivered and predicted first, and batteries that lived in it go on
-    where they were.  A sink that cannot be reached is said, and its rows wait in the spool.
+    Readings left in the spool by an earlier run are delivered and predicted first, and its batteries continue from
+    their saved states.  An unavailable sink is reported, and its rows wait in the spool.
 
     Args:
-        settings: with a telemetry store named (`embedded_parts` sees to it).
+        settings: with `telemetry_dsn` set (see `ensure_telemetry_store`).
 
     Raises:
-        TwinError: a setting is wrong, or another process has the spool.
-        SinkError: the store cannot say how far these batteries have come, and neither can the spool.
+        TwinError: a setting is wrong, or another process uses the spool.
+        SinkError: the newest event time of these batteries is neither in the spool nor available from the store.
         PredictionError: the service is not ready, or refuses a history.
     """
     sinks, off = make_sinks(settings)
     for name, reason in off.items():
-        view.say(f"{name} is off: {reason}")
-    tally = RunStatistics(predicts=options.predicts)
+        view.notify(f"{name} is off: {reason}")
+    statistics = RunStatistics(predicts=options.predicts)
     consumers = {name: sink.kinds for name, sink in sinks.items()}
     if options.predicts:
         consumers[CONSUMER] = ("reading",)
     with ExitStack() as stack:
         spool = Spool(settings.spool_path, consumers, max_bytes=settings.spool_max_bytes)
         stack.callback(spool.close)
-        for name, rows in spool.forgotten.items():
+        for name, rows in spool.removed_consumers.items():
             if rows:
-                view.say(f"{name} is not in the settings any more: {rows} rows that waited for it are let go.")
-        _resume(batteries, spool, view)
+                view.notify(f"{name} is no longer in the settings: {rows} rows that waited for it were dropped.")
+        _restore_batteries(batteries, spool, view)
         twins = [LiveTwin.of(battery) for battery in batteries]
         client = stack.enter_context(PredictionClient(settings.service_url))
-        _set_up(sinks, view)
+        _set_up_sinks(sinks, view)
         deliveries = [Delivery(spool, name, SinkWorker(sink)) for name, sink in sinks.items()]
-        stack.callback(_stop, deliveries)
+        stack.callback(_stop_deliveries, deliveries)
         for delivery in deliveries:
             delivery.start()
         if options.predicts:
             known = spool.states(CONSUMER)
             if unknown := [twin for twin in twins if twin.battery.battery_id not in known]:
                 client.wait_until_ready(READY_TIMEOUT_S, stop)
-                fold_pasts(unknown, client, spool, view.history, stop)
+                backfill_states(unknown, client, spool, view.history, stop)
             by_id = {twin.battery.battery_id: twin for twin in twins}
-            worker = PredictionWorker(client, spool, by_id, tally)
-            deliveries.append(Delivery(spool, CONSUMER, worker, batch_rows=READINGS_A_CALL))
+            worker = PredictionWorker(client, spool, by_id, statistics)
+            deliveries.append(Delivery(spool, CONSUMER, worker, batch_rows=READINGS_PER_REQUEST))
             deliveries[-1].start()
         if stop.is_set():
             return None
-        start = _bring_to_present(settings, spool, batteries, options)
-        loop = LiveLoop(twins, spool, deliveries, start, options.interval_s, options.speed, tally)
-        loop.on_tick = lambda: view.tick(twins, tally)
-        collector = LiveCollector(tally, spool, deliveries)
+        start = _advance_to_start(settings, spool, batteries, options)
+        loop = LiveLoop(twins, spool, deliveries, start, options.interval_s, options.speed, statistics)
+        loop.on_tick = lambda: view.tick(twins, statistics)
+        collector = LiveCollector(statistics, spool, deliveries)
         stack.enter_context(metrics_server(settings.host, settings.simulator_metrics_port, collector))
         loop.run(stop, options.for_s)
         loop.finish(FINISH_TIMEOUT_S)
         return _summary(settings, loop, sinks)
 
 
-def _resume(batteries: Sequence[LiveBattery], spool: Spool, view: View) -> None:
-    """Let batteries that lived here before go on where they were."""
-    kept = spool.states(PRODUCER)
+def _restore_batteries(batteries: Sequence[LiveBattery], spool: Spool, view: View) -> None:
+    """Restore the batteries' states that an earlier run saved in the spool."""
+    states = spool.states(PRODUCER)
     for battery in batteries:
-        memory = kept.get(memory_of(battery.battery_id))
-        if memory is not None and not battery.resume(memory):
-            view.say(f"{battery.battery_id} begins another life: its fleet is described otherwise now.")
+        saved = states.get(state_key(battery.battery_id))
+        if saved is not None and not battery.restore_state(saved):
+            view.notify(f"{battery.battery_id} starts anew: its saved state is of a fleet with other parameters.")
 
 
-def _set_up(sinks: Mapping[str, Sink], view: View) -> None:
-    """Make the sinks ready once, so that a wrong setting ends the run before it begins and an absence is said."""
+def _set_up_sinks(sinks: Mapping[str, Sink], view: View) -> None:
+    """Set up every sink once, so that a wrong setting ends the run at once and an unavailable sink is reported."""
     for name, sink in sinks.items():
         try:
             sink.setup()
         except SinkUnavailableError as error:
-            view.say(f"{name} is away, what is for it waits in the spool: {error}")
+            view.notify(f"{name} is unavailable, its rows wait in the spool: {error}")
 
 
-def _stop(deliveries: Sequence[Delivery]) -> None:
+def _stop_deliveries(deliveries: Sequence[Delivery]) -> None:
     for delivery in deliveries:
         delivery.stop_soon()
     for delivery in deliveries:
         delivery.stop(_STOP_TIMEOUT_S)
 
 
-def _bring_to_present(
+def _advance_to_start(
     settings: Settings, spool: Spool, batteries: Sequence[LiveBattery], options: LiveOptions
 ) -> datetime:
-    """Live from the end of the histories to just before the first tick, and give the time of that tick.
+    """Simulate all batteries up to just before the first tick, and return the event time of that tick.
 
-    It is now, but after everything that these batteries have lived, spooled or stored: readings never go back in time.
-    The days between take a moment to live through, which the first tick does not have.
+    It is now, or later where these batteries have later readings, in the spool or in the store: event time never goes
+    backwards.  Simulating the days in between would take too long within the first tick.
     """
     step = timedelta(seconds=options.interval_s * options.speed)
     newest = max(battery.last_time for battery in batteries) + step
@@ -182,7 +184,7 @@ def _bring_to_present(
         if spooled is None:
             reason = str(error).strip().partition("\n")[0]
             raise SinkUnavailableError(
-                f"The telemetry store cannot be asked for its newest reading: {reason}"
+                f"The newest reading cannot be queried from the telemetry store: {reason}"
             ) from error
         stored = None
     finally:
@@ -194,37 +196,37 @@ def _bring_to_present(
 
 
 def _summary(settings: Settings, loop: LiveLoop, sinks: Mapping[str, Sink]) -> Summary:
-    tally = loop.tally
+    statistics = loop.statistics
     stored: int | None = 0
-    if tally.first_time is not None and tally.last_time is not None:
+    if statistics.first_time is not None and statistics.last_time is not None:
         store = _store(settings)
         try:
             ids = [twin.battery.battery_id for twin in loop.twins]
-            stored = store.count_readings(ids, tally.first_time, tally.last_time)
+            stored = store.count_readings(ids, statistics.first_time, statistics.last_time)
         except psycopg2.Error:
             stored = None
         finally:
             store.close()
     waiting = {delivery.consumer: loop.spool.depth(delivery.consumer).readings for delivery in loop.deliveries}
-    set_aside = {delivery.consumer: delivery.refused_readings for delivery in loop.deliveries}
+    quarantined_readings = {delivery.consumer: delivery.refused_readings for delivery in loop.deliveries}
     return Summary(
-        tally=tally,
+        statistics=statistics,
         stored=stored,
         waiting=waiting,
-        set_aside={delivery.consumer: delivery.refused for delivery in loop.deliveries},
-        unstored=waiting.get("store", 0) + set_aside.get("store", 0),
+        quarantined={delivery.consumer: delivery.refused for delivery in loop.deliveries},
+        unstored=waiting.get("store", 0) + quarantined_readings.get("store", 0),
         acknowledged={name: sink.acknowledged for name, sink in sinks.items()},
     )
 
 
 def _store(settings: Settings) -> PostgresStore:
     if settings.telemetry_dsn is None:
-        raise TwinError("No telemetry store is named.", field="telemetry_dsn")
+        raise TwinError("No telemetry store is configured.", field="telemetry_dsn")
     return PostgresStore(settings.telemetry_dsn.get_secret_value())
 
 
-def living_batteries(count: int, params_file: Path, at: datetime) -> list[LivePack]:
-    """`count` batteries of the fleet of `params_file`, none of them in its training files, spread over their lives."""
+def start_batteries(count: int, params_file: Path, at: datetime) -> list[LivePack]:
+    """`count` batteries of the fleet in `params_file`, not in its training files, spread over the battery life."""
     params = yaml.safe_load(params_file.read_text(encoding="utf-8"))
     simulate = SimulateParams.from_mapping(params["simulate"])
     youngest, oldest = LIFE_SHARES
@@ -240,21 +242,23 @@ def living_batteries(count: int, params_file: Path, at: datetime) -> list[LivePa
     ]
 
 
-def _main(arguments: argparse.Namespace, options: LiveOptions, timetable: Sequence[Injection], console: Console) -> int:
+def _main(
+    arguments: argparse.Namespace, options: LiveOptions, injections: Sequence[Injection], console: Console
+) -> int:
     stop = Event()
     _stop_on_signals(stop)
-    # What troubles them comes to us as a sentence of the sink.
+    # The sink reports the errors of its Kafka client.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
-    with embedded_parts(Settings()) as settings:
+    with ensure_telemetry_store(Settings()) as stored, ensure_mqtt_broker(stored) as settings:
         port = free_port(settings.host, settings.simulator_metrics_port)
         settings = settings.model_copy(update={"simulator_metrics_port": port})
         console.print(
             f"MQTT {settings.mqtt_host}:{settings.mqtt_port} · metrics http://{settings.host}:{port}/metrics",
             highlight=False,
         )
-        console.print(f"living the past of {arguments.batteries} batteries …", highlight=False)
-        packs = living_batteries(arguments.batteries, arguments.params, datetime.now(UTC))
-        batteries = injected(packs, timetable, speed=arguments.speed)
+        console.print(f"simulating the history of {arguments.batteries} batteries …", highlight=False)
+        packs = start_batteries(arguments.batteries, arguments.params, datetime.now(UTC))
+        batteries = with_injections(packs, injections, speed=arguments.speed)
         view = view_for(console)
         try:
             summary = run_live(batteries, settings, options, view, stop)
@@ -273,42 +277,44 @@ def _stop_on_signals(stop: Event) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the live simulator; 0 if nothing was lost and nothing waits, 1 otherwise, 2 if it could not begin."""
+    """Run the live simulator; 0 if nothing was lost and nothing waits, 1 otherwise, 2 if it could not start."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batteries", type=int, default=10, help="how many (default 10)")
-    parser.add_argument("--for", dest="for_s", type=float, metavar="SECONDS", help="stop by itself after so long")
-    parser.add_argument("--speed", type=float, default=1.0, help="event time passes so much faster than the clock")
+    parser.add_argument("--batteries", type=int, default=10, help="number of batteries (default 10)")
+    parser.add_argument(
+        "--for", dest="for_s", type=float, metavar="SECONDS", help="duration of the run (default: endless)"
+    )
+    parser.add_argument("--speed", type=float, default=1.0, help="event time per wall-clock time")
     parser.add_argument("--interval", type=float, default=0.5, help="seconds between two readings of a battery")
     parser.add_argument(
         "--inject",
         action="append",
         default=[],
         metavar="KIND=BATTERY@START+DURATION",
-        help=f"{', '.join(KINDS)}; e.g. overheating=#1@20s+15s (the first battery, from the 20th second on)",
+        help=f"{', '.join(INJECTION_KINDS)}; e.g. overheating=#1@20s+15s (the first battery, 20 s after the start)",
     )
     parser.add_argument(
-        "--regime",
+        "--scenario",
         action="append",
         default=[],
         metavar="KIND@START+DURATION",
-        help=f"{', '.join(name.replace('_', '-') for name in REGIMES)}, for all; e.g. hot-summer@60s",
+        help=f"{', '.join(name.replace('_', '-') for name in SCENARIOS)}, for all batteries; e.g. hot-summer@60s",
     )
     parser.add_argument(
         "--predictions",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="ask the prediction service; not where a stream scorer or a database predictor does it",
+        help="request predictions from the service; off where the stream scorer or database predictor makes them",
     )
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="where the fleet is described")
-    parser.add_argument("--check", action="store_true", help="say whether these arguments can be run, and end")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the fleet's parameters")
+    parser.add_argument("--check", action="store_true", help="validate the arguments and exit")
     arguments = parser.parse_args(argv)
     if arguments.batteries < 1:
         parser.error("--batteries must be at least 1")
     console = Console()
     try:
         options = LiveOptions(arguments.interval, arguments.speed, arguments.for_s, predicts=arguments.predictions)
-        timetable = [*map(Injection.parse, arguments.inject), *map(parse_scenario, arguments.regime)]
-        return 0 if arguments.check else _main(arguments, options, timetable, console)
+        injections = [*map(Injection.parse, arguments.inject), *map(parse_scenario, arguments.scenario)]
+        return 0 if arguments.check else _main(arguments, options, injections, console)
     except (TwinError, SinkError, PredictionError) as error:
         console.print(f"[red]{error}[/red]", highlight=False, soft_wrap=True)
         return 2

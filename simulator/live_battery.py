@@ -1,4 +1,4 @@
-"""What the live simulator asks of a battery."""
+"""Interface of a battery in the live simulator."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 
 class LiveBattery(Protocol):
-    """A battery in the middle of its life; `simulator.live_pack.LivePack` is one."""
+    """A battery that gives readings on request; `simulator.live_pack.LivePack` implements it."""
 
     @property
     def battery_id(self) -> str:
@@ -18,25 +18,25 @@ class LiveBattery(Protocol):
 
     @property
     def last_time(self) -> datetime:
-        """Event time of the last reading, that of the history included."""
+        """Event time of the last reading, including those of the history."""
         ...
 
     def history(self) -> pd.DataFrame:
-        """Readings of its past, in time order."""
+        """Readings before the live run, in time order."""
         ...
 
     def batteries_row(self) -> pd.DataFrame:
-        """The batteries table of this one battery."""
+        """Batteries table with the row of this battery."""
         ...
 
     def read(self, time: datetime) -> dict[str, object]:
-        """Live until `time` and give the reading of that moment."""
+        """Simulate until `time` and return the reading."""
         ...
 
-    def memory(self) -> bytes:
-        """What it has to know to go on after its last reading."""
+    def save_state(self) -> bytes:
+        """State after the last reading, for `restore_state`."""
         ...
 
-    def resume(self, memory: bytes) -> bool:
-        """Go on where `memory` was taken; False, and it lives on as it is, where that was of another battery."""
+    def restore_state(self, saved: bytes) -> bool:
+        """Continue from `saved`; False, and no change, where that is of another battery."""
         ...

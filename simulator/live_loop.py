@@ -1,4 +1,4 @@
-"""The live loop: at every tick one reading of each battery, on the disk before it counts."""
+"""Loop that reads every battery at each tick and appends the readings to the spool."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from telemetry.batch import Batch
 from telemetry.spool.delivery import Delivery
 from telemetry.spool.spool import Spool, SpoolFullError
 
-#: The name under which the spool keeps how far event time has come, and what each battery has to know to go on.
+#: Owner of the states that the spool stores for the simulator: newest event time, and the state of each battery.
 PRODUCER = "simulator"
 NEWEST_TIME = "newest_time"
-#: Readings of one tick that are kept at once; a larger fleet needs several steps.
+#: Most readings in one append; a larger fleet needs several for each tick.
 _READINGS_AT_ONCE = 5000
 _POLL_S = 0.02
 
 
-def memory_of(battery_id: str) -> str:
-    """The name under which the spool keeps what a battery has to know."""
+def state_key(battery_id: str) -> str:
+    """Name of a battery's state in the spool."""
     return f"battery/{battery_id}"
 
 
 @dataclass
 class LiveLoop:
-    """Reads the batteries on a schedule and hands the readings to the spool, from where others take them.
+    """Reads the batteries on a schedule and appends the readings to the spool.
 
     Attributes:
-        deliveries: what takes them, the predictions among it.
+        deliveries: of all consumers of the spool, the prediction consumer included.
         start: event time of the first tick.
-        interval_s: between two ticks on the wall clock.
-        speed: how much faster event time passes.
+        interval_s: wall-clock time between two ticks.
+        speed: event time per wall-clock time.
         on_tick: called after every tick.
     """
 
@@ -46,9 +46,9 @@ class LiveLoop:
     start: datetime
     interval_s: float
     speed: float
-    tally: RunStatistics = field(default_factory=RunStatistics)
+    statistics: RunStatistics = field(default_factory=RunStatistics)
     on_tick: Callable[[], None] = lambda: None
-    _are_known: bool = False
+    _identities_spooled: bool = False
 
     def run(self, stop: Event, for_s: float | None = None) -> None:
         """Tick until `stop` is set or `for_s` seconds have passed."""
@@ -60,16 +60,16 @@ class LiveLoop:
                 return
             missed = max(int((time.monotonic() - due) / self.interval_s), 0)
             if tick + missed >= end:  # the rest of the schedule has passed
-                self.tally.missed_ticks += int(end) - tick
+                self.statistics.missed_ticks += int(end) - tick
                 return
-            self.tally.missed_ticks += missed
+            self.statistics.missed_ticks += missed
             tick += missed
             self._tick(self.start + timedelta(seconds=tick * self.interval_s * self.speed))
             self.on_tick()
             tick += 1
 
     def finish(self, timeout_s: float) -> None:
-        """Wait until nothing waits in the spool any more: predictions first, which are delivered in their turn."""
+        """Wait until all consumers have drained the spool, including the predictions that are appended meanwhile."""
         deadline = time.monotonic() + timeout_s
         while not all(delivery.is_drained for delivery in self.deliveries) and time.monotonic() < deadline:
             time.sleep(_POLL_S)
@@ -77,25 +77,25 @@ class LiveLoop:
     def _tick(self, event_time: datetime) -> None:
         for twin in self.twins:
             twin.reading = twin.battery.read(event_time)
-        self.tally.ticked(
+        self.statistics.count_tick(
             {delivery.consumer: delivery.last_error for delivery in self.deliveries if delivery.last_error}
         )
         for begin in range(0, len(self.twins), _READINGS_AT_ONCE):
-            self._keep(self.twins[begin : begin + _READINGS_AT_ONCE], event_time)
+            self._append(self.twins[begin : begin + _READINGS_AT_ONCE], event_time)
 
-    def _keep(self, twins: Sequence[LiveTwin], event_time: datetime) -> None:
+    def _append(self, twins: Sequence[LiveTwin], event_time: datetime) -> None:
         readings = [twin.reading for twin in twins if twin.reading is not None]
-        memories = {memory_of(twin.battery.battery_id): twin.battery.memory() for twin in twins}
-        # Whose readings these are goes with the first of them that are kept.
-        identities = [] if self._are_known else [twin.identity for twin in self.twins]
+        states = {state_key(twin.battery.battery_id): twin.battery.save_state() for twin in twins}
+        # The first append carries the rows of the batteries table.
+        identities = [] if self._identities_spooled else [twin.identity for twin in self.twins]
         try:
             position = self.spool.append(
                 Batch(readings=readings, batteries=identities),
                 producer=PRODUCER,
-                states={NEWEST_TIME: event_time.isoformat().encode(), **memories},
+                states={NEWEST_TIME: event_time.isoformat().encode(), **states},
             )
         except SpoolFullError as error:
-            self.tally.refused_by_spool(len(readings), str(error))
+            self.statistics.count_refused(len(readings), str(error))
             return
-        self._are_known = True
-        self.tally.kept(position, len(readings), event_time)
+        self._identities_spooled = True
+        self.statistics.count_spooled(position, len(readings), event_time)

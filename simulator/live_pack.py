@@ -1,7 +1,7 @@
-"""A battery that goes on living: one reading a call, at any pace, from the middle of its life.
+"""Live battery: a simulated battery in the middle of its life that gives one reading a call, at any interval.
 
-It is battery `index` of the same fleet that `simulator.fleet` writes to files, lived by the same code: `history` is its
-past telemetry, `read` its present.
+It is battery `index` of the fleet that `simulator.fleet` writes to files, simulated by the same code: `history` is its
+telemetry so far, `read` gives the next reading.
 """
 
 from __future__ import annotations
@@ -15,51 +15,51 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from simulator.battery import Battery, Identity
+from simulator.battery_physics import NO_FAULT, Design, advance_days, condition_of, health
 from simulator.climate import SECONDS_PER_DAY, daily_mean_c
 from simulator.faults import KIND_NAMES
-from simulator.fleet import SimulateParams, batteries_table, history, logs_until, new_battery
-from simulator.life import NO_FAULT, Design, condition_of, health, pass_days
+from simulator.fleet import SimulateParams, batteries_table, logs_until, new_battery, simulate_history
 from simulator.pack import cell_voltages_v
-from simulator.saved_state import made_of, recall, remember
+from simulator.saved_state import design_checksum, restore, save
 from telemetry.contract import READING_FIELDS, names
 from telemetry.errors import TwinError
 
-#: A longer time between two readings is passed by average use; a shorter one is lived second by second.
+#: A longer time between two readings is simulated as average use, a shorter one in steps of a second.
 LONGEST_STEP_S = 2.0 * 3600.0
-#: After days that nobody recorded, the car sets out this long before the reading.
-SET_OUT_S = 1.0
-#: A log of the past that begins so long before the live time is over by then.
+#: After days of average use, a drive starts this long before the reading.
+DRIVE_BEFORE_READING_S = 1.0
+#: Logs of the history start at least this long before the live time, so that they end before it.
 LONGEST_LOG_S = SECONDS_PER_DAY
-#: Each try to be alive at the start of the live time begins this much younger than the last.
-REJUVENATION = 0.8
-#: Days of natural wear by which an accelerated one is reckoned.
+#: Factor on the age for each new attempt, where the battery ended before the live time.
+YOUNGER_FACTOR = 0.8
+#: Days of natural wear from which accelerated wear is computed.
 DAYS_AHEAD = 30.0
 
 
 class LivePack:
-    """One living battery; make it with `LivePack.start`.
+    """One live battery; created with `LivePack.start`.
 
     Args:
-        end_of_life: state of health (fraction) at which its life ends.
+        end_of_life: state of health (fraction) of its end of life.
 
     Attributes:
         battery: the battery itself (its identity, design, true state and `cycles`, `soh`, `has_failed`).
     """
 
-    def __init__(self, battery: Battery, past: pd.DataFrame, end_of_life: float = 0.8) -> None:
+    def __init__(self, battery: Battery, history: pd.DataFrame, end_of_life: float = 0.8) -> None:
         self.battery = battery
-        self._past = past
-        self._made = made_of(battery)
+        self._history = history
+        self._checksum = design_checksum(battery)
         self._end_of_life = end_of_life
-        self._home: tuple[Identity, Design] | None = None
+        self._usual: tuple[Identity, Design] | None = None
 
     @classmethod
     def start(cls, params: SimulateParams, seed: int, index: int, *, at: datetime, life_share: float = 0.6) -> Self:
         """Battery `index` of fleet `seed` at about `life_share` of its life on the date `at`.
 
-        An index from `params.batteries` on gives a battery that the training files do not hold.  The life is lived once
-        to learn its length, and again with a first day such that `at` falls where it should; should other seasons end
-        it before `at`, the battery starts younger.
+        An index from `params.batteries` on gives a battery outside the training files.  Its life is simulated once
+        to find its length, and again from a first day that places `at` at the wanted share; where it ends before `at`
+        because of the shifted seasons, the battery starts younger.
 
         Raises:
             TwinError: `life_share` is not between 0 and 1, or `at` has no time zone.
@@ -78,10 +78,10 @@ class LivePack:
         while True:
             days *= life_share
             battery = new_battery(params, seed, index, at - timedelta(days=days))
-            past = history(battery, params, at.timestamp() - LONGEST_LOG_S)
+            history = simulate_history(battery, params, at.timestamp() - LONGEST_LOG_S)
             if not battery.has_failed and battery.soh >= params.retire_below_soh:
-                return cls(battery, past, params.retire_below_soh)
-            life_share = REJUVENATION
+                return cls(battery, history, params.retire_below_soh)
+            life_share = YOUNGER_FACTOR
 
     @property
     def battery_id(self) -> str:
@@ -90,19 +90,19 @@ class LivePack:
 
     @property
     def last_time(self) -> datetime:
-        """Event time up to which the battery has lived."""
+        """Event time up to which the battery has been simulated."""
         return datetime.fromtimestamp(self.battery.state.time_s, UTC)
 
     def history(self) -> pd.DataFrame:
-        """The battery's telemetry before it went live: a readings table, columns of the contract."""
-        return self._past.copy()
+        """The battery's telemetry before the live run: a readings table, columns of the contract."""
+        return self._history.copy()
 
     def batteries_row(self) -> pd.DataFrame:
-        """The batteries table of this one battery."""
+        """Batteries table with the row of this battery."""
         return batteries_table([self.battery.identity.row()])
 
     def read(self, time: datetime) -> dict[str, object]:
-        """Live until `time` and report one reading, fields of the contract: floats, `is_charging` a bool.
+        """Simulate until `time` and return the reading, fields of the contract: floats, `is_charging` a bool.
 
         Raises:
             TwinError: `time` has no time zone or is not later than the last reading's.
@@ -112,26 +112,26 @@ class LivePack:
             raise TwinError(sentence, field="time", value=time)
         seconds = time.timestamp() - self.battery.state.time_s
         if seconds > LONGEST_STEP_S:
-            while seconds > SET_OUT_S:  # a fault on the way interrupts the days, once
-                self.battery.pass_days((seconds - SET_OUT_S) / SECONDS_PER_DAY)
-                seconds = max(time.timestamp() - self.battery.state.time_s, SET_OUT_S)
-            self.battery.set_out()
+            while seconds > DRIVE_BEFORE_READING_S:  # a fault ends `advance_days` early, once
+                self.battery.advance_days((seconds - DRIVE_BEFORE_READING_S) / SECONDS_PER_DAY)
+                seconds = max(time.timestamp() - self.battery.state.time_s, DRIVE_BEFORE_READING_S)
+            self.battery.start_log()
         reading, ended = self.battery.read(seconds)
         if ended:
-            self.battery.begin_next()
+            self.battery.start_next_activity()
         reading["time"] = time
         return {name: reading[name] for name in names(READING_FIELDS)}
 
-    def memory(self) -> bytes:
-        """What it has to know to go on after its last reading; not what was injected into it."""
-        return remember(self.battery, self._made)
+    def save_state(self) -> bytes:
+        """State after the last reading, for `restore_state`; without injections."""
+        return save(self.battery, self._checksum)
 
-    def resume(self, memory: bytes) -> bool:
-        """Go on where `memory` was taken; False, and nothing changes, where the fleet is described otherwise now."""
-        return recall(self.battery, self._made, memory)
+    def restore_state(self, saved: bytes) -> bool:
+        """Continue from `saved`; False, and no change, where that is of a fleet with other parameters."""
+        return restore(self.battery, self._checksum, saved)
 
     def inject_fault(self, kind: str, severity: float = 1.0) -> None:
-        """Give the battery a defect of `kind` (of `KIND_NAMES`): at severity 1 it is the fault, below it only shows."""
+        """Inject a defect of `kind` (of `KIND_NAMES`): a fault at severity 1, a precursor below."""
         if kind not in KIND_NAMES:
             sentence = f"kind is {kind!r}: it must be one of {', '.join(KIND_NAMES)}."
             raise TwinError(sentence, field="kind", value=kind)
@@ -140,61 +140,61 @@ class LivePack:
         self._override(fault_kind=KIND_NAMES.index(kind), fault_severity=float(severity))
 
     def clear_fault(self) -> None:
-        """Take an injected defect away again; the battery's own fate stays."""
+        """Remove an injected defect; the battery's planned fault stays."""
         self._override(fault_kind=NO_FAULT, fault_severity=0.0)
 
     def set_ambient_offset(self, offset_c: float) -> None:
-        """Make the weather warmer (or colder) by `offset_c`."""
+        """Add `offset_c`, K, to the ambient temperature."""
         self._override(ambient_offset_c=float(offset_c))
 
     @property
     def midsummer_offset_c(self) -> float:
-        """How much warmer this battery's place is in mid July than now, weather aside."""
+        """Difference of the mean outdoor temperature in mid July to now, K, without weather."""
         climate = self.battery.design.climate
         now_c = float(daily_mean_c(self.battery.state.time_s, climate._replace(weather_c=0.0)))
         return climate.mean_c + climate.season_c - now_c
 
-    def go_on_holiday(self, charger_w: float, town_share: float, country_share: float) -> None:
-        """Drive far and charge fast, at `charger_w`; what is neither town nor country is motorway."""
-        self.come_home()
+    def set_long_distance_use(self, charger_w: float, town_share: float, country_share: float) -> None:
+        """Switch to long-distance driving and fast charging at `charger_w`; the rest of the shares is motorway."""
+        self.reset_use()
         battery = self.battery
-        self._home = (battery.identity, battery.design)
-        who, driver = battery.identity, battery.design.driver
+        self._usual = (battery.identity, battery.design)
+        identity, driver = battery.identity, battery.design.driver
         battery.identity = replace(
-            who, usage=replace(who.usage, dc_share=1.0), model=replace(who.model, dc_w=float(charger_w))
+            identity, usage=replace(identity.usage, dc_share=1.0), model=replace(identity.model, dc_w=float(charger_w))
         )
-        away = driver._replace(town_share=town_share, country_share=country_share)
-        battery.design = battery.design._replace(driver=away)
+        driver = driver._replace(town_share=town_share, country_share=country_share)
+        battery.design = battery.design._replace(driver=driver)
 
-    def come_home(self) -> None:
-        """Drive and charge as ever."""
-        if self._home is not None:
-            self.battery.identity, self.battery.design = self._home
-            self._home = None
+    def reset_use(self) -> None:
+        """Return to the battery's usual driving and charging."""
+        if self._usual is not None:
+            self.battery.identity, self.battery.design = self._usual
+            self._usual = None
 
     def set_wear_speed(self, factor: float) -> None:
-        """Make every day and cycle wear like `factor` of them; 1 is natural."""
+        """Multiply ageing by `factor`; 1 is natural."""
         if not factor >= 0.0:
             raise TwinError(f"factor is {factor!r}: it must not be negative.", field="factor", value=factor)
         self._override(wear_speed=float(factor))
 
     @property
     def has_reached_end(self) -> bool:
-        """True once its health is below that at which its life ends."""
+        """True once the state of health is below the end of life."""
         return self.battery.soh < self._end_of_life
 
     def wear_speed_to_end(self, seconds: float) -> float:
-        """How many times faster than natural it has to wear to reach its end of life in `seconds` of average use.
+        """Factor on ageing with which the end of life is reached in `seconds` of average use.
 
-        By the wear of the next month; wear slows down as it goes on, so that it takes somewhat longer.
+        Extrapolated from the wear of the next month; wear slows down with age, so that it takes somewhat longer.
         """
         battery = self.battery
-        month = pass_days(battery.state, battery.design, battery.overrides._replace(wear_speed=1.0), DAYS_AHEAD)
+        month = advance_days(battery.state, battery.design, battery.overrides._replace(wear_speed=1.0), DAYS_AHEAD)
         natural = (battery.soh - float(health(month.wear, battery.design))) / (DAYS_AHEAD * SECONDS_PER_DAY)
         return max(battery.soh - self._end_of_life, 0.0) / (natural * seconds)
 
     def heat(self, core_c: float) -> None:
-        """Bring the pack to `core_c` at once, as a short or a fire nearby would."""
+        """Set the temperature of the whole pack to `core_c`."""
         self._change_pack(core_c=core_c, shell_c=core_c)
 
     def set_charge(self, soc: float) -> None:

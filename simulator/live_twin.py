@@ -1,17 +1,17 @@
-"""One live battery and what was said of it last."""
+"""Live battery with its newest reading and the newest predictions for it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from simulator.live_battery import LiveBattery
-from simulator.service_client import Answer
+from simulator.service_client import BatteryPredictions
 from telemetry.batch import Row, rows_of
 
 
 @dataclass
 class LiveTwin:
-    """A battery with its newest reading and the newest answer about it.
+    """A battery with its newest reading and newest predictions.
 
     Attributes:
         identity: its row of the batteries table.
@@ -20,7 +20,7 @@ class LiveTwin:
     battery: LiveBattery
     identity: Row
     reading: Row | None = None
-    answer: Answer | None = None
+    predictions: BatteryPredictions | None = None
 
     @classmethod
     def of(cls, battery: LiveBattery) -> LiveTwin:

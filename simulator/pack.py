@@ -1,4 +1,4 @@
-"""The pack: cells in series with their heat; one `step` for simulated years and for the live twin alike."""
+"""Pack model: cells in series with heat generation, limits of current, and cell voltages; advanced by `step`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from simulator.cell import (
 from simulator.compiled import compiled
 from simulator.thermal import ThermalParameters, step_thermal
 
-#: How much farther apart a pack's cells are for each unit of lost capacity (Baumhoefer et al. 2014,
-#: doi:10.1016/j.jpowsour.2013.08.108: cells that start alike age apart).
+#: Relative growth of the spread between cells for each unit of lost capacity (Baumhoefer et al. 2014,
+#: doi:10.1016/j.jpowsour.2013.08.108: ageing of initially equal cells diverges).
 SPREAD_GROWTH = 5.0
 
 
 class PackParameters(NamedTuple):
-    """A pack as built.  The three `cell_` arrays, one value for each series group, are deviations with mean 0."""
+    """Parameters of a new pack.  The three `cell_` arrays are deviations of each series group, with mean 0."""
 
     cells_in_series: float
     nominal_capacity_ah: float
@@ -36,7 +36,7 @@ class PackParameters(NamedTuple):
 
 
 class PackState(NamedTuple):
-    """What changes within seconds.  `polarisation_v` is that of one cell."""
+    """Fast state of a pack.  `polarisation_v` is that of one cell."""
 
     soc: float
     polarisation_v: float
@@ -45,7 +45,7 @@ class PackState(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """How worn and how sound the pack is now."""
+    """Wear of the pack and effects of a defect."""
 
     capacity_ah: float
     resistance_growth: float  # 0 when new
@@ -56,7 +56,7 @@ class Condition(NamedTuple):
 
 
 class StepOutput(NamedTuple):
-    """What a step gave: pack terminal voltage at its end, heat that it made and energy that left the terminals."""
+    """Pack terminal voltage at the end of a step, and heat generated in it."""
 
     voltage_v: float
     heat_w: float
@@ -64,7 +64,7 @@ class StepOutput(NamedTuple):
 
 @compiled
 def resistances_ohm(state: PackState, pack: PackParameters, condition: Condition) -> tuple[float, float]:
-    """Series and polarisation resistance of one cell in its present temperature, charge and wear."""
+    """Series and polarisation resistance, ohm, of one cell at its temperature, charge and wear."""
     factor = resistance_factor(state.soc, state.core_c, pack.cell.activation_temperature_k)
     factor *= 1.0 + condition.resistance_growth
     return pack.cell.series_resistance_ohm * factor, pack.cell.polarisation_resistance_ohm * factor
@@ -72,7 +72,7 @@ def resistances_ohm(state: PackState, pack: PackParameters, condition: Condition
 
 @compiled
 def source(state: PackState, pack: PackParameters, condition: Condition) -> tuple[float, float]:
-    """The pack as its load sees it now: voltage behind, and resistance in, its terminals."""
+    """Equivalent source of the pack: voltage behind the series resistance, V, and that resistance, ohm."""
     series_ohm, _ = resistances_ohm(state, pack, condition)
     behind_v = open_circuit_voltage(state.soc, pack.cell.ocv_v) - state.polarisation_v
     return pack.cells_in_series * behind_v, pack.cells_in_series * series_ohm + condition.contact_resistance_ohm
@@ -80,7 +80,7 @@ def source(state: PackState, pack: PackParameters, condition: Condition) -> tupl
 
 @compiled
 def drive_current_a(state: PackState, pack: PackParameters, condition: Condition, power_w: float) -> float:
-    """Current for `power_w` (negative: recuperation) that keeps every cell between its voltage limits."""
+    """Current, A, for `power_w` (negative: recuperation), limited to keep every cell within its voltage limits."""
     source_v, resistance_ohm = source(state, pack, condition)
     highest_a = (source_v - pack.cells_in_series * pack.cell.voltage_min_v) / resistance_ohm
     lowest_a = (source_v - pack.cells_in_series * pack.cell.voltage_max_v) / resistance_ohm
@@ -92,7 +92,7 @@ def drive_current_a(state: PackState, pack: PackParameters, condition: Condition
 def charge_current_a(
     state: PackState, pack: PackParameters, condition: Condition, power_w: float, limit_a: float
 ) -> float:
-    """Charging current (<= 0): constant power or current until the voltage limit, then constant voltage."""
+    """Charging current, A (<= 0): constant power or current until the voltage limit, then constant voltage."""
     source_v, resistance_ohm = source(state, pack, condition)
     by_power_a = current_for_power(-power_w, source_v, resistance_ohm)
     by_voltage_a = (source_v - pack.cells_in_series * pack.cell.voltage_max_v) / resistance_ohm
@@ -109,7 +109,7 @@ def step(
     is_awake: bool,
     dt_s: float,
 ) -> tuple[PackState, StepOutput]:
-    """The pack after `dt_s` at a constant current: exact in the RC pair, explicit in the rest (dt_s: seconds)."""
+    """State and output after `dt_s` seconds of constant current: exact for the RC pair, explicit for the rest."""
     series_ohm, polarisation_ohm = resistances_ohm(state, pack, condition)
     share = 1.0 - math.exp(-dt_s / pack.cell.polarisation_time_s)
     polarisation_v = polarisation_after(state.polarisation_v, current_a, polarisation_ohm, share)
@@ -130,7 +130,7 @@ def step(
 def cell_voltages_v(
     state: PackState, pack: PackParameters, condition: Condition, current_a: float
 ) -> NDArray[np.float64]:
-    """Voltage of each series group, volts.  Cells are balanced when full, so a small one leads the others to empty."""
+    """Voltage of each series group, V.  Cells are balanced when full, so a small cell is empty before the others."""
     series_ohm, _ = resistances_ohm(state, pack, condition)
     spread = 1.0 + SPREAD_GROWTH * condition.capacity_loss
     voltages_v = np.empty(pack.cell_charge_offset.size)

@@ -1,4 +1,4 @@
-"""What a living battery has to know to go on after it was interrupted: its state and its streams of chance."""
+"""Serialisation of a live battery's state and random streams as JSON, so that a restart continues it."""
 
 from __future__ import annotations
 
@@ -10,45 +10,46 @@ from typing import Any
 
 from simulator.ageing import Wear
 from simulator.battery import Battery
+from simulator.battery_physics import Activity, BatteryState
 from simulator.driving import DriveState
-from simulator.life import Activity, LifeState
 from simulator.pack import PackState
 
 _PARTS = {"pack": PackState, "drive": DriveState, "activity": Activity, "wear": Wear}
-#: A memory that another version of these wrote is not taken over.
-_FIELDS = (LifeState._fields, PackState._fields, DriveState._fields, Activity._fields, Wear._fields)
+#: In the checksum, so that a state written with other fields is not restored.
+_FIELDS = (BatteryState._fields, PackState._fields, DriveState._fields, Activity._fields, Wear._fields)
 
 
-def remember(battery: Battery, made: int) -> bytes:
-    """All that changes in its life, as JSON; numbers are kept to the last bit.
+def save(battery: Battery, checksum: int) -> bytes:
+    """The variable state of `battery` as JSON; floating-point numbers are exact.
 
     Args:
-        made: what `made_of` gives for it, which is for ever and takes longer than the rest.
+        checksum: its `design_checksum`, which is constant and slow to compute.
     """
     content = {
-        "made": made,
+        "made": checksum,
         "in_service_since": battery.identity.in_service_since.isoformat(),
         "state": battery.state._asdict(),
-        "chance": [stream.bit_generator.state for stream in battery.chance],
+        "chance": [stream.bit_generator.state for stream in battery.random_streams],
     }
     return json.dumps(content).encode()
 
 
-def recall(battery: Battery, made: int, memory: bytes) -> bool:
-    """Let `battery` go on where `memory` was taken; False, and nothing is changed, where it is of another design."""
-    content: dict[str, Any] = json.loads(memory)
-    if content.get("made") != made:
+def restore(battery: Battery, checksum: int, saved: bytes) -> bool:
+    """Set `battery` to the state in `saved`; False, and no change, where that is of another design."""
+    content: dict[str, Any] = json.loads(saved)
+    if content.get("made") != checksum:
         return False
     values = {name: _PARTS[name](*value) if name in _PARTS else value for name, value in content["state"].items()}
-    battery.state = LifeState(**values)
+    battery.state = BatteryState(**values)
     since = datetime.fromisoformat(content["in_service_since"])
     battery.identity = replace(battery.identity, in_service_since=since)
-    for stream, state in zip(battery.chance, content["chance"], strict=True):
+    for stream, state in zip(battery.random_streams, content["chance"], strict=True):
         stream.bit_generator.state = state
     return True
 
 
-def made_of(battery: Battery) -> int:
-    """Checksum of what it is made of, whoever drives it: another fleet has other batteries of the same name."""
-    own = battery.design
-    return zlib.crc32(repr((_FIELDS, own.pack, own.new_capacity_ah, own.ageing, own.hazard, own.fault)).encode())
+def design_checksum(battery: Battery) -> int:
+    """Checksum of the battery's design without vehicle, driver and climate; ids repeat in other fleets."""
+    design = battery.design
+    parts = (_FIELDS, design.pack, design.new_capacity_ah, design.ageing, design.hazard, design.fault)
+    return zlib.crc32(repr(parts).encode())

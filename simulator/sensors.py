@@ -1,6 +1,6 @@
-"""What the battery management system makes of the truth: noise, bias, quantisation, and its own count of charge.
+"""Sensor model of the battery management system: noise, bias, quantisation and coulomb counting.
 
-Inside the pack everything is exact; nothing leaves it but through `measure`.
+The simulation is exact; every published reading passes through `measure`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from simulator.compiled import compiled
 
 FloatArray = NDArray[np.float64]
 
-#: Columns of the true samples that `simulator.life.record` writes.
+#: Columns of the true samples that `simulator.battery_physics.record` writes.
 (
     TIME_S, VOLTAGE_V, CURRENT_A, CORE_C, SHELL_C, BMS_SOC, SOH, AMBIENT_C, CYCLES, IS_CHARGING,
     CELL_MIN_V, CELL_MAX_V, CELL_MEDIAN_V, ODOMETER_KM, SPEED_M_S, HAS_FAILED,
@@ -28,8 +28,8 @@ CELL_STEP_V = 0.001
 SOC_STEP_PERCENT = 0.5
 REST_BEFORE_CORRECTION_S = 120.0
 CORRECTION_TIME_S = 900.0
-#: A slope of the open-circuit voltage (V for a whole charge) at which half of the correction is trusted.
-TRUSTED_SLOPE_V = 0.3
+#: Slope of the open-circuit voltage (V per unit of state of charge) at which the correction has weight 0.5.
+HALF_WEIGHT_SLOPE_V = 0.3
 
 CELL_SPREAD_WARNING_V = 0.15
 HOT_WARNING_C = 50.0
@@ -38,7 +38,7 @@ FAULT_LEVEL = 3.0
 
 
 class SensorParameters(NamedTuple):
-    """One battery's sensors; biases are constant, noise is white."""
+    """Sensor errors of one battery; biases are constant, noise is white."""
 
     current_gain: float
     current_offset_a: float
@@ -49,7 +49,7 @@ class SensorParameters(NamedTuple):
 
 
 def draw_sensors(rng: np.random.Generator, temperature_step_c: float) -> SensorParameters:
-    """One battery's sensors, as good as those of cars: 0.3 % of current, 0.05 % of voltage, 0.4 K."""
+    """Draw one battery's sensor errors, typical of cars: 0.3 % of current, 0.05 % of voltage, 0.4 K."""
     return SensorParameters(
         current_gain=1.0 + 0.003 * rng.standard_normal(),
         current_offset_a=0.05 * rng.standard_normal(),
@@ -64,33 +64,33 @@ def draw_sensors(rng: np.random.Generator, temperature_step_c: float) -> SensorP
 def count_charge(
     bms_soc: float, current_a: float, nominal_capacity_ah: float, sensors: SensorParameters, dt_s: float
 ) -> float:
-    """The counter's state of charge: the measured current over the *nominal* capacity, blind to wear."""
+    """Coulomb counting: state of charge from measured current over *nominal* capacity, which ignores wear."""
     measured_a = current_a * sensors.current_gain + sensors.current_offset_a
     return min(max(bms_soc - measured_a * dt_s / (3600.0 * nominal_capacity_ah), 0.0), 1.0)
 
 
 @compiled
 def correct_at_rest(bms_soc: float, cell_voltage_v: float, ocv_v: FloatArray, dt_s: float) -> float:
-    """The counter drawn towards the charge that a resting voltage means, where the voltage curve is steep enough."""
+    """Correct the counted charge towards that of the resting voltage, weighted by the slope of the voltage curve."""
     by_voltage = soc_at_rest(cell_voltage_v, ocv_v)
     delta = 10.0 / (OCV_POINTS - 1)
     rise_v = open_circuit_voltage(by_voltage + delta, ocv_v) - open_circuit_voltage(by_voltage - delta, ocv_v)
     slope = rise_v / (2.0 * delta)
-    trust = slope * slope / (slope * slope + TRUSTED_SLOPE_V * TRUSTED_SLOPE_V)
-    return bms_soc + (by_voltage - bms_soc) * trust * min(dt_s / CORRECTION_TIME_S, 1.0)
+    weight = slope * slope / (slope * slope + HALF_WEIGHT_SLOPE_V * HALF_WEIGHT_SLOPE_V)
+    return bms_soc + (by_voltage - bms_soc) * weight * min(dt_s / CORRECTION_TIME_S, 1.0)
 
 
 def quantise(values: FloatArray, step: float) -> FloatArray:
-    """`values` to the nearest multiple of `step`, as the shortest decimals; no negative zero."""
+    """Round `values` to multiples of `step` with at most 4 decimals; no negative zero."""
     return np.round(np.round(values / step) * step, 4) + 0.0
 
 
 def measure(samples: FloatArray, sensors: SensorParameters, rng: np.random.Generator) -> dict[str, FloatArray]:
-    """The contract's reading columns (without `battery_id` and `time`) of true samples.
+    """Measured reading columns of the contract (without `battery_id` and `time`) from true samples.
 
     Args:
         samples: float64[n, SAMPLE_SIZE].
-        rng: the battery's sensor noise; one call on n samples uses as much of it as n calls on one.
+        rng: of the battery's sensor noise; one call with n samples draws the same values as n calls with one.
     """
     noise = rng.standard_normal((len(samples), 7))
     current = samples[:, CURRENT_A] * sensors.current_gain + sensors.current_offset_a + 0.05 * noise[:, 0]
@@ -130,7 +130,7 @@ def measure(samples: FloatArray, sensors: SensorParameters, rng: np.random.Gener
 
 
 def warning_level(temperature_c: FloatArray, cell_spread_v: FloatArray, has_failed: NDArray[np.bool_]) -> FloatArray:
-    """The pack's own alarm: 1 cells apart or warm, 2 hot, 3 a fault."""
+    """Warning level of the pack: 1 cell spread or warm, 2 hot, 3 fault."""
     level = ((cell_spread_v > CELL_SPREAD_WARNING_V) | (temperature_c > HOT_WARNING_C)).astype(np.float64)
     level[temperature_c > HOT_ALARM_C] = 2.0
     level[has_failed] = FAULT_LEVEL

@@ -1,4 +1,4 @@
-"""Client of the prediction service: readings in, predictions and the battery's opaque state out."""
+"""HTTP client of the prediction service: posts readings of batteries, returns predictions and opaque states."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from telemetry.batch import Row
 from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, names
 from telemetry.wire import json_values
 
-#: Field of the service's answer -> target, as `battery_predictions` names it.
-ANSWER_FIELDS: dict[str, str] = {
+#: Field of the service's response -> target, as `battery_predictions` names it.
+RESPONSE_FIELDS: dict[str, str] = {
     "soh": "soh",
     "temperature": "temperature",
     "rul": "rul",
     "failure_probability": "failure",
 }
-#: A real car does not send its state of health, so the service does not get it either.
+#: Real cars do not send their state of health, so that it is not posted.
 _POSTED_FIELDS = tuple(field for field in READING_FIELDS if field.name not in ("battery_id", "soh"))
 _POSTED_BATTERY_FIELDS = tuple(field for field in BATTERY_FIELDS if field.name != "battery_id")
 _CYCLE_TIMES = tuple(names(field for field in CYCLE_FIELDS if field.kind == "time"))
 _JSON = {"content-type": "application/json"}
-#: Answers to a request that will never be another: it breaks the contract, or is too large.
+#: Status codes with which repeating the request is useless: it violates the contract, or is too large.
 _REFUSALS = (httpx.codes.BAD_REQUEST, httpx.codes.REQUEST_ENTITY_TOO_LARGE, httpx.codes.UNPROCESSABLE_ENTITY)
 _STATE_FIELD = re.compile(r"batteries\[(\d+)\]\.state")
 _POLL_S = 0.25
 
 
 class PredictionError(RuntimeError):
-    """The service gave no prediction; the readings were not folded into the state that the caller holds."""
+    """No prediction was received; the caller's state does not include the readings."""
 
 
 class PredictionRefusedError(PredictionError):
-    """The service will never answer this request as it is."""
+    """The service refused the request for good."""
 
 
 class StateRefusedError(PredictionError):
-    """The state of `battery_id` cannot be continued, e.g. because another version of the fold made it."""
+    """The state of `battery_id` cannot be continued, e.g. because it has another `STATE_VERSION`."""
 
     def __init__(self, battery_id: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -53,12 +53,12 @@ class StateRefusedError(PredictionError):
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked about one battery.
+class BatteryReadings:
+    """Request for one battery.
 
     Attributes:
-        readings: in time order, to be folded on top of `state`.
-        state: of the last answer; None where there was none.
+        readings: in time order, with which `state` is updated.
+        state: of the last response; None where there is none.
         battery: its row of the batteries table, where it is known.
     """
 
@@ -69,8 +69,8 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """One target of one answer; `value` is None where the service withheld it."""
+class TargetPrediction:
+    """Prediction of one target; `value` is None where the service withheld it."""
 
     value: float | None
     lower: float | None
@@ -81,29 +81,29 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the service says of one battery after one of its readings.
+class BatteryPredictions:
+    """Response for one battery after one of its readings.
 
     Attributes:
-        state: opaque, to be sent with the next readings; of the last reading only.
-        predictions: by target (soh in percent, temperature in degC, rul in cycles, failure as a probability).
-        closed_cycles: charge and discharge sessions that had ended by then, rows of `battery_cycles`.
+        state: opaque, to be sent with the next readings; with the last reading only.
+        by_target: predictions (soh in percent, temperature in degC, rul in cycles, failure as a probability).
+        closed_cycles: charge and discharge sessions that ended by then, rows of `battery_cycles`.
     """
 
     time: datetime
     state: str | None
     release: str
-    predictions: Mapping[str, Prediction]
+    by_target: Mapping[str, TargetPrediction]
     closed_cycles: Sequence[Row] = ()
 
     def value(self, target: str) -> float | None:
-        """The predicted value; None where it was withheld or is not offered."""
-        prediction = self.predictions.get(target)
+        """Predicted value; None where it was withheld or is not in the release."""
+        prediction = self.by_target.get(target)
         return None if prediction is None else prediction.value
 
 
 class PredictionClient:
-    """Calls to one service, from any thread; use it as a context manager."""
+    """Thread-safe client of one service; a context manager."""
 
     def __init__(self, base_url: str, *, timeout_s: float = 10.0) -> None:
         self._http = httpx.Client(base_url=base_url, timeout=timeout_s, trust_env=False)
@@ -117,10 +117,10 @@ class PredictionClient:
         self._http.close()
 
     def wait_until_ready(self, timeout_s: float, stop: threading.Event) -> None:
-        """Return when the service says that it can answer, or `stop` is set.
+        """Return when the service reports readiness, or `stop` is set.
 
         Raises:
-            PredictionError: it did not within `timeout_s`.
+            PredictionError: it is not ready within `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         while (reason := self._not_ready()) is not None and not stop.is_set():
@@ -130,44 +130,46 @@ class PredictionClient:
                 )
             stop.wait(_POLL_S)
 
-    def predict(self, questions: Sequence[Question], *, every_reading: bool) -> list[list[Answer]]:
-        """Ask about several batteries, each once; the answers of each, in the order of the questions.
+    def predict(self, batteries: Sequence[BatteryReadings], *, every_reading: bool) -> list[list[BatteryPredictions]]:
+        """Post readings of several batteries in one request; the predictions of each, in the same order.
 
         Args:
-            every_reading: an answer for each reading, and the sessions that ended by then; else one a battery.
+            every_reading: predictions and ended sessions for each reading; else for the last reading of each battery.
 
         Raises:
-            PredictionError: no answer, an error, or an answer that is not of the contract.
+            PredictionError: no response, an error, or a response that violates the contract.
         """
-        body: dict[str, object] = {"batteries": [_entry(question) for question in questions]}
+        body: dict[str, object] = {"batteries": [_entry(battery) for battery in batteries]}
         if every_reading:
             body |= {"every_reading": True, "closed_cycles": True}
         try:
             response = self._http.post("/predict", content=orjson.dumps(body), headers=_JSON)
         except httpx.HTTPError as error:
-            raise PredictionError(f"no answer from the service: {error or type(error).__name__}") from error
+            raise PredictionError(f"no response from the service: {error or type(error).__name__}") from error
         if response.status_code != httpx.codes.OK:
-            raise _error(response, questions)
+            raise _error(response, batteries)
         try:
-            answers = iter([_answer(entry) for entry in orjson.loads(response.content)["predictions"]])
-            return [[next(answers) for _ in (question.readings if every_reading else "1")] for question in questions]
+            entries = iter([_predictions(entry) for entry in orjson.loads(response.content)["predictions"]])
+            return [[next(entries) for _ in range(len(one.readings) if every_reading else 1)] for one in batteries]
         except (ValueError, KeyError, IndexError, TypeError, StopIteration) as error:
-            raise PredictionError(f"the service's answer is not of the contract: {error!r}") from error
+            raise PredictionError(f"the service's response violates the contract: {error!r}") from error
 
     def _not_ready(self) -> str | None:
         try:
             response = self._http.get("/readyz")
         except httpx.HTTPError as error:
             return str(error) or type(error).__name__
-        return None if response.status_code == httpx.codes.OK else f"it answers {response.status_code}"
+        return None if response.status_code == httpx.codes.OK else f"status {response.status_code}"
 
 
-def prediction_rows(battery_id: str, reading: Row, answer: Answer, predicted_at: datetime) -> list[Row]:
-    """`answer` to `reading` as rows of `battery_predictions`; a withheld prediction has none."""
+def prediction_rows(
+    battery_id: str, reading: Row, predictions: BatteryPredictions, predicted_at: datetime
+) -> list[Row]:
+    """`predictions` after `reading` as rows of `battery_predictions`; none for withheld predictions."""
     return [
         {
             "battery_id": battery_id,
-            "time": answer.time,
+            "time": predictions.time,
             "target": target,
             "value": prediction.value,
             "lower": prediction.lower,
@@ -179,40 +181,40 @@ def prediction_rows(battery_id: str, reading: Row, answer: Answer, predicted_at:
             "role": "champion",
             "predicted_at": predicted_at,
         }
-        for target, prediction in answer.predictions.items()
+        for target, prediction in predictions.by_target.items()
         if prediction.value is not None
     ]
 
 
-def _entry(question: Question) -> dict[str, object]:
+def _entry(battery: BatteryReadings) -> dict[str, object]:
     entry: dict[str, object] = {
-        "battery_id": question.battery_id,
-        "readings": [json_values(reading, _POSTED_FIELDS) for reading in question.readings],
+        "battery_id": battery.battery_id,
+        "readings": [json_values(reading, _POSTED_FIELDS) for reading in battery.readings],
     }
-    if question.battery is not None:
-        entry["battery"] = json_values(question.battery, _POSTED_BATTERY_FIELDS)
-    if question.state is not None:
-        entry["state"] = question.state
+    if battery.battery is not None:
+        entry["battery"] = json_values(battery.battery, _POSTED_BATTERY_FIELDS)
+    if battery.state is not None:
+        entry["state"] = battery.state
     return entry
 
 
-def _error(response: httpx.Response, questions: Sequence[Question]) -> PredictionError:
-    sentence = f"the service answered {response.status_code}: {response.text[:300]}"
+def _error(response: httpx.Response, batteries: Sequence[BatteryReadings]) -> PredictionError:
+    sentence = f"the service responded with {response.status_code}: {response.text[:300]}"
     if response.status_code in _REFUSALS:
         return PredictionRefusedError(sentence)
     if response.status_code == httpx.codes.CONFLICT and (found := _STATE_FIELD.search(response.text)):
-        return StateRefusedError(questions[int(found[1])].battery_id, sentence)
+        return StateRefusedError(batteries[int(found[1])].battery_id, sentence)
     return PredictionError(sentence)
 
 
-def _answer(entry: Mapping[str, Any]) -> Answer:
-    return Answer(
+def _predictions(entry: Mapping[str, Any]) -> BatteryPredictions:
+    return BatteryPredictions(
         time=datetime.fromisoformat(entry["time"]),
         state=entry.get("state"),
         release=str(entry.get("release", "")),
-        predictions={
-            target: _prediction(entry[name])
-            for name, target in ANSWER_FIELDS.items()
+        by_target={
+            target: _target_prediction(entry[name])
+            for name, target in RESPONSE_FIELDS.items()
             if isinstance(entry.get(name), Mapping)
         },
         closed_cycles=[_cycle(row) for row in entry.get("closed_cycles") or ()],
@@ -224,11 +226,11 @@ def _cycle(row: Mapping[str, Any]) -> Row:
     return {**row, **times}
 
 
-def _prediction(entry: Mapping[str, Any]) -> Prediction:
+def _target_prediction(entry: Mapping[str, Any]) -> TargetPrediction:
     lower, upper = entry.get("interval") or (None, None)
     name, _, version = (entry.get("model") or "").rpartition("/")
     due = entry.get("due")
-    return Prediction(
+    return TargetPrediction(
         value=entry.get("value"),
         lower=lower,
         upper=upper,

@@ -1,4 +1,4 @@
-"""Prometheus metrics of the live simulator itself, on TWIN_SIMULATOR_METRICS_PORT; `monitoring` has the batteries'."""
+"""Prometheus metrics of the live simulator process; those of the batteries are in `monitoring`."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from telemetry.spool.spool_metrics import spool_metrics
 
 
 class LiveCollector(Collector):
-    """Reads the counts when Prometheus asks, so that a tick pays nothing for it."""
+    """Collector that reads the run statistics on each scrape, so that ticks have no overhead."""
 
-    def __init__(self, tally: RunStatistics, spool: Spool, deliveries: Sequence[Delivery]) -> None:
-        self._tally = tally
+    def __init__(self, statistics: RunStatistics, spool: Spool, deliveries: Sequence[Delivery]) -> None:
+        self._statistics = statistics
         self._spool = spool
         self._deliveries = deliveries
 
     def collect(self) -> Iterator[Metric]:
-        """Every metric, now."""
-        tally = self._tally
-        yield CounterMetricFamily("live_predictions", "answers of the service, one reading each", tally.predictions)
-        yield CounterMetricFamily("live_readings", "readings produced and kept", tally.produced)
-        yield CounterMetricFamily("live_refused_readings", "readings that the spool had no room for", tally.refused)
-        yield CounterMetricFamily("live_prediction_errors", "calls without an answer", tally.errors)
-        yield CounterMetricFamily("live_missed_ticks", "ticks that were not made in time", tally.missed_ticks)
+        """Current value of every metric."""
+        statistics = self._statistics
+        yield CounterMetricFamily("live_predictions", "readings with predictions", statistics.predictions)
+        yield CounterMetricFamily("live_readings", "readings appended to the spool", statistics.produced)
+        yield CounterMetricFamily("live_refused_readings", "readings refused by the full spool", statistics.refused)
+        yield CounterMetricFamily("live_prediction_errors", "failed requests and refused appends", statistics.errors)
+        yield CounterMetricFamily("live_missed_ticks", "scheduled ticks that were skipped", statistics.missed_ticks)
         yield from spool_metrics(self._spool, self._deliveries)
 
 

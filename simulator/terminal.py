@@ -1,4 +1,4 @@
-"""The live run on the terminal: a table that renews itself on a tty, a line every few seconds elsewhere."""
+"""Terminal output of a live run: a live table on a tty, a line every few seconds elsewhere, and the summary."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from rich.text import Text
 
 from simulator.live_twin import LiveTwin
 from simulator.run_statistics import RunStatistics, Summary
-from simulator.service_client import ANSWER_FIELDS
+from simulator.service_client import RESPONSE_FIELDS
 from telemetry.health import battery_health
 
 _STATUS_STYLE = {"NORMAL": "green", "WARNING": "yellow", "CRITICAL": "bold red"}
 _LINE_EVERY_S = 5.0
-_NONE = "–"
+_NO_VALUE = "–"
 _COLUMNS = (
     "battery",
     "SoC %",
@@ -35,32 +35,32 @@ _COLUMNS = (
 
 
 class View(Protocol):
-    """What a live run shows itself on."""
+    """Output of a live run."""
 
     def history(self, battery_id: str, posted: int, total: int) -> None:
-        """`posted` of the `total` readings of a battery's past are folded."""
+        """Show that `posted` of the `total` readings of a battery's history have been backfilled."""
         ...
 
-    def tick(self, twins: Sequence[LiveTwin], tally: RunStatistics) -> None:
-        """All batteries have a new reading."""
+    def tick(self, twins: Sequence[LiveTwin], statistics: RunStatistics) -> None:
+        """Show the new readings of all batteries."""
         ...
 
-    def say(self, sentence: str) -> None:
-        """Something that a person should know."""
+    def notify(self, sentence: str) -> None:
+        """Show a message."""
         ...
 
     def close(self) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
         ...
 
 
 def view_for(console: Console) -> View:
-    """The view that suits where the output goes."""
+    """Table on a terminal, lines elsewhere."""
     return TableView(console) if console.is_terminal else LineView(console)
 
 
 class TableView:
-    """Progress bars for the past, then a live table."""
+    """Progress bars for the backfill, then a live table."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -69,7 +69,7 @@ class TableView:
         self._live: Live | None = None
 
     def history(self, battery_id: str, posted: int, total: int) -> None:
-        """Move the bar of a battery."""
+        """Advance the progress bar of a battery."""
         if self._progress is None:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -81,23 +81,23 @@ class TableView:
             )
             self._progress.start()
         if battery_id not in self._bars:
-            self._bars[battery_id] = self._progress.add_task(f"folding the past of {battery_id}", total=total)
+            self._bars[battery_id] = self._progress.add_task(f"backfilling the history of {battery_id}", total=total)
         self._progress.update(self._bars[battery_id], completed=posted)
 
-    def tick(self, twins: Sequence[LiveTwin], tally: RunStatistics) -> None:
-        """Renew the table; rich draws it at its own pace."""
+    def tick(self, twins: Sequence[LiveTwin], statistics: RunStatistics) -> None:
+        """Update the table; rich refreshes the screen four times a second."""
         self._stop_progress()
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=4)
             self._live.start()
-        self._live.update(Group(_table(twins), _footer(tally)))
+        self._live.update(Group(_table(twins), _footer(statistics)))
 
-    def say(self, sentence: str) -> None:
-        """Above the table."""
+    def notify(self, sentence: str) -> None:
+        """Print a message above the table."""
         self._console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Leave the last table standing."""
+        """Stop updating; the last table stays visible."""
         self._stop_progress()
         if self._live is not None:
             self._live.stop()
@@ -110,37 +110,37 @@ class TableView:
 
 
 class LineView:
-    """One line for each battery's past, then one every few seconds."""
+    """One line for each battery's backfill, then one every few seconds."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._next_line = 0.0
 
     def history(self, battery_id: str, posted: int, total: int) -> None:
-        """Say when a battery's past is folded."""
+        """Print a line when a battery's backfill is complete."""
         if posted >= total:
-            self._print(f"{battery_id}: past of {total:,} readings folded")
+            self._print(f"{battery_id}: history of {total:,} readings backfilled")
 
-    def tick(self, twins: Sequence[LiveTwin], tally: RunStatistics) -> None:
-        """Say how it goes, now and then."""
+    def tick(self, twins: Sequence[LiveTwin], statistics: RunStatistics) -> None:
+        """Print the run statistics every few seconds."""
         now = time.monotonic()
         if now >= self._next_line:
             self._next_line = now + _LINE_EVERY_S
-            self._print(_footer(tally).plain)
+            self._print(_footer(statistics).plain)
 
-    def say(self, sentence: str) -> None:
-        """A line."""
+    def notify(self, sentence: str) -> None:
+        """Print a message."""
         self._print(sentence)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to restore."""
 
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_summary(console: Console, summary: Summary) -> None:
-    """What was measured, and what was lost."""
+    """Print the statistics of the run, losses and unfinished deliveries."""
     table = Table(title="Live run", title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column()
     table.add_column(overflow="fold")
@@ -151,7 +151,7 @@ def print_summary(console: Console, summary: Summary) -> None:
         if sentences:
             console.print(Text(f"{heading}: {'; '.join(sentences)}", "bold red"))
     if any(summary.waiting.values()):
-        console.print("What waits is in the spool: the next run delivers it.")
+        console.print("Waiting readings are in the spool: the next run delivers them.")
     if not summary.lost:
         console.print(Text("nothing was lost", "green"))
 
@@ -163,7 +163,8 @@ def _table(twins: Sequence[LiveTwin]) -> Table:
     for twin in twins:
         reading = twin.reading or {}
         predicted = {
-            target: None if twin.answer is None else twin.answer.value(target) for target in ANSWER_FIELDS.values()
+            target: None if twin.predictions is None else twin.predictions.value(target)
+            for target in RESPONSE_FIELDS.values()
         }
         health = battery_health(
             _number(reading.get("soc")),
@@ -186,20 +187,20 @@ def _table(twins: Sequence[LiveTwin]) -> Table:
     return table
 
 
-def _footer(tally: RunStatistics) -> Text:
-    event_time = _NONE if tally.last_time is None else f"{tally.last_time:%Y-%m-%d %H:%M:%S} UTC"
-    text = Text(f"{event_time} · {tally.produced:,} readings · ")
-    if tally.predicts:
-        text.append(f"{tally.predictions:,} predictions · {tally.latency} · ")
-    text.append(f"{tally.missed_ticks} missed ticks", "red" if tally.missed_ticks else "")
+def _footer(statistics: RunStatistics) -> Text:
+    event_time = _NO_VALUE if statistics.last_time is None else f"{statistics.last_time:%Y-%m-%d %H:%M:%S} UTC"
+    text = Text(f"{event_time} · {statistics.produced:,} readings · ")
+    if statistics.predicts:
+        text.append(f"{statistics.predictions:,} predictions · {statistics.latency} · ")
+    text.append(f"{statistics.missed_ticks} missed ticks", "red" if statistics.missed_ticks else "")
     text.append(" · ")
-    text.append(f"{tally.errors} errors", "red" if tally.errors else "")
-    if tally.last_error:
-        text.append(f" (last: {tally.last_error})", "red")
-    if tally.refused:
-        text.append(f" · {tally.refused:,} READINGS REFUSED", "bold red")
-    for name, trouble in tally.troubles.items():
-        text.append(f" · {name}: {trouble}", "red")
+    text.append(f"{statistics.errors} errors", "red" if statistics.errors else "")
+    if statistics.last_error:
+        text.append(f" (last: {statistics.last_error})", "red")
+    if statistics.refused:
+        text.append(f" · {statistics.refused:,} READINGS REFUSED", "bold red")
+    for consumer, error in statistics.current_errors.items():
+        text.append(f" · {consumer}: {error}", "red")
     return text
 
 
@@ -209,4 +210,4 @@ def _number(value: object) -> float | None:
 
 def _text(value: object, digits: int) -> str:
     number = _number(value)
-    return _NONE if number is None else f"{number:.{digits}f}"
+    return _NO_VALUE if number is None else f"{number:.{digits}f}"

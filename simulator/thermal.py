@@ -1,7 +1,9 @@
-"""The pack's heat: two lumped nodes, cell cores and housing (Lin et al. 2014, doi:10.1016/j.jpowsour.2014.01.097).
+"""Thermal model of a pack with two lumped nodes, cell cores and housing.
 
-Joule and polarisation losses (Bernardi et al. 1985, doi:10.1149/1.2113792, without the entropic term) warm the cores;
-the cores warm the housing; the housing loses heat to the air always, and to a chilled coolant while the car is awake.
+After Lin et al. 2014 (doi:10.1016/j.jpowsour.2014.01.097).
+
+Joule and polarisation losses (Bernardi et al. 1985, doi:10.1149/1.2113792, without the entropic term) heat the cores;
+heat flows from the cores to the housing, from there to the air, and to a chilled coolant while the car is awake.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ COOLANT_C = 20.0
 
 
 class ThermalParameters(NamedTuple):
-    """Heat capacities in J/K, conductances in W/K."""
+    """Heat capacities in J/K, thermal conductances in W/K."""
 
     core_heat_capacity_j_per_k: float
     shell_heat_capacity_j_per_k: float
@@ -27,7 +29,7 @@ class ThermalParameters(NamedTuple):
 
 @compiled
 def coolant_heat_w(core_c: float, shell_c: float, cooling_share: float, parameters: ThermalParameters) -> float:
-    """Heat taken by the coolant, W; `cooling_share` is 0 for a pump that stands still, 1 for a sound one."""
+    """Heat flow into the coolant, W; `cooling_share` is 0 for a failed pump, 1 for a working one."""
     demand = min(max((core_c - COOLING_STARTS_C) / (COOLING_FULL_C - COOLING_STARTS_C), 0.0), 1.0)
     return cooling_share * demand * parameters.shell_to_coolant_w_per_k * max(shell_c - COOLANT_C, 0.0)
 
@@ -42,7 +44,7 @@ def step_thermal(
     parameters: ThermalParameters,
     dt_s: float,
 ) -> tuple[float, float]:
-    """Core and housing temperature after `dt_s`; explicit, so heat in equals heat stored plus heat out to rounding."""
+    """Core and housing temperature after `dt_s`; explicit Euler, which conserves energy up to rounding."""
     inward_w = (core_c - shell_c) * parameters.core_to_shell_w_per_k
     to_air_w = (shell_c - ambient_c) * parameters.shell_to_air_w_per_k
     to_coolant_w = coolant_heat_w(core_c, shell_c, cooling_share, parameters)

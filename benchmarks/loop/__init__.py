@@ -1,5 +1,5 @@
-"""`make loop`: a fleet whose summer turns hot, from the drift to the model that knows it, at high speed.
+"""Demonstration of the retraining loop at high speed: hot summer, drift, retraining, promotion (`make loop`).
 
-`fleet` is the batteries with some days behind them, `caller` a client that never stops asking, `scenario` the way from
-the first model to the last, `figure` its picture.
+`recorded_fleet` makes batteries with some days of telemetry, `load_client` sends requests all the time, `demonstration`
+runs everything and records what happens, `plot` draws it.
 """

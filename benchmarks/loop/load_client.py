@@ -1,4 +1,4 @@
-"""A client that keeps asking the prediction service and counts what was not answered."""
+"""Load client that sends requests to the prediction service continuously and counts failures."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ import httpx
 
 
 @dataclass
-class Calls:
-    """What the client saw so far.
+class RequestLog:
+    """Requests of the load client so far.
 
     Attributes:
-        answered: answers by the release that gave them.
-        failures: sentences of what was no answer.
+        responses: successful responses by release.
+        failures: descriptions of failed requests.
     """
 
-    answered: Counter[str] = field(default_factory=Counter)
+    responses: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
 
-def keep_calling(url: str, stop: threading.Event, calls: Calls, pause_s: float = 0.1) -> None:
+def send_requests(url: str, stop: threading.Event, log: RequestLog, pause_s: float = 0.1) -> None:
     """Post one reading after another until `stop` is set."""
-    battery = {"battery_id": "CALLER", "battery": {"nominal_capacity_ah": 150, "chemistry": "NMC"}}
+    battery = {"battery_id": "LOAD-CLIENT", "battery": {"nominal_capacity_ah": 150, "chemistry": "NMC"}}
     reading = {"time": "2026-01-01T00:00:00Z", "voltage": 361.2, "current": 42.0, "temperature": 27.5}
     body = {"batteries": [{**battery, "readings": [reading]}]}
     with httpx.Client(base_url=url, timeout=30.0, trust_env=False) as client:
         while not stop.wait(pause_s):
             try:
-                answer = client.post("/predict", json=body)
+                response = client.post("/predict", json=body)
             except httpx.HTTPError as error:
-                calls.failures.append(f"{type(error).__name__}: {error}")
+                log.failures.append(f"{type(error).__name__}: {error}")
                 continue
-            if answer.status_code == httpx.codes.OK:
-                calls.answered[answer.json()["predictions"][0]["release"]] += 1
+            if response.status_code == httpx.codes.OK:
+                log.responses[response.json()["predictions"][0]["release"]] += 1
             else:
-                calls.failures.append(f"{answer.status_code}: {answer.text}")
+                log.failures.append(f"{response.status_code}: {response.text}")

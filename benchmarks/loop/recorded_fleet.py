@@ -1,4 +1,4 @@
-"""Living batteries with some days of telemetry behind them, in the store and in their own memory."""
+"""Live batteries with some days of recorded telemetry, which is also written to the telemetry store."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from telemetry.contract import CYCLE_FIELDS, READING_FIELDS, names
 from telemetry.sources.base import empty_table
 from telemetry.stores.postgres import PostgresStore
 
-#: The sessions are wanted, whatever can be learned from them.
-ANY_NUMBER = LabelParams(min_rows=1, min_events=0)
+#: Sessions are computed without a minimum of labels.
+NO_MINIMUM = LabelParams(min_rows=1, min_events=0)
 
 
 class RecordedPack(LivePack):
-    """A live pack whose history is what `record` lived."""
+    """Live pack whose history is the telemetry of `record`."""
 
     def record(self, until: datetime, step_s: float) -> pd.DataFrame:
-        """Live until `until`, one reading each `step_s`; columns of the contract."""
+        """Simulate until `until`, one reading each `step_s`; columns of the contract."""
         rows: list[Row] = []
         while self.last_time + timedelta(seconds=step_s) <= until:
             rows.append(self.read(self.last_time + timedelta(seconds=step_s)))
         recorded = pd.DataFrame(rows, columns=names(READING_FIELDS))
-        self._past = recorded.assign(time=pd.to_datetime(recorded["time"], utc=True).dt.as_unit("us"))
-        return self._past
+        self._history = recorded.assign(time=pd.to_datetime(recorded["time"], utc=True).dt.as_unit("us"))
+        return self._history
 
 
 def recorded_fleet(
     params: Mapping[str, Any], count: int, dsn: str, *, at: datetime, days: float, step_s: float
 ) -> list[RecordedPack]:
-    """`count` batteries that have lived until `at`; the store holds the readings and sessions of their last `days`.
+    """`count` batteries simulated until `at`, with readings and sessions of their last `days` in the store.
 
     Args:
-        params: content of params.yaml; none of the batteries is in the training files that it describes.
+        params: content of params.yaml; the batteries are not in the training files of these parameters.
     """
     simulate = SimulateParams.from_mapping(params["simulate"])
     youngest, oldest = LIFE_SHARES
@@ -54,11 +54,11 @@ def recorded_fleet(
             at=at - timedelta(days=days),
             life_share=youngest + (oldest - youngest) * (number + 0.5) / count,
         )
-        # From the last of its logs to the first day that is recorded, by average use.
+        # Average use from the last log to the first recorded day.
         pack.read(at - timedelta(days=days))
         readings, batteries = pack.record(at, step_s), pack.batteries_row()
-        folded = build(readings, empty_table(CYCLE_FIELDS), batteries, ANY_NUMBER)
-        sessions = folded.cycles.reindex(columns=names(CYCLE_FIELDS))
+        tables = build(readings, empty_table(CYCLE_FIELDS), batteries, NO_MINIMUM)
+        sessions = tables.cycles.reindex(columns=names(CYCLE_FIELDS))
         store.write(Batch(readings=rows_of(readings), batteries=rows_of(batteries), cycles=rows_of(sessions)))
         packs.append(pack)
     store.close()

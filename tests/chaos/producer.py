@@ -18,7 +18,7 @@ from simulator.live import LiveOptions, run_live
 from simulator.terminal import LineView
 from telemetry.settings import Settings
 from tests.chaos.ledger import Ledger, LedgerSpool
-from tests.simulator.counting_battery import Battery
+from tests.simulator.counting_battery import CountingBattery
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
     simulator.live.Spool = partial(LedgerSpool, ledger=Ledger(arguments.ledger))  # type: ignore[misc]
     if arguments.simple is None:
         return simulator.live.main(live)
-    batteries = [Battery(number) for number in range(arguments.simple)]
+    batteries = [CountingBattery(number) for number in range(arguments.simple)]
     run_live(
         batteries, Settings(), LiveOptions(interval_s=0.02, predicts=False), LineView(Console(quiet=True)), Event()
     )

@@ -1,4 +1,4 @@
-"""A battery without physics, light enough for a child process that is killed."""
+"""Live battery without physics that counts its readings, for tests of the live loop."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pandas as pd
 HISTORY_END = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class Battery:
-    """A battery without physics: always the same reading."""
+class CountingBattery:
+    """Battery without physics that always gives the same reading."""
 
-    def __init__(self, number: int, past: int = 5) -> None:
+    def __init__(self, number: int, history: int = 5) -> None:
         self._id = f"EV-{number}"
-        self._past = past
+        self._history = history
         self.last_time = HISTORY_END
         self.read_delay_s = 0.0
         self.readings = 0
@@ -25,8 +25,8 @@ class Battery:
         return self._id
 
     def history(self) -> pd.DataFrame:
-        times = [HISTORY_END - timedelta(seconds=30 * step) for step in reversed(range(self._past))]
-        rows = [self._reading(moment) | {"soh": 90.0, "soc": float("nan")} for moment in times]
+        times = [HISTORY_END - timedelta(seconds=30 * step) for step in reversed(range(self._history))]
+        rows = [self._reading(row_time) | {"soh": 90.0, "soc": float("nan")} for row_time in times]
         return pd.DataFrame(rows)
 
     def batteries_row(self) -> pd.DataFrame:
@@ -39,18 +39,18 @@ class Battery:
         time.sleep(self.read_delay_s)
         return self._reading(time_of_reading)
 
-    def memory(self) -> bytes:
+    def save_state(self) -> bytes:
         return f"{self.readings} {self.last_time.isoformat()}".encode()
 
-    def resume(self, memory: bytes) -> bool:
-        readings, last_time = memory.decode().split()
+    def restore_state(self, saved: bytes) -> bool:
+        readings, last_time = saved.decode().split()
         self.readings, self.last_time = int(readings), datetime.fromisoformat(last_time)
         return True
 
-    def _reading(self, moment: datetime) -> dict[str, object]:
+    def _reading(self, time_of_reading: datetime) -> dict[str, object]:
         return {
             "battery_id": self._id,
-            "time": moment,
+            "time": time_of_reading,
             "voltage": 350.0,
             "current": 10.0,
             "temperature": 25.0,

@@ -1,4 +1,4 @@
-"""Wear only grows, does not depend on how time is cut, and is faster hot, deep and plated."""
+"""Tests of the ageing model: monotonic, independent of the step size, cited laws, stress factors and knee."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ stresses = st.builds(
 )
 
 
-@given(lived=st.lists(st.tuples(stresses, st.floats(0.0, 60.0), st.floats(0.0, 40.0)), min_size=1, max_size=20))
+@given(steps=st.lists(st.tuples(stresses, st.floats(0.0, 60.0), st.floats(0.0, 40.0)), min_size=1, max_size=20))
 @settings(max_examples=50, deadline=None)
-def test_wear_never_shrinks(lived: list[tuple[Stress, float, float]]) -> None:
+def test_wear_never_decreases(steps: list[tuple[Stress, float, float]]) -> None:
     wear = NEW
     parameters = PARAMETERS._replace(knee_onset=0.05)
-    for stress, days, cycles in lived:
+    for stress, days, cycles in steps:
         older = age(wear, parameters, stress, days, cycles)
         assert all(after >= before for before, after in zip(wear, older, strict=True))
         wear = older
@@ -35,14 +35,14 @@ def test_wear_never_shrinks(lived: list[tuple[Stress, float, float]]) -> None:
 
 @given(share=st.floats(0.01, 0.99))
 @settings(max_examples=30, deadline=None)
-def test_wear_does_not_depend_on_how_time_is_cut(share: float) -> None:
+def test_wear_is_independent_of_the_step_size(share: float) -> None:
     whole = age(NEW, PARAMETERS, MILD, 900.0, 500.0)
     part = age(NEW, PARAMETERS, MILD, 900.0 * share, 500.0 * share)
     halves = age(part, PARAMETERS, MILD, 900.0 * (1 - share), 500.0 * (1 - share))
     assert halves == pytest.approx(whole, rel=1e-9)
 
 
-def test_the_laws_are_those_that_are_cited() -> None:
+def test_calendar_and_cycle_loss_follow_the_cited_power_laws() -> None:
     parked = [age(NEW, PARAMETERS, MILD, days, 0.0).calendar_loss for days in (365.25, 4 * 365.25)]
     assert parked[0] == pytest.approx(PARAMETERS.calendar_per_root_year)
     assert parked[1] / parked[0] == pytest.approx(2.0)
@@ -70,7 +70,7 @@ def test_calendar_ageing_follows_arrhenius() -> None:
     assert math.log(hot / mild) == pytest.approx(4500.0 * (1 / 298.15 - 1 / 318.15))
 
 
-def test_a_knee_bends_the_curve_down_and_its_absence_does_not() -> None:
+def test_loss_accelerates_with_a_knee_only() -> None:
     def last_steps(parameters: AgeingParameters) -> tuple[float, float]:
         wear, losses = NEW, []
         for _ in range(12):

@@ -1,4 +1,4 @@
-"""The circuit obeys its laws: charge and energy are conserved, voltage sags, limits hold."""
+"""Tests of cell and pack model: conservation of charge and energy, voltage response, and limits."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def test_voltage_sags_under_discharge_and_rises_under_charge(current_a: float, s
 
 
 def test_worn_or_badly_connected_packs_sag_more() -> None:
-    sound = voltage(100.0)
-    assert voltage(100.0, condition=NEW._replace(resistance_growth=0.5)) < sound
-    # The extra drop of a bad contact is Ohm's law and nothing else.
-    assert sound - voltage(100.0, condition=NEW._replace(contact_resistance_ohm=0.02)) == pytest.approx(2.0)
+    healthy = voltage(100.0)
+    assert voltage(100.0, condition=NEW._replace(resistance_growth=0.5)) < healthy
+    # Contact resistance adds exactly R * I.
+    assert healthy - voltage(100.0, condition=NEW._replace(contact_resistance_ohm=0.02)) == pytest.approx(2.0)
 
 
 def test_charge_and_energy_are_conserved() -> None:
@@ -84,7 +84,7 @@ def test_demanded_power_is_delivered(power_w: float) -> None:
     assert current_a * (source_v - current_a * resistance_ohm) == pytest.approx(power_w, abs=1e-3)
 
 
-def test_more_than_the_maximum_gets_the_maximum() -> None:
+def test_current_is_limited_to_that_of_the_maximum_power() -> None:
     assert current_for_power(1e9, 400.0, 0.1) == pytest.approx(400.0 / 0.2)
 
 
@@ -111,11 +111,11 @@ def test_charging_is_constant_current_then_constant_voltage() -> None:
     tail = np.array(voltages) > PACK.cell.voltage_max_v - 1e-3
     assert tail.any()
     assert currents[-1] > 0.5 * currents[0]
-    assert (np.diff(np.array(currents)[tail]) > -1e-6).all()  # the current only fades once the limit is met
+    assert (np.diff(np.array(currents)[tail]) > -1e-6).all()  # current decreases at the voltage limit
     assert 0.9 < state.soc < 1.001
 
 
-def test_cells_add_up_to_the_pack_and_a_short_shows_in_one_of_them() -> None:
+def test_cell_voltages_add_up_and_an_internal_short_lowers_one_cell() -> None:
     cells = cell_voltages_v(REST, PACK, NEW, 50.0)
     state, output = step(REST, PACK, NEW, 50.0, 25.0, True, 1e-6)
     assert cells.sum() == pytest.approx(output.voltage_v, rel=2e-4)

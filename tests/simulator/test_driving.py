@@ -1,4 +1,4 @@
-"""Speed traces that a car could drive, at a consumption that a car has."""
+"""Tests of driving and climate model: consumption, feasible speed traces, seeding, seasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simulator.driving import BRAKE_M_S2, STANDING, drive_power_w, step_drive
 
 
 def trace(model: CarModel, seconds: int, seed: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Speed (m/s) and power (W), mixed over all ways of using a car; the last 100 s of each arrive."""
+    """Speed (m/s) and power (W) over all usages; each trip ends with 100 s of arriving."""
     rng = np.random.default_rng(seed)
     speeds, powers = [], []
     for usage in USAGES:
@@ -24,15 +24,15 @@ def trace(model: CarModel, seconds: int, seed: int = 2) -> tuple[np.ndarray, np.
 
 
 @pytest.mark.parametrize("model", CAR_MODELS, ids=lambda model: model.name)
-def test_consumption_is_that_of_its_class(model: CarModel) -> None:
+def test_consumption_matches_the_car_model(model: CarModel) -> None:
     speed, power = trace(model, 3600)
     wh_per_km = power.sum() / 3600.0 / (speed.sum() / 1000.0)
     assert wh_per_km == pytest.approx(model.consumption_wh_per_km, rel=0.35)
-    assert (power < 0.0).any()  # it recuperates
+    assert (power < 0.0).any()  # recuperation
     assert power.min() >= -model.vehicle.recuperation_w
 
 
-def test_traces_are_drivable_and_end_standing() -> None:
+def test_speed_traces_are_feasible_and_end_at_standstill() -> None:
     speed, _ = trace(CAR_MODELS[0], 3600)
     runs = speed.reshape(len(USAGES), -1)
     change = np.diff(runs, axis=1)
@@ -44,7 +44,7 @@ def test_traces_are_drivable_and_end_standing() -> None:
     assert ((runs == 0.0).mean(axis=1) < 0.5).all()
 
 
-def test_traces_are_seeded() -> None:
+def test_speed_traces_are_reproducible_by_seed() -> None:
     np.testing.assert_array_equal(trace(CAR_MODELS[0], 300)[0], trace(CAR_MODELS[0], 300)[0])
     assert not np.array_equal(trace(CAR_MODELS[0], 300)[0], trace(CAR_MODELS[0], 300, seed=3)[0])
 

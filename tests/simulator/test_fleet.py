@@ -1,4 +1,4 @@
-"""The fleet's files: the contract's columns, honest physics, the same bytes for the same seed."""
+"""Tests of the simulated fleet: contract columns, plausible physics, and identical bytes for the same seed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from pipelines.simulate import write_fleet
-from simulator.battery import streams
-from simulator.fleet import SimulateParams, history, new_battery, simulate_fleet, simulate_life
-from simulator.life import pass_days
+from simulator.battery import random_streams
+from simulator.battery_physics import advance_days
+from simulator.fleet import SimulateParams, new_battery, simulate_battery, simulate_fleet, simulate_history
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, READING_REQUIRED, names
 from telemetry.errors import TwinError
 
@@ -32,7 +32,7 @@ def readings(fleet: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
 
 
 def log_number(readings: pd.DataFrame) -> pd.Series:
-    """Which telematics log of its battery a reading belongs to."""
+    """Number of the telematics log of its battery for each reading."""
     begins = readings.groupby("battery_id")["time"].diff().dt.total_seconds().fillna(1e9) > 3600.0
     return begins.groupby(readings["battery_id"]).cumsum()
 
@@ -59,17 +59,17 @@ def test_the_same_seed_gives_the_same_bytes(fleet: tuple[pd.DataFrame, pd.DataFr
         assert len(digests) == 1, name
 
 
-def test_a_battery_does_not_depend_on_the_fleet_it_is_in(readings: pd.DataFrame) -> None:
-    alone, row = simulate_life(SimulateParams(batteries=1, cycles_between_logs=60.0), SEED, 4)
+def test_a_battery_is_independent_of_the_fleet_size(readings: pd.DataFrame) -> None:
+    alone, row = simulate_battery(SimulateParams(batteries=1, cycles_between_logs=60.0), SEED, 4)
     within = readings[readings["battery_id"] == row["battery_id"]].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone, within)
-    other, _ = simulate_life(PARAMS, SEED + 1, 4)
+    other, _ = simulate_battery(PARAMS, SEED + 1, 4)
     assert not other.equals(alone)
 
 
-def test_streams_are_those_of_spawning() -> None:
+def test_random_streams_equal_those_of_seed_sequence_spawn() -> None:
     spawned = np.random.SeedSequence(SEED).spawn(9)[5].spawn(4)
-    for stream, child in zip(streams(SEED, 5), spawned, strict=True):
+    for stream, child in zip(random_streams(SEED, 5), spawned, strict=True):
         assert stream.random() == np.random.default_rng(child).random()
 
 
@@ -81,7 +81,7 @@ def test_health_falls_and_counters_rise(readings: pd.DataFrame) -> None:
     assert by_battery["soh"].first().between(95.0, 104.0).all()
 
 
-def test_signs_and_columns_agree(readings: pd.DataFrame) -> None:
+def test_columns_are_consistent_in_sign_and_order(readings: pd.DataFrame) -> None:
     charging = readings["is_charging"] == 1.0
     assert (readings.loc[charging, "current"] <= 1.0).all()
     assert (readings.loc[charging, "speed_kmh"] == 0.0).all()
@@ -92,27 +92,27 @@ def test_signs_and_columns_agree(readings: pd.DataFrame) -> None:
     assert (readings["temperature_min"] <= readings["temperature"]).all()
     power = readings["voltage"] * readings["current"]
     assert (power - readings["power_consumption"]).abs().max() <= 5.01
-    # voltage sags with current: from one reading of a drive to the next, which leaves the slow fall of charge out
+    # voltage falls with current; differences between neighbouring readings remove the slow fall of charge
     change = drive_changes(readings)
     assert change["voltage"].corr(change["current"]) < -0.9
 
 
 def drive_changes(readings: pd.DataFrame) -> pd.DataFrame:
-    """Change of voltage and current between neighbouring readings on the road, beside what it belongs to."""
+    """Change of voltage and current between neighbouring driving readings, with battery, log, temperature and SoH."""
     driving = readings[readings["speed_kmh"] > 5.0].assign(log=log_number(readings))
     change = driving.groupby(["battery_id", "log"])[["voltage", "current"]].diff()
     return pd.concat([driving[["battery_id", "log", "temperature", "soh"]], change], axis=1).dropna()
 
 
-def test_outputs_are_quantised(readings: pd.DataFrame) -> None:
+def test_readings_are_quantised(readings: pd.DataFrame) -> None:
     steps = {"voltage": 0.1, "current": 0.1, "soc": 0.5, "temperature": 0.5, "power_consumption": 10.0}
     for name, step in steps.items():
         multiples = readings[name] / step
         assert (multiples - multiples.round()).abs().max() < 1e-6, name
 
 
-def test_the_counter_is_blind_to_wear(readings: pd.DataFrame) -> None:
-    """Charge per point of SoC is the nominal capacity, however worn the pack: SoC does not give SoH away."""
+def test_counted_soc_does_not_leak_soh(readings: pd.DataFrame) -> None:
+    """Charge per percentage point of SoC corresponds to the nominal capacity at any wear."""
     charging = readings[readings["is_charging"] == 1.0]
     logs = charging.groupby([charging["battery_id"], log_number(readings)[charging.index]])
     seconds = logs["time"].diff().dt.total_seconds()
@@ -123,13 +123,13 @@ def test_the_counter_is_blind_to_wear(readings: pd.DataFrame) -> None:
     )
     gained = (logs["soc"].last() - logs["soc"].first()) / 100.0
     ratio = (moved_ah / gained)[gained > 0.2]
-    nominal = simulate_fleet_nominal(ratio.index.get_level_values(0))
+    nominal = nominal_capacities(ratio.index.get_level_values(0))
     health = logs["soh"].last()[ratio.index] / 100.0
     assert (ratio / nominal).between(0.96, 1.04).all()
     assert abs(np.corrcoef(ratio / nominal, health)[0, 1]) < 0.5
 
 
-def simulate_fleet_nominal(battery_ids: pd.Index) -> np.ndarray:
+def nominal_capacities(battery_ids: pd.Index) -> np.ndarray:
     """Nominal capacity of each of `battery_ids`."""
     capacity = {
         f"EV-{i + 1:04d}": new_battery(
@@ -140,15 +140,15 @@ def simulate_fleet_nominal(battery_ids: pd.Index) -> np.ndarray:
     return np.array([capacity[battery_id] for battery_id in battery_ids])
 
 
-def test_no_column_is_health_in_disguise(readings: pd.DataFrame) -> None:
+def test_no_reading_column_is_a_proxy_of_soh(readings: pd.DataFrame) -> None:
     others = readings.drop(columns=["battery_id", "time", "soh"])
     correlation = others.corrwith(readings["soh"]).abs().dropna()
     assert (correlation.drop(["charge_cycles", "odometer_km"]) < 0.6).all()
     assert (correlation < 0.97).all()
 
 
-def test_health_can_be_learned_from_resistance(readings: pd.DataFrame) -> None:
-    """Within a battery, the slope of voltage on current while driving (brought to 25 degC) rises as health falls."""
+def test_resistance_correlates_with_soh(readings: pd.DataFrame) -> None:
+    """Within a battery, the slope of voltage on current while driving (normalised to 25 degC) rises as SoH falls."""
     rows = []
     for (battery_id, _), drive in drive_changes(readings).groupby(["battery_id", "log"]):
         slope = -(drive["voltage"] * drive["current"]).sum() / (drive["current"] ** 2).sum()
@@ -158,7 +158,7 @@ def test_health_can_be_learned_from_resistance(readings: pd.DataFrame) -> None:
     assert np.median(correlations) < -0.6
 
 
-def test_a_battery_is_observed_until_its_end(readings: pd.DataFrame) -> None:
+def test_telemetry_ends_at_end_of_life_or_end_of_observation(readings: pd.DataFrame) -> None:
     last = readings.groupby("battery_id").last()
     end = pd.Timestamp(PARAMS.observation_end, tz="UTC")
     is_censored = (last["soh"] >= 80.0) & (last["warning_level"] < 3.0)
@@ -168,38 +168,38 @@ def test_a_battery_is_observed_until_its_end(readings: pd.DataFrame) -> None:
     assert (readings.loc[before_last_log, "warning_level"] < 3.0).all()
 
 
-def test_ends_are_mixed_and_events_match_their_hazard() -> None:
-    """Of many lives without telemetry: the shares of ends, and events against the hazard that was accumulated."""
+def test_shares_of_ends_and_number_of_faults_match_the_hazard() -> None:
+    """For 400 batteries without telemetry: shares of the kinds of end, and faults against accumulated hazard."""
     ends, accumulated, events = [], 0.0, 0
     until = PARAMS.observation_end_s
     for index in range(400):
-        years = streams(SEED, index).entry.uniform(*PARAMS.years_in_service)
+        years = random_streams(SEED, index).entry.uniform(*PARAMS.years_in_service)
         since = datetime.fromtimestamp(until - years * 365.25 * 86_400.0, UTC)
         battery = new_battery(PARAMS, SEED, index, since)
         while battery.soh >= 0.8 and not battery.has_failed and battery.state.time_s < until:
-            battery.pass_days(30.0)
+            battery.advance_days(30.0)
         accumulated += min(battery.state.cumulative_hazard, battery.design.fault.threshold)
         events += battery.has_failed
         ends.append("fault" if battery.has_failed else "worn" if battery.soh < 0.8 else "censored")
     share = pd.Series(ends).value_counts(normalize=True)
     assert 0.40 <= share["worn"] <= 0.60  # with one pack in ten that has a knee; 0.51-0.56 with four in ten
     assert 0.10 <= share["fault"] <= 0.20
-    assert abs(events - accumulated) < 4.0 * np.sqrt(accumulated)  # a martingale, whatever wear did
+    assert abs(events - accumulated) < 4.0 * np.sqrt(accumulated)  # a martingale for any course of wear
 
 
 @pytest.mark.parametrize("index", [0, 1, 4])  # LFP, NMC and NCA
-def test_no_charge_overfills_a_pack(index: int) -> None:
+def test_charging_stops_at_full_charge(index: int) -> None:
     battery = new_battery(PARAMS, SEED, index, datetime(2020, 1, 1, tzinfo=UTC))
     for _ in range(40):
         battery.log(PARAMS.sampling_s)
         assert battery.state.pack.soc < 1.001
 
 
-def test_days_do_not_depend_on_how_they_are_cut() -> None:
+def test_advance_days_is_independent_of_the_step_size() -> None:
     battery = new_battery(PARAMS, SEED, 1, datetime(2020, 1, 1, tzinfo=UTC))
-    whole = pass_days(battery.state, battery.design, battery.overrides, 60.0)
-    half = pass_days(battery.state, battery.design, battery.overrides, 30.0)
-    halves = pass_days(half, battery.design, battery.overrides, 30.0)
+    whole = advance_days(battery.state, battery.design, battery.overrides, 60.0)
+    half = advance_days(battery.state, battery.design, battery.overrides, 30.0)
+    halves = advance_days(half, battery.design, battery.overrides, 30.0)
     assert halves.wear == pytest.approx(whole.wear)
     assert halves.discharged_ah == pytest.approx(whole.discharged_ah)
 
@@ -207,7 +207,7 @@ def test_days_do_not_depend_on_how_they_are_cut() -> None:
 def test_a_shorter_observation_is_a_prefix_of_a_longer_one() -> None:
     since = datetime(2020, 1, 1, tzinfo=UTC)
     short, long = (
-        history(new_battery(PARAMS, SEED, 2, since), PARAMS, (since + timedelta(days=days)).timestamp())
+        simulate_history(new_battery(PARAMS, SEED, 2, since), PARAMS, (since + timedelta(days=days)).timestamp())
         for days in (300, 700)
     )
     assert 0 < len(short) < len(long)
@@ -226,7 +226,7 @@ def test_a_shorter_observation_is_a_prefix_of_a_longer_one() -> None:
         ("colour", "red"),
     ],
 )
-def test_a_wrong_parameter_is_named(name: str, value: object) -> None:
+def test_an_invalid_parameter_is_reported_with_field_and_value(name: str, value: object) -> None:
     with pytest.raises(TwinError, match=f"simulate.{name}") as caught:
         SimulateParams.from_mapping({name: value})
     assert caught.value.field == f"simulate.{name}"

@@ -1,4 +1,4 @@
-"""The live loop on real parts: PostgreSQL, an MQTT broker, and a service behind real HTTP that can be made to fail."""
+"""Tests of the live loop with real PostgreSQL, MQTT broker and HTTP, and a stub service that can be made to fail."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from simulator.live import LiveOptions, main, run_live
 from simulator.prediction_consumer import CONSUMER
 from simulator.run_statistics import RunStatistics, Summary
 from simulator.service_client import PredictionClient, PredictionError
-from telemetry.batch import Batch, Kind
+from telemetry.batch import Batch, RowKind
 from telemetry.embedded.ports import free_port
 from telemetry.errors import TwinError
 from telemetry.kafka_client import client_options
@@ -39,7 +39,7 @@ from telemetry.sinks import SINKS
 from telemetry.sinks.base import SinkRefusedError, SinkUnavailableError
 from telemetry.sinks.kafka import KafkaSink
 from telemetry.spool.spool import MIN_BYTES, Spool, SpoolFullError
-from tests.simulator.counting_battery import Battery
+from tests.simulator.counting_battery import CountingBattery
 from tests.telemetry.destinations import consumed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,14 +47,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Service:
-    """A stand-in that answers as the contract says; its state is the number of readings that it was sent.
+    """Stub of the prediction service that follows the contract; its state is the number of readings received.
 
     Attributes:
-        requests: every battery that it was asked about, in order.
-        calls: how many calls that were.
-        fail: whether a call, by its number, is answered by 503.
-        refuses: whether a reading is against the contract.
-        version: of the states; those of another are not continued.
+        requests: every battery entry received, in order.
+        calls: number of HTTP requests.
+        fail: whether a request, by its number, gets 503.
+        refuses: whether a reading gets 422.
+        version: of the states; states of other versions get 409.
     """
 
     url: str = ""
@@ -78,35 +78,37 @@ class Service:
             self.calls += 1
             await asyncio.sleep(self.delay_s)
             if self.fail(self.calls):
-                return JSONResponse({"error": "out of order"}, 503)
-            answers = []
+                return JSONResponse({"error": "unavailable"}, 503)
+            predictions = []
             for number, battery in enumerate(body["batteries"]):
                 version, seen = (int(part) for part in battery.get("state", f"{self.version}:0").split(":"))
                 if version != self.version:
                     return JSONResponse({"error": "another version", "field": f"batteries[{number}].state"}, 409)
                 if any(self.refuses(reading) for reading in battery["readings"]):
-                    return JSONResponse({"error": "not of the contract"}, 422)
+                    return JSONResponse({"error": "violates the contract"}, 422)
                 every = bool(body.get("every_reading"))
-                for place, reading in enumerate(battery["readings"], 1):
-                    is_last = place == len(battery["readings"])
+                for count, reading in enumerate(battery["readings"], 1):
+                    is_last = count == len(battery["readings"])
                     if every or is_last:
-                        answers.append(self.answer(battery["battery_id"], reading["time"], seen + place, is_last))
+                        predictions.append(
+                            self.prediction(battery["battery_id"], reading["time"], seen + count, is_last)
+                        )
                         if body.get("closed_cycles"):
-                            answers[-1]["closed_cycles"] = [session(battery["battery_id"], reading["time"])]
+                            predictions[-1]["closed_cycles"] = [session(battery["battery_id"], reading["time"])]
             self.requests += body["batteries"]
-            return JSONResponse({"predictions": answers})
+            return JSONResponse({"predictions": predictions})
 
         return app
 
-    def answer(self, battery_id: str, time_sent: str, seen: int, is_last: bool) -> dict[str, Any]:
-        moment = datetime.fromisoformat(time_sent)
+    def prediction(self, battery_id: str, time_sent: str, seen: int, is_last: bool) -> dict[str, Any]:
+        reading_time = datetime.fromisoformat(time_sent)
         return {
             "battery_id": battery_id,
-            "time": moment.isoformat(),
+            "time": reading_time.isoformat(),
             "release": "battery-twin/1",
             **({"state": f"{self.version}:{seen}"} if is_last else {}),
             "soh": {"value": float(seen), "unit": "%", "model": "battery-soh/9", "interval": [92.0, 94.0]},
-            "temperature": {"value": 28.0, "due": (moment + timedelta(seconds=1)).isoformat(), "model": "t/2"},
+            "temperature": {"value": 28.0, "due": (reading_time + timedelta(seconds=1)).isoformat(), "model": "t/2"},
             "rul": {"value": None, "withheld": "fewer than 10 cycles seen", "model": "battery-rul/1"},
             "failure_probability": {"value": 0.4, "horizon_cycles": 100, "model": "battery-failure/4"},
         }
@@ -116,22 +118,22 @@ def session(battery_id: str, end: str) -> dict[str, Any]:
     return {"battery_id": battery_id, "cycle_index": 3.0, "kind": "charge", "end_time": end, "throughput_ah": 1.0}
 
 
-class Quiet:
-    """A view that only counts."""
+class RecordingView:
+    """View that records what it is given."""
 
     def __init__(self) -> None:
-        self.folded: dict[str, int] = {}
+        self.backfilled: dict[str, int] = {}
         self.ticks = 0
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def history(self, battery_id: str, posted: int, total: int) -> None:
-        self.folded[battery_id] = posted
+        self.backfilled[battery_id] = posted
 
-    def tick(self, twins: object, tally: RunStatistics) -> None:
+    def tick(self, twins: object, statistics: RunStatistics) -> None:
         self.ticks += 1
 
-    def say(self, sentence: str) -> None:
-        self.said.append(sentence)
+    def notify(self, sentence: str) -> None:
+        self.messages.append(sentence)
 
     def close(self) -> None:
         pass
@@ -165,13 +167,15 @@ def settings(service: Service, postgres_dsn: str, mqtt_broker: tuple[str, int], 
     )
 
 
-def live(settings: Settings, batteries: list[Battery], options: LiveOptions, view: Quiet | None = None) -> Summary:
-    summary = run_live(batteries, settings, options, view or Quiet(), threading.Event())
+def live(
+    settings: Settings, batteries: list[CountingBattery], options: LiveOptions, view: RecordingView | None = None
+) -> Summary:
+    summary = run_live(batteries, settings, options, view or RecordingView(), threading.Event())
     assert summary is not None
     return summary
 
 
-def verdict(summary: Summary) -> list[str]:
+def problems(summary: Summary) -> list[str]:
     return [*summary.lost, *summary.unfinished]
 
 
@@ -186,16 +190,16 @@ def query(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
         connection.close()
 
 
-def test_five_seconds_lose_nothing_and_miss_no_tick(settings: Settings, service: Service) -> None:
-    batteries = [Battery(number) for number in range(10)]
+def test_a_run_of_five_seconds_has_no_losses_and_no_missed_ticks(settings: Settings, service: Service) -> None:
+    batteries = [CountingBattery(number) for number in range(10)]
     summary = live(settings, batteries, LiveOptions(interval_s=0.5, speed=2.0, for_s=5.0))
-    tally = summary.tally
-    assert verdict(summary) == []
-    assert (tally.ticks, tally.missed_ticks, tally.errors, tally.refused) == (10, 0, 0, 0)
-    assert tally.produced == summary.stored == tally.predictions == 100
+    statistics = summary.statistics
+    assert problems(summary) == []
+    assert (statistics.ticks, statistics.missed_ticks, statistics.errors, statistics.refused) == (10, 0, 0, 0)
+    assert statistics.produced == summary.stored == statistics.predictions == 100
     assert summary.acknowledged["mqtt"] == 200
-    assert 0 < tally.latency_ms(50) <= tally.latency_ms(99) < 500
-    # Each battery's past, then all batteries of a tick in one call.
+    assert 0 < statistics.latency_ms(50) <= statistics.latency_ms(99) < 500
+    # One request for each battery's history, then one for all batteries of a tick.
     assert service.calls <= 10 + 10
 
     assert query(settings, "SELECT count(*), count(DISTINCT (battery_id, time)) FROM ev_telemetry") == [(100, 100)]
@@ -218,33 +222,35 @@ def test_five_seconds_lose_nothing_and_miss_no_tick(settings: Settings, service:
     assert steps == [(timedelta(seconds=1),), (None,)], "event time passes at `speed`"
 
 
-def test_all_sinks_at_once(
+def test_store_mqtt_and_kafka_get_every_reading(
     settings: Settings, service: Service, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = settings.model_copy(update={"kafka_bootstrap_servers": kafka_bootstrap})
     topic = f"live_{uuid.uuid4().hex}"
     monkeypatch.setitem(SINKS, "kafka", lambda found: KafkaSink(client_options(found), topic=topic, partitions=2))
-    view = Quiet()
-    summary = live(named, [Battery(number) for number in range(3)], LiveOptions(interval_s=0.1, for_s=1.0), view)
-    assert view.said == []
-    assert verdict(summary) == []
+    view = RecordingView()
+    summary = live(
+        named, [CountingBattery(number) for number in range(3)], LiveOptions(interval_s=0.1, for_s=1.0), view
+    )
+    assert view.messages == []
+    assert problems(summary) == []
     assert summary.acknowledged["kafka"] == summary.stored == 30
     messages = consumed(named, topic)
     assert len({(key, message["timestamp"]) for key, message in messages}) == len(messages) == 30
 
 
-def test_history_first_in_chunks_and_every_reading_once_in_order(settings: Settings, service: Service) -> None:
-    summary = live(settings, [Battery(1, past=4100)], LiveOptions(interval_s=0.05, for_s=0.5))
-    assert_every_reading_went_once_in_order(service, past=4100, lived=summary.tally.produced)
+def test_history_is_posted_in_chunks_and_every_reading_once_in_order(settings: Settings, service: Service) -> None:
+    summary = live(settings, [CountingBattery(1, history=4100)], LiveOptions(interval_s=0.05, for_s=0.5))
+    assert_every_reading_went_once_in_order(service, history=4100, produced=summary.statistics.produced)
     assert [len(request["readings"]) for request in service.requests][:3] == [2000, 2000, 100]
     sent = service.requests[0]["readings"][0]
-    assert "soh" not in sent, "a measured state of health is the answer, not a question"
+    assert "soh" not in sent, "a measured state of health is the target, not an input"
     assert "soc" not in sent, "NaN is left out"
 
 
-def assert_every_reading_went_once_in_order(service: Service, past: int, lived: int) -> None:
+def assert_every_reading_went_once_in_order(service: Service, history: int, produced: int) -> None:
     lengths = [len(request["readings"]) for request in service.requests]
-    assert sum(lengths) == past + lived
+    assert sum(lengths) == history + produced
     assert "state" not in service.requests[0]
     states = [int(request["state"].split(":")[1]) for request in service.requests[1:]]
     assert states == [sum(lengths[: index + 1]) for index in range(len(states))], "each call brings the newest state"
@@ -252,113 +258,113 @@ def assert_every_reading_went_once_in_order(service: Service, past: int, lived: 
     assert [datetime.fromisoformat(t) for t in times] == sorted(datetime.fromisoformat(t) for t in times)
 
 
-def test_failed_predictions_are_made_up_for(settings: Settings, service: Service) -> None:
+def test_failed_requests_are_repeated(settings: Settings, service: Service) -> None:
     service.fail = lambda number: number > 1 and number % 3 == 0
-    summary = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=1.0))
-    assert summary.tally.errors > 0
-    assert summary.tally.last_error is not None
-    assert "503" in summary.tally.last_error
-    assert verdict(summary) == []
-    assert summary.stored == summary.tally.produced == summary.tally.predictions > 10
-    assert_every_reading_went_once_in_order(service, past=5, lived=summary.tally.produced)
+    summary = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, for_s=1.0))
+    assert summary.statistics.errors > 0
+    assert summary.statistics.last_error is not None
+    assert "503" in summary.statistics.last_error
+    assert problems(summary) == []
+    assert summary.stored == summary.statistics.produced == summary.statistics.predictions > 10
+    assert_every_reading_went_once_in_order(service, history=5, produced=summary.statistics.produced)
 
 
-def test_without_any_prediction_the_readings_wait_and_the_next_run_predicts_them(
+def test_the_next_run_predicts_readings_that_wait_for_the_service(
     settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("simulator.live.FINISH_TIMEOUT_S", 0.5)
     service.fail = lambda number: number > 1
-    first = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=0.3))
-    assert first.stored == first.tally.produced > 0
+    first = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, for_s=0.3))
+    assert first.stored == first.statistics.produced > 0
     assert first.lost == []
-    assert first.unfinished == [f"{first.stored} readings wait for {CONSUMER}", "no prediction came"]
+    assert first.unfinished == [f"{first.stored} readings wait for {CONSUMER}", "no prediction was received"]
 
     monkeypatch.undo()
     service.fail = lambda number: False
-    view = Quiet()
-    second = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=0.3), view)
-    assert verdict(second) == []
-    assert view.folded == {}, "the state is known, so the past is not folded again"
-    lived = first.tally.produced + second.tally.produced
-    assert second.tally.predictions == lived
-    assert_every_reading_went_once_in_order(service, past=5, lived=lived)
+    view = RecordingView()
+    second = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, for_s=0.3), view)
+    assert problems(second) == []
+    assert view.backfilled == {}, "the saved state is used, without a backfill"
+    produced = first.statistics.produced + second.statistics.produced
+    assert second.statistics.predictions == produced
+    assert_every_reading_went_once_in_order(service, history=5, produced=produced)
     assert query(settings, "SELECT count(*) FROM ev_telemetry WHERE prediction_timestamp IS NULL") == [(0,)]
 
 
-def test_a_slow_service_is_overdue_and_a_slow_battery_misses_ticks(settings: Settings, service: Service) -> None:
+def test_slow_service_counts_as_overdue_and_slow_battery_as_missed_ticks(settings: Settings, service: Service) -> None:
     service.delay_s = 0.12
-    summary = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=1.0))
-    assert summary.tally.overdue > 5
-    assert verdict(summary) == []
+    summary = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, for_s=1.0))
+    assert summary.statistics.overdue > 5
+    assert problems(summary) == []
 
     service.delay_s = 0.0
-    slow = Battery(2)
+    slow = CountingBattery(2)
     slow.read_delay_s = 0.12
     summary = live(settings, [slow], LiveOptions(interval_s=0.05, for_s=1.0))
-    assert summary.tally.missed_ticks > 5
-    assert summary.tally.ticks + summary.tally.missed_ticks == 20
-    assert summary.stored == summary.tally.produced == summary.tally.ticks
+    assert summary.statistics.missed_ticks > 5
+    assert summary.statistics.ticks + summary.statistics.missed_ticks == 20
+    assert summary.stored == summary.statistics.produced == summary.statistics.ticks
 
 
-def test_a_second_run_goes_on_after_the_first(settings: Settings) -> None:
-    first = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, speed=3600.0, for_s=0.5))
-    battery = Battery(1)
+def test_a_second_run_continues_after_the_first(settings: Settings) -> None:
+    first = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, speed=3600.0, for_s=0.5))
+    battery = CountingBattery(1)
     second = live(settings, [battery], LiveOptions(interval_s=0.05, speed=3600.0, for_s=0.5))
-    # One reading of each run, of the moment before its first tick, is not told.
-    assert battery.readings == first.tally.produced + second.tally.produced + 2
-    assert first.tally.last_time is not None
-    assert second.tally.first_time is not None
-    assert second.tally.first_time > first.tally.last_time
-    assert query(settings, "SELECT count(*) FROM ev_telemetry") == [(first.tally.produced + second.tally.produced,)]
+    # In each run one reading, just before the first tick, is not produced.
+    assert battery.readings == first.statistics.produced + second.statistics.produced + 2
+    assert first.statistics.last_time is not None
+    assert second.statistics.first_time is not None
+    assert second.statistics.first_time > first.statistics.last_time
+    assert query(settings, "SELECT count(*) FROM ev_telemetry") == [
+        (first.statistics.produced + second.statistics.produced,)
+    ]
 
 
-def test_a_state_of_another_fold_is_made_anew(settings: Settings, service: Service) -> None:
-    live(settings, [Battery(1), Battery(2)], LiveOptions(interval_s=0.05, for_s=0.3))
+def test_a_state_of_another_version_is_rebuilt(settings: Settings, service: Service) -> None:
+    live(settings, [CountingBattery(1), CountingBattery(2)], LiveOptions(interval_s=0.05, for_s=0.3))
     service.version = 2
-    summary = live(settings, [Battery(1), Battery(2)], LiveOptions(interval_s=0.05, for_s=0.3))
-    assert verdict(summary) == []
-    assert summary.tally.predictions == summary.tally.produced
+    summary = live(settings, [CountingBattery(1), CountingBattery(2)], LiveOptions(interval_s=0.05, for_s=0.3))
+    assert problems(summary) == []
+    assert summary.statistics.predictions == summary.statistics.produced
 
 
-def test_a_reading_that_the_service_refuses_is_set_aside_and_the_rest_goes_on(
-    settings: Settings, service: Service
-) -> None:
-    class Odd(Battery):
+def test_a_reading_refused_by_the_service_is_quarantined_alone(settings: Settings, service: Service) -> None:
+    class InvalidFourthReading(CountingBattery):
         def read(self, time_of_reading: datetime) -> dict[str, object]:
-            self.lived = getattr(self, "lived", 0) + 1
-            return super().read(time_of_reading) | ({"voltage": 999.0} if self.lived == 4 else {})
+            self.calls = getattr(self, "calls", 0) + 1
+            return super().read(time_of_reading) | ({"voltage": 999.0} if self.calls == 4 else {})
 
     service.refuses = lambda reading: reading["voltage"] == 999.0
-    summary = live(settings, [Odd(1), Battery(2)], LiveOptions(interval_s=0.05, for_s=0.5))
+    summary = live(settings, [InvalidFourthReading(1), CountingBattery(2)], LiveOptions(interval_s=0.05, for_s=0.5))
     assert summary.lost == [f"1 rows were refused by {CONSUMER}"]
-    assert summary.tally.predictions == summary.tally.produced - 1
-    assert summary.stored == summary.tally.produced
+    assert summary.statistics.predictions == summary.statistics.produced - 1
+    assert summary.stored == summary.statistics.produced
 
 
-def test_without_predictions_nobody_is_asked(settings: Settings, service: Service) -> None:
-    summary = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=0.3, predicts=False))
-    assert verdict(summary) == []
-    assert summary.stored == summary.tally.produced > 0
+def test_no_requests_are_sent_with_predictions_off(settings: Settings, service: Service) -> None:
+    summary = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, for_s=0.3, predicts=False))
+    assert problems(summary) == []
+    assert summary.stored == summary.statistics.produced > 0
     assert service.calls == 0
     assert "predictions made" not in dict(summary.lines())
 
 
-def test_stop_ends_the_run_with_everything_delivered(settings: Settings) -> None:
+def test_a_stopped_run_delivers_everything(settings: Settings) -> None:
     stop = threading.Event()
     threading.Timer(0.7, stop.set).start()
-    summary = run_live([Battery(1)], settings, LiveOptions(interval_s=0.05), Quiet(), stop)
+    summary = run_live([CountingBattery(1)], settings, LiveOptions(interval_s=0.05), RecordingView(), stop)
     assert summary is not None
-    assert verdict(summary) == []
-    assert 0 < summary.tally.ticks < 20
+    assert problems(summary) == []
+    assert 0 < summary.statistics.ticks < 20
 
 
-def test_stop_before_the_first_tick(settings: Settings) -> None:
+def test_a_run_stopped_before_the_first_tick_has_no_summary(settings: Settings) -> None:
     stop = threading.Event()
     stop.set()
-    assert run_live([Battery(1)], settings, LiveOptions(), Quiet(), stop) is None
+    assert run_live([CountingBattery(1)], settings, LiveOptions(), RecordingView(), stop) is None
 
 
-def test_the_simulator_counts_what_it_does(settings: Settings) -> None:
+def test_prometheus_metrics_of_the_simulator(settings: Settings) -> None:
     pages: list[str] = []
 
     def scrape() -> None:
@@ -367,7 +373,7 @@ def test_the_simulator_counts_what_it_does(settings: Settings) -> None:
 
     timer = threading.Timer(1.5, scrape)
     timer.start()
-    live(settings, [Battery(1)], LiveOptions(interval_s=0.1, for_s=2.0))
+    live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.1, for_s=2.0))
     timer.join()
     samples = dict(line.rsplit(" ", 1) for line in pages[0].splitlines() if not line.startswith("#"))
     assert float(samples["live_readings_total"]) > 5
@@ -381,79 +387,79 @@ def test_the_simulator_counts_what_it_does(settings: Settings) -> None:
         assert float(samples[f'spool_delivered_total{{consumer="{consumer}"}}']) > 5
     used, refusing, most = (float(samples[f"spool_{name}_bytes"]) for name in ("used", "producers_max", "max"))
     assert 0 < used < refusing < most
-    assert not [name for name in samples if name.startswith("battery_")], "those are of python -m monitoring"
+    assert not [name for name in samples if name.startswith("battery_")], "those of python -m monitoring"
 
 
 class FlakySink:
-    """A sink of readings that is away, or refuses, as told."""
+    """Sink of readings that raises `error`, if set, on each write."""
 
-    kinds: tuple[Kind, ...] = ("reading",)
+    kinds: tuple[RowKind, ...] = ("reading",)
 
-    def __init__(self, answer: Exception | None = None) -> None:
-        self.answer = answer
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
         self.acknowledged = 0
-        self.taken: list[datetime] = []
+        self.written: list[datetime] = []
 
     def setup(self) -> None: ...
 
     def write(self, batch: Batch) -> None:
-        if self.answer is not None:
-            raise self.answer
-        self.taken += [row["time"] for row in batch.readings]  # type: ignore[misc]
+        if self.error is not None:
+            raise self.error
+        self.written += [row["time"] for row in batch.readings]  # type: ignore[misc]
 
     def flush(self) -> None: ...
 
     def close(self) -> None: ...
 
 
-def test_a_dead_sink_holds_up_nobody_and_gets_everything_from_the_next_run(
+def test_an_unavailable_sink_blocks_no_other_and_gets_everything_in_the_next_run(
     settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = FlakySink(SinkUnavailableError("gone"))
     monkeypatch.setitem(SINKS, "mqtt", lambda _settings: dead)
     monkeypatch.setattr("simulator.live.FINISH_TIMEOUT_S", 0.5)
-    first = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=0.5))
-    assert first.stored == first.tally.produced == first.tally.predictions > 0
+    first = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, for_s=0.5))
+    assert first.stored == first.statistics.produced == first.statistics.predictions > 0
     assert first.lost == []
     assert first.unfinished == [f"{first.stored} readings wait for mqtt"]
-    dead.answer = None
-    second = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=0.3))
-    assert verdict(second) == []
-    assert dead.taken == sorted(set(dead.taken))
-    assert len(dead.taken) == first.tally.produced + second.tally.produced
+    dead.error = None
+    second = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, for_s=0.3))
+    assert problems(second) == []
+    assert dead.written == sorted(set(dead.written))
+    assert len(dead.written) == first.statistics.produced + second.statistics.produced
 
 
-def test_what_a_sink_refuses_is_a_loss_and_kept(
+def test_rows_refused_by_a_sink_are_reported_as_lost(
     settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SINKS, "mqtt", lambda _settings: FlakySink(SinkRefusedError("never")))
-    summary = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, for_s=0.3))
-    assert summary.lost == [f"{summary.tally.produced} rows were refused by mqtt"]
+    summary = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, for_s=0.3))
+    assert summary.lost == [f"{summary.statistics.produced} rows were refused by mqtt"]
 
 
-def test_a_store_that_is_away_at_a_restart_is_waited_for(
+def test_an_unavailable_store_at_a_restart_gets_its_rows_in_a_later_run(
     settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The spool knows how far event time has come; a first run has nobody to ask."""
-    away = settings.model_copy(
+    """A restart takes the newest event time from the spool; a first run needs the store for it."""
+    unavailable = settings.model_copy(
         update={"telemetry_dsn": SecretStr(f"postgresql://twin@127.0.0.1:{free_port('127.0.0.1', 19300)}/twin")}
     )
     monkeypatch.setattr("simulator.live.FINISH_TIMEOUT_S", 0.5)
     with pytest.raises(SinkUnavailableError, match="newest reading"):
-        live(away, [Battery(1)], LiveOptions(interval_s=0.05, speed=100.0, for_s=0.3))
-    first = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, speed=100.0, for_s=0.3))
-    view = Quiet()
-    second = live(away, [Battery(1)], LiveOptions(interval_s=0.05, speed=100.0, for_s=0.3), view)
-    assert "store is away" in view.said[1]
+        live(unavailable, [CountingBattery(1)], LiveOptions(interval_s=0.05, speed=100.0, for_s=0.3))
+    first = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, speed=100.0, for_s=0.3))
+    view = RecordingView()
+    second = live(unavailable, [CountingBattery(1)], LiveOptions(interval_s=0.05, speed=100.0, for_s=0.3), view)
+    assert "store is unavailable" in view.messages[1]
     assert second.stored is None
-    assert f"{second.tally.produced} readings wait for store" in second.unfinished
-    third = live(settings, [Battery(1)], LiveOptions(interval_s=0.05, speed=100.0, for_s=0.3))
-    assert verdict(third) == []
-    lived = sum(run.tally.produced for run in (first, second, third))
-    assert query(settings, "SELECT count(*), count(prediction_timestamp) FROM ev_telemetry") == [(lived, lived)]
+    assert f"{second.statistics.produced} readings wait for store" in second.unfinished
+    third = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, speed=100.0, for_s=0.3))
+    assert problems(third) == []
+    produced = sum(run.statistics.produced for run in (first, second, third))
+    assert query(settings, "SELECT count(*), count(prediction_timestamp) FROM ev_telemetry") == [(produced, produced)]
 
 
-def test_a_full_spool_refuses_readings_and_says_so(
+def test_readings_refused_by_a_full_spool_are_reported(
     settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append = Spool.append
@@ -465,13 +471,13 @@ def test_a_full_spool_refuses_readings_and_says_so(
         return append(spool, batch, **more)
 
     monkeypatch.setattr(Spool, "append", full_for_a_while)
-    summary = live(settings, [Battery(1), Battery(2)], LiveOptions(interval_s=0.05, for_s=0.5))
-    assert (summary.tally.refused, summary.tally.produced) == (4, 16)
-    assert summary.lost == ["4 readings were refused: the spool had no room"]
-    assert summary.stored == summary.tally.predictions == 16
+    summary = live(settings, [CountingBattery(1), CountingBattery(2)], LiveOptions(interval_s=0.05, for_s=0.5))
+    assert (summary.statistics.refused, summary.statistics.produced) == (4, 16)
+    assert summary.lost == ["4 readings were refused: the spool was full"]
+    assert summary.stored == summary.statistics.predictions == 16
 
 
-def test_an_absent_service_is_a_sentence() -> None:
+def test_an_unavailable_service_raises_an_error() -> None:
     url = f"http://127.0.0.1:{free_port('127.0.0.1', 19200)}"
     with PredictionClient(url) as client, pytest.raises(PredictionError, match="not ready after"):
         client.wait_until_ready(0.3, threading.Event())
@@ -496,7 +502,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
     }
 
 
-def test_the_program_runs_real_batteries_and_ends_on_ctrl_c(settings: Settings, service: Service) -> None:
+def test_the_command_runs_simulated_batteries_and_ends_on_sigint(settings: Settings, service: Service) -> None:
     command = [sys.executable, "-m", "simulator.live", "--batteries", "2", "--interval", "0.2"]
     process = subprocess.Popen(
         command,
@@ -507,7 +513,7 @@ def test_the_program_runs_real_batteries_and_ends_on_ctrl_c(settings: Settings, 
         stderr=subprocess.STDOUT,
     )
     deadline = time.monotonic() + 60
-    while not service.requests or len(service.requests[-1]["readings"]) > 1:  # still posting the past
+    while not service.requests or len(service.requests[-1]["readings"]) > 1:  # still posting histories
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.1)
@@ -525,23 +531,23 @@ def test_the_program_runs_real_batteries_and_ends_on_ctrl_c(settings: Settings, 
     assert {entry["battery"]["chemistry"] for entry in service.requests} <= {"NMC", "NCA", "LFP"}
 
 
-#: Starts live runs to be killed: importing takes seconds and happens once, then each line makes one more by a fork.
-KILLED = """
+#: Fork server of live runs that are killed: imports once, then forks one run for each line of its input.
+FORK_SERVER = """
 import os, sys, threading
 from telemetry.settings import Settings
 from simulator.live import LiveOptions, run_live
 from simulator.terminal import LineView
 from rich.console import Console
 from tests.telemetry.destinations import consumed
-from tests.simulator.counting_battery import Battery
+from tests.simulator.counting_battery import CountingBattery
 
 for _ in sys.stdin:
     child = os.fork()
     if child == 0:
-        nowhere = Console(file=open(os.devnull, "w"))
+        silent = Console(file=open(os.devnull, "w"))
         run_live(
-            [Battery(number) for number in range(3)], Settings(), LiveOptions(interval_s=0.05), LineView(nowhere),
-            threading.Event(),
+            [CountingBattery(number) for number in range(3)], Settings(), LiveOptions(interval_s=0.05),
+            LineView(silent), threading.Event(),
         )
         os._exit(1)
     print(child, flush=True)
@@ -549,10 +555,10 @@ for _ in sys.stdin:
 """
 
 
-def test_kill_9_loses_and_doubles_nothing(settings: Settings, service: Service) -> None:
-    """The service's answer carries how many readings the state has seen, so a reading folded twice would show."""
+def test_sigkill_causes_no_loss_and_no_duplicate(settings: Settings, service: Service) -> None:
+    """The stub service predicts the number of readings in the state, so that a reading used twice would show."""
     rng = random.Random(5)
-    command, pipes = [sys.executable, "-c", KILLED], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    command, pipes = [sys.executable, "-c", FORK_SERVER], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, cwd=ROOT, env=environment_of(settings), text=True, **pipes) as parent:
         assert parent.stdin is not None
         assert parent.stdout is not None
@@ -565,21 +571,21 @@ def test_kill_9_loses_and_doubles_nothing(settings: Settings, service: Service) 
                 time.sleep(0.005)
             os.kill(child, signal.SIGKILL)
             assert int(parent.stdout.readline()) == -signal.SIGKILL, "it ran until it was killed"
-    summary = live(settings, [Battery(number) for number in range(3)], LiveOptions(interval_s=0.05, for_s=0.3))
-    assert verdict(summary) == []
+    summary = live(settings, [CountingBattery(number) for number in range(3)], LiveOptions(interval_s=0.05, for_s=0.3))
+    assert problems(summary) == []
     ((stored, distinct, predicted),) = query(
         settings, "SELECT count(*), count(DISTINCT (battery_id, time)), count(prediction_timestamp) FROM ev_telemetry"
     )
     assert stored == distinct == predicted > 50
-    folded = query(
+    by_battery = query(
         settings,
         "SELECT battery_id, array_agg(value ORDER BY time) FROM battery_predictions WHERE target = 'soh' GROUP BY 1",
     )
-    for _, counts in folded:
-        assert counts == [6.0 + number for number in range(len(counts))], "one more reading after another"
-    assert sum(len(counts) for _, counts in folded) == stored
+    for _, counts in by_battery:
+        assert counts == [6.0 + number for number in range(len(counts))], "each state has one reading more"
+    assert sum(len(counts) for _, counts in by_battery) == stored
 
 
-def test_the_program_says_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_error_of_an_invalid_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--for", "-1"]) == 2
     assert "for_s is -1.0: it must be greater than 0." in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What a live run shows: a table on a terminal, lines elsewhere, and a summary that names every loss."""
+"""Tests of the live run's output: table on a terminal, lines elsewhere, and the final summary."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rich.console import Console
 
 from simulator.live_twin import LiveTwin
 from simulator.run_statistics import RunStatistics, Summary
-from simulator.service_client import Answer, Prediction
+from simulator.service_client import BatteryPredictions, TargetPrediction
 from simulator.terminal import LineView, TableView, print_summary, view_for
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-class Battery:
-    """Just an identity."""
+class IdleBattery:
+    """Battery with an id only."""
 
     battery_id = "EV-1"
     last_time = NOW
@@ -32,29 +32,31 @@ class Battery:
     def read(self, time: datetime) -> dict[str, object]:
         return {}
 
-    def memory(self) -> bytes:
+    def save_state(self) -> bytes:
         return b""
 
-    def resume(self, memory: bytes) -> bool:
+    def restore_state(self, saved: bytes) -> bool:
         return True
 
 
-def prediction(value: float | None) -> Prediction:
-    return Prediction(value, None, None, None, None, None)
+def prediction(value: float | None) -> TargetPrediction:
+    return TargetPrediction(value, None, None, None, None, None)
 
 
 def twin() -> LiveTwin:
-    made = LiveTwin.of(Battery())
+    made = LiveTwin.of(IdleBattery())
     made.reading = {"soc": 12.0, "voltage": 351.25, "current": -40.0, "temperature": 25.5}
-    made.answer = Answer(NOW, "", "", {"soh": prediction(93.4), "rul": prediction(None), "failure": prediction(0.021)})
+    made.predictions = BatteryPredictions(
+        NOW, "", "", {"soh": prediction(93.4), "rul": prediction(None), "failure": prediction(0.021)}
+    )
     return made
 
 
-def tally() -> RunStatistics:
+def run_statistics() -> RunStatistics:
     counted = RunStatistics(ticks=10, produced=10, last_time=NOW, first_time=NOW)
     for position in range(10):
-        counted.kept(position, 0, NOW)
-        counted.predicted(position, 1)
+        counted.count_spooled(position, 0, NOW)
+        counted.count_predicted(position, 1)
     return counted
 
 
@@ -67,12 +69,12 @@ def text(of: Console) -> str:
     return of.file.getvalue()
 
 
-def test_a_terminal_gets_a_table() -> None:
+def test_output_on_a_terminal_is_a_table() -> None:
     screen = console(terminal=True)
     view = view_for(screen)
     assert isinstance(view, TableView)
     view.history("EV-1", 5, 10)
-    view.tick([twin()], tally())
+    view.tick([twin()], run_statistics())
     view.close()
     view.close()
     shown = text(screen)
@@ -80,19 +82,25 @@ def test_a_terminal_gets_a_table() -> None:
         assert part in shown, part
 
 
-def test_elsewhere_a_line_now_and_then() -> None:
+def test_output_elsewhere_is_a_line_every_few_seconds() -> None:
     screen = console(terminal=False)
     view = view_for(screen)
     assert isinstance(view, LineView)
     view.history("EV-1", 5, 10)
     view.history("EV-1", 10, 10)
     for _ in range(20):
-        view.tick([twin()], tally())
+        view.tick([twin()], run_statistics())
     view.close()
     assert len(text(screen).splitlines()) == 2
 
 
-WHOLE = {"stored": 10, "waiting": {"mqtt": 0}, "set_aside": {"mqtt": 0}, "unstored": 0, "acknowledged": {"mqtt": 20}}
+COMPLETE = {
+    "stored": 10,
+    "waiting": {"mqtt": 0},
+    "quarantined": {"mqtt": 0},
+    "unstored": 0,
+    "acknowledged": {"mqtt": 20},
+}
 
 
 @pytest.mark.parametrize(
@@ -101,15 +109,15 @@ WHOLE = {"stored": 10, "waiting": {"mqtt": 0}, "set_aside": {"mqtt": 0}, "unstor
         ({}, None),
         ({"stored": 9}, "1 readings are neither in the store nor in the spool"),
         ({"stored": 9, "unstored": 1}, None),
-        ({"set_aside": {"mqtt": 3}}, "3 rows were refused by mqtt"),
+        ({"quarantined": {"mqtt": 3}}, "3 rows were refused by mqtt"),
         (
-            {"tally": RunStatistics(produced=10, predictions=1, refused=4)},
-            "4 readings were refused: the spool had no room",
+            {"statistics": RunStatistics(produced=10, predictions=1, refused=4)},
+            "4 readings were refused: the spool was full",
         ),
     ],
 )
-def test_the_summary_names_every_loss(changes: dict[str, object], loss: str | None) -> None:
-    summary = Summary(**({"tally": tally()} | WHOLE | changes))  # type: ignore[arg-type]
+def test_summary_lists_losses(changes: dict[str, object], loss: str | None) -> None:
+    summary = Summary(**({"statistics": run_statistics()} | COMPLETE | changes))  # type: ignore[arg-type]
     assert summary.lost == ([] if loss is None else [loss])
     screen = console(terminal=False)
     print_summary(screen, summary)
@@ -121,13 +129,13 @@ def test_the_summary_names_every_loss(changes: dict[str, object], loss: str | No
     [
         ({}, None),
         ({"waiting": {"mqtt": 3}}, "3 readings wait for mqtt"),
-        ({"stored": None}, "the store could not be asked what it holds"),
-        ({"tally": RunStatistics(produced=10)}, "no prediction came"),
-        ({"tally": RunStatistics(produced=10, predicts=False)}, None),
+        ({"stored": None}, "the telemetry store was unavailable: its readings were not counted"),
+        ({"statistics": RunStatistics(produced=10)}, "no prediction was received"),
+        ({"statistics": RunStatistics(produced=10, predicts=False)}, None),
     ],
 )
-def test_the_summary_names_what_has_not_arrived(changes: dict[str, object], waits: str | None) -> None:
-    summary = Summary(**({"tally": tally()} | WHOLE | changes))  # type: ignore[arg-type]
+def test_summary_lists_unfinished_deliveries(changes: dict[str, object], waits: str | None) -> None:
+    summary = Summary(**({"statistics": run_statistics()} | COMPLETE | changes))  # type: ignore[arg-type]
     assert summary.lost == []
     assert summary.unfinished == ([] if waits is None else [waits])
     screen = console(terminal=False)
@@ -136,11 +144,11 @@ def test_the_summary_names_what_has_not_arrived(changes: dict[str, object], wait
     assert waits is None or waits in text(screen)
 
 
-def test_what_goes_wrong_stands_in_the_line() -> None:
+def test_line_shows_current_errors() -> None:
     screen = console(terminal=False)
-    counted = tally()
-    counted.ticked({"mqtt": "the broker is gone"})
-    counted.refused_by_spool(3, "the spool is full")
+    counted = run_statistics()
+    counted.count_tick({"mqtt": "the broker is gone"})
+    counted.count_refused(3, "the spool is full")
     LineView(screen).tick([twin()], counted)
     for part in ("mqtt: the broker is gone", "3 READINGS REFUSED", "1 errors"):
         assert part in text(screen), part

@@ -1,4 +1,4 @@
-"""Heat is neither made nor lost; a parked pack comes to the temperature of the air."""
+"""Tests of the thermal model: energy balance, relaxation to ambient temperature, effect of cooling."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def run(core_c: float, shell_c: float, heat_w: float, ambient_c: float, cooling:
     cooling=st.floats(0.0, 1.0),
 )
 @settings(max_examples=25, deadline=None)
-def test_energy_balance(core: float, shell: float, heat: float, ambient: float, cooling: float) -> None:
+def test_energy_is_conserved(core: float, shell: float, heat: float, ambient: float, cooling: float) -> None:
     core_after, shell_after, to_air_j, to_coolant_j = run(core, shell, heat, ambient, cooling, 600)
     stored_j = (core_after - core) * PARAMETERS.core_heat_capacity_j_per_k
     stored_j += (shell_after - shell) * PARAMETERS.shell_heat_capacity_j_per_k
@@ -37,13 +37,13 @@ def test_energy_balance(core: float, shell: float, heat: float, ambient: float, 
 
 
 @pytest.mark.parametrize("start_c", [-10.0, 55.0])
-def test_a_parked_pack_relaxes_to_the_air(start_c: float) -> None:
+def test_a_parked_pack_relaxes_to_ambient_temperature(start_c: float) -> None:
     core_c, shell_c, *_ = run(start_c, start_c, 0.0, 18.0, 0.0, 3 * 86_400)
     assert core_c == pytest.approx(18.0, abs=0.2)
     assert shell_c == pytest.approx(18.0, abs=0.2)
 
 
-def test_a_heated_pack_stays_hotter_inside_and_cooling_helps() -> None:
+def test_a_heated_pack_is_hotter_inside_and_cooler_with_coolant() -> None:
     core_c, shell_c, *_ = run(25.0, 25.0, 2000.0, 25.0, 1.0, 3600)
     assert core_c > shell_c > 25.0
     assert run(25.0, 25.0, 2000.0, 25.0, 0.0, 3600)[0] > core_c + 1.0

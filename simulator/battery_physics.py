@@ -1,8 +1,7 @@
-"""A battery's life: everything that it is and does, moved forward by two compiled functions.
+"""Compiled simulation steps of one battery: `record` for seconds to hours, `advance_days` for days to years.
 
-`record` lives seconds to hours in full physics and writes what happened; the live twin calls it for one sample, the
-fleet for a session.  `pass_days` lives days to years by the laws of wear and hazard alone.  Both move the same
-`LifeState`.
+`record` simulates the full physics and writes samples; the live simulator calls it for one sample, the fleet for a
+whole activity.  `advance_days` applies ageing and hazard of average use only.  Both advance the same `BatteryState`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from simulator.pack import (
 )
 
 DRIVE, REST, CHARGE = range(3)
-STEP_S = 1.0  # longest step of the physics
+STEP_S = 1.0  # longest integration step
 ARRIVAL_S = 25.0
 EMPTY_SOC = 0.06
 FULL_C_RATE = 1.0 / 25.0  # a charge ends when its current has fallen to this, or the pack is full
@@ -41,16 +40,16 @@ NO_FAULT = -1
 
 
 class UsageParameters(NamedTuple):
-    """How a battery is used on average, for the days that nobody records."""
+    """Average use of a battery, for days without a recording."""
 
     cycles_per_day: float
     km_per_cycle: float
-    stress: Stress  # its temperature is ignored: that is the climate's, plus `warming_c`
+    stress: Stress  # its temperature is ignored: the temperature is that of the climate plus `warming_c`
     warming_c: float
 
 
 class Design(NamedTuple):
-    """What never changes in a battery's life."""
+    """Constant properties of one battery and of its car, driver and climate."""
 
     pack: PackParameters
     new_capacity_ah: float
@@ -65,7 +64,7 @@ class Design(NamedTuple):
 
 
 class Activity(NamedTuple):
-    """What the car does, for how long at most; the last two are for charging."""
+    """Current activity of the car and its longest remaining duration; the last two fields are for charging."""
 
     kind: int
     remaining_s: float
@@ -74,7 +73,7 @@ class Activity(NamedTuple):
 
 
 class Overrides(NamedTuple):
-    """What an experimenter changes: weather, speed of wear (1 = natural), and a fault of a kind at a severity."""
+    """Injected changes: ambient temperature, factor on wear (1 = natural), and a fault of a kind at a severity."""
 
     ambient_offset_c: float
     wear_speed: float
@@ -82,8 +81,11 @@ class Overrides(NamedTuple):
     fault_severity: float
 
 
-class LifeState(NamedTuple):
-    """All that changes.  `time_s` is event time in seconds since 1970."""
+class BatteryState(NamedTuple):
+    """Variable state of a battery.  `time_s` is event time in seconds since 1970.
+
+    The field names are part of the stored format of `simulator.saved_state`.
+    """
 
     time_s: float
     pack: PackState
@@ -102,27 +104,27 @@ PARKED = Activity(REST, 0.0, 0.0, 1.0)
 
 
 @compiled
-def cycles(state: LifeState, design: Design) -> float:
-    """Equivalent full cycles so far: charge given, over nominal capacity."""
+def cycles(state: BatteryState, design: Design) -> float:
+    """Equivalent full cycles: discharged charge over nominal capacity."""
     return state.discharged_ah / design.pack.nominal_capacity_ah
 
 
 @compiled
 def health(wear: Wear, design: Design) -> float:
-    """Capacity now over nominal capacity."""
+    """State of health: present capacity over nominal capacity."""
     return design.new_capacity_ah * (1.0 - capacity_loss(wear)) / design.pack.nominal_capacity_ah
 
 
 @compiled
-def is_faulty(state: LifeState, design: Design, overrides: Overrides) -> bool:
-    """True once the battery's own fault has happened, or one was injected in full."""
+def is_faulty(state: BatteryState, design: Design, overrides: Overrides) -> bool:
+    """True once the planned fault has happened, or one was injected at full severity."""
     injected = overrides.fault_kind != NO_FAULT and overrides.fault_severity >= 1.0
     return injected or has_failed(state.cumulative_hazard, design.fault)
 
 
 @compiled
-def condition_of(state: LifeState, design: Design, overrides: Overrides) -> Condition:
-    """How worn and how sound the pack is now."""
+def condition_of(state: BatteryState, design: Design, overrides: Overrides) -> Condition:
+    """Condition of the pack: wear, and effects of its own or an injected defect."""
     kind, share = design.fault.kind, severity(state.cumulative_hazard, design.fault)
     if overrides.fault_kind != NO_FAULT:
         kind, share = overrides.fault_kind, overrides.fault_severity
@@ -141,7 +143,7 @@ def condition_of(state: LifeState, design: Design, overrides: Overrides) -> Cond
 
 @compiled
 def wear_and_hazard(
-    state: LifeState, design: Design, overrides: Overrides, stress: Stress, dt_s: float, dn_cycles: float
+    state: BatteryState, design: Design, overrides: Overrides, stress: Stress, dt_s: float, dn_cycles: float
 ) -> tuple[Wear, float]:
     """Wear and cumulative hazard after `dt_s` and `dn_cycles` at `stress`."""
     days = dt_s / SECONDS_PER_DAY
@@ -160,12 +162,12 @@ def demanded_current_a(
     condition: Condition,
     air_c: float,
 ) -> float:
-    """Current that the activity asks of the pack."""
+    """Current, A, that the activity demands from the pack."""
     if activity.kind == DRIVE:
         return drive_current_a(state, design.pack, condition, drive_power_w(drive, design.vehicle, air_c))
     if activity.kind == CHARGE:
-        warmth = min(max((state.core_c + 10.0) / 30.0, 0.1), 1.0)  # cold cells are charged slowly
-        limit_a = CHARGE_C_RATE * warmth * design.pack.nominal_capacity_ah
+        derating = min(max((state.core_c + 10.0) / 30.0, 0.1), 1.0)  # cold cells are charged slowly
+        limit_a = CHARGE_C_RATE * derating * design.pack.nominal_capacity_ah
         return charge_current_a(state, design.pack, condition, activity.charger_w, limit_a)
     return 0.0
 
@@ -174,7 +176,7 @@ def demanded_current_a(
 def has_ended(
     activity: Activity, drive: DriveState, soc: float, bms_soc: float, current_a: float, nominal_ah: float
 ) -> bool:
-    """True where the activity has come to its end: parked, rested or charged."""
+    """True where the activity has ended: car parked, rest elapsed or battery charged."""
     if activity.kind == DRIVE:
         return (activity.remaining_s <= ARRIVAL_S or soc < EMPTY_SOC) and drive.speed_m_s == 0.0
     if activity.kind == CHARGE:
@@ -185,10 +187,10 @@ def has_ended(
 
 
 @compiled
-def lived(
-    state: LifeState, design: Design, overrides: Overrides, seconds: float, rng: np.random.Generator
-) -> tuple[LifeState, float, float, bool]:
-    """The battery after `seconds`, the current at their end, the air, and whether the activity ended."""
+def advance(
+    state: BatteryState, design: Design, overrides: Overrides, seconds: float, rng: np.random.Generator
+) -> tuple[BatteryState, float, float, bool]:
+    """State after `seconds`, current at their end (A), ambient temperature (degC), and whether the activity ended."""
     condition = condition_of(state, design, overrides)
     air_c = ambient_c(state.time_s, design.climate) + overrides.ambient_offset_c
     nominal_ah = design.pack.nominal_capacity_ah
@@ -217,12 +219,12 @@ def lived(
         activity = Activity(activity.kind, activity.remaining_s - dt_s, activity.charger_w, activity.target_soc)
         ended = ended or has_ended(activity, drive, pack.soc, bms_soc, current_a, nominal_ah)
 
-    usual = design.usage.stress
+    average = design.usage.stress
     c_rate = moved_ah / nominal_ah * 3600.0 / seconds
-    stress = Stress(pack.core_c, min(max(pack.soc, 0.0), 1.0), usual.depth_of_discharge, c_rate)
+    stress = Stress(pack.core_c, min(max(pack.soc, 0.0), 1.0), average.depth_of_discharge, c_rate)
     dn_cycles = (discharged_ah - state.discharged_ah) / nominal_ah
     wear, hazard = wear_and_hazard(state, design, overrides, stress, seconds, dn_cycles)
-    after = LifeState(
+    after = BatteryState(
         state.time_s + seconds, pack, drive, activity, wear, hazard, discharged_ah, odometer_km, bms_soc, resting_s
     )
     return after, current_a, air_c, ended
@@ -231,13 +233,13 @@ def lived(
 @compiled
 def write_sample(
     sample: NDArray[np.float64],
-    state: LifeState,
+    state: BatteryState,
     design: Design,
     overrides: Overrides,
     current_a: float,
     air_c: float,
 ) -> None:
-    """The truth at this moment, in the columns of `simulator.sensors`; pack voltage is the sum of its cells'."""
+    """Write the true values into the columns of `simulator.sensors`; pack voltage is the sum of the cell voltages."""
     condition = condition_of(state, design, overrides)
     cells_v = cell_voltages_v(state.pack, design.pack, condition, current_a)
     sample[s.TIME_S] = state.time_s
@@ -260,14 +262,14 @@ def write_sample(
 
 @compiled_entry
 def record(
-    state: LifeState,
+    state: BatteryState,
     design: Design,
     overrides: Overrides,
     sampling_s: float,
     samples: NDArray[np.float64],
     rng: np.random.Generator,
-) -> tuple[LifeState, int, bool]:
-    """Live until `samples` is full or the activity ends, one row each `sampling_s`.
+) -> tuple[BatteryState, int, bool]:
+    """Simulate until `samples` is full or the activity ends, one row each `sampling_s`.
 
     Args:
         samples: float64[n, SAMPLE_SIZE], filled from the first row on.
@@ -276,7 +278,7 @@ def record(
         The state afterwards, the number of rows written and whether the activity ended.
     """
     for row in range(len(samples)):
-        state, current_a, air_c, ended = lived(state, design, overrides, sampling_s, rng)
+        state, current_a, air_c, ended = advance(state, design, overrides, sampling_s, rng)
         write_sample(samples[row], state, design, overrides, current_a, air_c)
         if ended:
             return state, row + 1, True
@@ -284,8 +286,8 @@ def record(
 
 
 @compiled_entry
-def pass_days(state: LifeState, design: Design, overrides: Overrides, days: float) -> LifeState:
-    """Live `days` of average use, fewer if a fault happens meanwhile; the pack is left at rest, as warm as the air."""
+def advance_days(state: BatteryState, design: Design, overrides: Overrides, days: float) -> BatteryState:
+    """Advance by `days` of average use, fewer if a fault happens; the pack ends at rest and ambient temperature."""
     usage = design.usage
     remaining = days
     had_failed = has_failed(state.cumulative_hazard, design.fault)
@@ -295,7 +297,7 @@ def pass_days(state: LifeState, design: Design, overrides: Overrides, days: floa
         stress = Stress(air_c + usage.warming_c, usage.stress.soc, usage.stress.depth_of_discharge, usage.stress.c_rate)
         dn_cycles = usage.cycles_per_day * today
         wear, hazard = wear_and_hazard(state, design, overrides, stress, today * SECONDS_PER_DAY, dn_cycles)
-        state = LifeState(
+        state = BatteryState(
             state.time_s + today * SECONDS_PER_DAY,
             state.pack,
             state.drive,
@@ -309,7 +311,7 @@ def pass_days(state: LifeState, design: Design, overrides: Overrides, days: floa
         )
         remaining -= today
     air_c = ambient_c(state.time_s, design.climate) + overrides.ambient_offset_c
-    return LifeState(
+    return BatteryState(
         state.time_s,
         PackState(state.pack.soc, 0.0, air_c, air_c),
         DriveState(0.0, 0.0, 0.0, 0.0, 0.0),
@@ -323,7 +325,7 @@ def pass_days(state: LifeState, design: Design, overrides: Overrides, days: floa
     )
 
 
-# Numba's disk cache notices a change of this file only, yet the two functions above contain those of the other files.
+# Numba's disk cache detects changes of this file only, but the two functions above inline those of the other files.
 _SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
 
 
@@ -333,7 +335,7 @@ def _compiled_sources() -> int:
 
 
 def drop_stale_code() -> None:
-    """Have `record` and `pass_days` compiled anew if the cached machine code is from other sources."""
+    """Recompile `record` and `advance_days` if the cached machine code was made from other sources."""
     if _compiled_sources() != _SOURCES:
-        for entry in (record, pass_days, _compiled_sources):
+        for entry in (record, advance_days, _compiled_sources):
             cast(Any, entry).recompile()

@@ -1,4 +1,4 @@
-"""The picture of a loop: the live error over event time, and what happened when."""
+"""Plot of a demonstration: live forecast error over event time with marks for shift, drift and promotion."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.loop.scenario import LoopResult
+from benchmarks.loop.demonstration import LoopResult
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#777777"  # Okabe and Ito, as in training.plots
 _BIN_S = 3600.0
 
 
-def draw(result: LoopResult, path: Path) -> None:
-    """Draw mean absolute errors by the hour, champion and shadow, with marks, into `path`."""
+def plot_result(result: LoopResult, path: Path) -> None:
+    """Plot hourly mean absolute errors of champion and challenger with event marks into the file `path`."""
     if result.began is None:
         return
     figure = Figure(figsize=(8.6, 3.6), layout="constrained", dpi=110)
@@ -21,7 +21,7 @@ def draw(result: LoopResult, path: Path) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, linewidth=0.6)
     zero = result.shifted or result.began
-    styles = (("champion", _BLUE, "what serves"), ("challenger", _GREY, "the replaced model, in the shadow"))
+    styles = (("champion", _BLUE, "champion"), ("challenger", _GREY, "replaced model, as challenger"))
     for role, colour, label in styles:
         rows = result.errors[result.errors["role"] == role]
         if rows.empty:
@@ -35,9 +35,9 @@ def draw(result: LoopResult, path: Path) -> None:
         (result.promoted, "retrained,\npromoted"),
     )
     top = ax.get_ylim()[1]
-    for moment, label in marks:
-        if moment is not None:
-            x = (moment - zero).total_seconds() / _BIN_S
+    for time, label in marks:
+        if time is not None:
+            x = (time - zero).total_seconds() / _BIN_S
             ax.axvline(x, color=_ORANGE, linewidth=1.2, linestyle="--")
             ax.annotate(
                 label, (x, top), xytext=(4, -2), textcoords="offset points", fontsize=8, va="top", color=_ORANGE

@@ -1,4 +1,4 @@
-"""The way from the first model to the last: live, shift, drift, retrain, promote, live on."""
+"""Demonstration run: first model, live fleet, shift to a scenario, drift, retraining, promotion, and its effect."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ import yaml
 from pydantic import SecretStr
 from rich.console import Console
 
-from benchmarks.loop.load_client import Calls, keep_calling
+from benchmarks.loop.load_client import RequestLog, send_requests
 from benchmarks.loop.recorded_fleet import recorded_fleet
-from deploy.up import Background, environment_of, running
+from deploy.up import BackgroundServer, environment_of, running_servers
 from retraining.retrainer import retraining
-from simulator.injections import injected, parse_scenario
+from simulator.injections import parse_scenario, with_injections
 from simulator.live import LiveOptions, run_live
 from simulator.live_twin import LiveTwin
 from simulator.run_statistics import RunStatistics
@@ -40,36 +40,36 @@ from telemetry.stores.migrate import migrate
 TARGET = "temperature"
 _PORTS = ("service_port", "metrics_port", "simulator_metrics_port", "mqtt_port")
 _POLL_S = 1.0
-#: Longest time that the retraining may take to end.
-_END_S = 60.0
+#: Timeout for the retraining process to exit.
+_EXIT_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How long and how fast.
+    """Size, duration and speed of the demonstration.
 
     Attributes:
-        past_days: that the first model learns from.
+        history_days: days of telemetry that train the first model.
         step_s: event time between two readings of a battery.
-        speed: how much faster event time passes than the clock.
-        before_h, after_h: event time lived before the shift, and after the promotion.
-        timeout_s: on the clock, from the first live reading on.
-        regime: an entry of `simulator.injections.REGIMES`, with a hyphen; None: nothing changes.
-        params: what differs from params.yaml, section by section.
+        speed: event time per wall-clock time.
+        before_h, after_h: hours of event time before the shift, and after the promotion.
+        timeout_s: wall-clock time from the first live reading on.
+        scenario: an entry of `simulator.injections.SCENARIOS`, with a hyphen; None: nothing changes.
+        params: overrides of params.yaml, section by section.
     """
 
     batteries: int = 8
-    past_days: float = 1.5
+    history_days: float = 1.5
     step_s: float = 30.0
     speed: float = 240.0
     before_h: float = 5.0
     after_h: float = 8.0
     timeout_s: float = 1800.0
-    regime: str | None = "hot-summer"
+    scenario: str | None = "hot-summer"
     params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("batteries", "past_days", "step_s", "speed", "before_h", "after_h", "timeout_s"):
+        for name in ("batteries", "history_days", "step_s", "speed", "before_h", "after_h", "timeout_s"):
             value = getattr(self, name)
             if not value > 0:
                 raise TwinError(f"{name} is {value!r}: it must be greater than 0.", field=f"--{name}", value=value)
@@ -77,13 +77,13 @@ class LoopOptions:
 
 @dataclass
 class LoopResult:
-    """What was seen; all times are event time.
+    """Observations; all times are event time.
 
     Attributes:
-        retrains: trainings that a drift started.
-        windows, windows_out: of the temperature model, and how many were out in any way.
+        retrains: trainings started by drift.
+        windows, windows_out: drift windows of the temperature model, and those out of bounds in any way.
         errors: of the live temperature forecasts: `time`, `role`, `model_version`, `battery_id`, `error` in degC.
-        calls: of the client that never stopped asking.
+        requests: of the load client.
     """
 
     began: datetime | None = None
@@ -96,10 +96,10 @@ class LoopResult:
     windows: int = 0
     windows_out: int = 0
     errors: pd.DataFrame = field(default_factory=pd.DataFrame)
-    calls: Calls = field(default_factory=Calls)
+    requests: RequestLog = field(default_factory=RequestLog)
 
     def mean_error(self, since: datetime | None, until: datetime | None, role: str = "champion") -> float:
-        """Mean absolute error of forecasts made between two moments, degC; NaN where there are none."""
+        """Mean absolute error of forecasts made between two times, degC; NaN where there are none."""
         rows = self.errors[self.errors["role"] == role]
         if since is not None:
             rows = rows[rows["time"] >= since]
@@ -108,13 +108,13 @@ class LoopResult:
         return float(rows["error"].abs().mean())
 
 
-def scenario_params(project: Path, options: LoopOptions) -> dict[str, Any]:
-    """`params.yaml` of the project, with what a fast run needs to be otherwise."""
+def demonstration_params(project: Path, options: LoopOptions) -> dict[str, Any]:
+    """`params.yaml` of the project with the overrides for a fast run."""
     params: dict[str, Any] = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
     fast: dict[str, dict[str, Any]] = {
-        # Few old logs: only the newest days matter here.
+        # Few old logs: only the newest days are used here.
         "simulate": {"cycles_between_logs": 150.0},
-        "snapshot": {"days": options.past_days + 2.0, "every_s": 0},
+        "snapshot": {"days": options.history_days + 2.0, "every_s": 0},
         "tune": {"trials": 1, "max_rows": 2000, "n_estimators": [30], "max_depth": [12], "max_features": [0.33]},
         "drift": {"window_s": 3600},
         "retrain": {"pause_s": 60.0, "longest_pause_s": 240.0},
@@ -126,17 +126,17 @@ def scenario_params(project: Path, options: LoopOptions) -> dict[str, Any]:
     return params
 
 
-def run_scenario(folder: Path, project: Path, options: LoopOptions, console: Console) -> LoopResult:
-    """Live the scenario on embedded parts in the new folder `folder`.
+def run_demonstration(folder: Path, project: Path, options: LoopOptions, console: Console) -> LoopResult:
+    """Run the demonstration on embedded servers in the new folder `folder`.
 
     Raises:
-        TwinError: a part could not be started, or no first model was good enough.
+        TwinError: a server could not be started, or no first model passed the gate.
     """
     try:
         folder.mkdir(parents=True)
     except FileExistsError as error:
-        raise TwinError(f"{folder} is there already; name a new folder", field="--keep", value=str(folder)) from error
-    params = scenario_params(project, options)
+        raise TwinError(f"{folder} exists already; name a new folder", field="--keep", value=str(folder)) from error
+    params = demonstration_params(project, options)
     params_file = folder / "params.yaml"
     params_file.write_text(yaml.safe_dump(params), encoding="utf-8")
     with ExitStack() as stack:
@@ -152,24 +152,26 @@ def run_scenario(folder: Path, project: Path, options: LoopOptions, console: Con
             max_future_s=math.inf,
         ).model_copy(update=ports)
         migrate(dsn)
-        # Mid January, so that a run of any date sees the same weather; readings never go back in time.
+        # Mid January of next year: the same season in every run, and later than now, the earliest start of a live run.
         at = datetime(datetime.now(UTC).year + 1, 1, 15, tzinfo=UTC)
-        console.print(f"living {options.past_days:g} winter days of {options.batteries} batteries …", highlight=False)
-        packs = recorded_fleet(params, options.batteries, dsn, at=at, days=options.past_days, step_s=options.step_s)
+        console.print(
+            f"simulating {options.history_days:g} winter days of {options.batteries} batteries …", highlight=False
+        )
+        packs = recorded_fleet(params, options.batteries, dsn, at=at, days=options.history_days, step_s=options.step_s)
         console.print("training the first model on them …", highlight=False)
         _first_model(settings, params)
-        environment = {**environment_of(settings), **_named(settings)}
-        stack.enter_context(running(_servers(settings, params_file), environment, console))
+        environment = {**environment_of(settings), **_environment(settings)}
+        stack.enter_context(running_servers(_servers(settings, params_file), environment, console))
         stack.enter_context(_retraining_process(settings, params_file, environment))
         result = LoopResult()
-        stop, calling = threading.Event(), threading.Event()
-        timetable = [] if options.regime is None else [parse_scenario(f"{options.regime}@{_shift_s(options):g}s")]
-        batteries = injected(packs, timetable, speed=options.speed)
+        stop, stop_client = threading.Event(), threading.Event()
+        injections = [] if options.scenario is None else [parse_scenario(f"{options.scenario}@{_shift_s(options):g}s")]
+        batteries = with_injections(packs, injections, speed=options.speed)
         live = LiveOptions(interval_s=options.step_s / options.speed, speed=options.speed)
         stack.enter_context(_thread(stop, lambda: run_live(batteries, settings, live, _QuietView(console), stop)))
-        caller = _thread(calling, lambda: keep_calling(settings.service_url, calling, result.calls))
-        stack.enter_context(caller)
-        _follow(dsn, options, result, console, stop)
+        client = _thread(stop_client, lambda: send_requests(settings.service_url, stop_client, result.requests))
+        stack.enter_context(client)
+        _monitor_progress(dsn, options, result, console, stop)
     return result
 
 
@@ -182,11 +184,13 @@ def _first_model(settings: Settings, params: Mapping[str, Any]) -> None:
         done = retrainer.look("the first model of this fleet")
         champions = retrainer.registry.aliases().champions
     if done is None or TARGET not in champions:
-        raise TwinError(f"there is no first model: {done.detail if done else 'somebody else trains'}", field="loop")
+        raise TwinError(
+            f"there is no first model: {done.detail if done else 'another process is training'}", field="loop"
+        )
 
 
-def _named(settings: Settings) -> dict[str, str]:
-    """What the children have to know besides the ports."""
+def _environment(settings: Settings) -> dict[str, str]:
+    """Environment of the child processes in addition to the ports."""
     assert settings.telemetry_dsn is not None
     return {
         "TWIN_VAR": str(settings.var),
@@ -198,15 +202,15 @@ def _named(settings: Settings) -> dict[str, str]:
     }
 
 
-def _servers(settings: Settings, params_file: Path) -> list[Background]:
+def _servers(settings: Settings, params_file: Path) -> list[BackgroundServer]:
     logs = settings.var / "log"
     metrics = f"http://{settings.host}:{settings.metrics_port}/metrics"
     service = settings.service_url
     return [
-        Background(
+        BackgroundServer(
             "prediction service", (sys.executable, "-m", "serving"), f"{service}/readyz", service, logs / "service.log"
         ),
-        Background(
+        BackgroundServer(
             "metrics",
             (sys.executable, "-m", "monitoring", "--params", str(params_file)),
             metrics,
@@ -228,15 +232,15 @@ def _retraining_process(settings: Settings, params_file: Path, environment: Mapp
         finally:
             process.terminate()
             try:
-                process.wait(_END_S)
-            except subprocess.TimeoutExpired:  # a training that does not hear it
+                process.wait(_EXIT_TIMEOUT_S)
+            except subprocess.TimeoutExpired:  # a training ignores SIGTERM
                 process.kill()
                 process.wait()
 
 
 @contextlib.contextmanager
 def _thread(stop: threading.Event, work: Callable[[], object]) -> Iterator[None]:
-    """`work` in a thread of its own, which sets `stop` when it ends and is told to end by it; its error is raised."""
+    """Run `work` in a thread that sets `stop` when it ends and ends when `stop` is set; its error is raised."""
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(work)
         future.add_done_callback(lambda _: stop.set())
@@ -248,7 +252,7 @@ def _thread(stop: threading.Event, work: Callable[[], object]) -> Iterator[None]
 
 
 class _QuietView:
-    """Of the simulator only what a person should know."""
+    """View of the live run that prints messages only."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -256,30 +260,32 @@ class _QuietView:
     def history(self, battery_id: str, posted: int, total: int) -> None:
         """Not shown."""
 
-    def tick(self, twins: Sequence[LiveTwin], tally: RunStatistics) -> None:
+    def tick(self, twins: Sequence[LiveTwin], statistics: RunStatistics) -> None:
         """Not shown."""
 
-    def say(self, sentence: str) -> None:
-        """Show it."""
+    def notify(self, sentence: str) -> None:
+        """Print a message."""
         self._console.print(sentence, highlight=False, markup=False)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Nothing to restore."""
 
 
-def _follow(dsn: str, options: LoopOptions, result: LoopResult, console: Console, has_ended: threading.Event) -> None:
-    """Note what happens when, until enough was seen or nothing lives any more."""
+def _monitor_progress(
+    dsn: str, options: LoopOptions, result: LoopResult, console: Console, has_ended: threading.Event
+) -> None:
+    """Record the events of the run until it is complete, times out or the live run has ended."""
     connection = psycopg2.connect(dsn)
     connection.autocommit = True
     deadline = time.monotonic() + options.timeout_s
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT max(time) FROM ev_telemetry")
-            (past_until,) = cursor.fetchone() or (None,)
-            while time.monotonic() < deadline and not _is_enough(result, options):
+            (history_end,) = cursor.fetchone() or (None,)
+            while time.monotonic() < deadline and not _is_complete(result, options):
                 if has_ended.wait(_POLL_S):
                     break
-                _look(cursor, past_until, options, result, console)
+                _check_progress(cursor, history_end, options, result, console)
             result.errors = _errors(cursor, result.began)
             cursor.execute("SELECT count(*) FROM retrains WHERE drift <> '[]'")
             (result.retrains,) = cursor.fetchone() or (0,)
@@ -294,21 +300,23 @@ def _follow(dsn: str, options: LoopOptions, result: LoopResult, console: Console
         connection.close()
 
 
-def _is_enough(result: LoopResult, options: LoopOptions) -> bool:
+def _is_complete(result: LoopResult, options: LoopOptions) -> bool:
     if result.ended is None or result.began is None:
         return False
-    since = result.promoted if options.regime is not None else result.began + timedelta(hours=options.before_h)
+    since = result.promoted if options.scenario is not None else result.began + timedelta(hours=options.before_h)
     return since is not None and result.ended >= since + timedelta(hours=options.after_h)
 
 
-def _look(cursor: Any, past_until: datetime, options: LoopOptions, result: LoopResult, console: Console) -> None:
-    cursor.execute("SELECT min(time), max(time) FROM ev_telemetry WHERE time > %s AND voltage > 0", (past_until,))
+def _check_progress(
+    cursor: Any, history_end: datetime, options: LoopOptions, result: LoopResult, console: Console
+) -> None:
+    cursor.execute("SELECT min(time), max(time) FROM ev_telemetry WHERE time > %s AND voltage > 0", (history_end,))
     first, now = cursor.fetchone()
     if first is None:
         return
     if result.began is None:
         result.began = first
-        if options.regime is not None:
+        if options.scenario is not None:
             result.shifted = first + timedelta(hours=options.before_h)
         console.print(f"live since {first:%d %b %H:%M} of event time", highlight=False)
     result.ended = now
@@ -316,19 +324,19 @@ def _look(cursor: Any, past_until: datetime, options: LoopOptions, result: LoopR
         cursor.execute("SELECT kind, score, threshold FROM drift_status WHERE target = %s AND is_drifting", (TARGET,))
         if (row := cursor.fetchone()) is not None:
             result.flagged = now
-            _say(console, result, now, f"{row[0]} of {TARGET} drift: {row[1]:.3g}, bound {row[2]:.3g}")
+            _report(console, result, now, f"{row[0]} of {TARGET} drift: {row[1]:.3g}, bound {row[2]:.3g}")
     cursor.execute("SELECT ended_at, outcome, detail, error FROM retrains WHERE drift <> '[]' ORDER BY retrain_id")
     rows = cursor.fetchall()
     if rows and result.retrained is None:
         result.retrained = now
-        _say(console, result, now, "a training begins on what was lived")
+        _report(console, result, now, "a training starts on the recorded telemetry")
     if result.promoted is None and any(outcome == "promoted" for _, outcome, _, _ in rows):
         result.promoted = now
         detail = next(detail for _, outcome, detail, _ in rows if outcome == "promoted")
-        _say(console, result, now, f"promoted: {detail}")
+        _report(console, result, now, f"promoted: {detail}")
 
 
-def _say(console: Console, result: LoopResult, now: datetime, sentence: str) -> None:
+def _report(console: Console, result: LoopResult, now: datetime, sentence: str) -> None:
     since = (
         "" if result.shifted is None else f", {(now - result.shifted).total_seconds() / 3600.0:+.1f} h after the shift"
     )
