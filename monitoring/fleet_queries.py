@@ -1,4 +1,4 @@
-"""What the store says of the fleet now: a few statements for all batteries together, each answered from indexes."""
+"""Reads the fleet's current readings, predictions and model figures with a few index-based SQL statements."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from monitoring.latest_predictions import LATEST_CHAMPION_PREDICTIONS, PREDICTIO
 from monitoring.store_connection import StoreConnection
 from monitoring.target_metrics import TARGET_METRICS
 
-#: Outcomes that accuracy and coverage look back on, by target and role.
+#: Newest outcomes that accuracy and coverage are computed from, by target and role.
 RECENT_OUTCOMES = 500
-#: A forecast counts as made for a moment up to so long after it was due, as in training.
+#: A forecast is compared with readings up to this long after it was due, as in training.
 FORECAST_TOLERANCE_S = 30.0
 _STATEMENT_TIMEOUT_MS = 5_000
-#: What a battery that was never predicted has waited is looked for so far back.
+#: How far back the oldest waiting reading of a battery without any prediction is searched.
 _FIRST_PREDICTION_LOOKBACK = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
 class NewestReading:
-    """The newest reading of a battery, what is missing being None.
+    """The newest reading of a battery; missing values are None.
 
     Attributes:
         stored_at: when it reached the store, on the wall clock; `time` is event time.
-        predicted_until: event time of its newest champion prediction.
-        temperature_predicted: what was forecast for this moment, degC.
-        waiting_since: when the oldest reading without a prediction reached the store, of an hour of its readings where
-            it was never predicted; None where none waits.
+        predicted_until: event time of the battery's newest champion prediction.
+        temperature_predicted: earlier forecast for the time of this reading, degC.
+        waiting_since: when the oldest reading without a prediction reached the store, on the wall clock; of a battery
+            without any prediction, in its last hour of readings; None if none waits.
     """
 
     battery_id: str
@@ -67,11 +67,11 @@ class NewestPrediction:
 
 @dataclass(frozen=True)
 class RecentOutcomes:
-    """The newest outcomes of one target and role.
+    """Figures of the newest outcomes of one target and role.
 
     Attributes:
         accuracy: mean of 100 x max(0, 1 - |error| / max(|actual|, floor)), %.
-        with_interval, covered: how many had an interval, and in how many the truth lay.
+        with_interval, covered: number of outcomes with an interval, and of those whose actual value lies in it.
     """
 
     target: str
@@ -96,7 +96,7 @@ class TargetDrift:
 
 @dataclass(frozen=True)
 class RetrainCounts:
-    """Rows of `retrains`: how many ended how, how many go on, and where the watches over promotions stand."""
+    """Counts of the table `retrains`: by outcome, running, and by state of promotion monitoring."""
 
     outcomes: Mapping[str, int] = field(default_factory=dict)
     running: int = 0
@@ -105,7 +105,7 @@ class RetrainCounts:
 
 @dataclass(frozen=True)
 class FleetSnapshot:
-    """The fleet at one moment; `actual` holds the newest known truth by battery and slow target."""
+    """State of the fleet at one time; `actual` holds the newest label by battery and slow target."""
 
     readings: list[NewestReading] = field(default_factory=list)
     predictions: list[NewestPrediction] = field(default_factory=list)
@@ -114,19 +114,19 @@ class FleetSnapshot:
     drift: list[TargetDrift] = field(default_factory=list)
     retrains: RetrainCounts = field(default_factory=RetrainCounts)
 
-    def standing(self) -> list[NewestPrediction]:
-        """The predictions that still say something of now; of the others too much was lived since."""
-        newest = {one.battery_id: one.time for one in self.readings}
+    def valid_predictions(self) -> list[NewestPrediction]:
+        """Predictions that are not expired relative to the battery's newest reading."""
+        newest = {reading.battery_id: reading.time for reading in self.readings}
         return [
-            one
-            for one in self.predictions
-            if (now := newest.get(one.battery_id)) is None
-            or (now - one.time <= PREDICTION_VALID_FOR and (one.due is None or one.due > now))
+            prediction
+            for prediction in self.predictions
+            if (now := newest.get(prediction.battery_id)) is None
+            or (now - prediction.time <= PREDICTION_VALID_FOR and (prediction.due is None or prediction.due > now))
         ]
 
 
 class FleetReader(StoreConnection):
-    """A read-only session that also counts: predictions and outcomes that appeared since this reader first looked."""
+    """A read-only connection that also counts predictions and outcomes since its first read."""
 
     def __init__(self, dsn: str) -> None:
         super().__init__(dsn, "battery-twin-metrics", statement_timeout_ms=_STATEMENT_TIMEOUT_MS, read_only=True)
@@ -136,24 +136,26 @@ class FleetReader(StoreConnection):
         self.errors: dict[str, list[float]] = {target: [] for target in TARGET_NAMES}
 
     def read(self) -> FleetSnapshot:
-        """The fleet now; `predictions` and `errors` go on as well."""
+        """Read the fleet and update the counters `predictions` and `errors`."""
         with self.transaction() as cursor:
             readings = _readings(cursor)
             snapshot = FleetSnapshot(
                 readings, _predictions(cursor), _actual(cursor), _recent(cursor), _drift(cursor), _retrains(cursor)
             )
             self._count_predictions(cursor, readings)
-            self._follow_outcomes(cursor)
+            self._collect_errors(cursor)
         return snapshot
 
     def take_errors(self) -> dict[str, list[float]]:
-        """Absolute errors of the champion, by target, that became known since the last call."""
+        """Absolute errors of the champion's outcomes since the last call, by target."""
         taken, self.errors = self.errors, {target: [] for target in TARGET_NAMES}
         return taken
 
     def _count_predictions(self, cursor: psycopg2.extensions.cursor, readings: list[NewestReading]) -> None:
-        """Each prediction is read once, when it is new."""
-        newest = {one.battery_id: one.predicted_until for one in readings if one.predicted_until is not None}
+        """Count the champion predictions that are newer than the cursor of their battery."""
+        newest = {
+            reading.battery_id: reading.predicted_until for reading in readings if reading.predicted_until is not None
+        }
         if self._predicted_until is None:
             self._predicted_until = dict(newest)
         since = {
@@ -177,7 +179,7 @@ class FleetReader(StoreConnection):
         for battery_id in newest:
             self.predictions.setdefault(battery_id, 0)
 
-    def _follow_outcomes(self, cursor: psycopg2.extensions.cursor) -> None:
+    def _collect_errors(self, cursor: psycopg2.extensions.cursor) -> None:
         if self._last_outcome is None:
             cursor.execute("SELECT COALESCE(max(outcome_id), 0) FROM prediction_outcomes")
             (self._last_outcome,) = cursor.fetchone() or (0,)
@@ -236,7 +238,7 @@ def _predictions(cursor: psycopg2.extensions.cursor) -> list[NewestPrediction]:
         SELECT b.battery_id, p.time, p.due, p.target, p.value, p.lower, p.upper, COALESCE(p.model_name, ''),
                COALESCE(p.model_version, '')
         FROM {LATEST_CHAMPION_PREDICTIONS}
-        """  # noqa: S608 - a text of our own
+        """  # noqa: S608 - constant text
     )
     return [NewestPrediction(*row) for row in cursor.fetchall()]
 
@@ -272,7 +274,7 @@ def _recent(cursor: psycopg2.extensions.cursor) -> list[RecentOutcomes]:
         """,
         {
             "targets": list(TARGET_METRICS),
-            "floors": [watched.floor for watched in TARGET_METRICS.values()],
+            "floors": [metrics.floor for metrics in TARGET_METRICS.values()],
             "count": RECENT_OUTCOMES,
         },
     )

@@ -1,4 +1,4 @@
-"""Grafana dashboards: `panels` says what is shown, `build` makes it JSON, `python -m monitoring.grafana` writes it.
+"""Grafana dashboards: `panels` specifies them, `build` renders JSON, `python -m monitoring.grafana` writes the files.
 
-What Grafana reads is committed (`dashboards/`, `provisioning/`), so that only whoever changes a panel needs the SDK.
+The JSON is committed (`dashboards/`, `provisioning/`), so that the SDK is needed only to change a panel.
 """

@@ -1,4 +1,4 @@
-"""`python -m monitoring.grafana`: write the dashboards anew from `monitoring/grafana/panels.py`."""
+"""`python -m monitoring.grafana`: generates the dashboards' JSON from `monitoring/grafana/panels.py`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FOLDER = Path(__file__).resolve().parent / "dashboards"
 
 
 def main() -> int:
-    """Write one file a dashboard."""
+    """Write one file per dashboard."""
     FOLDER.mkdir(exist_ok=True)
     for spec in DASHBOARDS:
         file = FOLDER / f"{spec.uid}.json"

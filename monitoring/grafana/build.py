@@ -1,4 +1,4 @@
-"""Dashboards as the JSON that Grafana reads, made by Grafana's own SDK."""
+"""Renders dashboard specifications as Grafana JSON with the Grafana Foundation SDK."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _BUILDERS: Mapping[PanelKind, Callable[[], Any]] = {
 
 
 def dashboard_json(spec: DashboardSpec) -> str:
-    """The file of one dashboard: the same text for the same specification."""
-    made = (
+    """JSON of one dashboard, deterministic for the same specification."""
+    builder = (
         dashboard.Dashboard(spec.title)
         .uid(spec.uid)
         .description(spec.description)
@@ -38,17 +38,17 @@ def dashboard_json(spec: DashboardSpec) -> str:
         .refresh("5s")
         .time("now-15m", "now")
         .readonly()
-        .with_variable(_batteries())
+        .with_variable(_battery_variable())
     )
     for title, panels in spec.rows:
-        made.with_row(dashboard.Row(title))
+        builder.with_row(dashboard.Row(title))
         for panel in panels:
-            made.with_panel(_panel(panel))
-    content = json.loads(JSONEncoder().encode(made.build()))
+            builder.with_panel(_panel(panel))
+    content = json.loads(JSONEncoder().encode(builder.build()))
     return json.dumps(content, indent=2, sort_keys=True) + "\n"
 
 
-def _batteries() -> dashboard.QueryVariable:
+def _battery_variable() -> dashboard.QueryVariable:
     return (
         dashboard.QueryVariable("battery")
         .label("Battery")
@@ -85,8 +85,8 @@ def _panel(spec: PanelSpec) -> Any:
         _style_lines(panel, spec)
     elif spec.kind == "stat":
         panel.reduce_options(common.ReduceDataOptions().values(True).calcs(["lastNotNull"]))
-    if empty := [query.empty_until for query in spec.queries if query.empty_until]:
-        panel.no_value(f"No data until {empty[0]}" if len(empty) == len(spec.queries) else "No data")
+    if reasons := [query.empty_until for query in spec.queries if query.empty_until]:
+        panel.no_value(f"No data until {reasons[0]}" if len(reasons) == len(spec.queries) else "No data")
     return panel
 
 
@@ -109,7 +109,7 @@ def _target(query: Query, kind: PanelKind, ref_id: str) -> Builder[Any]:
 
 
 class _SqlQuery(Dataquery):
-    """What Grafana's PostgreSQL data source asks; the SDK has no type of its own for it."""
+    """A query of Grafana's PostgreSQL data source, for which the SDK has no type."""
 
     def __init__(self, sql: str, result: str, ref_id: str) -> None:
         self.ref_id = ref_id

@@ -1,6 +1,6 @@
-"""What the dashboards show: one entry a panel.
+"""Specification of the Grafana dashboards: one entry per panel.
 
-A query is PromQL or, where it starts with SELECT, SQL on the telemetry store with Grafana's macros.
+A query is PromQL or, if it starts with SELECT, SQL on the telemetry store with Grafana's macros.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Literal
 PanelKind = Literal["timeseries", "gauge", "stat", "table"]
 
 _LATENCIES = "sum by (le) (rate(prediction_request_duration_seconds_bucket[1m]))"
-#: Chosen in the dashboard's list; `All` by default.
-_CHOSEN = '{battery_id=~"$battery"}'
+#: Selected in the dashboard's list; `All` by default.
+_SELECTED = '{battery_id=~"$battery"}'
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Query:
     """One query of a panel.
 
     Attributes:
-        legend: how a series is called; columns of a table name themselves.
-        empty_until: what has to be there before it has data; None where a running twin has it.
-        dashed: drawn so, as what is only predicted.
+        legend: name of a series; unused in tables.
+        empty_until: condition for the first data; None if a running twin always has some.
+        dashed: line style of predictions.
     """
 
     expression: str
@@ -32,7 +32,7 @@ class Query:
 
     @property
     def is_sql(self) -> bool:
-        """Asked of the store instead of Prometheus."""
+        """Whether it is a query of the store instead of Prometheus."""
         return self.expression.startswith("SELECT")
 
 
@@ -41,11 +41,11 @@ class PanelSpec:
     """One panel.
 
     Attributes:
-        unit: as Grafana calls it.
-        steps: limit -> colour, ascending; below the first it is the first colour.
-        limits: smallest and largest value of a gauge or an axis.
+        unit: Grafana's unit id.
+        steps: lower limit -> colour, ascending; below the first limit the first colour.
+        limits: minimum and maximum of a gauge or an axis.
         width: of 24 columns.
-        look_back: its own span of time, where the dashboard's is too short.
+        look_back: time range that overrides the dashboard's.
     """
 
     title: str
@@ -76,7 +76,7 @@ class DashboardSpec:
         return tuple(panel for _, panels in self.rows for panel in panels)
 
 
-# Okabe and Ito's colours: told apart by the colour-blind as well.
+# Okabe-Ito colours, distinguishable with colour blindness.
 _GOOD, _WARNING, _BAD = "#009E73", "#E69F00", "#D55E00"
 _HIGH_IS_GOOD = ((None, _BAD), (75.0, _WARNING), (85.0, _GOOD))
 _CHARGE = ((None, _BAD), (15.0, _WARNING), (30.0, _GOOD))
@@ -85,16 +85,16 @@ _RISK = ((None, _GOOD), (0.3, _WARNING), (0.7, _BAD))
 FLEET = DashboardSpec(
     uid="ev-battery-twin",
     title="EV battery twin",
-    description="What the batteries report, what is predicted of them, and what came true.",
+    description="Current state of the fleet: measurements, predictions and ground truth.",
     rows=(
         (
-            "Now",
+            "Current state",
             (
                 PanelSpec(
                     "State of health",
                     "gauge",
-                    (Query(f"battery_soh_predicted{_CHOSEN}", "{{battery_id}}"),),
-                    "Predicted: a real car does not report it. Below 85 % warning, below 75 % critical.",
+                    (Query(f"battery_soh_predicted{_SELECTED}", "{{battery_id}}"),),
+                    "Predicted, since a real car does not report it. Below 85 % warning, below 75 % critical.",
                     "percent",
                     1,
                     _HIGH_IS_GOOD,
@@ -103,8 +103,8 @@ FLEET = DashboardSpec(
                 PanelSpec(
                     "State of charge",
                     "gauge",
-                    (Query(f"battery_soc_actual{_CHOSEN}", "{{battery_id}}"),),
-                    "Below 30 % warning, below 15 % critical. It says nothing about health.",
+                    (Query(f"battery_soc_actual{_SELECTED}", "{{battery_id}}"),),
+                    "Below 30 % warning, below 15 % critical. Unrelated to health.",
                     "percent",
                     0,
                     _CHARGE,
@@ -113,8 +113,8 @@ FLEET = DashboardSpec(
                 PanelSpec(
                     "Failure probability",
                     "gauge",
-                    (Query(f"battery_failure_predicted{_CHOSEN}", "{{battery_id}}"),),
-                    "Of end of life or a fault within the horizon of the model. Above 0.7 critical.",
+                    (Query(f"battery_failure_predicted{_SELECTED}", "{{battery_id}}"),),
+                    "Probability of end of life or a fault within the horizon of the model. Above 0.7 critical.",
                     "percentunit",
                     0,
                     _RISK,
@@ -123,8 +123,8 @@ FLEET = DashboardSpec(
                 PanelSpec(
                     "Alerts",
                     "table",
-                    (Query('ALERTS{alertstate="firing"}', empty_until="something is wrong"),),
-                    "Thermal excess, low charge, failure risk, low remaining life, and what is wrong with the twin.",
+                    (Query('ALERTS{alertstate="firing"}', empty_until="an alert fires"),),
+                    "Thermal excess, low charge, failure risk, low remaining life, and faults of the twin itself.",
                     width=16,
                 ),
                 PanelSpec(
@@ -136,21 +136,21 @@ FLEET = DashboardSpec(
                             "WHERE status IS NOT NULL GROUP BY status ORDER BY status"
                         ),
                     ),
-                    "By get_battery_health: charge, health, temperature and failure probability.",
+                    "Computed by get_battery_health from charge, health, temperature and failure probability.",
                 ),
             ),
         ),
         (
-            "Predicted and true",
+            "Predictions and ground truth",
             (
                 PanelSpec(
                     "State of health, actual and predicted",
                     "timeseries",
                     (
-                        Query(f"battery_soh_actual{_CHOSEN}", "{{battery_id}} actual"),
-                        Query(f"battery_soh_predicted{_CHOSEN}", "{{battery_id}} predicted", dashed=True),
+                        Query(f"battery_soh_actual{_SELECTED}", "{{battery_id}} actual"),
+                        Query(f"battery_soh_predicted{_SELECTED}", "{{battery_id}} predicted", dashed=True),
                     ),
-                    "Actual only where the pack reports it or a capacity was measured.",
+                    "Actual only if the pack reports it or a capacity was measured.",
                     "percent",
                     width=12,
                 ),
@@ -158,14 +158,14 @@ FLEET = DashboardSpec(
                     "Temperature, actual and predicted",
                     "timeseries",
                     (
-                        Query(f"battery_temperature_actual{_CHOSEN}", "{{battery_id}} actual"),
+                        Query(f"battery_temperature_actual{_SELECTED}", "{{battery_id}} actual"),
                         Query(
-                            f"battery_temperature_predicted{_CHOSEN}",
-                            "{{battery_id}} forecast for then",
+                            f"battery_temperature_predicted{_SELECTED}",
+                            "{{battery_id}} forecast for this time",
                             dashed=True,
                         ),
                     ),
-                    "Predicted is what was forecast for this moment one horizon ago.",
+                    "Predicted is the forecast for this time, made one horizon earlier.",
                     "celsius",
                     width=12,
                 ),
@@ -173,14 +173,14 @@ FLEET = DashboardSpec(
                     "Remaining useful life, actual and predicted",
                     "timeseries",
                     (
-                        Query(f"battery_rul_predicted{_CHOSEN}", "{{battery_id}} predicted", dashed=True),
+                        Query(f"battery_rul_predicted{_SELECTED}", "{{battery_id}} predicted", dashed=True),
                         Query(
-                            f"battery_rul_predicted_interval{_CHOSEN}",
+                            f"battery_rul_predicted_interval{_SELECTED}",
                             "{{battery_id}} {{bound}}",
                             empty_until="the model gives an interval",
                             dashed=True,
                         ),
-                        Query(f"battery_rul_actual{_CHOSEN}", "{{battery_id}} actual"),
+                        Query(f"battery_rul_actual{_SELECTED}", "{{battery_id}} actual"),
                     ),
                     "Equivalent full cycles. Actual exists once a battery has reached its end of life.",
                     width=12,
@@ -189,9 +189,9 @@ FLEET = DashboardSpec(
                     "Voltage, current and power",
                     "timeseries",
                     (
-                        Query(f"battery_voltage{_CHOSEN}", "{{battery_id}} V"),
-                        Query(f"battery_current{_CHOSEN}", "{{battery_id}} A"),
-                        Query(f"battery_power{_CHOSEN}", "{{battery_id}} kW"),
+                        Query(f"battery_voltage{_SELECTED}", "{{battery_id}} V"),
+                        Query(f"battery_current{_SELECTED}", "{{battery_id}} A"),
+                        Query(f"battery_power{_SELECTED}", "{{battery_id}} kW"),
                     ),
                     "Current and power are positive while discharging.",
                     width=12,
@@ -205,7 +205,7 @@ FLEET = DashboardSpec(
                     "Prediction accuracy",
                     "timeseries",
                     (Query("prediction_accuracy", "{{metric}}"),),
-                    "100 x max(0, 1 - |error| / max(|actual|, floor)) of the newest truths that became known.",
+                    "100 x max(0, 1 - |error| / max(|actual|, floor)), mean over the newest outcomes.",
                     "percent",
                     limits=(0.0, 100.0),
                 ),
@@ -220,7 +220,7 @@ FLEET = DashboardSpec(
                             empty_until="a predictor is scraped",
                         ),
                     ),
-                    "Of all targets: as stored for the champion, and as each predictor counts them.",
+                    "All targets: predictions stored for the champion, and the counter of each predictor.",
                     "ops",
                 ),
                 PanelSpec(
@@ -229,15 +229,15 @@ FLEET = DashboardSpec(
                     (
                         Query("model_training_total", "{{metric}} trained"),
                         Query("model_retrains_total", "retraining {{outcome}}"),
-                        Query("model_registry_events_total", "{{kind}}", empty_until="the registry has a history"),
+                        Query("model_registry_events_total", "{{kind}}", empty_until="the registry has events"),
                     ),
-                    "Models trained and registered so far, and what happened to them.",
+                    "Model versions trained and registered, retrainings by outcome, and registry events.",
                     decimals=0,
                 ),
             ),
         ),
         (
-            "From the store",
+            "Telemetry store",
             (
                 PanelSpec(
                     "Newest row of each battery",
@@ -261,7 +261,7 @@ FLEET = DashboardSpec(
                             "AND battery_id IN (${battery:sqlstring}) ORDER BY 1"
                         ),
                     ),
-                    "Kept when the readings are retired.",
+                    "Hourly averages are kept after the readings are deleted.",
                     "celsius",
                     width=10,
                     look_back="7d",
@@ -274,23 +274,23 @@ FLEET = DashboardSpec(
 MODELS = DashboardSpec(
     uid="ev-battery-twin-models",
     title="EV battery twin: models and data",
-    description="How good the models are, whether the world has moved away from them, and whether data flows.",
+    description="Model accuracy, drift and data flow.",
     rows=(
         (
-            "What came true",
+            "Model evaluation",
             (
                 PanelSpec(
                     "Mean absolute error",
                     "timeseries",
                     (Query("prediction_mean_absolute_error", "{{metric}} {{role}}"),),
-                    "Newest truths, each in its own unit; the challenger beside the champion.",
+                    "Newest outcomes, each target in its own unit; challenger beside champion.",
                     width=12,
                 ),
                 PanelSpec(
                     "Errors seen",
                     "timeseries",
                     (Query("sum by (metric, le) (prediction_error_bucket)", "{{metric}} up to {{le}}"),),
-                    "Truths that became known since the exporter started, by size of the error.",
+                    "Outcomes since the exporter started, cumulative by absolute error.",
                     width=12,
                 ),
                 PanelSpec(
@@ -309,7 +309,7 @@ MODELS = DashboardSpec(
                     "Coverage of the intervals",
                     "timeseries",
                     (Query("prediction_interval_coverage", "{{metric}}", empty_until="the models give intervals"),),
-                    "Share of truths inside their intervals; they promise 0.9.",
+                    "Share of actual values inside their intervals; nominal coverage 0.9.",
                     "percentunit",
                     limits=(0.0, 1.0),
                 ),
@@ -325,17 +325,17 @@ MODELS = DashboardSpec(
                         Query(
                             "model_drift_score / model_drift_threshold",
                             "{{metric}} {{kind}}",
-                            empty_until="a window of drift has counted",
+                            empty_until="a drift window is measured",
                         ),
                     ),
-                    "Distance from the training reference; 1 is the bound.",
+                    "Distance from the training reference divided by its threshold; above 1 is out of bounds.",
                     width=12,
                 ),
                 PanelSpec(
                     "Models at work",
                     "table",
                     (Query("model_batteries"),),
-                    "Batteries whose newest prediction each version made.",
+                    "Number of batteries by model version of their newest prediction.",
                     width=12,
                 ),
             ),
@@ -346,17 +346,17 @@ MODELS = DashboardSpec(
                 PanelSpec(
                     "Prediction lag",
                     "timeseries",
-                    (Query("max(prediction_lag_seconds)", "oldest reading that waits"),),
+                    (Query("max(prediction_lag_seconds)", "oldest waiting reading"),),
                     unit="s",
                 ),
                 PanelSpec(
                     "Spool",
                     "timeseries",
                     (
-                        Query("spool_depth", "{{consumer}} entries", empty_until="something spools"),
-                        Query("spool_oldest_age_seconds", "{{consumer}} s", empty_until="something spools"),
+                        Query("spool_depth", "{{consumer}} entries", empty_until="a producer has a spool"),
+                        Query("spool_oldest_age_seconds", "{{consumer}} s", empty_until="a producer has a spool"),
                     ),
-                    "What waits on disk for each consumer, and how long the oldest has.",
+                    "Entries on disk waiting for each consumer, and the age of the oldest.",
                 ),
                 PanelSpec(
                     "Latency of the service",

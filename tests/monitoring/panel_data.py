@@ -1,4 +1,4 @@
-"""Ask what Grafana would ask: every query of a committed dashboard, on the real Prometheus and database."""
+"""Runs every query of the committed dashboards on a real Prometheus and database, as Grafana does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SPANS = {"m": "minutes", "h": "hours", "d": "days"}
 
 @dataclass(frozen=True)
 class Target:
-    """One query of one panel as it stands in the JSON."""
+    """One query of one panel in the JSON."""
 
     dashboard: str
     panel: str
@@ -40,7 +40,7 @@ def targets() -> Iterator[Target]:
 
 
 def points(target: Target, prometheus_url: str, dsn: str, battery_ids: Sequence[str]) -> int:
-    """How many points or rows Grafana would get; NaN is none."""
+    """Number of points or rows that Grafana gets; NaN does not count."""
     if "expr" in target.query:
         return _prometheus_points(target, prometheus_url, battery_ids)
     return _sql_rows(target, dsn, battery_ids)
@@ -51,11 +51,11 @@ def _prometheus_points(target: Target, url: str, battery_ids: Sequence[str]) -> 
     now = datetime.now(UTC).timestamp()
     if target.query.get("range"):
         parameters = {"query": query, "start": now - 900, "end": now, "step": 5}
-        answer = httpx.get(f"{url}/api/v1/query_range", params=parameters, trust_env=False).json()
+        response = httpx.get(f"{url}/api/v1/query_range", params=parameters, trust_env=False).json()
     else:
-        answer = httpx.get(f"{url}/api/v1/query", params={"query": query}, trust_env=False).json()
-    assert answer["status"] == "success", answer
-    series = answer["data"]["result"]
+        response = httpx.get(f"{url}/api/v1/query", params={"query": query}, trust_env=False).json()
+    assert response["status"] == "success", response
+    series = response["data"]["result"]
     values = [value for one in series for _, value in one.get("values", [one.get("value")])]
     return sum(value != "NaN" for value in values)
 

@@ -1,4 +1,4 @@
-"""Rows of a made-up fleet, written by the store that everything else writes with."""
+"""Test rows for the telemetry store, written by `PostgresStore`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import psycopg2
 from telemetry.batch import Batch, Row
 from telemetry.stores.postgres import PostgresStore
 
-#: RecentOutcomes, because old outcomes are retired, and on the hour, where intervals of comparison begin.
+#: Recent, because old outcomes are deleted, and on the hour, where comparison intervals start.
 START = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(days=2)
 HORIZON_S = 300.0
 

@@ -1,4 +1,4 @@
-"""The dashboards: what is committed is what the specification says, and every query finds data."""
+"""Grafana dashboards: committed JSON equals the specification, and every query returns data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 from deploy.servers.install import DEBIAN
 from deploy.servers.process import unused_port
 from deploy.servers.prometheus import prometheus
-from monitoring.__main__ import watching
+from monitoring.__main__ import run_monitoring
 from monitoring.alerting_config import prometheus_config
 from monitoring.exporter import _LABEL_GAUGES, _PREDICTION_GAUGES, _READING_GAUGES
 from monitoring.grafana.panels import DASHBOARDS, FLEET
@@ -28,7 +28,7 @@ from tests.monitoring.panel_data import points, targets
 from tests.needs import need
 
 PROVISIONING = FOLDER.parent / "provisioning"
-#: The contract's panels -> what has to be asked for in one.
+#: The contract's panels -> metrics that one panel must query.
 CONTRACT = {
     "SoH actual/predicted": {"battery_soh_actual", "battery_soh_predicted"},
     "SoH gauge": {"battery_soh_predicted"},
@@ -48,45 +48,45 @@ CONTRACT = {
 }
 
 
-def test_the_committed_dashboards_are_those_of_the_specification() -> None:
+def test_committed_dashboards_equal_the_specification() -> None:
     pytest.importorskip("grafana_foundation_sdk", reason="grafana-foundation-sdk is absent")
     from monitoring.grafana.build import dashboard_json
 
-    made = {f"{spec.uid}.json": dashboard_json(spec) for spec in DASHBOARDS}
+    generated = {f"{spec.uid}.json": dashboard_json(spec) for spec in DASHBOARDS}
     committed = {file.name: file.read_text(encoding="utf-8") for file in FOLDER.glob("*.json")}
-    assert made == committed, "run `python -m monitoring.grafana` and commit what it writes"
+    assert generated == committed, "run `python -m monitoring.grafana` and commit what it writes"
 
 
-def test_the_panels_of_the_contract_are_there() -> None:
-    asked = [(panel.kind, {word for query in panel.queries for word in re.findall(r"\w+", query.expression)})
+def test_panels_of_the_contract_exist() -> None:
+    queried = [(panel.kind, {word for query in panel.queries for word in re.findall(r"\w+", query.expression)})
              for panel in FLEET.panels]  # fmt: skip
     for name, metrics in CONTRACT.items():
         kinds = {"gauge"} if "gauge" in name else {"timeseries", "table"}
-        assert any(kind in kinds and metrics <= words for kind, words in asked), name
+        assert any(kind in kinds and metrics <= words for kind, words in queried), name
     assert len(FLEET.panels) >= len(CONTRACT)
 
 
-def test_each_dashboard_can_be_loaded() -> None:
+def test_dashboards_have_a_valid_layout_and_known_data_sources() -> None:
     sources = [yaml.safe_load(file.read_text()) for file in (PROVISIONING / "datasources").glob("*.yml")]
-    known = {source["uid"] for file in sources for source in file["datasources"]}
+    uids = {source["uid"] for file in sources for source in file["datasources"]}
     for file in FOLDER.glob("*.json"):
         content = json.loads(file.read_text(encoding="utf-8"))
         used = {target["datasource"]["uid"] for panel in content["panels"] for target in panel.get("targets", [])}
-        assert used <= known
+        assert used <= uids
         assert content["uid"]
         for panel in content["panels"]:
-            place = panel["gridPos"]
-            assert place["x"] + place["w"] <= 24, panel["title"]
+            position = panel["gridPos"]
+            assert position["x"] + position["w"] <= 24, panel["title"]
             assert len({target["refId"] for target in panel.get("targets", [])}) == len(panel.get("targets", []))
 
 
-def test_no_password_is_in_the_provisioning() -> None:
+def test_provisioning_contains_no_password() -> None:
     text = (PROVISIONING / "datasources" / "timescaledb.yml").read_text(encoding="utf-8")
     assert yaml.safe_load(text)["datasources"][0]["secureJsonData"] == {"password": "$TWIN_READER_DB_PASSWORD"}
 
 
-def live(dsn: str) -> None:
-    """A store as a day of a running twin leaves it: a battery at its end of life and one that is too hot now."""
+def write_fleet(dsn: str) -> None:
+    """Fill a store as a running twin does: one battery at its end of life and one that is too hot now."""
     now = datetime.now(UTC).replace(microsecond=0).timestamp() - rows.START.timestamp()
     seconds = [now - 1200 + s for s in rows.every(20, 1200)]
     for battery_id, end, heat in (("EV-1", 79.5, 25.0), ("EV-2", 90.0, 70.0)):
@@ -113,19 +113,19 @@ def live(dsn: str) -> None:
     rows.query(dsn, "INSERT INTO drift_status VALUES ('rul', 'errors', 0.4, 0.2, true)")
 
 
-#: What this store has nothing of: the service and the simulator are not running.
-ELSEWHERE = ('job!="twin"', "spool_", "prediction_request_duration", "model_registry_events")
+#: Metrics of other processes: the service and the simulator are not running.
+OTHER_PROCESSES = ('job!="twin"', "spool_", "prediction_request_duration", "model_registry_events")
 
 
-def test_every_query_finds_data(postgres_server: str, new_database: Callable[[str], str], tmp_path: Path) -> None:
+def test_every_query_returns_data(postgres_server: str, new_database: Callable[[str], str], tmp_path: Path) -> None:
     need(DEBIAN["prometheus"])
     dsn = new_database(postgres_server)
     migrate(dsn)
-    live(dsn)
+    write_fleet(dsn)
     settings = Settings(var=tmp_path, telemetry_dsn=dsn, metrics_port=unused_port())
-    wanted = [target for target in targets() if not any(word in target.text for word in ELSEWHERE)]
+    wanted = [target for target in targets() if not any(word in target.text for word in OTHER_PROCESSES)]
     assert len(wanted) >= 20
-    with watching(settings, tmp_path / "none.yaml", threading.Event()):
+    with run_monitoring(settings, tmp_path / "none.yaml", threading.Event()):
         config = prometheus_config({"twin": f"127.0.0.1:{settings.metrics_port}"})
         config["global"] |= {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
         (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -134,14 +134,14 @@ def test_every_query_finds_data(postgres_server: str, new_database: Callable[[st
             while empty := [t for t in wanted if not points(t, monitor.url, dsn, ["EV-1", "EV-2"])]:
                 assert time.monotonic() < deadline, [(target.panel, target.text) for target in empty]
                 time.sleep(0.5)
-            # The negative control: what does not exist is not found.
-            nothing = [t for t in wanted if "$battery" in t.text and points(t, monitor.url, dsn, ["EV-9"])]
-            assert nothing == []
+            # Negative control: an unknown battery has no data.
+            unexpected = [t for t in wanted if "$battery" in t.text and points(t, monitor.url, dsn, ["EV-9"])]
+            assert unexpected == []
 
 
-def test_metrics_that_are_asked_for_have_the_names_of_the_exporter() -> None:
+def test_queried_metrics_exist_in_the_exporter() -> None:
     gauges = {*_READING_GAUGES, *_PREDICTION_GAUGES, *_LABEL_GAUGES, "battery_soh_actual"}
-    asked = {
+    queried = {
         name for target in targets() for name in re.findall(r"\bbattery_(?!id\b)\w+", target.query.get("expr", ""))
     }
-    assert {name.removesuffix("_interval") for name in asked} <= gauges
+    assert {name.removesuffix("_interval") for name in queried} <= gauges

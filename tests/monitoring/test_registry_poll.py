@@ -1,4 +1,4 @@
-"""What is asked of the registry by those who watch: soon answered, and no number that goes back."""
+"""Registry poller and label definitions: short timeouts, and counters that never decrease."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.mlflow_client import connect
 
 @pytest.fixture
 def settings(tmp_path: Path, empty_registry: Path) -> Settings:
-    """A registry with three versions of one model: with definitions, without them, with another file of that name."""
+    """A registry with three versions of one model: with definitions, without, and with an unrelated `fit.json`."""
     settings = Settings(var=tmp_path)
     shutil.copy(empty_registry, tmp_path / "mlflow.db")
     client = connect(settings)
@@ -31,7 +31,7 @@ def settings(tmp_path: Path, empty_registry: Path) -> Settings:
     return settings
 
 
-def test_definitions_are_those_of_the_model_and_else_the_projects(settings: Settings) -> None:
+def test_definitions_of_the_model_else_of_the_project(settings: Settings) -> None:
     project = LabelParams(eol_fraction=0.5)
     definitions = ModelDefinitions(settings, project)
     assert definitions("battery-rul", "1") == LabelParams(eol_fraction=0.7)
@@ -39,19 +39,19 @@ def test_definitions_are_those_of_the_model_and_else_the_projects(settings: Sett
         assert definitions("battery-rul", version) == project
 
 
-def test_trainings_are_counted_whatever_was_deleted(settings: Settings) -> None:
-    watch = RegistryPoller(settings)
+def test_training_count_does_not_decrease_when_versions_are_deleted(settings: Settings) -> None:
+    poller = RegistryPoller(settings)
     for deleted in (None, "1", "3"):
         if deleted is not None:
             connect(settings).delete_model_version("battery-rul", deleted)
-        watch.ask()
-        assert watch.state is not None
-        assert watch.state.trainings == {"soh": 0, "temperature": 0, "rul": 3, "failure": 0}
+        poller.poll()
+        assert poller.state is not None
+        assert poller.state.trainings == {"soh": 0, "temperature": 0, "rul": 3, "failure": 0}
 
 
-def test_who_watches_says_soon_that_the_registry_is_away(tmp_path: Path) -> None:
-    """With MLflow's own patience each of these takes minutes: the file would never end."""
-    away = Settings(var=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9")
+def test_unavailable_registry_fails_fast(tmp_path: Path) -> None:
+    """With MLflow's default retries each of these takes minutes."""
+    unavailable = Settings(var=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9")
     with pytest.raises(RegistryUnavailableError):
-        RegistryPoller(away).ask()
-    assert ModelDefinitions(away, LabelParams())("battery-rul", "2") is None
+        RegistryPoller(unavailable).poll()
+    assert ModelDefinitions(unavailable, LabelParams())("battery-rul", "2") is None

@@ -1,4 +1,4 @@
-"""The sessions that hold locks: whoever is lost with its machine gives them up soon."""
+"""Store connections that hold advisory locks have TCP keepalives, so a lost client's lock is released soon."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from retraining.retrain_store import RetrainStore
 _TCP = "SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp_%%' ORDER BY name"
 
 
-def test_the_server_looks_for_a_lost_machine_every_few_seconds(postgres15: Postgres) -> None:
-    session, records = StoreConnection(postgres15.tcp_dsn, "tests"), RetrainStore(postgres15.tcp_dsn, "battery", "Ada")
-    with session.transaction() as cursor:
+def test_server_detects_a_lost_client_within_a_minute(postgres15: Postgres) -> None:
+    connection, records = (
+        StoreConnection(postgres15.tcp_dsn, "tests"),
+        RetrainStore(postgres15.tcp_dsn, "battery", "Ada"),
+    )
+    with connection.transaction() as cursor:
         cursor.execute(_TCP)
-        watching = dict(cursor.fetchall())
-    assert watching == {
+        keepalives = dict(cursor.fetchall())
+    assert keepalives == {
         "tcp_keepalives_count": "3",
         "tcp_keepalives_idle": "30",
         "tcp_keepalives_interval": "10",
         "tcp_user_timeout": "60000",
     }
-    assert dict(records._all(_TCP)) == watching
-    session.close()
+    assert dict(records._all(_TCP)) == keepalives
+    connection.close()
     records.close()

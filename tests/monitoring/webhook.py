@@ -1,4 +1,4 @@
-"""Somebody who is told of alerts: takes Alertmanager's JSON and remembers when it came."""
+"""A webhook receiver for tests: records Alertmanager's notifications and their times."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any
 
 @dataclass
 class Webhook:
-    """Attributes: url: where to tell it; calls: (monotonic time, body) of each call."""
+    """Attributes: url: address of the receiver; calls: (monotonic time, body) of each request."""
 
     url: str
     calls: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
 
-    def told(self, status: str, **labels: str) -> float | None:
-        """When it was first told of an alert with these labels, on the monotonic clock; None if never."""
+    def received_at(self, status: str, **labels: str) -> float | None:
+        """Time of the first notification of an alert with these labels, on the monotonic clock; None if none."""
         for at, body in self.calls:
             for alert in body["alerts"]:
                 if alert["status"] == status and labels.items() <= alert["labels"].items():
@@ -28,14 +28,14 @@ class Webhook:
         return None
 
     def wait(self, status: str, timeout_s: float, **labels: str) -> float:
-        """Seconds until it was told, counted from this call; negative if it had been told before."""
-        began = time.monotonic()
-        while time.monotonic() < began + timeout_s:
-            at = self.told(status, **labels)
+        """Seconds from this call until the notification; negative if it arrived before."""
+        started = time.monotonic()
+        while time.monotonic() < started + timeout_s:
+            at = self.received_at(status, **labels)
             if at is not None:
-                return at - began
+                return at - started
             time.sleep(0.1)
-        raise AssertionError(f"not told of {labels} being {status} within {timeout_s} s, only of {self.calls}")
+        raise AssertionError(f"no {status} notification of {labels} within {timeout_s} s, only {self.calls}")
 
 
 @contextmanager
