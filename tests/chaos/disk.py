@@ -1,7 +1,7 @@
-"""What a disk may hold after a power cut, from a trace of the system calls that a process made.
+"""Model of a disk after a power cut, computed from a trace of the system calls of a process.
 
-A write that no sync followed may be there or not, whole or in part, in any order: each of its sectors for itself, and
-one of the writes torn at any byte.  What was synced is there.  The same holds for a file's length and its removal.
+Synced writes are on the disk.  Of a write that was not synced each sector may be there or not, independently and in any
+order, and one write is torn at a random byte.  The same holds for changes of a file's length and for its removal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 
 @dataclass(frozen=True)
 class Write:
-    """Bytes at a place of a file."""
+    """Bytes written at an offset of a file."""
 
     offset: int
     data: bytes
@@ -38,7 +38,7 @@ class Truncate:
 
 @dataclass(frozen=True)
 class Remove:
-    """The end of a file."""
+    """Removal of a file."""
 
 
 Change = Write | Truncate | Remove
@@ -46,7 +46,7 @@ Change = Write | Truncate | Remove
 
 @dataclass(frozen=True)
 class Changed:
-    """A change of the file `name`, of which the disk knows nothing yet."""
+    """A change of the file `name` that is not synced yet."""
 
     name: str
     change: Change
@@ -54,23 +54,23 @@ class Changed:
 
 @dataclass(frozen=True)
 class Synced:
-    """All changes of the file `name` are on the disk; of every file's removal, where `name` is empty."""
+    """A sync of all changes of the file `name`; of the removals of all files if `name` is empty (folder sync)."""
 
     name: str
 
 
 @dataclass(frozen=True)
-class Told:
+class OutputLine:
     """A line that the process wrote to its standard output."""
 
     line: str
 
 
-Event = Changed | Synced | Told
+Event = Changed | Synced | OutputLine
 
 
-def traced(command: Sequence[str], folder: Path, trace: Path, cwd: Path) -> list[Event]:
-    """Run `command` to its end under strace, and give what it did with the files in `folder`, in order."""
+def trace_process(command: Sequence[str], folder: Path, trace: Path, cwd: Path) -> list[Event]:
+    """Run `command` under strace; returns its operations on the files in `folder`, in order."""
     options = ["-f", "-y", "-xx", "-s", str(2**24), "-e", f"trace={_CALLS}", "-e", "signal=none", "-o", str(trace)]
     subprocess.run(["strace", *options, *command], check=True, cwd=cwd, stdout=subprocess.DEVNULL)
     with trace.open(encoding="ascii") as lines:
@@ -78,49 +78,49 @@ def traced(command: Sequence[str], folder: Path, trace: Path, cwd: Path) -> list
 
 
 def cannot_trace() -> str | None:
-    """Why a process cannot be traced here; None where it can."""
+    """Reason why a process cannot be traced here; None if it can."""
     if shutil.which("strace") is None:
-        return "strace is absent (Debian package strace)"
+        return "strace is not installed (Debian package strace)"
     tried = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
-    return None if tried.returncode == 0 else f"strace may not trace here: {tried.stderr.strip()}"
+    return None if tried.returncode == 0 else f"strace is not permitted here: {tried.stderr.strip()}"
 
 
 @dataclass
 class _File:
-    """One file: what a cut leaves for sure (None: nothing), and what came after that."""
+    """One file: its synced content (None: no file) and the changes since then."""
 
     durable: bytes | None = None
     pending: list[Change] = field(default_factory=list)
 
 
 class Disk:
-    """Follows the events of a trace.
+    """Disk content after the applied events of a trace.
 
     Args:
-        obeys: False for a disk that says synced and is not: the negative control.
+        honours_sync: False for a disk that reports a sync without doing it: the negative control.
     """
 
-    def __init__(self, *, obeys: bool = True) -> None:
-        self._obeys = obeys
+    def __init__(self, *, honours_sync: bool = True) -> None:
+        self._honours_sync = honours_sync
         self._files: dict[str, _File] = {}
 
-    def follow(self, event: Changed | Synced) -> None:
-        """Take the next event."""
+    def apply(self, event: Changed | Synced) -> None:
+        """Apply the next event."""
         if isinstance(event, Changed):
             self._files.setdefault(event.name, _File()).pending.append(event.change)
-        elif self._obeys and event.name:
+        elif self._honours_sync and event.name:
             file = self._files.setdefault(event.name, _File())
             file.durable = _applied(file.durable, file.pending)
             file.pending = []
-        elif self._obeys:
+        elif self._honours_sync:
             for file in self._files.values():
                 if Remove() in file.pending:
                     last = len(file.pending) - file.pending[::-1].index(Remove())
                     file.durable, file.pending = None, file.pending[last:]
 
     def cut(self, rng: random.Random, folder: Path) -> None:
-        """Write into the empty `folder` what may be there after a cut at this moment."""
-        share = rng.choice((0.0, 0.5, 0.9, 1.0))  # of what was not synced, what has come to the disk all the same
+        """Write a possible disk content after a power cut at this point into the empty `folder`."""
+        share = rng.choice((0.0, 0.5, 0.9, 1.0))  # of the changes that were not synced, the share that reached the disk
         for name, file in self._files.items():
             content = _applied(file.durable, list(_survivors(file.pending, share, rng)))
             if content is not None:
@@ -147,15 +147,15 @@ def _applied(content: bytes | None, changes: Sequence[Change]) -> bytes | None:
 
 def _survivors(changes: Sequence[Change], share: float, rng: random.Random) -> Iterator[Change]:
     torn = rng.randrange(len(changes)) if changes else 0
-    for place, change in enumerate(changes):
+    for number, change in enumerate(changes):
         if not isinstance(change, Write):
             if rng.random() < share:
                 yield change
             continue
-        end = rng.randrange(len(change.data) + 1) if place == torn else len(change.data)
+        end = rng.randrange(len(change.data) + 1) if number == torn else len(change.data)
         begin = 0
         while begin < end:
-            # To the next border of a sector on the disk.
+            # Up to the next sector boundary of the disk.
             size = _SECTOR_BYTES - (change.offset + begin) % _SECTOR_BYTES
             if rng.random() < share:
                 yield Write(change.offset + begin, change.data[begin : min(begin + size, end)])
@@ -164,13 +164,13 @@ def _survivors(changes: Sequence[Change], share: float, rng: random.Random) -> I
 
 def _events(line: str, folder: Path) -> Iterator[Event]:
     match = _CALL.match(line.rstrip("\n"))
-    if match is None:  # of a signal, or of a call that failed
+    if match is None:  # a signal or a failed call
         return
     call, descriptor, path, rest, result = match.groups()
     text = _TEXT.search(rest)
     if call == "write" and descriptor == "1":
         assert text is not None
-        yield from map(Told, _bytes(text[1]).decode().splitlines())
+        yield from map(OutputLine, _bytes(text[1]).decode().splitlines())
         return
     name = _name(_plain(path) if path is not None else _bytes(text[1]).decode() if text is not None else "", folder)
     if name is None:
@@ -185,11 +185,11 @@ def _events(line: str, folder: Path) -> Iterator[Event]:
         assert text is not None
         yield Changed(name, Write(int(rest.rpartition(", ")[2]), _bytes(text[1])[: int(result)]))
     else:
-        raise AssertionError(f"a call on {name} that the model does not know: {line[:200]}")
+        raise AssertionError(f"the disk model does not support this call on {name}: {line[:200]}")
 
 
 def _name(path: str, folder: Path) -> str | None:
-    """The name of a file in `folder`, empty for `folder` itself; None for every other path."""
+    """Name of a file in `folder`, empty for `folder` itself; None for all other paths."""
     if path == str(folder):
         return ""
     return Path(path).name if Path(path).parent == folder else None

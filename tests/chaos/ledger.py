@@ -1,7 +1,7 @@
-"""What a producer was told of each of its readings, on the disk outside of whatever is killed.
+"""Append-only log of the readings that a producer offered to its spool and of the spool's responses.
 
-One line for each thing that happened: readings that were offered to the spool, its answer, and the states that
-batteries began with.  A line is on the disk before the producer goes on, and one that a kill cut short says nothing.
+It has one line for each event: offered readings, the response, and the initial states of the batteries.  Each line is
+synced before the producer continues; a line that a kill truncated is ignored.
 """
 
 from __future__ import annotations
@@ -15,44 +15,44 @@ from pathlib import Path
 import orjson
 
 from telemetry.batch import Batch, Row
-from telemetry.spool.entries import bodies, entry
+from telemetry.spool.entries import decode_entry, encode_rows
 from telemetry.spool.spool import Spool, SpoolFullError
 
-#: What tells a reading from every other one.
+#: Battery and time, the unique key of a reading.
 Key = tuple[str, datetime]
 
 
 class Ledger:
-    """Adds to the ledger in the file `path`."""
+    """Writer of the ledger in the file `path`."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
-        self._write(b"began")
+        self._write(b"started")
 
     def offered(self, readings: Sequence[Row]) -> None:
-        """`readings` are about to be handed to the spool."""
-        self._write(b"offered", b"[" + b",".join(body for _, body in bodies(Batch(readings=readings))) + b"]")
+        """Record that `readings` are about to be appended to the spool."""
+        self._write(b"offered", b"[" + b",".join(body for _, body in encode_rows(Batch(readings=readings))) + b"]")
 
-    def taken(self) -> None:
-        """The spool has acknowledged what was offered last."""
-        self._write(b"taken")
+    def acknowledged(self) -> None:
+        """Record that the spool has acknowledged the last offered readings."""
+        self._write(b"acknowledged")
 
     def refused(self) -> None:
-        """The spool has refused what was offered last."""
+        """Record that the spool has refused the last offered readings."""
         self._write(b"refused")
 
-    def began_with(self, states: Mapping[str, bytes]) -> None:
-        """The batteries of `states` have these before the first reading that is offered."""
+    def initial_states(self, states: Mapping[str, bytes]) -> None:
+        """Record the states of batteries before their first offered reading."""
         self._write(b"states", orjson.dumps({name: state.decode() for name, state in states.items()}))
 
     def _write(self, kind: bytes, body: bytes = b"") -> None:
-        # A line of its own even after one that was cut short.
+        # The leading newline ends a line that a kill may have truncated.
         os.write(self._descriptor, b"\n" + kind + b" " + body + b"\n")
         os.fsync(self._descriptor)
 
 
 class LedgerSpool(Spool):
-    """A spool whose producer keeps a ledger."""
+    """A spool that records its responses in a ledger."""
 
     def __init__(self, path: Path, *arguments: object, ledger: Ledger, **options: object) -> None:
         self._ledger = ledger
@@ -62,70 +62,70 @@ class LedgerSpool(Spool):
         """As `Spool.append`."""
         self._ledger.offered(batch.readings)
         try:
-            position = super().append(batch, **more)  # type: ignore[arg-type]
+            offset = super().append(batch, **more)  # type: ignore[arg-type]
         except SpoolFullError:
             self._ledger.refused()
             raise
-        self._ledger.taken()
-        return position
+        self._ledger.acknowledged()
+        return offset
 
-    def advance(self, consumer: str, position: int, **more: object) -> None:
-        """As `Spool.advance`; what is kept at position 0 is what batteries begin with."""
-        if position == 0:
-            self._ledger.began_with(more["states"])  # type: ignore[arg-type]
-        super().advance(consumer, position, **more)  # type: ignore[arg-type]
+    def advance(self, consumer: str, offset: int, **more: object) -> None:
+        """As `Spool.advance`; states committed at offset 0 are the initial states."""
+        if offset == 0:
+            self._ledger.initial_states(more["states"])  # type: ignore[arg-type]
+        super().advance(consumer, offset, **more)  # type: ignore[arg-type]
 
 
-class HastySpool(LedgerSpool):
-    """The negative control: acknowledges a batch when it has it in memory, and writes it when the next one comes."""
+class EarlyAcknowledgingSpool(LedgerSpool):
+    """The negative control: acknowledges a batch in memory and writes it only when the next one is appended."""
 
     def __init__(self, path: Path, *arguments: object, ledger: Ledger, **options: object) -> None:
         super().__init__(path, *arguments, ledger=ledger, **options)
         self._unwritten: tuple[Batch, Mapping[str, object]] | None = None
 
     def append(self, batch: Batch, **more: object) -> int:
-        """Write the batch before, and acknowledge this one."""
+        """Write the previous batch, and acknowledge this one."""
         self._ledger.offered(batch.readings)
-        self._ledger.taken()
-        before, self._unwritten = self._unwritten, (batch, more)
-        return 0 if before is None else Spool.append(self, before[0], **before[1])  # type: ignore[arg-type]
+        self._ledger.acknowledged()
+        previous, self._unwritten = self._unwritten, (batch, more)
+        return 0 if previous is None else Spool.append(self, previous[0], **previous[1])  # type: ignore[arg-type]
 
 
 @dataclass
-class Account:
-    """What a ledger says.
+class LedgerSummary:
+    """Content of a ledger.
 
     Attributes:
-        taken: readings that were acknowledged.
-        refused: readings whose producer was told that there is no room for them.
-        doubtful: readings on which the producer was killed before it had an answer: they may be kept or not.
-        states: by battery, the state before its first reading, where it has one.
+        acknowledged: readings that the spool acknowledged.
+        refused: readings that the spool refused because it was full.
+        unconfirmed: readings without a response, because the producer was killed: they may be stored or not.
+        states: by battery, the state before its first reading, if it had one.
     """
 
-    taken: dict[Key, Row] = field(default_factory=dict)
+    acknowledged: dict[Key, Row] = field(default_factory=dict)
     refused: dict[Key, Row] = field(default_factory=dict)
-    doubtful: dict[Key, Row] = field(default_factory=dict)
+    unconfirmed: dict[Key, Row] = field(default_factory=dict)
     states: dict[str, str] = field(default_factory=dict)
 
 
-def read_ledger(path: Path) -> Account:
-    """Everything that happened according to the ledger `path`."""
-    account = Account()
+def read_ledger(path: Path) -> LedgerSummary:
+    """Read the ledger `path`."""
+    summary = LedgerSummary()
     offered: dict[Key, Row] = {}
     for kind, body in _lines(path):
         if kind == b"offered":
-            account.doubtful |= offered
+            summary.unconfirmed |= offered
             offered = {key_of(row): row for row in _readings(body)}
-        elif kind == b"taken":
-            account.taken |= offered
+        elif kind == b"acknowledged":
+            summary.acknowledged |= offered
             offered = {}
         elif kind == b"refused":
-            account.refused |= offered
+            summary.refused |= offered
             offered = {}
         elif kind == b"states":
-            account.states |= orjson.loads(body)
-    account.doubtful |= offered
-    return account
+            summary.states |= orjson.loads(body)
+    summary.unconfirmed |= offered
+    return summary
 
 
 def key_of(row: Row) -> Key:
@@ -143,6 +143,6 @@ def _lines(path: Path) -> Iterator[tuple[bytes, bytes]]:
 def _readings(body: bytes) -> list[Row]:
     try:
         rows = orjson.loads(body)
-    except orjson.JSONDecodeError:  # cut short by a kill, so that nothing was handed over
+    except orjson.JSONDecodeError:  # truncated by a kill, so nothing was appended to the spool
         return []
-    return [entry(0, "reading", orjson.dumps(row)).row for row in rows]
+    return [decode_entry(0, "reading", orjson.dumps(row)).row for row in rows]

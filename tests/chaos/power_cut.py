@@ -1,4 +1,4 @@
-"""Power cuts of the spool: opened again on what a disk may hold after any moment, it has what it acknowledged."""
+"""Simulate power cuts of a spool: reopened on a possible disk content, it must have everything it acknowledged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from telemetry.batch import Batch
 from telemetry.spool.spool import MIN_BYTES, Spool
-from tests.chaos.disk import Changed, Disk, Event, Synced, Told, traced
+from tests.chaos.disk import Changed, Disk, Event, OutputLine, Synced, trace_process
 from tests.chaos.spool_writer import DONE, PREDICTOR, number_of
 from tests.telemetry.spool.rows import CONSUMERS, reading
 
@@ -20,111 +20,117 @@ _EVERYTHING = 10**6
 
 
 @dataclass
-class Word:
-    """What the process had said when the power went: readings before `taken` and predictions before `predicted`."""
+class Acknowledgements:
+    """Acknowledgements printed before the power cut.
 
-    taken: int = 0
-    predicted: int = 0
+    Attributes:
+        readings, predictions: number of acknowledged readings and predictions.
+        stored: by kind, numbers of the rows in the store.
+    """
+
+    readings: int = 0
+    predictions: int = 0
     stored: dict[str, set[int]] = field(default_factory=lambda: {"reading": set(), "prediction": set()})
 
-    def follow(self, told: Told) -> None:
-        """Take the next line."""
-        what, *rest = told.line.split()
-        if what == "taken":
-            self.taken = int(rest[0])
+    def add(self, output: OutputLine) -> None:
+        """Add the next line of `tests.chaos.spool_writer`."""
+        what, *rest = output.line.split()
+        if what == "acknowledged":
+            self.readings = int(rest[0])
         elif what == "predicted":
-            self.predicted = int(rest[0])
+            self.predictions = int(rest[0])
         else:
             self.stored[rest[0]].add(int(rest[1]))
 
 
 @dataclass
-class Cuts:
-    """What was found after power cuts.
+class PowerCutReport:
+    """Findings after power cuts.
 
     Attributes:
-        cuts: how many there were.
-        acknowledged: readings and predictions that were acknowledged before them, in all.
-        lost: of those, how many are neither in the store nor in the spool.
-        doubled: rows that are in the spool twice, or that will be predicted from a second time.
+        cuts: number of power cuts.
+        acknowledged: readings and predictions acknowledged before the cuts, summed over all cuts.
+        lost: how many of those are neither in the store nor in the spool.
+        duplicated: rows that are in the spool twice, or from which would be predicted a second time.
         damaged: spools that could not be opened, with the reason.
     """
 
     cuts: int = 0
     acknowledged: int = 0
     lost: int = 0
-    doubled: int = 0
+    duplicated: int = 0
     damaged: list[str] = field(default_factory=list)
 
     @property
-    def are_harmless(self) -> bool:
-        """Nothing was lost or doubled."""
-        return not (self.lost or self.doubled or self.damaged)
+    def lost_nothing(self) -> bool:
+        """Whether nothing was lost, duplicated or damaged."""
+        return not (self.lost or self.duplicated or self.damaged)
 
 
-def traced_spool(batches: int, seed: int) -> list[Event]:
-    """What a process does that writes `batches` batches to a spool and takes them out again."""
+def trace_spool(batches: int, seed: int) -> list[Event]:
+    """Trace of a process that appends `batches` batches to a spool and consumes them."""
     with tempfile.TemporaryDirectory(prefix="twin-chaos-") as name:
         folder = Path(name) / "spool"
         folder.mkdir()
         writer = [sys.executable, "-m", "tests.chaos.spool_writer", str(folder), str(batches), str(seed)]
-        return traced(writer, folder, Path(name) / "trace", _ROOT)
+        return trace_process(writer, folder, Path(name) / "trace", _ROOT)
 
 
-def cut_power(
+def simulate_power_cuts(
     events: Sequence[Event],
     seed: int,
     cuts: int,
     *,
-    obeys: bool = True,
-    progress: Callable[[Cuts], None] = lambda _: None,
-) -> Cuts:
-    """Cut the power at `cuts` moments of `events`, each time on another disk, and open the spool again.
+    honours_sync: bool = True,
+    progress: Callable[[PowerCutReport], None] = lambda _: None,
+) -> PowerCutReport:
+    """Cut the power `cuts` times during `events`, each time with another disk content, and reopen the spool.
 
     Args:
-        obeys: False for a disk that only says that it has synced.
+        honours_sync: False for a disk that reports a sync without doing it.
     """
     rng = random.Random(seed)
-    moments = sorted(_moments(events, cuts, rng))
-    found, disk, word = Cuts(), Disk(obeys=obeys), Word()
+    cut_before = sorted(_choose_events(events, cuts, rng))
+    report, disk, acknowledged = PowerCutReport(), Disk(honours_sync=honours_sync), Acknowledgements()
     memory = Path("/dev/shm")  # noqa: S108 - nothing secret
-    for place, event in enumerate(events):
-        while moments and moments[0] == place:
-            moments.pop(0)
+    for number, event in enumerate(events):
+        while cut_before and cut_before[0] == number:
+            cut_before.pop(0)
             with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
                 disk.cut(rng, Path(folder))
-                _look(Path(folder), word, found)
-            progress(found)
-        if isinstance(event, Told):
-            word.follow(event)
+                _check_spool(Path(folder), acknowledged, report)
+            progress(report)
+        if isinstance(event, OutputLine):
+            acknowledged.add(event)
         else:
-            disk.follow(event)
-    return found
+            disk.apply(event)
+    return report
 
 
-def _moments(events: Sequence[Event], cuts: int, rng: random.Random) -> Iterator[int]:
-    """Half of them anywhere; the others where it matters most: at the very start, and when the log is folded in."""
-    delicate = [place for place, event in enumerate(events) if _is_delicate(event)]
+def _choose_events(events: Sequence[Event], cuts: int, rng: random.Random) -> Iterator[int]:
+    """Indices of the events before which the power is cut: half at random, half near critical events."""
+    critical = [number for number, event in enumerate(events) if _is_critical(event)]
     for cut in range(cuts):
-        if cut % 2 and delicate:
-            yield min(rng.choice(delicate) + rng.randrange(2), len(events) - 1)
+        if cut % 2 and critical:
+            yield min(rng.choice(critical) + rng.randrange(2), len(events) - 1)
         else:
             yield rng.randrange(len(events))
 
 
-def _is_delicate(event: Event) -> bool:
+def _is_critical(event: Event) -> bool:
+    """Whether an event belongs to the creation of the database or to a checkpoint of its write-ahead log."""
     if isinstance(event, Changed):
         return not event.name.endswith("-wal") or not hasattr(event.change, "data")
     return isinstance(event, Synced) and not event.name.endswith("-wal")
 
 
-def _look(folder: Path, word: Word, found: Cuts) -> None:
-    found.cuts += 1
-    found.acknowledged += word.taken + word.predicted
+def _check_spool(folder: Path, acknowledged: Acknowledgements, report: PowerCutReport) -> None:
+    report.cuts += 1
+    report.acknowledged += acknowledged.readings + acknowledged.predictions
     try:
         spool = Spool(folder / "spool.db", CONSUMERS, max_bytes=MIN_BYTES)
     except Exception as error:  # noqa: BLE001 - a spool that cannot be opened has lost what it held
-        found.damaged.append(f"{type(error).__name__}: {error}")
+        report.damaged.append(f"{type(error).__name__}: {error}")
         return
     try:
         waiting: dict[str, list[int]] = {"reading": [], "prediction": []}
@@ -132,15 +138,17 @@ def _look(folder: Path, word: Word, found: Cuts) -> None:
             waiting[entry.kind].append(number_of(entry))
         to_predict = [number_of(entry) for entry in spool.read(PREDICTOR, _EVERYTHING)]
         done = int(spool.states(PREDICTOR).get(DONE, b"0"))
-        spool.append(Batch(readings=[reading(0)]))  # it goes on
+        spool.append(Batch(readings=[reading(0)]))  # it accepts new readings
     except Exception as error:  # noqa: BLE001 - as above
-        found.damaged.append(f"{type(error).__name__}: {error}")
+        report.damaged.append(f"{type(error).__name__}: {error}")
         return
     finally:
         spool.close()
-    for kind, told in (("reading", word.taken), ("prediction", max(word.predicted, done))):
-        found.lost += len(set(range(told)) - word.stored[kind] - set(waiting[kind]))
-        found.doubled += len(waiting[kind]) - len(set(waiting[kind]))
-    kept = max(waiting["reading"], default=-1) + 1
-    found.lost += len(set(range(done, max(word.taken, kept))) - set(to_predict)) + max(word.predicted - done, 0)
-    found.doubled += len([number for number in to_predict if number < done]) + len(to_predict) - len(set(to_predict))
+    predicted = max(acknowledged.predictions, done)
+    for kind, expected in (("reading", acknowledged.readings), ("prediction", predicted)):
+        report.lost += len(set(range(expected)) - acknowledged.stored[kind] - set(waiting[kind]))
+        report.duplicated += len(waiting[kind]) - len(set(waiting[kind]))
+    last = max(acknowledged.readings, max(waiting["reading"], default=-1) + 1)
+    report.lost += len(set(range(done, last)) - set(to_predict)) + max(acknowledged.predictions - done, 0)
+    report.duplicated += len([number for number in to_predict if number < done])
+    report.duplicated += len(to_predict) - len(set(to_predict))

@@ -1,6 +1,6 @@
-"""`python -m tests.chaos.producer LEDGER ...`: the live simulator, with a ledger of what its spool acknowledged.
+"""`python -m tests.chaos.producer LEDGER ...`: the live simulator with a ledger of what its spool acknowledged.
 
-What follows the ledger goes to `python -m simulator.live`, of which nothing else is changed.
+The other arguments are passed to `python -m simulator.live`, which is otherwise unchanged.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from tests.simulator.counting_battery import CountingBattery
 
 
 def main() -> int:
-    """Run until it is told to stop, or killed."""
+    """Run until stopped or killed."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.producer", description=__doc__)
     parser.add_argument("ledger", type=Path)
-    parser.add_argument("--simple", type=int, metavar="N", help="N batteries without physics, that start at once")
+    parser.add_argument("--simple", type=int, metavar="N", help="N batteries without physics, which start at once")
     arguments, live = parser.parse_known_args()
     simulator.live.Spool = partial(LedgerSpool, ledger=Ledger(arguments.ledger))  # type: ignore[misc]
     if arguments.simple is None:

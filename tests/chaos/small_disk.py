@@ -1,4 +1,4 @@
-"""A small file system that is filled to its last byte, and has room again."""
+"""Small tmpfs file system that can be filled to the last byte and emptied again."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _PIECE_BYTES = 2**16
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A file system of its own in `folder`."""
+    """A file system mounted at `folder`."""
 
     folder: Path
 
     def fill(self) -> None:
-        """Leave no room."""
+        """Use all free space."""
         with suppress(OSError), self._ballast.open("ab", buffering=0) as file:
             while True:
                 file.write(bytes(_PIECE_BYTES))
@@ -27,7 +27,7 @@ class SmallDisk:
                 pass
 
     def make_room(self) -> None:
-        """Take away what filled it."""
+        """Free the space used by `fill`."""
         self._ballast.unlink(missing_ok=True)
 
     @property
@@ -40,7 +40,7 @@ def small_disk(folder: Path, size: str) -> Iterator[SmallDisk]:
     """A file system of `size`, such as `64m`, in memory.
 
     Raises:
-        PermissionError: it may not be mounted here.
+        PermissionError: mounting is not permitted here.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]

@@ -1,4 +1,4 @@
-"""The short form of `make chaos`: power cuts, kills and a full disk, and that what it counts can be found wrong."""
+"""Short form of `make chaos`, and tests that its comparison finds every kind of inconsistency."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from deploy.servers.install import DEBIAN, KAFKA, MINIO
 from deploy.servers.postgres import Postgres, postgres
-from deploy.servers.process import HOST, Command, Server, answers, unused_port
+from deploy.servers.process import HOST, Command, Server, responds, unused_port
 from features.state import STATE_VERSION, FloatArray, new_states, set_battery
 from features.state_update import closed_table, readings_matrix
 from features.targets import TARGET_NAMES
@@ -37,8 +37,8 @@ from telemetry.stores.postgres import PostgresStore
 from tests.chaos.__main__ import chaos, print_report
 from tests.chaos.counting import Count, count
 from tests.chaos.disk import Event, cannot_trace
-from tests.chaos.ledger import Account, HastySpool, Ledger, key_of, read_ledger
-from tests.chaos.power_cut import cut_power, traced_spool
+from tests.chaos.ledger import EarlyAcknowledgingSpool, Ledger, LedgerSummary, key_of, read_ledger
+from tests.chaos.power_cut import simulate_power_cuts, trace_spool
 from tests.chaos.small_disk import SmallDisk, small_disk
 from tests.features.conftest_features import drive
 from tests.needs import need
@@ -61,24 +61,24 @@ ROOT = Path(__file__).resolve().parents[2]
 def events() -> list[Event]:
     if reason := cannot_trace():
         pytest.skip(reason)
-    return traced_spool(160, seed=3)
+    return trace_spool(160, seed=3)
 
 
-def test_after_a_power_cut_at_any_moment_the_spool_has_what_it_acknowledged(events: list[Event]) -> None:
-    cuts = cut_power(events, seed=3, cuts=60)
-    assert cuts.acknowledged > 60 * 100
-    assert (cuts.lost, cuts.doubled, cuts.damaged) == (0, 0, [])
+def test_the_spool_keeps_acknowledged_rows_after_a_power_cut_at_any_time(events: list[Event]) -> None:
+    report = simulate_power_cuts(events, seed=3, cuts=60)
+    assert report.acknowledged > 60 * 100
+    assert (report.lost, report.duplicated, report.damaged) == (0, 0, [])
 
 
-def test_a_disk_that_only_says_that_it_has_synced_loses_what_was_acknowledged(events: list[Event]) -> None:
-    cuts = cut_power(events, seed=3, cuts=20, obeys=False)
-    assert cuts.lost > 100
-    assert not cuts.are_harmless
+def test_a_disk_that_ignores_syncs_loses_acknowledged_rows(events: list[Event]) -> None:
+    report = simulate_power_cuts(events, seed=3, cuts=20, honours_sync=False)
+    assert report.lost > 100
+    assert not report.lost_nothing
 
 
 @dataclass
-class Feed:
-    """A live simulator that feeds a store of its own, both of which can be killed."""
+class SimulatorAndStore:
+    """A live simulator and the store it writes to, both of which can be killed."""
 
     simulator: Server
     database: Server
@@ -86,45 +86,45 @@ class Feed:
     ledger: Path
     disk: SmallDisk | None
 
-    def taken(self) -> int:
-        """How many readings were acknowledged so far."""
-        return len(read_ledger(self.ledger).taken)
+    def acknowledged(self) -> int:
+        """Number of acknowledged readings so far."""
+        return len(read_ledger(self.ledger).acknowledged)
 
-    def live(self, readings: int) -> None:
-        """Let so many more readings be acknowledged."""
-        wanted = self.taken() + readings
-        until(lambda: self.taken() >= wanted)
+    def run(self, readings: int) -> None:
+        """Wait until that many more readings are acknowledged."""
+        target = self.acknowledged() + readings
+        wait_until(lambda: self.acknowledged() >= target)
 
-    def drained(self) -> Count:
-        """What is in the store when everything has arrived."""
+    def drain_and_count(self) -> Count:
+        """Stop the simulator, deliver the spool, and compare the store with the ledger."""
         self.simulator.stop()
         deliver(self.spool, self.dsn)
         return count(self.dsn, read_ledger(self.ledger), {}, ())
 
     @property
     def spool(self) -> Path:
-        """Where readings wait."""
+        """Path of the simulator's spool."""
         return Path(self.simulator.command.environment["TWIN_VAR"]) / "spool.db"
 
 
 @pytest.fixture(scope="module")
 def database(server_folders: Path) -> Iterator[Postgres]:
-    """A server that is killed."""
+    """A database server for tests that kill it."""
     need(DEBIAN["postgresql-15"])
     with postgres(server_folders / "killed", durable=False) as running:
         yield running
 
 
 @pytest.fixture
-def feed(database: Postgres, new_database: Callable[[str], str], tmp_path: Path) -> Iterator[Feed]:
-    """With three batteries that have no physics, so that it starts at once."""
+def system(database: Postgres, new_database: Callable[[str], str], tmp_path: Path) -> Iterator[SimulatorAndStore]:
+    """With three batteries without physics, which start at once."""
     dsn, ledger, port = new_database(database.tcp_dsn), tmp_path / "ledger", unused_port()
     migrate(dsn)
     simulator = Server(
         Command(
             "simulator",
             (sys.executable, "-m", "tests.chaos.producer", str(ledger), "--simple", "3"),
-            ready=lambda: answers(f"http://{HOST}:{port}/metrics"),
+            ready=lambda: responds(f"http://{HOST}:{port}/metrics"),
             log=tmp_path / "log",
             folder=ROOT,
             environment={
@@ -139,58 +139,59 @@ def feed(database: Postgres, new_database: Callable[[str], str], tmp_path: Path)
         with suppress(PermissionError):
             disk = stack.enter_context(small_disk(tmp_path / "var", "64m"))
         stack.enter_context(simulator)
-        yield Feed(simulator, database.server, dsn, ledger, disk)
+        yield SimulatorAndStore(simulator, database.server, dsn, ledger, disk)
 
 
 def deliver(path: Path, dsn: str) -> None:
-    """Let everything that waits in the spool `path` arrive in the store."""
+    """Deliver all rows of the spool `path` to the store."""
     with closing(Spool(path, {"store": StoreSink.kinds}, max_bytes=MIN_BYTES)) as spool:
         delivery = Delivery(spool, "store", SinkWorker(StoreSink(dsn)))
         delivery.start()
-        until(lambda: delivery.is_drained)
+        wait_until(lambda: delivery.is_drained)
         assert delivery.stop(10.0)
 
 
-def until(holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     deadline = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < deadline, "waited in vain"
+    while not condition():
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.02)
 
 
-def test_kills_of_simulator_and_database_and_a_full_disk_lose_and_double_nothing(feed: Feed) -> None:
+def test_kills_of_simulator_and_database_and_a_full_disk_neither_lose_nor_duplicate(system: SimulatorAndStore) -> None:
     rng = random.Random(11)
-    feed.live(rng.randrange(60, 120))
-    feed.database.kill()
-    feed.live(rng.randrange(60, 120))
-    if feed.disk is not None:
-        feed.disk.fill()
-        until(lambda: len(read_ledger(feed.ledger).refused) > 10)
-    feed.simulator.kill()
-    feed.database.start()
-    feed.simulator.start()
-    if feed.disk is not None:
-        feed.disk.make_room()
-    feed.live(rng.randrange(60, 120))
-    feed.simulator.kill()
-    counted = feed.drained()
-    assert counted.is_whole, counted
+    system.run(rng.randrange(60, 120))
+    system.database.kill()
+    system.run(rng.randrange(60, 120))
+    if system.disk is not None:
+        system.disk.fill()
+        wait_until(lambda: len(read_ledger(system.ledger).refused) > 10)
+    system.simulator.kill()
+    system.database.start()
+    system.simulator.start()
+    if system.disk is not None:
+        system.disk.make_room()
+    system.run(rng.randrange(60, 120))
+    system.simulator.kill()
+    counted = system.drain_and_count()
+    assert counted.is_consistent, counted
     assert counted.acknowledged >= 180
     assert counted.stored >= counted.acknowledged
-    assert feed.disk is None or counted.refused > 10
+    assert system.disk is None or counted.refused > 10
 
 
-def test_a_spool_that_acknowledges_before_it_writes_is_found_out(postgres_dsn: str, tmp_path: Path) -> None:
+def test_a_spool_that_acknowledges_before_writing_is_detected(postgres_dsn: str, tmp_path: Path) -> None:
     migrate(postgres_dsn)
-    ledger = tmp_path / "ledger"
-    spool = HastySpool(tmp_path / "spool.db", {"store": StoreSink.kinds}, max_bytes=MIN_BYTES, ledger=Ledger(ledger))
+    path, consumers = tmp_path / "ledger", {"store": StoreSink.kinds}
+    ledger = Ledger(path)
+    spool = EarlyAcknowledgingSpool(tmp_path / "spool.db", consumers, max_bytes=MIN_BYTES, ledger=ledger)
     for number in range(20):
         spool.append(Batch(readings=[reading(2 * number), reading(2 * number + 1)]))
-    spool.close()  # all that a kill leaves
+    spool.close()  # as after a kill, the last batch is not written
     deliver(spool.path, postgres_dsn)
-    counted = count(postgres_dsn, read_ledger(ledger), {}, ())
+    counted = count(postgres_dsn, read_ledger(path), {}, ())
     assert (counted.acknowledged, counted.stored, counted.lost) == (40, 38, 2)
-    assert not counted.is_whole
+    assert not counted.is_consistent
 
 
 @pytest.fixture(scope="module")
@@ -214,33 +215,33 @@ PACK = {"nominal_capacity_ah": 100.0, "cells_in_series": 96.0, "chemistry": "NMC
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A store that holds everything once."""
+class ConsistentStore:
+    """A store that holds every reading, prediction and session exactly once."""
 
     dsn: str
-    account: Account
+    ledger: LedgerSummary
     states: dict[str, FloatArray]
     predictor: Predictor
 
     def count(self) -> Count:
-        return count(self.dsn, self.account, self.states, [self.predictor])
+        return count(self.dsn, self.ledger, self.states, [self.predictor])
 
 
 @pytest.fixture
-def kept(postgres_dsn: str, predictor: Predictor) -> Kept:
+def consistent(postgres_dsn: str, predictor: Predictor) -> ConsistentStore:
     ids = ["EV-0", "EV-1"]
     frames = [drive(np.arange(0.0, 9000.0, 30.0), seed) for seed in range(len(ids))]
     states = new_states(len(ids))
     for state in states:
         set_battery(state, **PACK)  # type: ignore[arg-type]
-    before = dict(zip(ids, states.copy(), strict=True))
+    initial = dict(zip(ids, states.copy(), strict=True))
     readings = pd.concat(frames, ignore_index=True)
     rows = np.repeat(np.arange(len(ids)), len(frames[0]))
-    moments, _, closed = update_each_with_sessions(states, rows, readings_matrix(readings))
+    snapshots, _, closed = update_each_with_sessions(states, rows, readings_matrix(readings))
     predictions = prediction_rows(
         list(readings["battery_id"]),
-        moments,
-        predictor.predict_snapshots(moments),
+        snapshots,
+        predictor.predict_snapshots(snapshots),
         predictor.horizons,
         role="champion",
         predicted_at=datetime.now(UTC),
@@ -249,12 +250,13 @@ def kept(postgres_dsn: str, predictor: Predictor) -> Kept:
     batch = Batch(readings=rows_of(readings), predictions=predictions, cycles=cycle_rows(closed_table(closed), ids))
     with closing(PostgresStore(postgres_dsn)) as store:
         store.write(batch)
-    return Kept(postgres_dsn, Account(taken={key_of(row): row for row in batch.readings}), before, predictor)
+    ledger = LedgerSummary(acknowledged={key_of(row): row for row in batch.readings})
+    return ConsistentStore(postgres_dsn, ledger, initial, predictor)
 
 
-def test_what_is_there_once_is_whole(kept: Kept) -> None:
-    counted = kept.count()
-    assert counted.is_whole, counted
+def test_a_consistent_store_is_recognised(consistent: ConsistentStore) -> None:
+    counted = consistent.count()
+    assert counted.is_consistent, counted
     assert counted.stored == counted.acknowledged == 600
     assert counted.predictions >= 1000
     assert counted.sessions >= 2
@@ -274,7 +276,7 @@ COLUMNS = "voltage, current, temperature"
         (
             f"INSERT INTO ev_telemetry (battery_id, time, {COLUMNS}) "
             f"SELECT battery_id, time + interval '1 s', {COLUMNS} FROM ev_telemetry WHERE {ONE_READING}",
-            "doubled",
+            "duplicated",
         ),
         (f"DELETE FROM battery_predictions WHERE {ONE_PREDICTION}", "unpredicted"),
         (f"UPDATE battery_predictions SET value = value + 1e-12 WHERE {ONE_PREDICTION}", "wrong"),
@@ -282,27 +284,27 @@ COLUMNS = "voltage, current, temperature"
         (f"DELETE FROM battery_cycles WHERE {ONE_SESSION}", "lost_sessions"),
         (
             f"UPDATE battery_cycles SET throughput_ah = 2 * throughput_ah WHERE {ONE_SESSION}",
-            "doubled_sessions",
+            "duplicated_sessions",
         ),
     ],
 )
-def test_what_is_lost_changed_or_there_twice_is_counted(kept: Kept, change: str, figure: str) -> None:
-    with closing(psycopg2.connect(kept.dsn)) as connection, connection, connection.cursor() as cursor:
+def test_each_kind_of_inconsistency_is_counted(consistent: ConsistentStore, change: str, figure: str) -> None:
+    with closing(psycopg2.connect(consistent.dsn)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(change)
         assert cursor.rowcount == 1
-    counted = kept.count()
+    counted = consistent.count()
     assert getattr(counted, figure) == 1
-    assert not counted.is_whole
+    assert not counted.is_consistent
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_kill_of_every_part_loses_and_doubles_nothing(server_folders: Path) -> None:
-    """The short form of `make chaos`: one kill a part."""
+def test_killing_every_process_neither_loses_nor_duplicates(server_folders: Path) -> None:
+    """Short form of `make chaos`: one kill for each process."""
     need(DEBIAN["postgresql-15"], DEBIAN["mosquitto"], KAFKA, MINIO)
     console = Console(width=120)
     report = chaos(7, 10, server_folders / "chaos", console)
     print_report(console, report)
-    assert report.is_whole
-    assert set(report.kills.kills.values()) <= {1, 2}
+    assert report.is_consistent
+    assert set(report.supervisor.kills.values()) <= {1, 2}
     assert all(counted.acknowledged > 500 for counted in report.counts.values())

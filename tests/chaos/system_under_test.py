@@ -1,8 +1,8 @@
-"""The twin on real servers, three ways from a spool to predictions in a store, each a process that can be killed.
+"""System under test of the chaos run: the twin on real servers, with three paths from readings to stored predictions.
 
-- kafka: simulator -> spool -> store and Kafka; stream scorer -> store
-- service: simulator -> spool -> store; its prediction client asks the service, and what that says goes by the spool
-- database: the store of the plane `service`, as a site's own table -> database predictor -> a store of its own
+- kafka: simulator -> spool -> store and Kafka; Kafka -> stream scorer -> store
+- service: simulator -> spool -> store; prediction client -> prediction service -> spool -> store
+- database: store of the path `service`, as a customer table -> database predictor -> second store
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from deploy.servers.kafka import Kafka, kafka
 from deploy.servers.minio import minio
 from deploy.servers.mlflow import mlflow
 from deploy.servers.mosquitto import Mosquitto, mosquitto
-from deploy.servers.postgres import Postgres, databases, postgres
-from deploy.servers.process import HOST, Command, Server, answers, unused_port
+from deploy.servers.postgres import Postgres, create_databases, postgres
+from deploy.servers.process import HOST, Command, Server, responds, unused_port
 from features import state_update
 from features.state import STATE_VERSION, FloatArray, decode, new_states
 from features.targets import TARGET_NAMES
 from serving.predictor import Predictor
-from serving.replay import tell
+from serving.replay import set_battery_from_row
 from simulator.fleet import SimulateParams, new_battery
 from telemetry.batch import Batch, Row, rows_of
 from telemetry.contract import READING_FIELDS, names
 from telemetry.errors import TwinError
-from telemetry.settings import NO_TELEMETRY, Settings
-from telemetry.spool.spool import quarantined_in
+from telemetry.settings import USAGE_STATISTICS_OFF, Settings
+from telemetry.spool.spool import read_quarantined
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
 from tests.chaos.counting import Count, count
-from tests.chaos.ledger import Account, read_ledger
-from tests.chaos.parts import Supervisor
+from tests.chaos.ledger import LedgerSummary, read_ledger
+from tests.chaos.supervisor import Supervisor
 from tests.features.conftest_features import laboratory
 from tests.training.small_models import GATE, ModelFiles
 from training.registry.promotion import promote
@@ -58,28 +58,28 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path(__file__).resolve().parents[2]
 BATTERIES = 3
-#: Sessions that every battery has behind it, so that all four targets are predicted from its first reading on.
-PUBLISHED_CYCLES = 20
+#: Laboratory cycles in the history of every battery, so that all four targets are predicted from its first reading on.
+LABORATORY_CYCLES = 20
 SPEED, INTERVAL_S = 60.0, 0.25
 _DRAIN_S = 90.0
-#: A registry that was killed fails a promotion instead of holding it up for minutes.
-_PATIENCE = {
+#: MLflow client settings with which a promotion fails quickly while the registry is down.
+_MLFLOW_CLIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-#: So long nothing may change any more.
-_SETTLED_S = 2.0
+#: A store is complete if it has not changed for this time.
+_STABLE_S = 2.0
 
 
 @dataclass(frozen=True)
-class Plane:
-    """One way from a spool to predictions.
+class PredictionPath:
+    """One path from readings to stored predictions.
 
     Attributes:
-        dsn: of the store that is counted.
-        ledger: of the readings that have to be in it.
-        predictor: the part that predicts from what is in the store or on the broker; None where a simulator does.
+        dsn: of the store that is compared.
+        ledger: of the readings that must be in it.
+        predictor: the process that predicts from the store or the broker; None if the simulator's client does.
     """
 
     name: str
@@ -90,23 +90,23 @@ class Plane:
 
 @dataclass
 class Twin:
-    """Everything that runs, and what is asked of it in the end.
+    """All running processes, and the operations of a chaos run on them.
 
     Attributes:
-        registry: settings that lead to the registry of all planes.
-        spools: by simulator, where its readings wait.
+        registry: settings with the address of the model registry.
+        spools: path of the spool, by simulator.
     """
 
     supervisor: Supervisor
-    planes: Sequence[Plane]
+    paths: Sequence[PredictionPath]
     registry: Settings
     spools: Mapping[str, Path]
 
     def promote(self, rng: random.Random) -> str:
-        """Make another version of one model champion, and give the new release.
+        """Promote the other version of a random model; returns a description of the new release.
 
         Raises:
-            Exception: whatever a registry says of which a part is away.
+            Exception: any error of the registry client while a server of the registry is unavailable.
         """
         store = RegistryStore.open(self.registry, self.registry.domain)
         target = rng.choice(TARGET_NAMES)
@@ -115,62 +115,62 @@ class Twin:
         return f"{target}/{version} in release {store.aliases().release}"
 
     def drain(self) -> None:
-        """Let what waits arrive, stop the simulators, and let the predictors come to the end.
+        """Stop the simulators after their spools have drained, and wait until all readings are predicted.
 
         Raises:
-            TwinError: it does not come to that.
+            TwinError: a spool does not drain.
         """
-        self.supervisor.wait_until_all_are_up(240.0)
-        for name, path in self.spools.items():
-            self._stop_simulator(name, path)
-        for plane in self.planes:
-            if not _all_predicted(plane) and plane.predictor is not None:
-                server = self.supervisor.parts[plane.predictor]
-                logger.error("%s: where it stands is at the end of %s", plane.predictor, server.command.log)
+        self.supervisor.wait_until_all_run(240.0)
+        for name, spool in self.spools.items():
+            self._stop_simulator(name, spool)
+        for path in self.paths:
+            if not _all_predicted(path) and path.predictor is not None:
+                server = self.supervisor.servers[path.predictor]
+                logger.error("%s: its stack traces are at the end of %s", path.predictor, server.command.log)
                 if server.pid is not None:
                     os.kill(server.pid, signal.SIGABRT)
 
     def count(self) -> dict[str, Count]:
-        """What is in the store of each plane."""
+        """Compare the store of each path with its ledger."""
         releases = all_releases(self.registry)
         counts = {}
-        for plane in self.planes:
-            account = read_ledger(plane.ledger)
-            counts[plane.name] = count(plane.dsn, account, self._states(plane, account), releases)
+        for path in self.paths:
+            ledger = read_ledger(path.ledger)
+            counts[path.name] = count(path.dsn, ledger, self._initial_states(path, ledger), releases)
         return counts
 
-    def set_aside(self) -> int:
-        """Rows that a sink would not take, in all spools."""
-        return sum(len(quarantined_in(path)) for path in self.spools.values())
+    def quarantined(self) -> int:
+        """Number of rows that a sink rejected, over all spools."""
+        return sum(len(read_quarantined(path)) for path in self.spools.values())
 
-    def _states(self, plane: Plane, account: Account) -> dict[str, FloatArray]:
-        if plane.name == "service":
-            return {battery_id: decode(state) for battery_id, state in account.states.items()}
-        return {str(row["battery_id"]): _first_state(row) for row in described_batteries()}
+    def _initial_states(self, path: PredictionPath, ledger: LedgerSummary) -> dict[str, FloatArray]:
+        if path.name == "service":
+            return {battery_id: decode(state) for battery_id, state in ledger.states.items()}
+        return {str(row["battery_id"]): _initial_state(row) for row in simulated_batteries()}
 
-    def _stop_simulator(self, name: str, path: Path) -> None:
-        server = self.supervisor.parts[name]
+    def _stop_simulator(self, name: str, spool: Path) -> None:
+        server = self.supervisor.servers[name]
         for _ in range(3):
             pid = server.pid
             if pid is None:
                 server.start()
                 continue
-            # Not `Server.stop`, which is not as patient.
+            # Not `Server.stop`, whose timeout is shorter.
             os.kill(pid, signal.SIGTERM)
             deadline = time.monotonic() + _DRAIN_S
             while server.pid is not None and time.monotonic() < deadline:
                 time.sleep(0.1)
             if server.pid is not None:
-                raise TwinError(f"{name} does not end, see {server.command.log}", field=name)
-            if not (waiting := _waiting(path)):
+                raise TwinError(f"{name} does not exit, see {server.command.log}", field=name)
+            if not (waiting := _waiting_rows(spool)):
                 return
-            logger.warning("%s has ended, and %s wait", name, waiting)
+            logger.warning("%s has exited with undelivered rows: %s", name, waiting)
             server.start()
-        raise TwinError(f"what waits in the spool of {name} does not arrive, see {server.command.log}", field=name)
+        raise TwinError(f"the spool of {name} does not drain, see {server.command.log}", field=name)
 
 
-def described_batteries() -> list[Row]:
-    """The batteries that the simulators live, rows of the table `batteries`."""
+def simulated_batteries() -> list[Row]:
+    """The batteries of the simulators, as rows of the table `batteries`."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     simulate = SimulateParams.from_mapping(params["simulate"])
     now = datetime.now(UTC)
@@ -181,64 +181,65 @@ def described_batteries() -> list[Row]:
 
 
 def all_releases(settings: Settings) -> list[Predictor]:
-    """Everybody who may have predicted: each release that the registry has."""
+    """A predictor for each release in the registry."""
     client = RegistryStore.open(settings, settings.domain).client
     name = twin_name(settings.domain)
-    found = []
-    for version in sorted(int(one.version) for one in client.search_model_versions(f"name = '{name}'")):
+    predictors = []
+    for version in sorted(int(found.version) for found in client.search_model_versions(f"name = '{name}'")):
         release = read_release(client, settings.domain, version)
         models = {
             target: fetch_model(client, target, pinned, model_cache(settings))
             for target, pinned in release.models.items()
         }
-        found.append(Predictor(LoadedRelease(name, version, release, models)))
-    return found
+        predictors.append(Predictor(LoadedRelease(name, version, release, models)))
+    return predictors
 
 
 @contextmanager
 def running_twin(folder: Path, simulator_folder: Path) -> Iterator[Twin]:
-    """Servers, registry, stores and every process of the three planes, with their data in `folder`.
+    """Start servers, registry, stores and the processes of the three paths, with their data in `folder`.
 
     Args:
-        simulator_folder: where the simulator of the plane `service` keeps its spool.
+        simulator_folder: folder of the spool of the simulator on the path `service`.
 
     Raises:
-        TwinError: something is not installed, or did not start.
+        TwinError: a server is not installed, or a process did not start.
     """
-    for name, value in _PATIENCE.items():
+    for name, value in _MLFLOW_CLIENT.items():
         os.environ.setdefault(name, value)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(16, thread_name_prefix="supervisor"))
-        logger.info("servers")
+        logger.info("starting the servers")
         database = stack.enter_context(postgres(folder / "postgres"))
         objects = stack.enter_context(minio(folder / "minio"))
-        tracking = stack.enter_context(mlflow(folder / "mlflow", databases(database).mlflow_dsn, objects))
+        tracking = stack.enter_context(mlflow(folder / "mlflow", create_databases(database).mlflow_dsn, objects))
         broker = stack.enter_context(kafka(folder / "kafka"))
         mqtt = stack.enter_context(mosquitto(folder / "mosquitto"))
-        logger.info("registry and stores")
+        logger.info("creating the registry and the stores")
         registry = Settings(var=folder / "registry", mlflow_tracking_uri=tracking.url)
         _register(registry, folder / "trained")
-        stores = {name: _store(database, name) for name in ("kafka", "service", "database")}
-        here = _Here(folder, simulator_folder, stores, tracking.url, broker, mqtt)
-        parts = {
+        stores = {name: _create_store(database, name) for name in ("kafka", "service", "database")}
+        factory = _ProcessFactory(folder, simulator_folder, stores, tracking.url, broker, mqtt)
+        servers = {
             "PostgreSQL": database.server,
             "MinIO": objects.server,
             "MLflow": tracking.server,
             "Kafka": broker.server,
             "Mosquitto": mqtt.server,
         }
-        processes = here.processes()
-        logger.info("predictors and simulators")
+        processes = factory.processes()
+        logger.info("starting the predictors and simulators")
         for server in processes.values():
             stack.callback(server.kill)
-        for started in [pool.submit(server.start) for server in processes.values()]:
-            started.result()
+        for start in [pool.submit(server.start) for server in processes.values()]:
+            start.result()
+        kafka_ledger, service_ledger = (folder / f"simulator ({name}).ledger" for name in ("kafka", "service"))
         yield Twin(
-            Supervisor({**parts, **processes}, pool),
+            Supervisor({**servers, **processes}, pool),
             [
-                Plane("kafka", stores["kafka"], folder / "simulator (kafka).ledger", "scorer"),
-                Plane("service", stores["service"], folder / "simulator (service).ledger"),
-                Plane("database", stores["database"], folder / "simulator (service).ledger", "database predictor"),
+                PredictionPath("kafka", stores["kafka"], kafka_ledger, "scorer"),
+                PredictionPath("service", stores["service"], service_ledger),
+                PredictionPath("database", stores["database"], service_ledger, "database predictor"),
             ],
             registry,
             {
@@ -249,8 +250,8 @@ def running_twin(folder: Path, simulator_folder: Path) -> Iterator[Twin]:
 
 
 @dataclass(frozen=True)
-class _Here:
-    """Where everything is, told to each process by its environment."""
+class _ProcessFactory:
+    """Creates the processes, with the addresses of all servers in their environment."""
 
     folder: Path
     simulator_folder: Path
@@ -260,7 +261,7 @@ class _Here:
     mqtt: Mosquitto
 
     def processes(self) -> dict[str, Server]:
-        """Those of the three planes."""
+        """The processes of the three paths, not yet started."""
         service_port = unused_port()
         mqtt = {
             "TWIN_MQTT_HOST": self.mqtt.host,
@@ -324,7 +325,7 @@ class _Here:
         folder = self.folder / name
         folder.mkdir()
         common = {
-            **NO_TELEMETRY,
+            **USAGE_STATISTICS_OFF,
             "TWIN_VAR": str(folder),
             "TWIN_MLFLOW_TRACKING_URI": self.tracking_uri,
             "TWIN_MAX_FUTURE_S": "inf",  # the simulators run ahead of the clock
@@ -333,7 +334,7 @@ class _Here:
             Command(
                 name,
                 (sys.executable, "-X", "faulthandler", "-m", *arguments),
-                ready=lambda: answers(f"http://{HOST}:{port}/{path}"),
+                ready=lambda: responds(f"http://{HOST}:{port}/{path}"),
                 log=self.folder / f"{name}.log",
                 folder=ROOT,
                 environment={**common, **environment},
@@ -350,7 +351,7 @@ class _Here:
 
 
 def _register(settings: Settings, folder: Path) -> None:
-    """Two versions of each of four small forests; the first is champion."""
+    """Register two versions of each of four small forests; the first is champion."""
     store = RegistryStore.open(settings, settings.domain)
     models = ModelFiles(folder)
     provenance = Provenance(source="made_up", data_sha256=dict.fromkeys(TARGET_NAMES, "ab" * 32))
@@ -361,37 +362,37 @@ def _register(settings: Settings, folder: Path) -> None:
     assert release_version(store.client, settings.domain) is not None
 
 
-def _store(server: Postgres, plane: str) -> str:
-    """DSN of a store of its own for `plane`, which knows the batteries and what they have published."""
+def _create_store(server: Postgres, name: str) -> str:
+    """Create a store with the batteries and their laboratory cycles; returns its DSN."""
     with closing(psycopg2.connect(server.dsn)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute(f"CREATE DATABASE {plane}")
-    dsn = server.tcp_dsn.removesuffix("/postgres") + f"/{plane}"
+            cursor.execute(f"CREATE DATABASE {name}")
+    dsn = server.tcp_dsn.removesuffix("/postgres") + f"/{name}"
     migrate(dsn)
-    batteries = described_batteries()
-    cycles = [row for battery in batteries for row in _published(str(battery["battery_id"]))]
+    batteries = simulated_batteries()
+    cycles = [row for battery in batteries for row in _laboratory_cycles(str(battery["battery_id"]))]
     with closing(PostgresStore(dsn)) as store:
         store.write(Batch(batteries=batteries, cycles=cycles))
     return dsn
 
 
-def _published(battery_id: str) -> list[Row]:
-    return rows_of(laboratory(battery_id, PUBLISHED_CYCLES, 0.001, 0).dropna(axis=1, how="all"))
+def _laboratory_cycles(battery_id: str) -> list[Row]:
+    return rows_of(laboratory(battery_id, LABORATORY_CYCLES, 0.001, 0).dropna(axis=1, how="all"))
 
 
-def _first_state(battery: Row) -> FloatArray:
-    """What a battery of which the store knows only what was published begins with."""
+def _initial_state(battery: Row) -> FloatArray:
+    """State of a battery that has only its laboratory cycles in the store."""
     states = new_states(1)
-    tell(states[0], battery)
-    cycles = state_update.cycles_matrix(laboratory(str(battery["battery_id"]), PUBLISHED_CYCLES, 0.001, 0))
+    set_battery_from_row(states[0], battery)
+    cycles = state_update.cycles_matrix(laboratory(str(battery["battery_id"]), LABORATORY_CYCLES, 0.001, 0))
     state_update.update_from_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
     state: FloatArray = states[0]
     return state
 
 
-def _waiting(path: Path) -> dict[str, int]:
-    """By consumer, how many rows wait in the spool `path`, whose process has ended."""
+def _waiting_rows(path: Path) -> dict[str, int]:
+    """By consumer, the number of rows not yet delivered from the spool `path`, whose process has exited."""
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
         return dict(
             connection.execute(
@@ -401,22 +402,24 @@ def _waiting(path: Path) -> dict[str, int]:
         )
 
 
-def _all_predicted(plane: Plane) -> bool:
-    """Wait until every reading has its predictions; False if nothing has come for a while before that."""
-    taken = len(read_ledger(plane.ledger).taken)
-    before: tuple[int, int] | None = None
+def _all_predicted(path: PredictionPath) -> bool:
+    """Wait until every reading has its predictions; False if there is no progress for a while before that."""
+    acknowledged = len(read_ledger(path.ledger).acknowledged)
+    previous: tuple[int, int] | None = None
     since = time.monotonic()
     while time.monotonic() - since < _DRAIN_S:
-        with closing(psycopg2.connect(plane.dsn)) as connection, connection.cursor() as cursor:
+        with closing(psycopg2.connect(path.dsn)) as connection, connection.cursor() as cursor:
             cursor.execute(
                 "SELECT count(*) FILTER (WHERE prediction_timestamp IS NULL OR voltage IS NULL), "
                 "count(prediction_timestamp) FROM ev_telemetry"
             )
             ((missing, predicted),) = cursor.fetchall()
-        if (missing, predicted) != before:
-            before, since = (missing, predicted), time.monotonic()
-        elif not missing and predicted >= taken and time.monotonic() - since > _SETTLED_S:
+        if (missing, predicted) != previous:
+            previous, since = (missing, predicted), time.monotonic()
+        elif not missing and predicted >= acknowledged and time.monotonic() - since > _STABLE_S:
             return True
         time.sleep(0.2)
-    logger.warning("plane %s: %s readings without a prediction, %s with, %s acknowledged", plane.name, *before, taken)
+    logger.warning(
+        "path %s: %s readings without a prediction, %s with, %s acknowledged", path.name, *previous, acknowledged
+    )
     return False
