@@ -43,8 +43,8 @@ def main() -> None:
     seed, forest = params["seed"], ForestParams(**tuned["params"])
     table = pd.read_parquet(FEATURES / f"{target.name}.parquet")
     division = split(table)
-    judged = out_of_fold(table, target, forest, division, seed)
-    judged.to_parquet(folder / "oof.parquet", index=False)
+    predictions = out_of_fold(table, target, forest, division, seed)
+    predictions.to_parquet(folder / "oof.parquet", index=False)
 
     log.info("%s: final fit on %d rows", target.name, int(division.final_rows().sum()))
     model = fit_final(table, target, forest, division, seed)

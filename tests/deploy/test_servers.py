@@ -114,7 +114,7 @@ def test_a_missing_program_is_named_with_its_package() -> None:
 
 def test_kafka_keeps_acknowledged_messages_when_killed(kafka_server: Kafka) -> None:
     producer = KafkaProducer(bootstrap_servers=kafka_server.bootstrap, acks="all")
-    producer.send("servers-test", b"kept", key=b"EV-1").get(30)
+    producer.send("servers-test", b"message", key=b"EV-1").get(30)
     producer.close()
     kafka_server.server.kill()
     kafka_server.server.start()
@@ -126,7 +126,7 @@ def test_kafka_keeps_acknowledged_messages_when_killed(kafka_server: Kafka) -> N
     )
     message = next(consumer)
     consumer.close()
-    assert (message.key, message.value) == (b"EV-1", b"kept")
+    assert (message.key, message.value) == (b"EV-1", b"message")
 
 
 @pytest.mark.parametrize("tls", [False, True])
@@ -160,7 +160,7 @@ def test_postgres_keeps_committed_data_when_killed(server_folders: Path) -> None
     with postgres(folder) as running:
         connection = psycopg2.connect(running.tcp_dsn)
         with connection, connection.cursor() as cursor:
-            cursor.execute("CREATE TABLE kept (x int)")
+            cursor.execute("CREATE TABLE committed (x int)")
         running.server.kill()
         connection.close()
         running.server.start()
@@ -168,8 +168,8 @@ def test_postgres_keeps_committed_data_when_killed(server_folders: Path) -> None
     with postgres(folder) as running:
         connection = psycopg2.connect(running.tcp_dsn)
         with connection, connection.cursor() as cursor:
-            cursor.execute("SELECT to_regclass('kept')")
-            assert cursor.fetchone() == ("kept",)
+            cursor.execute("SELECT to_regclass('committed')")
+            assert cursor.fetchone() == ("committed",)
         connection.close()
 
 
