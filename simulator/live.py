@@ -145,7 +145,7 @@ def _restore_batteries(batteries: Sequence[LiveBattery], spool: Spool, view: Vie
     for battery in batteries:
         saved = states.get(state_key(battery.battery_id))
         if saved is not None and not battery.restore_state(saved):
-            view.notify(f"{battery.battery_id} starts anew: its saved state is of a fleet with other parameters.")
+            view.notify(f"{battery.battery_id} does not continue: its saved state is of a fleet with other parameters.")
 
 
 def _set_up_sinks(sinks: Mapping[str, Sink], view: View) -> None:

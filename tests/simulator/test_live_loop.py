@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
-class Service:
+class StubService:
     """Stub of the prediction service that follows the contract; its state is the number of readings received.
 
     Attributes:
@@ -140,8 +140,8 @@ class RecordingView:
 
 
 @pytest.fixture
-def service() -> Iterator[Service]:
-    service = Service()
+def service() -> Iterator[StubService]:
+    service = StubService()
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(service.app(), log_level="warning", lifespan="off", ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -154,7 +154,7 @@ def service() -> Iterator[Service]:
 
 
 @pytest.fixture
-def settings(service: Service, postgres_dsn: str, mqtt_broker: tuple[str, int], tmp_path: Path) -> Settings:
+def settings(service: StubService, postgres_dsn: str, mqtt_broker: tuple[str, int], tmp_path: Path) -> Settings:
     host, port = mqtt_broker
     return Settings(
         var=tmp_path,
@@ -190,7 +190,7 @@ def query(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
         connection.close()
 
 
-def test_a_run_of_five_seconds_has_no_losses_and_no_missed_ticks(settings: Settings, service: Service) -> None:
+def test_a_run_of_five_seconds_has_no_losses_and_no_missed_ticks(settings: Settings, service: StubService) -> None:
     batteries = [CountingBattery(number) for number in range(10)]
     summary = live(settings, batteries, LiveOptions(interval_s=0.5, speed=2.0, for_s=5.0))
     statistics = summary.statistics
@@ -223,7 +223,7 @@ def test_a_run_of_five_seconds_has_no_losses_and_no_missed_ticks(settings: Setti
 
 
 def test_store_mqtt_and_kafka_get_every_reading(
-    settings: Settings, service: Service, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, service: StubService, kafka_bootstrap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     named = settings.model_copy(update={"kafka_bootstrap_servers": kafka_bootstrap})
     topic = f"live_{uuid.uuid4().hex}"
@@ -239,7 +239,7 @@ def test_store_mqtt_and_kafka_get_every_reading(
     assert len({(key, message["timestamp"]) for key, message in messages}) == len(messages) == 30
 
 
-def test_history_is_posted_in_chunks_and_every_reading_once_in_order(settings: Settings, service: Service) -> None:
+def test_history_is_posted_in_chunks_and_every_reading_once_in_order(settings: Settings, service: StubService) -> None:
     summary = live(settings, [CountingBattery(1, history=4100)], LiveOptions(interval_s=0.05, for_s=0.5))
     assert_every_reading_went_once_in_order(service, history=4100, produced=summary.statistics.produced)
     assert [len(request["readings"]) for request in service.requests][:3] == [2000, 2000, 100]
@@ -248,7 +248,7 @@ def test_history_is_posted_in_chunks_and_every_reading_once_in_order(settings: S
     assert "soc" not in sent, "NaN is left out"
 
 
-def assert_every_reading_went_once_in_order(service: Service, history: int, produced: int) -> None:
+def assert_every_reading_went_once_in_order(service: StubService, history: int, produced: int) -> None:
     lengths = [len(request["readings"]) for request in service.requests]
     assert sum(lengths) == history + produced
     assert "state" not in service.requests[0]
@@ -258,7 +258,7 @@ def assert_every_reading_went_once_in_order(service: Service, history: int, prod
     assert [datetime.fromisoformat(t) for t in times] == sorted(datetime.fromisoformat(t) for t in times)
 
 
-def test_failed_requests_are_repeated(settings: Settings, service: Service) -> None:
+def test_failed_requests_are_repeated(settings: Settings, service: StubService) -> None:
     service.fail = lambda number: number > 1 and number % 3 == 0
     summary = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, for_s=1.0))
     assert summary.statistics.errors > 0
@@ -270,7 +270,7 @@ def test_failed_requests_are_repeated(settings: Settings, service: Service) -> N
 
 
 def test_the_next_run_predicts_readings_that_wait_for_the_service(
-    settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, service: StubService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("simulator.live.FINISH_TIMEOUT_S", 0.5)
     service.fail = lambda number: number > 1
@@ -291,7 +291,7 @@ def test_the_next_run_predicts_readings_that_wait_for_the_service(
     assert query(settings, "SELECT count(*) FROM ev_telemetry WHERE prediction_timestamp IS NULL") == [(0,)]
 
 
-def test_slow_service_counts_as_overdue_and_slow_battery_as_missed_ticks(settings: Settings, service: Service) -> None:
+def test_overdue_predictions_and_missed_ticks_are_counted(settings: Settings, service: StubService) -> None:
     service.delay_s = 0.12
     summary = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, for_s=1.0))
     assert summary.statistics.overdue > 5
@@ -320,7 +320,7 @@ def test_a_second_run_continues_after_the_first(settings: Settings) -> None:
     ]
 
 
-def test_a_state_of_another_version_is_rebuilt(settings: Settings, service: Service) -> None:
+def test_a_state_of_another_version_is_rebuilt(settings: Settings, service: StubService) -> None:
     live(settings, [CountingBattery(1), CountingBattery(2)], LiveOptions(interval_s=0.05, for_s=0.3))
     service.version = 2
     summary = live(settings, [CountingBattery(1), CountingBattery(2)], LiveOptions(interval_s=0.05, for_s=0.3))
@@ -328,7 +328,7 @@ def test_a_state_of_another_version_is_rebuilt(settings: Settings, service: Serv
     assert summary.statistics.predictions == summary.statistics.produced
 
 
-def test_a_reading_refused_by_the_service_is_quarantined_alone(settings: Settings, service: Service) -> None:
+def test_a_reading_refused_by_the_service_is_quarantined_alone(settings: Settings, service: StubService) -> None:
     class InvalidFourthReading(CountingBattery):
         def read(self, time_of_reading: datetime) -> dict[str, object]:
             self.calls = getattr(self, "calls", 0) + 1
@@ -341,7 +341,7 @@ def test_a_reading_refused_by_the_service_is_quarantined_alone(settings: Setting
     assert summary.stored == summary.statistics.produced
 
 
-def test_no_requests_are_sent_with_predictions_off(settings: Settings, service: Service) -> None:
+def test_no_requests_are_sent_with_predictions_off(settings: Settings, service: StubService) -> None:
     summary = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, for_s=0.3, predicts=False))
     assert problems(summary) == []
     assert summary.stored == summary.statistics.produced > 0
@@ -413,7 +413,7 @@ class FlakySink:
 
 
 def test_an_unavailable_sink_blocks_no_other_and_gets_everything_in_the_next_run(
-    settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, service: StubService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = FlakySink(SinkUnavailableError("gone"))
     monkeypatch.setitem(SINKS, "mqtt", lambda _settings: dead)
@@ -430,7 +430,7 @@ def test_an_unavailable_sink_blocks_no_other_and_gets_everything_in_the_next_run
 
 
 def test_rows_refused_by_a_sink_are_reported_as_lost(
-    settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, service: StubService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(SINKS, "mqtt", lambda _settings: FlakySink(SinkRefusedError("never")))
     summary = live(settings, [CountingBattery(1)], LiveOptions(interval_s=0.05, for_s=0.3))
@@ -438,7 +438,7 @@ def test_rows_refused_by_a_sink_are_reported_as_lost(
 
 
 def test_an_unavailable_store_at_a_restart_gets_its_rows_in_a_later_run(
-    settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, service: StubService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A restart takes the newest event time from the spool; a first run needs the store for it."""
     unavailable = settings.model_copy(
@@ -460,7 +460,7 @@ def test_an_unavailable_store_at_a_restart_gets_its_rows_in_a_later_run(
 
 
 def test_readings_refused_by_a_full_spool_are_reported(
-    settings: Settings, service: Service, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, service: StubService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append = Spool.append
     calls = iter(range(1000))
@@ -502,7 +502,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
     }
 
 
-def test_the_command_runs_simulated_batteries_and_ends_on_sigint(settings: Settings, service: Service) -> None:
+def test_the_command_runs_simulated_batteries_and_ends_on_sigint(settings: Settings, service: StubService) -> None:
     command = [sys.executable, "-m", "simulator.live", "--batteries", "2", "--interval", "0.2"]
     process = subprocess.Popen(
         command,
@@ -555,7 +555,7 @@ for _ in sys.stdin:
 """
 
 
-def test_sigkill_causes_no_loss_and_no_duplicate(settings: Settings, service: Service) -> None:
+def test_sigkill_causes_no_loss_and_no_duplicate(settings: Settings, service: StubService) -> None:
     """The stub service predicts the number of readings in the state, so that a reading used twice would show."""
     rng = random.Random(5)
     command, pipes = [sys.executable, "-c", FORK_SERVER], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
