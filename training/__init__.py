@@ -1,1 +1,1 @@
-"""Forests, their honest evaluation, and the registry that decides which of them serve."""
+"""Training, evaluation, tuning and tracking of the forests, and the model registry with its promotion gate."""

@@ -1,4 +1,4 @@
-"""What a model has to beat: the best that one can say without looking at the battery closely."""
+"""Baseline predictions that a model has to beat: mean, persistence, cycle count and linear extrapolation."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from features.targets import Target
 Baseline = Callable[[pd.DataFrame, pd.DataFrame, Target], FloatArray]
 
 
-def mean(train: pd.DataFrame, judged: pd.DataFrame, target: Target) -> FloatArray:
+def mean(train: pd.DataFrame, rows: pd.DataFrame, target: Target) -> FloatArray:
     """The mean of the labels (for a probability: the base rate)."""
-    return np.full(len(judged), float(train[target.label].mean()))
+    return np.full(len(rows), float(train[target.label].mean()))
 
 
-def persistence(train: pd.DataFrame, judged: pd.DataFrame, target: Target) -> FloatArray:
-    """Nothing changes."""
+def persistence(train: pd.DataFrame, rows: pd.DataFrame, target: Target) -> FloatArray:
+    """The present value (`target.offset`), unchanged."""
     if target.offset is None:
-        raise ValueError(f"{target.name} has no present value that could persist")
-    return judged[target.offset].to_numpy(dtype=float)
+        raise ValueError(f"{target.name} has no offset, so it has no persistence baseline")
+    return rows[target.offset].to_numpy(dtype=float)
 
 
-def cycle_count(train: pd.DataFrame, judged: pd.DataFrame, target: Target) -> FloatArray:
-    """Age alone, by a forest as good as the models' own."""
+def cycle_count(train: pd.DataFrame, rows: pd.DataFrame, target: Target) -> FloatArray:
+    """A forest on the age in cycles alone."""
     leaf = max(5, min(50, len(train) // 50))
     forest = RandomForestRegressor(50, min_samples_leaf=leaf, random_state=0, n_jobs=-1)
     forest.fit(train[["cycles"]].to_numpy(), train[target.label].to_numpy(dtype=float))
     forest.n_jobs = 1
-    return np.asarray(forest.predict(judged[["cycles"]].to_numpy()), dtype=float)
+    return np.asarray(forest.predict(rows[["cycles"]].to_numpy()), dtype=float)
 
 
-#: Baselines that need only labels and features; `linear_extrapolation` also needs estimates of health.
+#: Baselines that need only labels and features; `linear_extrapolation` also needs estimates of the state of health.
 BASELINES: dict[str, Baseline] = {
     "mean": mean,
     "base_rate": mean,
@@ -50,16 +50,16 @@ _SLOPE_HALF_LIFE_CYCLES = 100.0
 def linear_extrapolation(
     battery_id: pd.Series, cycles: FloatArray, soh_estimate: FloatArray, eol_fraction: float, longest: float
 ) -> FloatArray:
-    """Remaining cycles if the estimated health went on along its own straight line.
+    """Remaining cycles by linear extrapolation of the estimated state of health.
 
-    The line is a least-squares fit over the battery's past, weighted by a half-life of 100 cycles.
+    The line is a least-squares fit over the battery's history, weighted with a half-life of 100 cycles.
 
     Args:
         battery_id: [n], rows of a battery in order of age.
         cycles: float64[n].
-        soh_estimate: float64[n], a model's estimate (never the measurement), a fraction; NaN where there is none.
-        eol_fraction: health at which life ends.
-        longest: what is said where the line does not fall.
+        soh_estimate: float64[n], predicted (never measured) state of health, a fraction; NaN where there is none.
+        eol_fraction: state of health at the end of life.
+        longest: upper limit, also returned where the line does not fall.
     """
     remaining = np.full(len(cycles), longest)
     position = np.arange(len(cycles))

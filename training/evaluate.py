@@ -1,4 +1,4 @@
-"""The numbers that are reported: measures out of fold and on the gate, beside every honest baseline."""
+"""Evaluation report: error measures of a model and its baselines, by fold and life quarter, and importances."""
 
 from __future__ import annotations
 
@@ -16,55 +16,55 @@ _BASELINE = "baseline_"
 
 
 def add_linear_extrapolation(
-    judged: pd.DataFrame, health: pd.DataFrame, eol_fraction: float, longest: float
+    predictions: pd.DataFrame, soh_predictions: pd.DataFrame, eol_fraction: float, longest: float
 ) -> pd.DataFrame:
-    """`judged` (remaining life) with the baseline that extrapolates the health model's own predictions.
+    """`predictions` of remaining life with the baseline that extrapolates the predicted state of health.
 
     Args:
-        judged: predictions of remaining life, with `battery_id` and `cycle_index`.
-        health: predictions of health for the same batteries, none of which its model had seen.
-        eol_fraction: health at which life ends.
-        longest: remaining life said where the line does not fall.
+        predictions: of remaining life, with `battery_id` and `cycle_index`.
+        soh_predictions: out-of-fold predictions of the state of health of the same batteries.
+        eol_fraction: state of health at the end of life.
+        longest: upper limit of the remaining life, also used where the line does not fall.
     """
     keys = ["battery_id", "cycle_index"]
-    estimates = health[[*keys, "predicted"]].drop_duplicates(keys).rename(columns={"predicted": "_soh"})
-    # The line is drawn through every estimate of a battery, also those without a label of remaining life.
+    estimates = soh_predictions[[*keys, "predicted"]].drop_duplicates(keys).rename(columns={"predicted": "_soh"})
+    # The line is fitted to every estimate of a battery, also to those without a label of remaining life.
     track = estimates.sort_values(keys, kind="stable", ignore_index=True)
     track[_BASELINE + LINEAR_EXTRAPOLATION] = linear_extrapolation(
         track["battery_id"], track["cycle_index"].to_numpy(dtype=float), track["_soh"].to_numpy(), eol_fraction, longest
     )
-    merged = judged.merge(track.drop(columns="_soh"), on=keys, how="left")
+    merged = predictions.merge(track.drop(columns="_soh"), on=keys, how="left")
     return merged.fillna({_BASELINE + LINEAR_EXTRAPOLATION: longest})
 
 
-def report(target: Target, judged: pd.DataFrame) -> dict[str, Any]:
+def report(target: Target, predictions: pd.DataFrame) -> dict[str, Any]:
     """One target's entry of `reports/metrics.json`.
 
     Args:
-        judged: `battery_id`, `actual`, `predicted`, `life_quarter` and `baseline_<name>` columns.
+        predictions: `battery_id`, `actual`, `predicted`, `life_quarter` and `baseline_<name>` columns.
     """
-    actual = judged["actual"].to_numpy(dtype=float)
+    actual = predictions["actual"].to_numpy(dtype=float)
     baselines = {
-        column.removeprefix(_BASELINE): measures(target, actual, judged[column].to_numpy(dtype=float))
-        for column in judged.columns
+        column.removeprefix(_BASELINE): measures(target, actual, predictions[column].to_numpy(dtype=float))
+        for column in predictions.columns
         if column.startswith(_BASELINE)
     }
-    own = measures(target, actual, judged["predicted"].to_numpy(dtype=float))
-    decisive = error_measure(target)
+    own = measures(target, actual, predictions["predicted"].to_numpy(dtype=float))
+    primary = error_measure(target)
     return {
         **own,
-        "skill": skill(own[decisive], {name: values[decisive] for name, values in baselines.items()}),
+        "skill": skill(own[primary], {name: values[primary] for name, values in baselines.items()}),
         "unit": target.unit,
-        "n_batteries": int(judged["battery_id"].nunique()),
-        "n_rows": len(judged),
+        "n_batteries": int(predictions["battery_id"].nunique()),
+        "n_rows": len(predictions),
         "baselines": baselines,
-        "by_life_quarter": _by_quarter(target, judged),
+        "by_life_quarter": _by_quarter(target, predictions),
     }
 
 
-def _by_quarter(target: Target, judged: pd.DataFrame) -> list[dict[str, Any]]:
+def _by_quarter(target: Target, predictions: pd.DataFrame) -> list[dict[str, Any]]:
     entries = []
-    for quarter, rows in judged.groupby("life_quarter", sort=True):
+    for quarter, rows in predictions.groupby("life_quarter", sort=True):
         actual, predicted = rows["actual"].to_numpy(dtype=float), rows["predicted"].to_numpy(dtype=float)
         if target.kind == "classification":
             values: Measures = {"brier": float(np.mean((actual - predicted) ** 2)), "rate": float(actual.mean())}
@@ -74,35 +74,35 @@ def _by_quarter(target: Target, judged: pd.DataFrame) -> list[dict[str, Any]]:
     return entries
 
 
-def by_fold(target: Target, judged: pd.DataFrame) -> list[dict[str, Any]]:
-    """The decisive error of each fold and who was in it."""
-    decisive = error_measure(target)
+def by_fold(target: Target, predictions: pd.DataFrame) -> list[dict[str, Any]]:
+    """The primary error measure and the batteries of each cross-validation fold."""
+    primary = error_measure(target)
     return [
         {
             "fold": int(str(fold)),
-            decisive: measures(target, rows["actual"].to_numpy(), rows["predicted"].to_numpy())[decisive],
+            primary: measures(target, rows["actual"].to_numpy(), rows["predicted"].to_numpy())[primary],
             "batteries": sorted(rows["battery_id"].unique().tolist()),
         }
-        for fold, rows in judged.groupby("fold", sort=True)
+        for fold, rows in predictions.groupby("fold", sort=True)
     ]
 
 
 def signal_of(feature: str) -> str:
-    """The signal that a feature is a statistic of; a feature of its own otherwise."""
+    """The signal that `feature` is a statistic of, or `feature` itself."""
     return feature.split("__")[0]
 
 
 def permutation_importance(
     predict: Any, table: pd.DataFrame, target: Target, *, seed: int, repeats: int = 3, max_rows: int = 1500
 ) -> pd.DataFrame:
-    """How much the decisive error grows when one signal is shuffled between rows (Breiman 2001).
+    """Increase of the primary error when one signal is permuted between rows (Breiman 2001).
 
-    All statistics of a signal are shuffled together: they stand in for one another, and shuffling one
-    alone would show that none matters.
+    All statistics of a signal are permuted together: they are correlated, so that permuting one alone would
+    show no increase.
 
     Args:
         predict: callable, frame -> float64[n] in the target's unit.
-        table: rows that the model has not seen, with features and label.
+        table: rows not used for fitting, with features and label.
 
     Returns:
         `signal`, `increase` (mean over repeats, in the error's unit), largest first.
@@ -110,11 +110,11 @@ def permutation_importance(
     rows = table.iloc[:: max(1, -(-len(table) // max_rows))].reset_index(drop=True)
     actual = rows[target.label].to_numpy(dtype=float)
     rng = np.random.default_rng(seed)
-    decisive = error_measure(target)
+    primary = error_measure(target)
 
     def error(frame: pd.DataFrame) -> float:
         predicted: FloatArray = predict(frame)
-        return measures(target, actual, predicted)[decisive]
+        return measures(target, actual, predicted)[primary]
 
     whole = error(rows)
     increases = {}

@@ -1,4 +1,4 @@
-"""Who grows the forests: scikit-learn, or Intel's extension of it, which is faster on x86 and not bit-repeatable."""
+"""Forest classes of the chosen library: scikit-learn, or Intel's extension, faster on x86 but not bit-reproducible."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Library = Literal["scikit-learn", "scikit-learn-intelex"]
 
 
 @dataclass(frozen=True)
-class Forests:
-    """The classes of one library.
+class ForestClasses:
+    """The forest classes of one library.
 
     Attributes:
-        tag: the library with its version, as it is recorded.
+        tag: name and version of the library, recorded with the tuning run.
     """
 
     regressor: Any
@@ -26,11 +26,11 @@ class Forests:
     tag: str
 
 
-def forests(library: Library) -> Forests:
-    """The classes of `library`.
+def forests(library: Library) -> ForestClasses:
+    """The forest classes of `library`.
 
     Raises:
-        TwinError: it is not known, or not installed.
+        TwinError: the library is unknown or not installed.
     """
     module: Any = ensemble
     if library == "scikit-learn-intelex":
@@ -49,6 +49,6 @@ def forests(library: Library) -> Forests:
             field="tune.library",
             value=library,
         )
-    return Forests(
+    return ForestClasses(
         module.RandomForestRegressor, module.RandomForestClassifier, f"{library} {metadata.version(library)}"
     )

@@ -1,7 +1,7 @@
-"""The forests: their parameters, how they are fitted and how they predict.
+"""Parameters, fit and prediction of the forests, with missing values replaced by a sentinel inside the model.
 
-Missing values are replaced by a sentinel at the model's own boundary, in fit and predict alike,
-because the ONNX conversion of forests loses the routing of NaN (see docs/decisions).
+The sentinel replaces NaN in fit and predict alike, because the ONNX conversion of forests loses the
+routing of NaN (docs/decisions/0005).
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from features.state import FloatArray
 from features.targets import Target
 from training.forest_library import Library, forests
-from training.sentinel import SENTINEL
 
 N_CALIBRATION_FOLDS = 3
+#: Stands for a missing value inside a model: exact in single precision, and below every value that the contract
+#: allows (power reaches -1e7 W), so that one split separates missing from measured values.
+SENTINEL = -1.0e9
 
 
 @dataclass(frozen=True)
 class ForestParams:
-    """What the tuning chooses; the defaults are the published setting, 50 trees of depth 10.
+    """Hyperparameters of a forest; the defaults are the published setting, 50 trees of depth 10.
 
     A third of the features a split is the usual choice for regression (Breiman 2001).
     """
@@ -46,8 +48,8 @@ class ForestParams:
 def inputs(table: pd.DataFrame, target: Target) -> FloatArray:
     """The features of `target` in model order, float64[n, F].
 
-    Rounded to single precision, which is what a served model is given: a tree must not see a
-    difference in training that it cannot see in service.
+    Rounded to single precision, the input of a served model, so that training uses no difference
+    that is lost in serving.
     """
     return table[list(target.feature_names)].to_numpy(dtype=np.float32).astype(np.float64)
 
@@ -58,19 +60,19 @@ def fit(
     """Fit the forest of `target` on all rows of `table` (features, label, `battery_id`).
 
     A target with an `offset` is fitted on the change from it.  A classifier is calibrated by Platt's
-    sigmoid (Platt 1999) on predictions for batteries that its forest had not seen.
+    sigmoid (Platt 1999) on out-of-fold predictions by battery.
     """
     x = inputs(table, target)
     y = table[target.label].to_numpy(dtype=float)
     if target.kind == "classification":
-        chosen = _SteadyForestClassifier if library == "scikit-learn" else forests(library).classifier
-        forest = chosen(**params.as_dict(), random_state=seed, n_jobs=-1)
+        classifier = _ReproducibleForestClassifier if library == "scikit-learn" else forests(library).classifier
+        forest = classifier(**params.as_dict(), random_state=seed, n_jobs=-1)
         return _fit_classifier(x, y.astype(np.int64), table["battery_id"].to_numpy(dtype=str), forest)
     if target.offset is not None:
         y = y - table[target.offset].to_numpy(dtype=float)
     forest = forests(library).regressor(**params.as_dict(), random_state=seed, n_jobs=-1)
     model = make_pipeline(_sentinel(), forest).fit(x, y)
-    forest.n_jobs = 1  # parallel prediction adds up trees in any order and differs in the last bits
+    forest.n_jobs = 1  # parallel prediction sums the trees in any order and differs in the last bits
     return model
 
 
@@ -82,18 +84,18 @@ def _fit_classifier(x: FloatArray, y: FloatArray, groups: FloatArray, forest: An
     splits = _calibration_splits(x, y, groups)
     calibrated = CalibratedClassifierCV(forest, method="sigmoid", cv=splits, ensemble=False)
     model = make_pipeline(_sentinel(), calibrated).fit(x, y)
-    calibrated.cv = len(splits)  # the row numbers have served; they would go into every saved copy
-    if isinstance(forest, _SteadyForestClassifier):
+    calibrated.cv = len(splits)  # the row numbers are no longer needed and would be saved with the model
+    if isinstance(forest, _ReproducibleForestClassifier):
         calibrated.estimator = forest.plain()
         (fitted,) = calibrated.calibrated_classifiers_
         fitted.estimator = fitted.estimator.plain()
     return model
 
 
-class _SteadyForestClassifier(RandomForestClassifier):  # type: ignore[misc]
-    """Fits on every core and predicts on one: the sigmoid is fitted on predictions.
+class _ReproducibleForestClassifier(RandomForestClassifier):  # type: ignore[misc]
+    """Random forest classifier that fits on every core and predicts on one, so that calibration is reproducible.
 
-    Parallel prediction adds up trees in any order and differs in the last bits.
+    Parallel prediction sums the trees in any order and differs in the last bits.
     """
 
     n_jobs: int | None
@@ -106,7 +108,7 @@ class _SteadyForestClassifier(RandomForestClassifier):  # type: ignore[misc]
             self.n_jobs = jobs
 
     def plain(self) -> RandomForestClassifier:
-        """The same forest, fitted or not, of scikit-learn's own class, which every copy of a model can name."""
+        """The same forest as scikit-learn's own class, which can be saved and loaded without this module."""
         plain = RandomForestClassifier(**self.get_params())
         vars(plain).update(vars(self))
         plain.n_jobs = 1
@@ -114,7 +116,7 @@ class _SteadyForestClassifier(RandomForestClassifier):  # type: ignore[misc]
 
 
 def _calibration_splits(x: FloatArray, y: FloatArray, groups: FloatArray) -> list[tuple[Any, Any]]:
-    """Folds by battery in which every training part knows both classes; by time within one battery."""
+    """Calibration folds by battery if every training part has both classes, otherwise stratified folds of rows."""
     n_groups = len(np.unique(groups))
     if n_groups >= N_CALIBRATION_FOLDS:
         splits = list(StratifiedGroupKFold(N_CALIBRATION_FOLDS).split(x, y, groups))

@@ -1,4 +1,4 @@
-"""Who may become champion.  Pure: no files, no registry."""
+"""Promotion gate: decides from error sums per battery whether a challenger may become champion (no I/O)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class GateThresholds:
     """Section `gate` of params.yaml.
 
     Attributes:
-        min_skill: by target, the share of the best baseline's error that a model has to take away.
+        min_skill: by target, the smallest skill (error reduction against the best baseline, as a share).
         tolerance: share by which a challenger's error may exceed the champion's.
     """
 
@@ -37,7 +37,7 @@ class GateThresholds:
         """Smallest skill of `target`, exclusive.
 
         Raises:
-            TwinError: there is none for this target.
+            TwinError: no threshold is set for this target.
         """
         if target not in self.min_skill:
             raise TwinError(f"params.yaml has no gate.min_skill.{target}; add it", field=f"gate.min_skill.{target}")
@@ -46,7 +46,7 @@ class GateThresholds:
 
 @dataclass(frozen=True)
 class BatteryError:
-    """Errors of one battery: their sum and over how many rows."""
+    """Sum of the errors of one battery and the number of its rows."""
 
     total: float
     rows: int
@@ -54,15 +54,15 @@ class BatteryError:
 
 @dataclass(frozen=True)
 class GateScore:
-    """How one version of a model did on the gate's rows.
+    """Errors of one model version on the gate rows.
 
     Attributes:
-        target: which of the four.
-        version: how it is called in reasons, e.g. "version 3".
-        by_battery: absolute errors (for a probability: squared) by battery.
-        baselines: mean error of each honest baseline, over all gate rows.
+        target: name of the target.
+        version: its name in reasons, e.g. "version 3".
+        by_battery: absolute errors (squared for a probability) by battery.
+        baselines: mean error of each baseline over all gate rows.
         trained_on: batteries whose rows the model was fitted on.
-        unscored: why the model cannot be run on these rows, where it cannot.
+        unscored: why the model cannot be run on these rows; None if it can.
     """
 
     target: str
@@ -73,25 +73,25 @@ class GateScore:
     unscored: str | None = None
 
     def error(self, batteries: Set[str] | None = None) -> float:
-        """Mean error over the rows of `batteries` (all, where None); MAE or Brier score."""
+        """Mean error over the rows of `batteries` (None: all); MAE or Brier score."""
         chosen = [value for name, value in self.by_battery.items() if batteries is None or name in batteries]
         return sum(value.total for value in chosen) / sum(value.rows for value in chosen)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a challenger may become champion, and every reason for it, each a sentence."""
+    """Whether a challenger may become champion, with the reasons, one sentence each."""
 
     passed: bool
     reasons: tuple[str, ...]
 
 
 def decide(challenger: GateScore, champion: GateScore | None, thresholds: GateThresholds) -> Verdict:
-    """Judge `challenger`: it beats its best baseline and is not worse than the present `champion`.
+    """Pass `challenger` if it beats its best baseline and is not worse than the present `champion`.
 
-    The two are compared on the same rows, those of batteries that the champion was not trained on; where
-    none is left, the challenger has not shown that it is better and stays challenger.  A champion that
-    cannot be run on these rows (other features or another fold) is no bar: it is said, and the baselines decide.
+    The two are compared on the same rows, those of batteries that the champion was not trained on; if none
+    is left, the challenger does not pass.  If the champion cannot be run on these rows (other features or
+    another state version), the reason is reported and the baselines decide.
     """
     beats_baseline, reason = _against_baselines(challenger, thresholds.skill_needed(challenger.target))
     if not beats_baseline:
@@ -104,30 +104,30 @@ def decide(challenger: GateScore, champion: GateScore | None, thresholds: GateTh
 
 def _against_baselines(challenger: GateScore, needed: float) -> tuple[bool, str]:
     if not challenger.by_battery:
-        return False, "it has no gate rows to be judged on"
+        return False, "it has no gate rows"
     if not challenger.baselines:
-        return False, "it has no baseline to be judged against"
+        return False, "it has no baseline to be compared with"
     name, best = min(challenger.baselines.items(), key=lambda item: item[1])
     error = challenger.error()
     if best <= 0.0:
-        return False, f"the baseline {name} makes no error at all, so nothing can beat it"
+        return False, f"the baseline {name} has an error of 0, so no model can beat it"
     skill = 1.0 - error / best
     passed = skill > needed
     sentence = f"skill {skill:.3f} against {name} (error {error:.4g}, baseline {best:.4g})"
-    return passed, f"{sentence}, {'above' if passed else 'not above'} the {needed:g} that is needed"
+    return passed, f"{sentence}, {'above' if passed else 'not above'} the required {needed:g}"
 
 
 def _against_champion(challenger: GateScore, champion: GateScore, tolerance: float) -> tuple[bool, str]:
-    who = f"the champion, {champion.version},"
+    name = f"the champion, {champion.version},"
     if champion.unscored is not None:
-        return True, f"{who} cannot be run on these rows ({champion.unscored}): held against the baselines alone"
+        return True, f"{name} cannot be run on these rows ({champion.unscored}): compared with the baselines alone"
     held_out = (challenger.by_battery.keys() & champion.by_battery.keys()) - champion.trained_on
     if not held_out:
-        return False, f"{who} was trained on every gate battery, so the two cannot be compared fairly"
-    mine, theirs = challenger.error(held_out), champion.error(held_out)
-    passed = mine <= theirs * (1.0 + tolerance)
+        return False, f"{name} was trained on every gate battery, so the two cannot be compared"
+    error, champion_error = challenger.error(held_out), champion.error(held_out)
+    passed = error <= champion_error * (1.0 + tolerance)
     relation = "not worse" if passed else "worse"
     excluded = len(challenger.by_battery.keys() & champion.trained_on)
-    left_out = f", {excluded} left out that it was trained on" if excluded else ""
+    left_out = f", {excluded} excluded because it was trained on them" if excluded else ""
     batteries = f"{len(held_out)} batter{'y' if len(held_out) == 1 else 'ies'}"
-    return passed, f"{relation} than {who} error {mine:.4g} to {theirs:.4g} on {batteries}{left_out}"
+    return passed, f"{relation} than {name} error {error:.4g} against {champion_error:.4g} on {batteries}{left_out}"

@@ -1,4 +1,4 @@
-"""What was served last, noted on this machine: a service starts with it while the registry is away."""
+"""Local record of the last served release, with which a service starts while the model registry is unavailable."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from training.release import LoadedRelease, Release, cached_model, model_cache, 
 
 
 def save_last_release(loaded: LoadedRelease, settings: Settings) -> None:
-    """Note that `loaded` was served from here, for `load_last_release`."""
-    file = _memory(settings)
+    """Record `loaded` as the last served release, for `load_last_release`."""
+    file = _record_file(settings)
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, suffix=".part", delete=False) as part:
         part.write(json.dumps({"version": loaded.version, "release": loaded.release.to_json()}))
@@ -21,17 +21,17 @@ def save_last_release(loaded: LoadedRelease, settings: Settings) -> None:
 
 
 def load_last_release(settings: Settings) -> LoadedRelease | None:
-    """The release that was last served from here, for a start without the registry; None where it is not here whole.
+    """The last served release; None if there is no record or a model of it is missing from the cache.
 
     Raises:
-        TwinError: what was noted cannot be read.
+        TwinError: the record cannot be read.
     """
-    file, cache = _memory(settings), model_cache(settings)
+    file, cache = _record_file(settings), model_cache(settings)
     if not file.exists():
         return None
     try:
-        noted = json.loads(file.read_text(encoding="utf-8"))
-        version, release = int(noted["version"]), Release.from_json(noted["release"])
+        record = json.loads(file.read_text(encoding="utf-8"))
+        version, release = int(record["version"]), Release.from_json(record["release"])
     except (KeyError, TypeError, ValueError) as error:
         raise TwinError(f"{file} is damaged: remove it", field=str(file)) from error
     if not all((cache / pinned.content_sha256).is_dir() for pinned in release.models.values()):
@@ -40,5 +40,5 @@ def load_last_release(settings: Settings) -> LoadedRelease | None:
     return LoadedRelease(twin_name(settings.domain), version, release, models)
 
 
-def _memory(settings: Settings) -> Path:
+def _record_file(settings: Settings) -> Path:
     return model_cache(settings) / f"{twin_name(settings.domain)}.json"

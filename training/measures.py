@@ -1,4 +1,4 @@
-"""How good a prediction is: the measures of both kinds of target, and the skill against an honest baseline."""
+"""Error measures for regression and classification targets, and the skill against the best baseline."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def regression_measures(actual: FloatArray, predicted: FloatArray) -> Measures:
 
 
 def classification_measures(actual: FloatArray, predicted: FloatArray) -> Measures:
-    """`auc`, `average_precision`, `brier`, and `brier_skill` against always saying the base rate.
+    """`auc`, `average_precision`, `brier`, and `brier_skill` against always predicting the base rate.
 
     Brier skill score: Murphy 1973, doi:10.1175/1520-0450(1973)012<0595:ANVPOT>2.0.CO;2.
     """
@@ -50,11 +50,11 @@ def measures(target: Target, actual: FloatArray, predicted: FloatArray) -> Measu
 
 
 def error_measure(target: Target) -> str:
-    """The measure that decides: smaller is better."""
+    """Name of the primary measure, which tuning, gate and skill use; smaller is better."""
     return "brier" if target.kind == "classification" else "mae"
 
 
 def skill(error: float, baseline_errors: dict[str, float]) -> float:
-    """Share of the best baseline's error that is gone: 1 is perfect, 0 no better, negative worse."""
+    """Reduction of the best baseline's error, as a share: 1 is perfect, 0 equal, negative worse."""
     best = min(baseline_errors.values())
     return 1.0 - error / best if best > 0.0 else float("nan")

@@ -1,4 +1,4 @@
-"""The one place where an MLflow client is made."""
+"""Creates the MLflow client and its experiments, and records how a run ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from telemetry.settings import NO_TELEMETRY, Settings
+from telemetry.settings import USAGE_STATISTICS_OFF, Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,18 +21,18 @@ def connect(settings: Settings, *, fail_fast: bool = False) -> MlflowClient:
         fail_fast: time out after 10 s and retry once, for services, which poll again.  Otherwise MLflow's own limits
             hold, seven times two minutes, which suits a training of hours.  It holds for the whole process.
     """
-    os.environ.update(NO_TELEMETRY)
+    os.environ.update(USAGE_STATISTICS_OFF)
     if fail_fast:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow import MlflowClient  # takes three seconds, so only those who need it wait
+    from mlflow import MlflowClient  # the import takes three seconds, so only where a client is needed
 
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # It warns of every environment without pip, and `uv` makes none with it.
+    # It warns of every environment without pip, and `uv` creates environments without it.
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
-    # A registry that is away is said by who asks it, once; this says so at every try of every second.
+    # Callers report an unavailable registry once; urllib3 would log every attempt, each second.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     if settings.mlflow_tracking_uri is None:
         settings.var.mkdir(parents=True, exist_ok=True)
@@ -40,7 +40,7 @@ def connect(settings: Settings, *, fail_fast: bool = False) -> MlflowClient:
 
 
 def experiment_id(client: MlflowClient, settings: Settings, domain: str) -> str:
-    """The experiment of `domain`, made where it does not exist yet."""
+    """Id of the experiment of the model namespace `domain`, which is created if it does not exist."""
     found = client.get_experiment_by_name(domain)
     if found is not None:
         return str(found.experiment_id)
@@ -52,10 +52,10 @@ def experiment_id(client: MlflowClient, settings: Settings, domain: str) -> str:
 def record_run_status(
     client: MlflowClient, run_id: str, *, stopped_by: tuple[type[Exception], ...] = ()
 ) -> Iterator[None]:
-    """Says at its end how the run `run_id` went: finished, failed, or killed where it was interrupted.
+    """Set the status of the run `run_id` on exit: finished, failed, or killed if it was interrupted.
 
     Args:
-        stopped_by: errors that are no failure: somebody told it to stop.
+        stopped_by: exceptions that count as killed instead of failed: the run was stopped on request.
     """
     status = "KILLED"
     try:

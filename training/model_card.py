@@ -1,4 +1,4 @@
-"""The model card: what a forest is for, what it was trained on, how good it is and where it stops being so.
+"""Model card of one forest as markdown: intended use, training data, evaluation, limits and reproduction.
 
 After Mitchell et al. 2019, "Model Cards for Model Reporting", doi:10.1145/3287560.3287596.
 """
@@ -19,7 +19,7 @@ _PURPOSE = {
     ),
     "rul": (
         "Remaining useful life: equivalent full cycles until the capacity stays below {eol_fraction:.0%} of the "
-        "nominal one. Batteries that have not got there have no label and are not taught as if they had."
+        "nominal one. Batteries that have not reached it have no label (right-censored)."
     ),
     "failure": (
         "Probability that the battery reaches its end of life or shows a fault within the next "
@@ -28,18 +28,18 @@ _PURPOSE = {
 }
 
 _LIMITS: tuple[str, ...] = (
-    "A forest cannot extrapolate: outside what its training batteries have lived through it repeats the nearest.",
-    "It knows the chemistry, size and use of the batteries of its source; on others it is untested.",
+    "A forest cannot extrapolate: outside the range of its training data it repeats the nearest values.",
+    "It was trained on the chemistry, size and use of the batteries of its source; it is untested on others.",
     "It must not be the only safeguard against a hot or failing battery.",
 )
-_SIMULATED = "Its batteries are simulated: the errors above say how well the simulator is learned, not a real fleet."
+_SIMULATED = "Its batteries are simulated: the errors above are those on the simulator, not on a real fleet."
 
 _MEASURES = ("mae", "rmse", "r2", "auc", "average_precision", "brier", "brier_skill")
 
 
 @dataclass(frozen=True)
 class CardContext:
-    """What the card says beside the fit and its evaluation."""
+    """Facts of the card besides the fit and its evaluation."""
 
     source: str
     data_sha256: str | None = None
@@ -48,7 +48,7 @@ class CardContext:
 
 
 def model_card(target: str, fit: Mapping[str, Any], evaluation: Mapping[str, Any], context: CardContext) -> str:
-    """The card of one model, markdown.
+    """The card of one model as markdown.
 
     Args:
         fit: content of `models/<target>/fit.json`.
@@ -58,16 +58,16 @@ def model_card(target: str, fit: Mapping[str, Any], evaluation: Mapping[str, Any
     unit = str(out_of_fold.get("unit") or gate.get("unit") or "")
     sections = [
         f"# Model card: {target}",
-        "## What it is for\n" + _purpose(target, fit),
-        "## What it was trained on\n" + _training(fit, context),
-        f"## How good it is\n{_split(fit)}\n\n"
+        "## Intended use\n" + _purpose(target, fit),
+        "## Training data\n" + _training(fit, context),
+        f"## Evaluation\n{_split(fit)}\n\n"
         + "\n\n".join(
             part for part in (_table("Out of fold", out_of_fold), _table("On the gate's batteries", gate)) if part
         )
         + (f"\n\nErrors are in {unit}." if unit else ""),
         "## Errors by quarter of life\n" + _quarters(out_of_fold.get("by_life_quarter", ())),
         "## Limits\n" + "\n".join(f"- {limit}" for limit in _limits(fit, context)),
-        "## To repeat it\n" + _reproduction(fit, context),
+        "## Reproduction\n" + _reproduction(fit, context),
     ]
     return "\n\n".join(sections) + "\n"
 
@@ -79,21 +79,21 @@ def _purpose(target: str, fit: Mapping[str, Any]) -> str:
 def _training(fit: Mapping[str, Any], context: CardContext) -> str:
     return (
         f"Source `{context.source}`: {fit['n_rows']:,} rows of {fit['n_batteries']} batteries, "
-        f"{len(fit['feature_names'])} features (fold version {fit['state_version']}). "
+        f"{len(fit['feature_names'])} features (state version {fit['state_version']}). "
         f"{_held_out(fit)}"
     )
 
 
 def _held_out(fit: Mapping[str, Any]) -> str:
-    batteries = _some(fit["gate_batteries"])
+    batteries = _shortened(fit["gate_batteries"])
     if set(fit["gate_batteries"]) & set(fit["train_batteries"]):
-        return f"Held out for the gate: the last rows of {batteries}, whose earlier ones were trained on."
-    return f"Held out for the gate, never seen in tuning or training: {batteries}."
+        return f"Held out for the gate: the last rows of {batteries}, whose earlier rows were used for training."
+    return f"Held out for the gate, used neither in tuning nor in training: {batteries}."
 
 
-def _some(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "none"
+def _shortened(names: Sequence[str], limit: int = 12) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:limit])
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown or "none"
 
 
 def _split(fit: Mapping[str, Any]) -> str:
@@ -118,7 +118,7 @@ def _table(title: str, entry: Mapping[str, Any]) -> str:
 
 def _quarters(entries: Sequence[Mapping[str, Any]]) -> str:
     if not entries:
-        return "Not known."
+        return "Unknown."
     shown = [key for key in entries[0] if key not in ("quarter", "n_rows")]
     header = "| quarter of life | rows | " + " | ".join(shown) + " |\n|---:|---:|" + "---:|" * len(shown)
     rows = (
@@ -130,10 +130,10 @@ def _quarters(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def _limits(fit: Mapping[str, Any], context: CardContext) -> tuple[str, ...]:
     limits = _LIMITS
-    if fit.get("label_max") is not None and fit["target"] != "temperature":  # which predicts a change
+    if fit.get("label_max") is not None and fit["target"] != "temperature":  # this one predicts a change
         limits = (
             *limits,
-            f"The largest value in its training was {_number(fit['label_max'])}; it never says more.",
+            f"The largest value in training was {_number(fit['label_max'])}; it never predicts more.",
         )
     return (_SIMULATED, *limits) if context.source == "fleet" else limits
 
@@ -145,7 +145,7 @@ def _reproduction(fit: Mapping[str, Any], context: CardContext) -> str:
         "model.onnx and fit.json, SHA-256": context.content_sha256,
         "seed": fit.get("seed"),
         "forest": ", ".join(f"{key} {value}" for key, value in fit["params"].items()),
-        "largest difference of ONNX to scikit-learn": _number(fit.get("onnx_max_difference")),
+        "largest difference between ONNX and scikit-learn": _number(fit.get("onnx_max_difference")),
     }
     lines = [f"- {name}: {'unknown' if value is None else f'`{value}`'}" for name, value in facts.items()]
     return "\n".join(

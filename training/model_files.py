@@ -1,4 +1,4 @@
-"""scikit-learn models on disk without pickle: skops files, and always the same bytes for the same model."""
+"""Save and load scikit-learn models as skops files (no pickle), with identical bytes for identical models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import skops.io
 from sklearn.base import BaseEstimator
 
-#: What a forest's file may hold beyond the types that skops itself trusts.
+#: Types that are trusted when a model is loaded, besides those that skops itself trusts.
 TRUSTED_TYPES: tuple[str, ...] = (
     "numpy.dtype",
     "sklearn.calibration._CalibratedClassifier",
@@ -22,15 +22,15 @@ TRUSTED_TYPES: tuple[str, ...] = (
 
 _SCHEMA = "schema.json"
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
-# Equal constants may or may not be one object, which depends on the process and means nothing.
+# Equal constants may or may not be one object; that depends on the process and has no meaning.
 _CONSTANTS = frozenset({"JsonNode", "TypeNode", "DTypeNode"})
 
 
 def save_canonical_skops(model: BaseEstimator, path: Path) -> None:
-    """Write `model` to `path` so that equal models make equal files, in any process.
+    """Write `model` to `path` so that equal models give equal files, in any process.
 
-    skops names objects and arrays by their address in memory and dates its members; here they are
-    numbered in order of appearance and dated alike, and arrays of equal content are stored once.
+    skops names objects and arrays by their memory address and adds time stamps; here they are numbered
+    in order of appearance with a fixed time stamp, and arrays of equal content are stored once.
     """
     with ZipFile(io.BytesIO(skops.io.dumps(model))) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -44,16 +44,16 @@ def save_canonical_skops(model: BaseEstimator, path: Path) -> None:
 
 
 def load_skops(path: Path) -> Any:
-    """The model in `path`.
+    """Load the model in `path`.
 
     Raises:
-        skops.io.exceptions.UntrustedTypesFoundException: the file holds a type outside `TRUSTED_TYPES`.
+        skops.io.exceptions.UntrustedTypesFoundException: the file contains a type outside `TRUSTED_TYPES`.
     """
     return skops.io.load(path, trusted=list(TRUSTED_TYPES))
 
 
 class _Canonical:
-    """Renumbers one skops schema in place."""
+    """Renumbers the objects and arrays of one skops schema in place."""
 
     def __init__(self, members: dict[str, bytes]) -> None:
         self._members = members
@@ -62,7 +62,7 @@ class _Canonical:
         self._names: dict[bytes, str] = {}
 
     def rewrite(self, schema: dict[str, Any]) -> dict[str, bytes]:
-        """Renumber `schema`; the arrays that it refers to, by their new names."""
+        """Renumber `schema` and return the arrays that it refers to, by their new names."""
         self._visit(schema)
         return {name: content for content, name in self._names.items()}
 
@@ -91,7 +91,7 @@ class _Canonical:
 
 
 def _without_padding(npy: bytes) -> bytes:
-    """`npy` with zeros between the fields of a record, where trees leave whatever was in memory."""
+    """`npy` with the padding between the fields of a record set to zero; trees leave it uninitialised."""
     array = np.load(io.BytesIO(npy), allow_pickle=False)
     if array.dtype.names is None:
         return npy

@@ -1,8 +1,8 @@
-"""A fitted forest as ONNX: the same numbers as scikit-learn, the same bytes for the same forest.
+"""Convert fitted forests to ONNX: predictions equal to scikit-learn's, identical bytes for identical forests.
 
 scikit-learn rounds its inputs to float32 and compares them with float64 thresholds.  ONNX has only
 float32 thresholds; skl2onnx rounds each downwards, so that every float32 input takes the same branch.
-What remains is the rounding of the sum over the trees, about 1e-7 of the prediction.
+The remaining difference is the rounding of the sum over the trees, about 1e-7 of the prediction.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from sklearn.pipeline import Pipeline
 
 from training.onnx_runtime import OnnxForest
 
-#: Largest `onnx_difference` with which a model may be served.
+#: Largest `onnx_difference` with which a model may be registered.
 MAX_DIFFERENCE = 1e-5
 
-# Pinned, so that the file does not change with the newest version that the converter happens to know.
+# Pinned, so that the file does not depend on the newest version that the converter supports.
 _OPSET = {"": 17, "ai.onnx.ml": 3}
 _IR_VERSION = 8
 _FEATURES, _VALUE = "features", "value"
@@ -51,10 +51,10 @@ def to_onnx(model: Pipeline, n_features: int) -> bytes:
     else:
         outputs = [(_VALUE, FloatTensorType([None, 1]))]
         converted = convert_sklearn(model, "forest", inputs, target_opset=_OPSET, final_types=outputs)
-    # The converter writes the lowest version that a model gets by with; of one version, models can be merged into one.
+    # The converter writes the lowest version that a model needs; only models of one version can be merged.
     converted = version_converter.convert_version(converted, _OPSET[""])
     converted.ir_version = _IR_VERSION
-    # The converter lists the operator sets in the order of a Python set, another one in each process.
+    # The converter lists the operator sets in the order of a Python set, which differs between processes.
     operator_sets = sorted(converted.opset_import, key=lambda entry: entry.domain)
     del converted.opset_import[:]
     converted.opset_import.extend(operator_sets)
@@ -80,10 +80,10 @@ def onnx_difference(model: Pipeline, onnx_model: bytes, features: NDArray[Any]) 
     """Largest difference between ONNX Runtime and scikit-learn, as a share of the largest prediction.
 
     Args:
-        features: float[n, F], NaN where missing; both sides are given them in single precision.
+        features: float[n, F], NaN where missing; both models get them in single precision.
 
     Returns:
-        The share; for a classifier the difference of the probabilities themselves.
+        The share; for a classifier the absolute difference of the probabilities.
     """
     single = features.astype(np.float32)
     served = OnnxForest(onnx_model).predict(single)

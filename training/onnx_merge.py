@@ -1,6 +1,6 @@
-"""Several forests as one ONNX model, so that one call answers for all of them.
+"""Merge several forests into one ONNX model, so that one call runs all of them.
 
-It needs `onnx`, whose import takes half a second: to be imported only when something is merged.
+Needs `onnx`, whose import takes half a second: import this module only where models are merged.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from training.onnx_runtime import ForestFile
 
 
 def merge(forests: Mapping[str, ForestFile], tables: Mapping[str, int]) -> list[bytes]:
-    """One model of all `forests`, or several where they were written with different operator sets.
+    """Merge `forests` into one model, or one for each operator set that they were exported with.
 
     Args:
         forests: by name.
-        tables: number of columns of each table of features.
+        tables: number of columns of each feature table.
 
     Returns:
-        Serialised models.  Each has the tables that its forests read as inputs, float32[n, columns], and for
+        Serialised models.  Each has as inputs the tables that its forests read, float32[n, columns], and for
         each forest an output `<name>/value`, float32[n, 1].
     """
     models = {name: onnx.load_model(forest.path) for name, forest in forests.items()}
@@ -34,8 +34,8 @@ def merge(forests: Mapping[str, ForestFile], tables: Mapping[str, int]) -> list[
     for names in groups.values():
         graph = _selection({name: forests[name] for name in names}, tables)
         for name in names:
-            own = compose.add_prefix_graph(models[name].graph, f"{name}/", inplace=True)
-            graph = compose.merge_graphs(graph, own, [(_selected(name), own.input[0].name)], name="forests")
+            prefixed = compose.add_prefix_graph(models[name].graph, f"{name}/", inplace=True)
+            graph = compose.merge_graphs(graph, prefixed, [(_selected(name), prefixed.input[0].name)], name="forests")
         first = models[names[0]]
         model = helper.make_model(graph, opset_imports=first.opset_import, ir_version=first.ir_version)
         merged.append(model.SerializeToString())
@@ -47,11 +47,11 @@ def _selected(name: str) -> str:
 
 
 def _selection(forests: Mapping[str, ForestFile], tables: Mapping[str, int]) -> onnx.GraphProto:
-    """From the tables to the columns that each forest reads."""
+    """Graph that selects from the tables the columns that each forest reads."""
     nodes, columns, outputs = [], [], []
     for name, forest in forests.items():
         if forest.columns == tuple(range(tables[forest.table])):
-            nodes.append(helper.make_node("Identity", [forest.table], [_selected(name)]))  # free: it is optimised away
+            nodes.append(helper.make_node("Identity", [forest.table], [_selected(name)]))  # removed by the optimiser
         else:
             columns.append(numpy_helper.from_array(np.array(forest.columns, dtype=np.int64), f"{name}/columns"))
             nodes.append(helper.make_node("Gather", [forest.table, columns[-1].name], [_selected(name)], axis=1))

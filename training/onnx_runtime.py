@@ -1,4 +1,4 @@
-"""Served forests: ONNX files behind one method.  Imports no trainer."""
+"""Run exported forests with ONNX Runtime, one at a time or merged into one call (imports no training library)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 
 class OnnxForest:
-    """A forest as ONNX Runtime runs it, on one thread.
+    """One forest in ONNX Runtime, on one thread.
 
     Args:
         model: path of a `model.onnx`, or its bytes.
@@ -29,7 +29,7 @@ class OnnxForest:
 
 @dataclass(frozen=True)
 class ForestFile:
-    """A forest's `model.onnx`, and which columns of which table of features it reads, in its own order."""
+    """A forest's `model.onnx`, and the columns of a feature table that it reads, in the order of its inputs."""
 
     path: Path
     table: str
@@ -37,11 +37,11 @@ class ForestFile:
 
 
 class OnnxForests:
-    """Several forests behind one call, on one thread.
+    """Several forests run by one call, on one thread.
 
     Args:
-        forests: by name; they may read one table.
-        tables: number of columns of each table of features.
+        forests: by name; several may read the same table.
+        tables: number of columns of each feature table.
     """
 
     def __init__(self, forests: Mapping[str, ForestFile], tables: Mapping[str, int]) -> None:
@@ -57,18 +57,18 @@ class OnnxForests:
     def predict(self, tables: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float64]]:
         """Output of every forest, float64[n] by name, for `tables` float32[n, columns], NaN where missing.
 
-        A row gets the same bits in whatever company it comes, and the same as from `OnnxForest`.
+        A row gets the same bits in any batch, and the same as from `OnnxForest`.
         """
         values: dict[str, NDArray[np.float64]] = {}
         for session, inputs, outputs, names in self._sessions:
-            got = session.run(outputs, {name: tables[name] for name in inputs})
-            values.update(zip(names, map(_column, got), strict=True))
+            outputs_of_call = session.run(outputs, {name: tables[name] for name in inputs})
+            values.update(zip(names, map(_column, outputs_of_call), strict=True))
         return values
 
 
 def _session(model: bytes) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    # More of them share the trees of one row, whose sum then depends on who finished first.
+    # Several threads share the trees of one row, whose sum then depends on the order in which they finish.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

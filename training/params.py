@@ -1,4 +1,4 @@
-"""`params.yaml`, read once by each stage, and the folders that stages hand to one another."""
+"""Reads params.yaml, names the folders of the DVC stages and writes their JSON files reproducibly."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def parse_section(cls: type[T], section: dict[str, Any], name: str) -> T:
     """`section` of params.yaml as the dataclass `cls`; lists become tuples.
 
     Raises:
-        TwinError: for a parameter that `cls` does not know or that is missing.
+        TwinError: for an unknown or missing parameter.
     """
     known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in section:
         if key not in known:
             raise TwinError(
-                f"params.yaml: {name}.{key} is not a parameter; known are {', '.join(sorted(known))}",
+                f"params.yaml: {name}.{key} is not a parameter; valid are {', '.join(sorted(known))}",
                 field=f"{name}.{key}",
                 value=section[key],
             )
@@ -61,7 +61,7 @@ def file_hash(*paths: Path) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` so that the same numbers give the same bytes; 12 digits, NaN as null."""
+    """Write `content` as JSON with identical bytes for identical numbers: 12 digits, NaN as null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(_rounded(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -82,7 +82,7 @@ def _rounded(value: Any) -> Any:
 
 
 def start_logging() -> None:
-    """Progress of a stage, one line a step."""
+    """Log the progress of a stage to the terminal, one line a step."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    for noisy in ("mlflow", "alembic", "optuna", "skl2onnx", "great_expectations"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for library in ("mlflow", "alembic", "optuna", "skl2onnx", "great_expectations"):
+        logging.getLogger(library).setLevel(logging.WARNING)

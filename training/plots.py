@@ -1,4 +1,4 @@
-"""The pictures of a run: what was predicted against what was, lives of single cells, reliability, importance."""
+"""Evaluation plots: predicted against actual, remaining life of single cells, reliability curve and importances."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PERCENT = {"soh": 100.0}
 
 
 def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    # A figure of its own, not pyplot's: no display and no global state.
+    # Not through pyplot: no display and no global state.
     figure = Figure(figsize=(width, height), layout="constrained", dpi=110)
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat:
@@ -35,19 +35,19 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def unit_of(target: Target) -> str:
-    """The unit as it is shown to people: health in percent."""
+    """The unit as shown in plots: state of health in percent."""
     return "%" if target.name in _PERCENT else target.unit
 
 
-def predicted_against_actual(judged: dict[str, pd.DataFrame], path: Path) -> None:
-    """One panel for each regression target: predictions out of fold against the truth."""
-    shown = [name for name in judged if TARGETS[name].kind == "regression"]
+def predicted_against_actual(predictions: dict[str, pd.DataFrame], path: Path) -> None:
+    """One panel for each regression target: out-of-fold predictions against actual values."""
+    shown = [name for name in predictions if TARGETS[name].kind == "regression"]
     if not shown:
         return
     figure, axes = _figure(4.6 * len(shown), 4.4, columns=len(shown))
     for ax, name in zip(axes, shown, strict=True):
         target, scale = TARGETS[name], _PERCENT.get(name, 1.0)
-        actual, predicted = judged[name]["actual"] * scale, judged[name]["predicted"] * scale
+        actual, predicted = predictions[name]["actual"] * scale, predictions[name]["predicted"] * scale
         low, high = float(min(actual.min(), predicted.min())), float(max(actual.max(), predicted.max()))
         ax.hexbin(actual, predicted, gridsize=60, bins="log", mincnt=1, cmap="viridis", extent=(low, high, low, high))
         ax.plot([low, high], [low, high], color=_ORANGE, linewidth=1, label="perfect")
@@ -59,17 +59,19 @@ def predicted_against_actual(judged: dict[str, pd.DataFrame], path: Path) -> Non
     _save(figure, path)
 
 
-def life_trajectories(judged: pd.DataFrame, path: Path, count: int = 6) -> None:
-    """Predicted and actual remaining life of single cells: the best, the worst and some between."""
-    if judged.empty:
+def life_trajectories(predictions: pd.DataFrame, path: Path, count: int = 6) -> None:
+    """Predicted and actual remaining life of single cells, from the smallest to the largest error."""
+    if predictions.empty:
         return
-    error = (judged["predicted"] - judged["actual"]).abs().groupby(judged["battery_id"]).mean().sort_values()
+    error = (
+        (predictions["predicted"] - predictions["actual"]).abs().groupby(predictions["battery_id"]).mean().sort_values()
+    )
     picked = error.index[np.unique(np.linspace(0, len(error) - 1, min(count, len(error))).astype(int))]
     columns = min(3, len(picked))
     rows = -(-len(picked) // columns)
     figure, axes = _figure(4.2 * columns, 3.1 * rows, columns=columns, rows=rows)
     for ax, name in zip(axes, picked, strict=False):
-        cell = judged[judged["battery_id"] == name].sort_values("cycle_index")
+        cell = predictions[predictions["battery_id"] == name].sort_values("cycle_index")
         ax.plot(cell["cycle_index"], cell["actual"], color=_GREY, linewidth=1.5, label="actual")
         ax.plot(cell["cycle_index"], cell["predicted"], color=_BLUE, linewidth=1.2, label="predicted, out of fold")
         ax.set_title(f"{name} (MAE {error[name]:.0f} cycles)", fontsize=9)
@@ -80,28 +82,28 @@ def life_trajectories(judged: pd.DataFrame, path: Path, count: int = 6) -> None:
     _save(figure, path)
 
 
-def reliability_curve(judged: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Observed share of failures against the predicted probability, ten bins of equal size.
+def reliability_curve(predictions: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Plot the observed share of failures against the predicted probability, in ten bins of equal width.
 
     Returns:
         The curve: `predicted`, `observed`.
     """
     observed, predicted = calibration_curve(
-        judged["actual"], judged["predicted"].clip(0, 1), n_bins=10, strategy="uniform"
+        predictions["actual"], predictions["predicted"].clip(0, 1), n_bins=10, strategy="uniform"
     )
     figure, (ax, counts) = _figure(5.2, 5.6, rows=2)
     ax.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--", label="perfectly calibrated")
     ax.plot(predicted, observed, marker="o", color=_BLUE, label="out of fold")
     ax.set(title="Failure within the horizon", ylabel="observed share", xlim=(0, 1), ylim=(0, 1))
     ax.legend(frameon=False)
-    counts.hist(judged["predicted"], bins=20, range=(0, 1), color=_BLUE)
+    counts.hist(predictions["predicted"], bins=20, range=(0, 1), color=_BLUE)
     counts.set(xlabel="predicted probability", ylabel="rows", yscale="log", xlim=(0, 1))
     _save(figure, path)
     return pd.DataFrame({"predicted": predicted, "observed": observed})
 
 
 def importance(by_target: dict[str, pd.DataFrame], path: Path, count: int = 12) -> None:
-    """The signals whose shuffling hurts most, one panel a target."""
+    """The signals with the largest permutation importance, one panel per target."""
     if not by_target:
         return
     figure, axes = _figure(4.8 * len(by_target), 4.2, columns=len(by_target))
@@ -110,7 +112,7 @@ def importance(by_target: dict[str, pd.DataFrame], path: Path, count: int = 12) 
         top = table.head(count).iloc[::-1]
         ax.barh(top["signal"], top["increase"] * scale, color=_BLUE)
         measure = "Brier score" if target.kind == "classification" else f"MAE [{unit_of(target)}]"
-        ax.set(title=target.title, xlabel=f"increase of {measure} when shuffled")
+        ax.set(title=target.title, xlabel=f"increase of {measure} when permuted")
         ax.tick_params(axis="y", labelsize=8)
         ax.xaxis.set_major_locator(MaxNLocator(4))
     _save(figure, path)

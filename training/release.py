@@ -1,6 +1,6 @@
-"""A release: the one set of model versions that serves together, and how to get it onto this machine.
+"""Releases (sets of model versions served together): their file format, download from the registry and local cache.
 
-Imports no trainer and, until something is loaded, no MLflow: serving starts with it.
+Imports no training library, and MLflow only when a model is fetched, as every service imports this module.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,49}")
 
 
 def validate_domain(name: str) -> str:
-    """`name`, if registered models can be named after it.
+    """`name`, if it is a valid model namespace.
 
     Raises:
-        TwinError: they cannot.
+        TwinError: it is not.
     """
     if not _DOMAIN.fullmatch(name):
         raise TwinError(
-            f"domain {name!r} cannot name registered models: give 1 to 50 characters of A-Z a-z 0-9 _ . -, "
+            f"domain {name!r} is not a valid model namespace: give 1 to 50 characters of A-Z a-z 0-9 _ . -, "
             "a letter or digit first",
             field="domain",
             value=name,
@@ -61,7 +61,7 @@ def twin_name(domain: str) -> str:
 
 @dataclass(frozen=True)
 class PinnedModel:
-    """One version of one registered model, and the hash of what it must contain."""
+    """One version of a registered model with the hash of its content."""
 
     name: str
     version: int
@@ -73,9 +73,9 @@ class Release:
     """Content of `release.json`.
 
     Attributes:
-        models: by target; only those that were promoted.
-        state_version: version of the fold that all of them were fitted on.
-        horizons: `temperature_s` and `failure_cycles`, as far as their models are in it.
+        models: champions by target; a target without a champion is absent.
+        state_version: `STATE_VERSION` of the features that all models were fitted on.
+        horizons: `temperature_s` and `failure_cycles`, for the models that the release has.
     """
 
     domain: str
@@ -100,7 +100,7 @@ class Release:
         """The release in the text of a `release.json`.
 
         Raises:
-            TwinError: it is not one.
+            TwinError: the text is not a valid release.
         """
         try:
             content = json.loads(text)
@@ -114,7 +114,7 @@ class Release:
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A released model on this machine.
+    """A released model in the local cache.
 
     Attributes:
         path: its `model.onnx`.
@@ -129,13 +129,13 @@ class LocalModel:
 
     @property
     def label(self) -> str:
-        """As in the service's answers, e.g. `battery-soh/9`."""
+        """Name in the service's responses, e.g. `battery-soh/9`."""
         return f"{self.name}/{self.version}"
 
 
 @dataclass(frozen=True)
 class LoadedRelease:
-    """A release with its models on this machine."""
+    """A release with its models in the local cache."""
 
     name: str
     version: int
@@ -144,17 +144,17 @@ class LoadedRelease:
 
     @property
     def label(self) -> str:
-        """As in the service's answers, e.g. `battery-twin/12`."""
+        """Name in the service's responses, e.g. `battery-twin/12`."""
         return f"{self.name}/{self.version}"
 
 
 def model_cache(settings: Settings) -> Path:
-    """Where fetched models are kept, each in a folder named by its content."""
+    """Folder of the local model cache, with a subfolder for each content hash."""
     return settings.var / "models"
 
 
 def content_sha256(folder: Path) -> str:
-    """Hash by which a model is known: of `model.onnx` and `fit.json` in `folder`."""
+    """Hash that identifies a model: SHA-256 of `model.onnx` and `fit.json` in `folder`."""
     digest = hashlib.sha256()
     for name in _MODEL_FILES:
         digest.update((folder / name).read_bytes())
@@ -162,18 +162,18 @@ def content_sha256(folder: Path) -> str:
 
 
 def release_version(client: MlflowClient, domain: str, alias: str = CHAMPION) -> int | None:
-    """Version of the release that `alias` points at, None where there is none: one short call, made to be polled."""
+    """Version of the release that `alias` points at, None if there is none; one short request, so it can be polled."""
     return version_at(client, twin_name(domain), alias)
 
 
 def version_at(client: MlflowClient, name: str, alias: str) -> int | None:
-    """Version of a registered model that `alias` points at, None where there is none."""
+    """Version of a registered model that `alias` points at, None if there is none."""
     from mlflow.exceptions import MlflowException
 
     try:
         return int(client.get_model_version_by_alias(name, alias).version)
     except MlflowException as error:
-        # The second is MLflow's word for an alias that does not exist.
+        # MLflow reports a missing alias by the second code.
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
@@ -182,17 +182,17 @@ def version_at(client: MlflowClient, name: str, alias: str) -> int | None:
 def load_release(
     domain: str, alias: str = CHAMPION, *, settings: Settings | None = None, client: MlflowClient | None = None
 ) -> LoadedRelease:
-    """Fetch the release that `alias` points at; what is here already is not fetched again.
+    """Fetch the release that `alias` points at; models in the cache are not fetched again.
 
     Raises:
-        TwinError: there is no such release, or a model is not what it was registered as.
+        TwinError: there is no such release, or a model differs from its registered hash.
     """
     settings = settings or Settings()
     client = client or connect(settings)
     version = release_version(client, domain, alias)
     if version is None:
         raise TwinError(
-            f"the registry has no release {twin_name(domain)}@{alias}; run `dvc repro`, which registers one where a "
+            f"the registry has no release {twin_name(domain)}@{alias}; run `dvc repro`, which registers one if a "
             "model passes the gate",
             field="domain",
             value=domain,
@@ -205,7 +205,7 @@ def load_release(
 
 
 def horizons_of(fits: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """`Release.horizons` of models with these `fit.json`, by target."""
+    """`Release.horizons` from the `fit.json` of its models, by target."""
     horizons = {}
     if "temperature" in fits:
         horizons["temperature_s"] = float(fits["temperature"]["definitions"]["temperature_horizon_s"])
@@ -215,7 +215,7 @@ def horizons_of(fits: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
 
 
 def read_release(client: MlflowClient, domain: str, version: int) -> Release:
-    """The content of one version of the release."""
+    """Read `release.json` of one release version."""
     with tempfile.TemporaryDirectory() as scratch:
         file = fetch_file(client, twin_name(domain), version, RELEASE_FILE, Path(scratch))
         return Release.from_json(file.read_text(encoding="utf-8"))
@@ -239,40 +239,40 @@ def fetch_file(client: MlflowClient, name: str, version: int, file: str, folder:
 
 
 def fetch_model(client: MlflowClient, target: str, pinned: PinnedModel, cache: Path) -> LocalModel:
-    """Bring a model into the folder `cache`, unless it is there.
+    """Download a model into the folder `cache`, unless it is there.
 
     Raises:
-        TwinError: it does not exist, or is not what was pinned.
+        TwinError: it does not exist, or its hash differs from the pinned one.
     """
-    # By content: a registry that was made anew may give the same name and version to another model.
+    # By content hash: a re-created registry may give the same name and version to another model.
     folder = cache / pinned.content_sha256
     if not folder.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            arriving = Path(scratch) / "model"
-            arriving.mkdir()
+            download = Path(scratch) / "model"
+            download.mkdir()
             for file in _MODEL_FILES:
-                fetch_file(client, pinned.name, pinned.version, file, arriving)
-            if content_sha256(arriving) != pinned.content_sha256:
+                fetch_file(client, pinned.name, pinned.version, file, download)
+            if content_sha256(download) != pinned.content_sha256:
                 raise TwinError(
                     f"{pinned.name} version {pinned.version} is not the model that was released: its hash differs",
                     field=pinned.name,
                     value=pinned.version,
                 )
-            _move_into_place(arriving, folder)
+            _move_into_place(download, folder)
     return cached_model(target, pinned, cache)
 
 
 def cached_model(target: str, pinned: PinnedModel, cache: Path) -> LocalModel:
-    """A model that `fetch_model` has brought into `cache`."""
+    """A model that `fetch_model` has downloaded into `cache`."""
     folder = cache / pinned.content_sha256
     fit = json.loads((folder / "fit.json").read_text(encoding="utf-8"))
     return LocalModel(target, pinned.name, pinned.version, folder / "model.onnx", fit)
 
 
-def _move_into_place(arriving: Path, folder: Path) -> None:
+def _move_into_place(download: Path, folder: Path) -> None:
     try:
-        arriving.rename(folder)
+        download.rename(folder)
     except OSError:
-        if not folder.is_dir():  # else another worker was faster, with the same content
+        if not folder.is_dir():  # otherwise another worker downloaded the same content first
             raise

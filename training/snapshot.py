@@ -1,9 +1,9 @@
-"""Copy a running system, such as the telemetry store, into files that the pipeline can be repeated on.
+"""Snapshot of a database source, such as the telemetry database, as files on which a DVC run can be repeated.
 
     python -m training.snapshot                # prints the folder: make repro SOURCE=timescale DATA=that folder
 
-`make repro SOURCE=timescale` without DATA does both.  No stage of DVC: it would make another file of the same name
-each time, and a run of the default source would ask for a database.
+`make repro SOURCE=timescale` without DATA does both.  Not a DVC stage: its output would differ in every run, and a
+run of the default source would need a database.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from training.params import load_params, parse_section
 
 
 def take_snapshot(name: str, field_map: str | None = None) -> Path:
-    """The folder of a new copy of the source `name`, as `snapshot` in params.yaml says.
+    """Copy the source `name` as configured in `snapshot` of params.yaml; the folder of the copy.
 
     Raises:
-        TwinError: the source is none that can be copied, or cannot be read.
+        TwinError: the source consists of files already, or cannot be read.
     """
     entry = source(name)
-    if entry.take is None:
-        raise TwinError(f"the source {name} is files already; there is nothing to copy", field="source", value=name)
+    if entry.take_snapshot is None:
+        raise TwinError(f"the source {name} consists of files already", field="source", value=name)
     params = parse_section(SnapshotParams, load_params()["snapshot"], "snapshot")
-    return entry.take(Settings(), params, load_field_map(field_map) if field_map else None)
+    return entry.take_snapshot(Settings(), params, load_field_map(field_map) if field_map else None)
 
 
 def main() -> None:
     """Take a snapshot and print its folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", default="timescale", help="an entry of telemetry/sources that is a running system")
-    parser.add_argument("--field-map", help="YAML with a table or query of your own in place of one of ours")
+    parser.add_argument("--source", default="timescale", help="an entry of telemetry/sources that reads a database")
+    parser.add_argument("--field-map", help="YAML with your own table or query in place of a default one")
     arguments = parser.parse_args()
     print(take_snapshot(arguments.source, arguments.field_map))
 

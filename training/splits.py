@@ -1,4 +1,4 @@
-"""Which rows a model may learn from and which it is judged on: by battery, or by time where batteries are few."""
+"""Train/test splits by battery (by time for a single battery), and the batteries held out for the promotion gate."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 N_FOLDS = 5
-#: With fewer batteries than this, none can be spared for the gate: the last fifth of time is.
+#: With fewer batteries, the last fifth of each battery's record is held out for the gate instead of whole batteries.
 MIN_BATTERIES_FOR_GATE = 5
 _EMBARGO_ROWS = 10
 
 
 @dataclass(frozen=True)
 class Split:
-    """How a table was divided.
+    """Split of a table into cross-validation folds and gate rows.
 
     Attributes:
         by: "battery" or "time".
         description: one sentence for reports.
-        fold: int64[n], the fold that judges a row; -1 for rows that only train (the first block of a split by time).
+        fold: int64[n], the test fold of a row; -1 for rows that are only trained on (first block of a split by time).
         gate: bool[n], rows held out from tuning and from the final fit.
     """
 
@@ -36,28 +36,28 @@ class Split:
     fold: IntArray
     gate: BoolArray
 
-    def training_rows(self, judged: int) -> BoolArray:
-        """Rows that may train the model which judges fold `judged`: other batteries, or the past."""
+    def training_rows(self, test_fold: int) -> BoolArray:
+        """Training rows for the fold `test_fold`: those of other batteries, or earlier ones."""
         if self.by == "battery":
-            return np.asarray(self.fold != judged)
-        # The rows right before a judged block know part of its future: their horizon reaches into it.
-        start = int(np.flatnonzero(self.fold == judged)[0])
+            return np.asarray(self.fold != test_fold)
+        # Embargo: the labels of the rows right before the test block reach into it.
+        start = int(np.flatnonzero(self.fold == test_fold)[0])
         return np.asarray(np.arange(len(self.fold)) < start - _EMBARGO_ROWS)
 
     @property
     def test_folds(self) -> list[int]:
-        """The folds that judge rows, in order."""
+        """The test folds, in order."""
         return sorted(set(self.fold.tolist()) - {-1})
 
     def final_rows(self) -> BoolArray:
-        """Rows that train the model which is registered."""
+        """Training rows of the final model, the one that is registered."""
         return ~self.gate
 
 
 def gate_batteries(battery_ids: list[str]) -> list[str]:
-    """A fixed fifth of `battery_ids`, told by a hash of their names; none where batteries are few.
+    """A fixed fifth of `battery_ids`, chosen by a hash of their names; none if there are few batteries.
 
-    The order of a hash does not follow the order in which a laboratory numbered its cells.
+    A hash is independent of the order in which a laboratory numbered its cells.
     """
     if len(battery_ids) < MIN_BATTERIES_FOR_GATE:
         return []
@@ -66,21 +66,26 @@ def gate_batteries(battery_ids: list[str]) -> list[str]:
 
 
 def split(table: pd.DataFrame) -> Split:
-    """Divide `table` (sorted by battery, then time; column `battery_id`) for evaluation and for the gate.
+    """Split `table` (sorted by battery, then time; column `battery_id`) for evaluation and for the gate.
 
     Out-of-fold: scikit-learn's `GroupKFold` over batteries in name order, five folds or one a battery.
-    One battery: five blocks of time, each judged by what came before it.
+    One battery: five blocks of time, each predicted by a model of the rows before it.
     """
     groups = table["battery_id"].to_numpy(dtype=str)
     ids = np.unique(groups).tolist()
     if len(ids) == 1:
         block = np.arange(len(table)) * (N_FOLDS + 1) // max(len(table), 1)
         fold = block.astype(np.int64) - 1
-        return Split("time", "one battery: five blocks of time, each judged by its past", fold, fold == N_FOLDS - 1)
+        return Split(
+            "time",
+            "one battery: five blocks of time, each predicted from the rows before it",
+            fold,
+            fold == N_FOLDS - 1,
+        )
     n_folds = min(N_FOLDS, len(ids))
     fold = np.empty(len(table), dtype=np.int64)
-    for number, (_, judged) in enumerate(GroupKFold(n_folds).split(groups, groups=groups)):
-        fold[judged] = number
+    for number, (_, test_rows) in enumerate(GroupKFold(n_folds).split(groups, groups=groups)):
+        fold[test_rows] = number
     held_out = gate_batteries(ids)
     if held_out:
         gate = np.isin(groups, held_out)

@@ -1,7 +1,7 @@
-"""MLflow tracking: where runs go, one run for each tuning trial and one for each final model.
+"""Logs tuning trials and final models to MLflow as runs with parameters, metrics and artifacts.
 
-Everything goes through `MlflowClient`, which has no global state, and in batches, because on SQLite
-each call costs a transaction.
+Uses `MlflowClient`, which has no global state, and logs in batches, because on SQLite every call costs a
+transaction.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MODEL_FOLDER = "model"
 EVALUATION_FOLDER = "evaluation"
 SKLEARN_FOLDER = "sklearn"
-#: In `EVALUATION_FOLDER`: see `training.drift_reference`.
+#: Drift reference in `EVALUATION_FOLDER`, see `training.drift_reference`.
 REFERENCE_FILE = "reference.parquet"
 
 _TAGS_PER_BATCH = 100
@@ -40,7 +40,7 @@ _EXAMPLE_ROWS = 3
 
 
 def git_commit() -> str | None:
-    """The commit that is checked out, with `-dirty` where files differ from it; None outside a repository."""
+    """The checked out commit, with `-dirty` if files differ from it; None outside a repository."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
@@ -51,7 +51,7 @@ def git_commit() -> str | None:
 
 @dataclass(frozen=True)
 class TuningRun:
-    """The parent of a study's trials."""
+    """The parent run of the trials of a study."""
 
     client: MlflowClient
     experiment_id: str
@@ -68,10 +68,10 @@ class TuningRun:
 
 @contextmanager
 def tuning_run(settings: Settings, domain: str, target: str, study: str, library: str) -> Iterator[TuningRun]:
-    """The parent run of `study`: a new one, or the old one where the study is resumed.
+    """The parent run of `study`, a new one or, if the study is resumed, the existing one.
 
     Args:
-        library: who grows the forests, with its version; a tag of the run.
+        library: forest library with its version, a tag of the run.
     """
     client = connect(settings)
     experiment = experiment_id(client, settings, domain)
@@ -88,7 +88,7 @@ def tuning_run(settings: Settings, domain: str, target: str, study: str, library
 
 @dataclass(frozen=True)
 class FinalRun:
-    """All that is known of one fitted model.
+    """One fitted model with everything that is logged with it.
 
     Attributes:
         folder: `models/<target>` with `model.onnx`, `model.skops`, `fit.json`, `gate.parquet`.
@@ -97,10 +97,10 @@ class FinalRun:
         folds: the target's entry of `reports/folds.json`.
         card: the model card, markdown.
         source: the data source's name.
-        data_sha256: hash of the table that the model was fitted on.
-        reference: that table in small, see `training.drift_reference`; None where it is not at hand.
-        plots: pictures of the evaluation.
-        requirements: the lock file that the environment was installed from.
+        data_sha256: hash of the training table.
+        reference: sample of the training table, see `training.drift_reference`; None if the table is not available.
+        plots: image files of the evaluation.
+        requirements: lock file of the environment.
     """
 
     domain: str
@@ -119,13 +119,13 @@ class FinalRun:
 
 
 def log_final_run(client: MlflowClient, settings: Settings, final: FinalRun) -> str:
-    """Log a final model with everything that is needed to judge and to repeat it.
+    """Log a final model with everything needed to evaluate and reproduce it.
 
     Artifacts: `model/` (an MLflow model of ONNX flavour, with `fit.json`), `sklearn/model.skops`,
-    `evaluation/` (metrics, gate rows, the reference of drift, plots), `environment/`, `model_card.md`.
+    `evaluation/` (metrics, gate rows, drift reference, plots), `environment/`, `model_card.md`.
 
     Returns:
-        The run's id; the run is finished.
+        Id of the finished run.
     """
     experiment = experiment_id(client, settings, final.domain)
     tags = {"target": final.target, "kind": "final", "mlflow.note.content": final.card[:_NOTE_LENGTH]}
@@ -138,7 +138,7 @@ def log_final_run(client: MlflowClient, settings: Settings, final: FinalRun) -> 
     log_values(client, run_id, params=params, metrics=_metrics(final.evaluation), series=_series(final))
     client.log_inputs(run_id, [_dataset(final)])
     with tempfile.TemporaryDirectory() as scratch:
-        _lay_out(final, run_id, Path(scratch))
+        _write_artifacts(final, run_id, Path(scratch))
         client.log_artifacts(run_id, scratch)
     client.set_terminated(run_id)
     return run_id
@@ -210,11 +210,11 @@ def _dataset(final: FinalRun) -> Any:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
-def _lay_out(final: FinalRun, run_id: str, folder: Path) -> None:
+def _write_artifacts(final: FinalRun, run_id: str, folder: Path) -> None:
     (folder / "model_card.md").write_text(final.card, encoding="utf-8")
     _save_onnx_flavour(final, run_id, folder / MODEL_FOLDER)
     _copy(final.folder / "fit.json", folder / MODEL_FOLDER)
-    # A folder of its own: MLflow refuses two flavours in one.
+    # Separate folder: MLflow does not accept two flavours in one.
     _copy(final.folder / "model.skops", folder / SKLEARN_FOLDER)
     evaluation = folder / EVALUATION_FOLDER
     _copy(final.folder / "gate.parquet", evaluation)

@@ -1,4 +1,4 @@
-"""Choosing a forest's parameters: Optuna, on the batteries that are not held out for the gate."""
+"""Hyperparameter tuning of a forest with Optuna, on the batteries that are not held out for the gate."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ OnTrial = Callable[[int, dict[str, Any], float], None]
 
 @dataclass(frozen=True)
 class TuneParams:
-    """How much tuning; `tune` in params.yaml.
+    """Extent and search space of the tuning; `tune` in params.yaml.
 
     Attributes:
-        trials: finished trials in all, those of a study that was interrupted included.
-        max_rows: rows that a trial sees at most; every k-th row of each battery.
-        library: who grows the forests of the trials; the final forest is always scikit-learn's.
-        n_estimators, max_depth, max_features, min_samples_leaf, max_samples: the choices.
+        trials: finished trials in total, including those of an interrupted study.
+        max_rows: largest number of rows in a trial; every k-th row is used.
+        library: implementation of the forests in trials; the final forest is always scikit-learn's.
+        n_estimators, max_depth, max_features, min_samples_leaf, max_samples: the values to choose from.
     """
 
     trials: int
@@ -44,8 +44,8 @@ class TuneParams:
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """The best of a study: its parameters, its error and how many trials there were."""
+class TuningResult:
+    """Result of a study: the best parameters, their error and the number of trials."""
 
     params: ForestParams
     error: float
@@ -53,7 +53,7 @@ class Tuned:
 
 
 def study_name(domain: str, target: Target, data_hash: str, tune: TuneParams, seed: int) -> str:
-    """A name that changes with everything that would make old trials incomparable."""
+    """Study name with a hash of everything that makes trials comparable: data, seed, search space and features."""
     basis = json.dumps([data_hash, seed, tune.max_rows, repr(tune), target.feature_names], sort_keys=True)
     return f"{domain}-{target.name}-{hashlib.sha256(basis.encode()).hexdigest()[:12]}"
 
@@ -68,15 +68,14 @@ def tune_forest(
     storage: str | optuna.storages.BaseStorage | None = None,
     name: str | None = None,
     on_trial: OnTrial | None = None,
-) -> Tuned:
+) -> TuningResult:
     """Continue the study `name` until it has `tune.trials` finished trials.
 
-    The first trial is the published setting.  Each trial is sampled with a seed made of `seed` and of how
-    many trials have finished, so that one worker that was killed goes on as if it had not been.
+    The first trial is the published setting.  The sampler of each trial is seeded by `seed` plus the number of
+    finished trials, so that a resumed study of one worker gives the result of an uninterrupted one.
     """
-    rows = split.final_rows()
-    candidates = _thin(table.assign(_fold=split.fold)[rows], tune.max_rows)
-    inner = _inner_folds(candidates, split)
+    rows_for_tuning = _thin(table.assign(_fold=split.fold)[split.final_rows()], tune.max_rows)
+    inner = _inner_folds(rows_for_tuning, split)
     study = optuna.create_study(
         study_name=name, storage=storage, direction="minimize", load_if_exists=True, sampler=_sampler(seed)
     )
@@ -86,12 +85,12 @@ def tune_forest(
             study.enqueue_trial(_published(tune), skip_if_exists=True)
         trial = study.ask()
         params = _suggest(trial, tune)
-        error = _error(candidates, inner, target, params, seed, tune.library)
+        error = _error(rows_for_tuning, inner, target, params, seed, tune.library)
         study.tell(trial, error)
         if on_trial is not None:
             on_trial(finished, params.as_dict(), error)
     best = study.best_trial
-    return Tuned(_suggest(optuna.trial.FixedTrial(best.params), tune), float(study.best_value), _finished(study))
+    return TuningResult(_suggest(optuna.trial.FixedTrial(best.params), tune), float(study.best_value), _finished(study))
 
 
 def _sampler(seed: int) -> optuna.samplers.TPESampler:
@@ -103,7 +102,7 @@ def _finished(study: optuna.Study) -> int:
 
 
 def _published(tune: TuneParams) -> dict[str, Any]:
-    """The published setting, as far as the choices hold it."""
+    """The published setting, as far as the search space contains it."""
     published = ForestParams().as_dict()
     return {key: value for key, value in published.items() if value in getattr(tune, key)}
 
@@ -119,7 +118,7 @@ def _thin(table: pd.DataFrame, max_rows: int) -> pd.DataFrame:
 
 
 def _inner_folds(table: pd.DataFrame, split: Split) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Three of the outer folds' worth: enough to compare parameters, at three fifths of the price."""
+    """Three of the outer folds, which is enough to compare parameters at three fifths of the cost."""
     fold = table["_fold"].to_numpy()
     present = sorted(set(fold.tolist()) - {-1})[-3:]
     position = np.arange(len(table))
@@ -139,9 +138,9 @@ def _error(
     library: Library,
 ) -> float:
     actual, predicted = [], []
-    for train, judged in folds:
+    for train, test in folds:
         model = fit(table.iloc[train], target, params, seed, library)
-        rows = table.iloc[judged]
+        rows = table.iloc[test]
         actual.append(rows[target.label].to_numpy(dtype=float))
         predicted.append(predict(model, rows, target))
     return measures(target, np.concatenate(actual), np.concatenate(predicted))[error_measure(target)]

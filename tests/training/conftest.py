@@ -1,4 +1,4 @@
-"""A real MLflow registry on SQLite for each test."""
+"""Fixtures: an MLflow registry on SQLite and model files for each test."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.registry.registry_store import RegistryStore
 
 @pytest.fixture
 def settings(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Settings of a folder with an empty registry."""
+    """Settings with a temporary folder and an empty registry."""
     monkeypatch.delenv("TWIN_MLFLOW_TRACKING_URI", raising=False)
     var = tmp_path / "var"
     var.mkdir()
@@ -26,19 +26,19 @@ def settings(tmp_path: Path, empty_registry: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def store(settings: Settings) -> RegistryStore:
-    """An empty registry of the domain `battery`."""
+    """An empty registry of the model namespace `battery`."""
     return RegistryStore.open(settings, "battery")
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> ModelFiles:
-    """An empty `models/`."""
+    """An empty `models/` folder."""
     return ModelFiles(tmp_path / "models")
 
 
 @pytest.fixture
 def trained(models: ModelFiles) -> ModelFiles:
-    """All four targets, each well learned."""
+    """Accurate models of all four targets."""
     for target in TARGET_NAMES:
         models.train(target)
     return models
@@ -46,5 +46,5 @@ def trained(models: ModelFiles) -> ModelFiles:
 
 @pytest.fixture
 def provenance() -> Provenance:
-    """Of a source without a name in the world."""
+    """Provenance of a synthetic source."""
     return Provenance(source="made_up", data_sha256=dict.fromkeys(TARGET_NAMES, "ab" * 32))

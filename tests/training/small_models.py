@@ -1,4 +1,4 @@
-"""Small forests, written as the pipeline writes its own."""
+"""Small forests for tests, with the files and metrics that the pipeline writes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from features.state import STATE_VERSION
 from features.targets import TARGET_NAMES, TARGETS, Target
 from telemetry.settings import Settings
+from training.forests import SENTINEL
 from training.gate import GateThresholds
 from training.model_files import save_canonical_skops
 from training.onnx_export import onnx_difference, to_onnx
 from training.registry.registration import Provenance, register_all
 from training.registry.registry_store import RegistryStore
-from training.sentinel import SENTINEL
 from training.splits import split
 
 N_TREES = 10
-#: File of a model's folder: what it was fitted on.
+#: File in a model's folder: its training table.
 TABLE = "table.parquet"
 GATE_BATTERIES = ("B08", "B09")
 TRAIN_BATTERIES = tuple(f"B0{number}" for number in range(8))
@@ -37,8 +37,8 @@ DEFINITIONS = {"eol_fraction": 0.8, "failure_horizon_cycles": 100, "temperature_
 GATE = GateThresholds(dict.fromkeys(TARGET_NAMES, 0.02), tolerance=0.0)
 
 
-def missing_values(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray[Any, Any]:
-    """float64[rows, columns], single precision, a fifth of it missing."""
+def features_with_missing_values(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray[Any, Any]:
+    """float64[rows, columns] with single-precision values, a fifth of them missing."""
     features = rng.normal(size=(rows, columns)).astype(np.float32).astype(np.float64)
     features[rng.random(features.shape) < 0.2] = np.nan
     return features
@@ -56,7 +56,7 @@ def small_classifier(features: np.ndarray[Any, Any], actual: np.ndarray[Any, Any
 
 
 def feature_names(target: Target) -> list[str]:
-    """A few of the target's features; a model knows its own by `fit.json`."""
+    """Up to seven of the target's features; `fit.json` lists those of a model."""
     few = [name for name in target.feature_names if name != target.offset][:6]
     return few if target.offset is None else [*few, target.offset]
 
@@ -67,7 +67,7 @@ def _pipeline(forest: Any) -> Pipeline:
 
 @dataclass
 class ModelFiles:
-    """`models/` and `reports/metrics.json` as the pipeline leaves them."""
+    """The `models/` folder and `reports/metrics.json` as the pipeline writes them."""
 
     folder: Path
     metrics: dict[str, Any] = field(default_factory=lambda: {"targets": {}, "gate": {}})
@@ -81,17 +81,17 @@ class ModelFiles:
         train_batteries: tuple[str, ...] = TRAIN_BATTERIES,
         state_version: int = 1,
     ) -> None:
-        """Fit and write one target's files; the more `noise` in the labels, the worse the model."""
-        made = _trained(target, noise, signal, train_batteries, state_version)
+        """Fit a model and write its files; more `noise` in the labels gives a less accurate model."""
+        trained = _trained(target, noise, signal, train_batteries, state_version)
         folder = self.folder / target
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        for name, content in made.files.items():
+        for name, content in trained.files.items():
             (folder / name).write_bytes(content)
-        self.metrics["targets"][target] = self.metrics["gate"][target] = json.loads(made.evaluation)
+        self.metrics["targets"][target] = self.metrics["gate"][target] = json.loads(trained.evaluation)
 
-    def leave_out(self, target: str, reason: str) -> None:
-        """As the pipeline does for a target that the source cannot give."""
+    def write_not_available(self, target: str, reason: str) -> None:
+        """Write the files of a target that is not available from the source."""
         folder = self.folder / target
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -100,7 +100,7 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class _Trained:
-    """The files of a model, and how it did, as JSON."""
+    """The files of a model, and its evaluation as JSON."""
 
     files: dict[str, bytes]
     evaluation: str
@@ -108,12 +108,12 @@ class _Trained:
 
 @cache
 def _trained(name: str, noise: float, signal: float, train_batteries: tuple[str, ...], state_version: int) -> _Trained:
-    """Fitting gives the same bytes each time, so it is done once."""
+    """Fitted once per arguments: it gives the same bytes each time."""
     entry = TARGETS[name]
     rng = np.random.default_rng(5)
     train = _table(rng, entry, TRAIN_BATTERIES, signal)
     gate = _table(rng, entry, GATE_BATTERIES, signal)
-    taught = train["actual"].to_numpy() + noise * rng.normal(size=len(train))
+    labels = train["actual"].to_numpy() + noise * rng.normal(size=len(train))
     names = feature_names(entry)
     if entry.kind == "classification":
         flipped = rng.random(len(train)) < noise / 2
@@ -121,10 +121,10 @@ def _trained(name: str, noise: float, signal: float, train_batteries: tuple[str,
         predicted = model.predict_proba(gate[names].to_numpy())[:, 1]
     else:
         offset, gate_offset = (frame[entry.offset] if entry.offset else 0.0 for frame in (train, gate))
-        model = small_regressor(train[names].to_numpy(), taught - offset)
+        model = small_regressor(train[names].to_numpy(), labels - offset)
         predicted = model.predict(gate[names].to_numpy()) + gate_offset
     onnx = to_onnx(model, len(names))
-    judged = gate[["battery_id", "cycle_index", "actual"]].assign(
+    predictions = gate[["battery_id", "cycle_index", "actual"]].assign(
         predicted=predicted, life_quarter=1, baseline_mean=float(train["actual"].mean())
     )
     fit = {
@@ -147,34 +147,35 @@ def _trained(name: str, noise: float, signal: float, train_batteries: tuple[str,
         folder = Path(scratch)
         (folder / "model.onnx").write_bytes(onnx)
         save_canonical_skops(model, folder / "model.skops")
-        pd.concat([judged, gate[names].add_prefix("feature_")], axis=1).to_parquet(folder / "gate.parquet")
-        table, seen = _reference(train, entry)
+        pd.concat([predictions, gate[names].add_prefix("feature_")], axis=1).to_parquet(folder / "gate.parquet")
+        table, out_of_fold = _reference(train, entry)
         table.to_parquet(folder / TABLE)
-        seen.to_parquet(folder / "oof.parquet")
+        out_of_fold.to_parquet(folder / "oof.parquet")
         (folder / "fit.json").write_text(json.dumps(fit))
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    return _Trained(files, json.dumps(_evaluation(entry, judged)))
+    return _Trained(files, json.dumps(_evaluation(entry, predictions)))
 
 
-def _evaluation(target: Target, judged: pd.DataFrame) -> dict[str, Any]:
-    decisive, power = ("brier", 2) if target.kind == "classification" else ("mae", 1)
+def _evaluation(target: Target, predictions: pd.DataFrame) -> dict[str, Any]:
+    primary, power = ("brier", 2) if target.kind == "classification" else ("mae", 1)
     own, mean = (
-        float((judged["actual"] - judged[name]).abs().pow(power).mean()) for name in ("predicted", "baseline_mean")
+        float((predictions["actual"] - predictions[name]).abs().pow(power).mean())
+        for name in ("predicted", "baseline_mean")
     )
     return {
-        decisive: own,
+        primary: own,
         "skill": 1 - own / mean,
         "unit": target.unit,
         "n_batteries": 2,
-        "n_rows": len(judged),
-        "baselines": {"mean": {decisive: mean}},
-        "by_life_quarter": [{"quarter": 1, "n_rows": len(judged), decisive: own}],
+        "n_rows": len(predictions),
+        "baselines": {"mean": {primary: mean}},
+        "by_life_quarter": [{"quarter": 1, "n_rows": len(predictions), primary: own}],
     }
 
 
 def _table(rng: np.random.Generator, target: Target, batteries: tuple[str, ...], signal: float) -> pd.DataFrame:
     rows = 60 * len(batteries)
-    features = missing_values(rng, rows, len(feature_names(target)))
+    features = features_with_missing_values(rng, rows, len(feature_names(target)))
     table = pd.DataFrame(features, columns=feature_names(target))
     if target.offset is not None:
         table[target.offset] = rng.normal(30.0, 1.0, size=rows).astype(np.float32)
@@ -188,16 +189,16 @@ def _table(rng: np.random.Generator, target: Target, batteries: tuple[str, ...],
 
 
 def _reference(train: pd.DataFrame, target: Target) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The training table as the pipeline has it, a row each 5 minutes, and what was said of it out of fold."""
-    moments = pd.Timestamp("2025-01-01", tz="UTC") + pd.to_timedelta(300.0 * train["cycle_index"], unit="s")
-    everything = train.columns.union(list(target.feature_names), sort=False)
-    table = train.reindex(columns=everything).assign(time=moments, life_quarter=1.0)
-    seen = table.loc[split(table).fold >= 0, ["battery_id", "cycle_index", "actual"]]
-    return table, seen.assign(predicted=seen["actual"].mean()).reset_index(drop=True)
+    """The training table as in the pipeline, with a row every 5 minutes, and its out-of-fold predictions."""
+    times = pd.Timestamp("2025-01-01", tz="UTC") + pd.to_timedelta(300.0 * train["cycle_index"], unit="s")
+    columns = train.columns.union(list(target.feature_names), sort=False)
+    table = train.reindex(columns=columns).assign(time=times, life_quarter=1.0)
+    out_of_fold = table.loc[split(table).fold >= 0, ["battery_id", "cycle_index", "actual"]]
+    return table, out_of_fold.assign(predicted=out_of_fold["actual"].mean()).reset_index(drop=True)
 
 
 def release_small_models(settings: Settings, folder: Path) -> ModelFiles:
-    """Register a small forest for each target in the registry of `settings`: its first champion release."""
+    """Register a small forest for each target in the registry of `settings` as its first champion release."""
     models = ModelFiles(folder)
     for target in TARGET_NAMES:
         models.train(target, state_version=STATE_VERSION)

@@ -1,4 +1,4 @@
-"""The reference of drift: rows of the training table with what was said of them out of fold, kept with the model."""
+"""Drift reference: sampled training rows with out-of-fold predictions, registered with the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOH = TARGETS["soh"]
 
 
 def table_of(batteries: int, rows: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A training table, and what models that had not seen the battery said of it."""
+    """A training table and its out-of-fold predictions."""
     rng = np.random.default_rng(4)
     n = batteries * rows
     table = pd.DataFrame(rng.normal(size=(n, len(SOH.feature_names))), columns=list(SOH.feature_names)).assign(
@@ -32,46 +32,48 @@ def table_of(batteries: int, rows: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         life_quarter=1.0,
         soh_fraction=rng.uniform(0.8, 1.0, n),
     )
-    seen = table[split(table).fold >= 0]
-    judged = seen[["battery_id", "cycle_index"]].assign(
-        actual=seen["soh_fraction"], predicted=seen["soh_fraction"] + 0.01 * seen["cycles"]
+    in_folds = table[split(table).fold >= 0]
+    out_of_fold = in_folds[["battery_id", "cycle_index"]].assign(
+        actual=in_folds["soh_fraction"], predicted=in_folds["soh_fraction"] + 0.01 * in_folds["cycles"]
     )
-    return table, judged.reset_index(drop=True)
+    return table, out_of_fold.reset_index(drop=True)
 
 
 @pytest.mark.parametrize(("batteries", "rows"), [(6, 50), (MAX_BATTERIES + 9, 7), (1, 60)])
-def test_rows_are_the_table_beside_its_predictions(batteries: int, rows: int) -> None:
-    table, judged = table_of(batteries, rows)
-    kept = reference_rows(table, judged, SOH, seed=7)
-    assert kept["battery_id"].nunique() == min(batteries, MAX_BATTERIES)
-    assert list(kept.columns[:5]) == ["battery_id", "time", "cycle_index", "actual", "predicted"]
-    assert (kept["predicted"] - kept["actual"]).to_numpy() == pytest.approx(0.01 * kept["feature_cycles"].to_numpy())
-    both = kept.merge(table, on=["battery_id", "cycle_index"])
-    assert len(both) == len(kept)
+def test_reference_has_training_rows_with_their_predictions(batteries: int, rows: int) -> None:
+    table, out_of_fold = table_of(batteries, rows)
+    sample = reference_rows(table, out_of_fold, SOH, seed=7)
+    assert sample["battery_id"].nunique() == min(batteries, MAX_BATTERIES)
+    assert list(sample.columns[:5]) == ["battery_id", "time", "cycle_index", "actual", "predicted"]
+    assert (sample["predicted"] - sample["actual"]).to_numpy() == pytest.approx(
+        0.01 * sample["feature_cycles"].to_numpy()
+    )
+    both = sample.merge(table, on=["battery_id", "cycle_index"])
+    assert len(both) == len(sample)
     assert (both["feature_cycles"] == both["cycles"]).all()
-    pd.testing.assert_frame_equal(kept, reference_rows(table, judged, SOH, seed=7))
+    pd.testing.assert_frame_equal(sample, reference_rows(table, out_of_fold, SOH, seed=7))
 
 
-def test_a_long_record_is_thinned_evenly() -> None:
-    table, judged = table_of(5, 3 * MAX_ROWS_PER_BATTERY)
-    kept = reference_rows(table, judged, SOH, seed=7)
-    assert len(kept) == 5 * MAX_ROWS_PER_BATTERY
-    assert kept["cycle_index"].groupby(kept["battery_id"]).diff().dropna().eq(3.0).all()
+def test_long_records_are_thinned_evenly() -> None:
+    table, out_of_fold = table_of(5, 3 * MAX_ROWS_PER_BATTERY)
+    sample = reference_rows(table, out_of_fold, SOH, seed=7)
+    assert len(sample) == 5 * MAX_ROWS_PER_BATTERY
+    assert sample["cycle_index"].groupby(sample["battery_id"]).diff().dropna().eq(3.0).all()
 
 
-def test_it_is_registered_with_the_model_and_found_again(
+def test_reference_is_registered_with_the_model_and_loaded_again(
     tmp_path: Path, models: ModelFiles, provenance: Provenance, store: RegistryStore, settings: Settings
 ) -> None:
-    table, judged = table_of(6, 50)
+    table, out_of_fold = table_of(6, 50)
     for target in ("soh", "rul"):
         models.train(target)
     table.to_parquet(tmp_path / "soh.parquet")
-    judged.to_parquet(models.folder / "soh" / "oof.parquet")
+    out_of_fold.to_parquet(models.folder / "soh" / "oof.parquet")
     tables = {"soh": tmp_path / "soh.parquet"}
     register_all(store, models.folder, models.metrics, GATE, replace(provenance, tables=tables), by="a test")
-    kept = store.reference("soh", 1)
-    assert kept is not None
-    pd.testing.assert_frame_equal(kept, reference_rows(table, judged, SOH, seed=0), check_dtype=False)
+    sample = store.reference("soh", 1)
+    assert sample is not None
+    pd.testing.assert_frame_equal(sample, reference_rows(table, out_of_fold, SOH, seed=0), check_dtype=False)
     assert store.reference("rul", 1) is None
 
     reference_of = registered_references(settings)

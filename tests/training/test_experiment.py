@@ -1,4 +1,4 @@
-"""`make repro SOURCE=...` becomes parameters of an experiment, or one clear sentence."""
+"""`make repro SOURCE=...`: parameter overrides of the DVC experiment, and error messages."""
 
 from __future__ import annotations
 
@@ -12,52 +12,54 @@ from telemetry.errors import TwinError
 from telemetry.sources import read_source
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
-from training.experiment import commands, source_overrides
+from training.experiment import dvc_arguments, source_overrides
 from training.params import parse_section
 from training.snapshot import take_snapshot
 from training.tuning import TuneParams
 
 
-def test_a_source_has_a_domain_and_definitions_of_its_own(tmp_path: Path) -> None:
-    changed = source_overrides("matr", str(tmp_path), None)
-    assert f"source.path={tmp_path.resolve()}" in changed
-    assert "domain=matr" in changed
-    assert "targets.eol_fraction=0.85" in changed
-    assert "source.field_map=null" in changed
+def test_source_sets_its_model_namespace_and_label_definitions(tmp_path: Path) -> None:
+    overrides = source_overrides("matr", str(tmp_path), None)
+    assert f"source.path={tmp_path.resolve()}" in overrides
+    assert "domain=matr" in overrides
+    assert "targets.eol_fraction=0.85" in overrides
+    assert "source.field_map=null" in overrides
 
 
-def test_what_the_last_experiment_changed_is_set_back(tmp_path: Path) -> None:
+def test_overrides_of_the_last_experiment_are_reset(tmp_path: Path) -> None:
     assert "targets.eol_fraction=0.8" in source_overrides("ev_faults", str(tmp_path), "cars")
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "said"),
+    ("name", "data", "message"),
     [("nope", ".", "nope"), ("matr", None, "DATA=path"), ("matr", "/does/not/exist", "does not exist")],
 )
-def test_what_cannot_be_run_is_said(name: str, data: str | None, said: str) -> None:
-    with pytest.raises(TwinError, match=said):
+def test_invalid_source_is_reported(name: str, data: str | None, message: str) -> None:
+    with pytest.raises(TwinError, match=message):
         source_overrides(name, data, None)
 
 
-def test_a_domain_that_cannot_name_models_is_said_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(TwinError, match="domain 'a b/c' cannot name"):
+def test_invalid_model_namespace_is_rejected_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(TwinError, match="domain 'a b/c' is not a valid model namespace"):
         source_overrides("matr", str(tmp_path), "a b/c")
 
 
-def test_a_misspelt_parameter_is_named() -> None:
+def test_unknown_parameter_is_named() -> None:
     with pytest.raises(TwinError, match=r"tune\.trails is not a parameter"):
         parse_section(TuneParams, {"trails": 3}, "tune")
 
 
-def test_another_source_does_not_simulate_a_fleet(tmp_path: Path) -> None:
-    command = commands(["--source", "nasa_pcoe", "--data", str(tmp_path)])
+def test_experiment_on_another_source_runs_no_fleet_simulation(tmp_path: Path) -> None:
+    command = dvc_arguments(["--source", "nasa_pcoe", "--data", str(tmp_path)])
     assert command[:2] == ["exp", "run"]
     assert command[command.index("--name") + 1] == "nasa-pcoe"
     assert command[-1] == "register"
-    assert commands([]) == ["repro"]
+    assert dvc_arguments([]) == ["repro"]
 
 
-def test_a_running_system_is_copied_first(postgres_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_database_source_is_copied_to_files_first(
+    postgres_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text("snapshot: {days: 3, every_s: 0}")
     monkeypatch.delenv("TWIN_TELEMETRY_DSN", raising=False)
@@ -71,12 +73,14 @@ def test_a_running_system_is_copied_first(postgres_dsn: str, tmp_path: Path, mon
         Batch(readings=[{"battery_id": "E", "time": time, "voltage": 3.0, "current": 1.0, "temperature": 20.0}])
     )
     store.close()
-    changed = source_overrides("timescale", None, "battery")
-    assert "domain=battery" in changed
-    (path,) = [Path(one.removeprefix("source.path=")) for one in changed if one.startswith("source.path=")]
+    overrides = source_overrides("timescale", None, "battery")
+    assert "domain=battery" in overrides
+    (path,) = [Path(one.removeprefix("source.path=")) for one in overrides if one.startswith("source.path=")]
     assert path.is_relative_to(tmp_path.resolve())
     assert len(read_source("timescale", path).readings) == 1
-    assert f"source.path={path}" in source_overrides("timescale", str(path), None), "and again on the same files"
-    assert not any(postgres_dsn in one for one in changed)
+    assert f"source.path={path}" in source_overrides("timescale", str(path), None), (
+        "an earlier snapshot is used as it is"
+    )
+    assert not any(postgres_dsn in one for one in overrides)
     with pytest.raises(TwinError, match="files already"):
         take_snapshot("fleet")

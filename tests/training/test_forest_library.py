@@ -1,4 +1,4 @@
-"""Trials may grow their forests faster, to the same score."""
+"""The forest library of tuning trials: equal accuracy of both implementations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.forest_library import forests
 from training.forests import ForestParams, fit, predict
 
 
-def test_the_extension_is_not_worse_than_the_score_of_scikit_learn() -> None:
+def test_intel_extension_is_as_accurate_as_scikit_learn() -> None:
     pytest.importorskip("sklearnex", reason="scikit-learn-intelex is not installed: x86 only, the extra `intel`")
     target = TARGETS["rul"]
     rng = np.random.default_rng(0)
@@ -28,6 +28,6 @@ def test_the_extension_is_not_worse_than_the_score_of_scikit_learn() -> None:
     assert errors[1] < 1.05 * errors[0] < 0.5 * np.abs(truth - truth.mean()).mean()
 
 
-def test_an_unknown_library_is_named() -> None:
+def test_unknown_library_is_rejected() -> None:
     with pytest.raises(TwinError, match=r"tune\.library is 'xgboost'"):
         forests("xgboost")  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Measures against hand-made cases, baselines that are honest, and a line that is straight."""
+"""Error measures, baselines, the evaluation report and permutation importance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_regression_measures() -> None:
     assert found == pytest.approx({"mae": 1.0, "rmse": np.sqrt(3.0), "r2": -3.5})
 
 
-def test_the_base_rate_has_no_brier_skill() -> None:
+def test_base_rate_has_zero_brier_skill() -> None:
     actual = np.array([0.0, 0.0, 0.0, 1.0])
     found = classification_measures(actual, np.full(4, 0.25))
     assert found["brier_skill"] == pytest.approx(0.0)
@@ -25,17 +25,17 @@ def test_the_base_rate_has_no_brier_skill() -> None:
     assert classification_measures(actual, actual)["brier_skill"] == 1.0
 
 
-def test_skill_is_against_the_best_baseline() -> None:
+def test_skill_is_relative_to_the_best_baseline() -> None:
     assert skill(1.0, {"a": 4.0, "b": 2.0}) == 0.5
     assert skill(3.0, {"a": 4.0, "b": 2.0}) == -0.5
 
 
-def test_every_target_has_its_baselines() -> None:
+def test_baselines_of_all_targets_exist() -> None:
     for target in TARGETS.values():
         assert set(target.baselines) <= {*BASELINES, "linear_extrapolation"}
 
 
-def test_a_straight_line_is_extrapolated() -> None:
+def test_linear_fade_is_extrapolated_to_the_end_of_life() -> None:
     cycles = np.arange(1.0, 301.0)
     soh = 1.0 - 0.0005 * cycles
     remaining = linear_extrapolation(pd.Series(["a"] * 300), cycles, soh, 0.8, longest=5000.0)
@@ -44,7 +44,7 @@ def test_a_straight_line_is_extrapolated() -> None:
     assert (flat == 5000.0).all()
 
 
-def test_the_extrapolation_sees_only_the_past() -> None:
+def test_extrapolation_uses_only_earlier_cycles() -> None:
     cycles, rng = np.arange(1.0, 201.0), np.random.default_rng(0)
     soh = 1.0 - 0.0008 * cycles + rng.normal(0, 0.002, 200)
     whole = linear_extrapolation(pd.Series(["a"] * 200), cycles, soh, 0.8, longest=900.0)
@@ -52,10 +52,10 @@ def test_the_extrapolation_sees_only_the_past() -> None:
     assert np.array_equal(whole[:100], half)
 
 
-def test_the_report_names_every_baseline_and_quarter() -> None:
+def test_report_has_every_baseline_and_life_quarter() -> None:
     rng = np.random.default_rng(1)
     actual = rng.uniform(0, 500, 400)
-    judged = pd.DataFrame(
+    predictions = pd.DataFrame(
         {
             "battery_id": np.repeat(["a", "b"], 200),
             "cycle_index": np.tile(np.arange(200.0), 2),
@@ -65,15 +65,15 @@ def test_the_report_names_every_baseline_and_quarter() -> None:
             "baseline_mean": actual.mean(),
         }
     )
-    health = judged[["battery_id", "cycle_index"]].assign(predicted=1.0)
-    entry = report(TARGETS["rul"], add_linear_extrapolation(judged, health, 0.8, longest=600.0))
+    soh_predictions = predictions[["battery_id", "cycle_index"]].assign(predicted=1.0)
+    entry = report(TARGETS["rul"], add_linear_extrapolation(predictions, soh_predictions, 0.8, longest=600.0))
     assert set(entry["baselines"]) == {"mean", "linear_extrapolation"}
     assert [quarter["quarter"] for quarter in entry["by_life_quarter"]] == [1, 2, 3, 4]
     assert entry["skill"] > 0.9
     assert (entry["n_batteries"], entry["n_rows"]) == (2, 400)
 
 
-def test_importance_finds_the_signal_that_matters() -> None:
+def test_permutation_importance_finds_the_relevant_signal() -> None:
     target = TARGETS["temperature"]
     rng = np.random.default_rng(2)
     table = pd.DataFrame(rng.normal(size=(500, len(target.feature_names))), columns=list(target.feature_names))

@@ -1,4 +1,4 @@
-"""The card says what must be said."""
+"""Model card: sections, definitions and the description of held-out data."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def card(models: ModelFiles, target: str, source: str = "matr") -> str:
 
 
 @pytest.mark.parametrize("target", TARGET_NAMES)
-def test_every_section_is_there(models: ModelFiles, target: str) -> None:
+def test_card_has_every_section(models: ModelFiles, target: str) -> None:
     text = card(models, target)
-    for heading in ("for", "trained on", "good", "quarter of life", "Limits", "repeat it"):
+    for heading in ("Intended use", "Training data", "Evaluation", "quarter of life", "Limits", "Reproduction"):
         assert any(line.startswith("## ") and heading in line for line in text.splitlines()), heading
     assert "| mean |" in text
     assert "extrapolate" in text
@@ -32,28 +32,28 @@ def test_every_section_is_there(models: ModelFiles, target: str) -> None:
     assert "None" not in text.replace("max_depth None", "")
 
 
-def test_a_simulated_fleet_is_called_one(models: ModelFiles) -> None:
+def test_card_of_the_simulated_fleet_states_that_it_is_simulated(models: ModelFiles) -> None:
     assert "simulated" in card(models, "soh", source="fleet")
     assert "simulated" not in card(models, "soh", source="matr")
 
 
-def test_a_battery_split_by_time_is_not_called_unseen(models: ModelFiles) -> None:
+def test_card_of_a_split_by_time_names_the_held_out_rows(models: ModelFiles) -> None:
     models.train("soh", train_batteries=GATE_BATTERIES)
     fit = json.loads((models.folder / "soh" / "fit.json").read_text())
     text = model_card("soh", fit, {}, CardContext("csv"))
-    assert "never seen" not in text
+    assert "used neither" not in text
     assert "the last rows of `B08`, `B09`" in text
 
 
-def test_definitions_are_those_of_the_fit(models: ModelFiles) -> None:
+def test_card_has_the_label_definitions_of_the_fit(models: ModelFiles) -> None:
     assert "300 s ahead" in card(models, "temperature")
     assert "100 equivalent full cycles" in card(models, "failure")
     assert "below 80%" in card(models, "rul")
 
 
-def test_a_card_without_evaluation_still_reads(models: ModelFiles) -> None:
+def test_card_without_evaluation(models: ModelFiles) -> None:
     models.train("soh")
     fit = json.loads((models.folder / "soh" / "fit.json").read_text())
     text = model_card("soh", fit, {}, CardContext("matr"))
-    assert "Not known." in text
+    assert "Unknown." in text
     assert "git commit: unknown" in text

@@ -1,4 +1,4 @@
-"""The negative control: where there is no signal no model becomes champion, and the report says so."""
+"""Negative control (no skill without signal), and reproducible cross-validation and tuning."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def table_of(target: Target, *, signal: float, seed: int = 0) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("name", ["soh", "rul", "failure"])
-def test_noise_has_no_skill_and_signal_has(name: str) -> None:
+def test_skill_is_zero_without_signal_and_positive_with_signal(name: str) -> None:
     target = TARGETS[name]
     skills = []
     for signal in (0.0, 3.0):
@@ -49,14 +49,14 @@ def test_noise_has_no_skill_and_signal_has(name: str) -> None:
     assert skills[1] > 0.2
 
 
-def test_out_of_fold_is_repeatable() -> None:
+def test_out_of_fold_predictions_are_reproducible() -> None:
     target = TARGETS["failure"]
     table = table_of(target, signal=1.0)
     first = out_of_fold(table, target, PARAMS, split(table), seed=1)
     pd.testing.assert_frame_equal(first, out_of_fold(table, target, PARAMS, split(table), seed=1))
 
 
-def test_a_killed_study_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_resumed_study_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     target = TARGETS["soh"]
     table = table_of(target, signal=2.0)
     division = split(table)

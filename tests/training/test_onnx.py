@@ -1,4 +1,4 @@
-"""A served forest says what the fitted one says."""
+"""ONNX export and merge: predictions equal to scikit-learn's and independent of batch and merging."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx import TensorProto
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 
-from tests.training.small_models import missing_values, small_classifier, small_regressor
+from tests.training.small_models import features_with_missing_values, small_classifier, small_regressor
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference, to_onnx
 from training.onnx_merge import merge
 from training.onnx_runtime import ForestFile, OnnxForest, OnnxForests
@@ -24,8 +24,8 @@ TABLES = {"first": N_FEATURES, "second": N_FEATURES}
 
 @pytest.fixture(scope="module", params=["regressor", "classifier"])
 def model(request: pytest.FixtureRequest) -> Pipeline:
-    features = missing_values(np.random.default_rng(1), 2000, N_FEATURES)
-    # Whether a value is missing says something, and remaining lives are large numbers.
+    features = features_with_missing_values(np.random.default_rng(1), 2000, N_FEATURES)
+    # Missing values are informative, and the actual values are large, as remaining cycles are.
     actual = 900.0 + 300.0 * np.nan_to_num(features[:, 0]) + 200.0 * np.isnan(features[:, 1])
     if request.param == "regressor":
         return small_regressor(features, actual)
@@ -33,26 +33,26 @@ def model(request: pytest.FixtureRequest) -> Pipeline:
 
 
 def unseen_rows() -> np.ndarray:
-    return missing_values(np.random.default_rng(2), N_ROWS, N_FEATURES)
+    return features_with_missing_values(np.random.default_rng(2), N_ROWS, N_FEATURES)
 
 
-def test_equals_scikit_learn_on_rows_with_missing_values(model: Pipeline) -> None:
+def test_predictions_equal_scikit_learn_with_missing_values(model: Pipeline) -> None:
     assert onnx_difference(model, to_onnx(model, N_FEATURES), unseen_rows()) <= 1e-6 < MAX_DIFFERENCE
 
 
-def test_missing_everything_is_legal(model: Pipeline) -> None:
+def test_rows_without_any_value_are_valid(model: Pipeline) -> None:
     rows = np.full((3, N_FEATURES), np.nan)
     assert onnx_difference(model, to_onnx(model, N_FEATURES), rows) <= 1e-6
 
 
-def test_difference_sees_lost_missing_values() -> None:
-    """Negative control: without the sentinel, as skl2onnx converts NaN by itself, the two part."""
-    rows = missing_values(np.random.default_rng(1), 2000, N_FEATURES)
+def test_onnx_difference_detects_wrong_routing_of_missing_values() -> None:
+    """Negative control: without the sentinel the ONNX conversion loses the routing of NaN."""
+    rows = features_with_missing_values(np.random.default_rng(1), 2000, N_FEATURES)
     bare = make_pipeline(RandomForestRegressor(10, random_state=0)).fit(rows, np.nan_to_num(rows[:, 0]))
     assert onnx_difference(bare, to_onnx(bare, N_FEATURES), unseen_rows()) > 0.1
 
 
-def test_inputs_and_outputs_are_the_contract(model: Pipeline) -> None:
+def test_graph_inputs_and_outputs(model: Pipeline) -> None:
     graph = onnx.load_from_string(to_onnx(model, N_FEATURES)).graph
     (features,), (value,) = graph.input, graph.output
     assert (features.name, value.name) == ("features", "value")
@@ -61,13 +61,13 @@ def test_inputs_and_outputs_are_the_contract(model: Pipeline) -> None:
     assert [d.dim_value for d in value.type.tensor_type.shape.dim] == [0, 1]
 
 
-def test_no_initializer_is_left_over(model: Pipeline) -> None:
+def test_graph_has_no_unused_initializer(model: Pipeline) -> None:
     graph = onnx.load_from_string(to_onnx(model, N_FEATURES)).graph
     used = {name for node in graph.node for name in node.input}
     assert {item.name for item in graph.initializer} <= used
 
 
-def test_one_row_equals_a_batch(model: Pipeline) -> None:
+def test_single_rows_equal_a_batch(model: Pipeline) -> None:
     forest = OnnxForest(to_onnx(model, N_FEATURES))
     rows = unseen_rows()[:20].astype(np.float32)
     one_by_one = np.concatenate([forest.predict(row[None, :]) for row in rows])
@@ -76,51 +76,53 @@ def test_one_row_equals_a_batch(model: Pipeline) -> None:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ForestFile]:
-    """Three forests that read two tables: all of one, some of it in another order, and the other."""
+    """Three forests on two tables: all columns of the first, some of its columns reordered, all of the second."""
     folder = tmp_path_factory.mktemp("forests")
     rng = np.random.default_rng(3)
-    features = missing_values(rng, 2000, N_FEATURES)
+    features = features_with_missing_values(rng, 2000, N_FEATURES)
     actual = np.nan_to_num(features[:, 0]) + np.isnan(features[:, 1])
     columns = {"all": tuple(range(N_FEATURES)), "some": (4, 0, 1), "other": tuple(range(N_FEATURES))}
-    for name, own in columns.items():
-        rows = features[:, list(own)]
+    for name, columns_of in columns.items():
+        rows = features[:, list(columns_of)]
         classes = (actual > 0.5).astype(int)
         fitted = small_classifier(rows, classes) if name == "other" else small_regressor(rows, actual)
-        (folder / f"{name}.onnx").write_bytes(to_onnx(fitted, len(own)))
+        (folder / f"{name}.onnx").write_bytes(to_onnx(fitted, len(columns_of)))
     return {
-        name: ForestFile(folder / f"{name}.onnx", "second" if name == "other" else "first", own)
-        for name, own in columns.items()
+        name: ForestFile(folder / f"{name}.onnx", "second" if name == "other" else "first", columns_of)
+        for name, columns_of in columns.items()
     }
 
 
-def merged_equals_single(forests: OnnxForests, files: dict[str, ForestFile], n_rows: int) -> None:
+def assert_merged_equals_single(forests: OnnxForests, files: dict[str, ForestFile], n_rows: int) -> None:
     rng = np.random.default_rng(n_rows)
-    tables = {name: missing_values(rng, n_rows, N_FEATURES).astype(np.float32) for name in ("first", "second")}
-    got = forests.predict(tables)
-    assert got.keys() == files.keys()
+    tables = {
+        name: features_with_missing_values(rng, n_rows, N_FEATURES).astype(np.float32) for name in ("first", "second")
+    }
+    merged = forests.predict(tables)
+    assert merged.keys() == files.keys()
     for name, file in files.items():
         single = OnnxForest(file.path).predict(tables[file.table][:, list(file.columns)])
-        np.testing.assert_array_equal(got[name], single)
+        np.testing.assert_array_equal(merged[name], single)
 
 
 @pytest.mark.parametrize("n_rows", [1, 7, 100, 3000])
-def test_one_call_for_all_forests_gives_the_bits_of_each(files: dict[str, ForestFile], n_rows: int) -> None:
-    merged_equals_single(OnnxForests(files, TABLES), files, n_rows)
+def test_merged_forests_give_the_bits_of_each_forest(files: dict[str, ForestFile], n_rows: int) -> None:
+    assert_merged_equals_single(OnnxForests(files, TABLES), files, n_rows)
 
 
-def test_forests_of_one_exporter_are_one_model(files: dict[str, ForestFile]) -> None:
+def test_forests_with_equal_operator_sets_become_one_model(files: dict[str, ForestFile]) -> None:
     (model,) = merge(files, TABLES)
     assert {entry.name for entry in onnx.load_from_string(model).graph.output} == {f"{name}/value" for name in files}
 
 
-def test_forests_of_another_operator_set_are_called_apart(files: dict[str, ForestFile], tmp_path: Path) -> None:
+def test_forests_with_different_operator_sets_become_two_models(files: dict[str, ForestFile], tmp_path: Path) -> None:
     older = onnx.load_model(files["all"].path)
     older.opset_import[0].version -= 1
     onnx.save_model(older, tmp_path / "older.onnx")
     mixed = files | {"all": dataclasses.replace(files["all"], path=tmp_path / "older.onnx")}
     assert len(merge(mixed, TABLES)) == 2
-    merged_equals_single(OnnxForests(mixed, TABLES), mixed, 50)
+    assert_merged_equals_single(OnnxForests(mixed, TABLES), mixed, 50)
 
 
-def test_no_forest_is_legal() -> None:
+def test_no_forests_give_no_predictions() -> None:
     assert OnnxForests({}, TABLES).predict({}) == {}

@@ -1,4 +1,4 @@
-"""The registry on a real MLflow: who becomes champion, who does not, and how it is undone."""
+"""Model registry on MLflow: registration, promotion, rollback, alias changes from outside, and the command line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def register(store: RegistryStore, models: ModelFiles, provenance: Provenance) -
     return lambda: register_all(store, models.folder, models.metrics, GATE, provenance, by="a test")
 
 
-def of(report: RegistrationReport, target: str) -> RegistrationResult:
+def result_of(report: RegistrationReport, target: str) -> RegistrationResult:
     return next(model for model in report.models if model.target == target)
 
 
@@ -56,7 +56,7 @@ def test_registering_again_changes_nothing(register: Register, trained: ModelFil
     assert len(store.events()) == 1
 
 
-def test_a_training_for_some_targets_promotes_no_other_and_says_what_it_was_for(
+def test_only_promotable_targets_are_promoted_with_the_training_reason_recorded(
     models: ModelFiles, provenance: Provenance, store: RegistryStore
 ) -> None:
     for noise in (1.0, 0.1):
@@ -74,15 +74,15 @@ def test_a_training_for_some_targets_promotes_no_other_and_says_what_it_was_for(
         )
     assert store.aliases().champions == {"soh": 1, "temperature": 2}
     assert store.aliases().challengers == {"soh": 2, "temperature": 2}
-    assert of(report, "soh").state == "challenger"
-    assert "for other targets" in of(report, "soh").reasons[0]
+    assert result_of(report, "soh").state == "challenger"
+    assert "for other targets" in result_of(report, "soh").reasons[0]
     assert store.events()[-1].reason == "it drifts: passed the gate: temperature 2"
     version = store.client.get_model_version("battery-temperature", "2")
     assert version.tags["retrain_reason"] == "it drifts"
     assert store.client.get_run(version.run_id).data.tags["retrain_reason"] == "it drifts"
 
 
-def test_an_empty_registry_is_filled_from_the_same_files(
+def test_empty_registry_gets_the_same_release_from_the_same_files(
     register: Register, models: ModelFiles, provenance: Provenance, settings: Settings, empty_registry: Path
 ) -> None:
     models.train("soh")
@@ -96,7 +96,7 @@ def test_an_empty_registry_is_filled_from_the_same_files(
     assert first == second
 
 
-def test_a_better_model_replaces_the_champion_and_the_others_stay(
+def test_better_model_replaces_the_champion_and_other_targets_are_unchanged(
     register: Register, models: ModelFiles, store: RegistryStore
 ) -> None:
     models.train("soh", noise=1.0)
@@ -104,20 +104,20 @@ def test_a_better_model_replaces_the_champion_and_the_others_stay(
     register()
     models.train("soh", noise=0.1)
     report = register()
-    assert of(report, "soh").state == "champion"
-    assert of(report, "soh").version == 2
-    assert "not worse than the champion, version 1," in of(report, "soh").reasons[1]
+    assert result_of(report, "soh").state == "champion"
+    assert result_of(report, "soh").version == 2
+    assert "not worse than the champion, version 1," in result_of(report, "soh").reasons[1]
     assert store.aliases().champions == {"soh": 2, "rul": 1}
     assert {t: m.version for t, m in read_release(store.client, "battery", 2).models.items()} == {"soh": 2, "rul": 1}
 
 
-def test_a_worse_model_stays_challenger(register: Register, models: ModelFiles, store: RegistryStore) -> None:
+def test_worse_model_stays_challenger(register: Register, models: ModelFiles, store: RegistryStore) -> None:
     models.train("soh", noise=0.1)
     register()
     models.train("soh", noise=1.0)
     report = register()
-    assert of(report, "soh").state == "challenger"
-    assert "worse than the champion, version 1, error" in of(report, "soh").reasons[1]
+    assert result_of(report, "soh").state == "challenger"
+    assert "worse than the champion, version 1, error" in result_of(report, "soh").reasons[1]
     assert store.aliases().champions == {"soh": 1}
     assert store.aliases().challengers == {"soh": 2}
     assert report.release == 1
@@ -125,28 +125,28 @@ def test_a_worse_model_stays_challenger(register: Register, models: ModelFiles, 
 
 
 @pytest.mark.parametrize("target", ["soh", "failure"])
-def test_without_signal_no_model_becomes_champion(
+def test_model_trained_without_signal_stays_challenger(
     register: Register, models: ModelFiles, store: RegistryStore, target: str
 ) -> None:
-    """Negative control: labels that have nothing to do with the features."""
+    """Negative control: labels that are independent of the features."""
     models.train(target, signal=0.0)
     report = register()
-    assert of(report, target).state == "challenger"
-    assert "not above the 0.02 that is needed" in of(report, target).reasons[0]
+    assert result_of(report, target).state == "challenger"
+    assert "not above the required 0.02" in result_of(report, target).reasons[0]
     assert report.release is None
     assert store.aliases().champions == {}
 
 
-def test_a_target_that_the_source_cannot_give_is_said(register: Register, models: ModelFiles) -> None:
+def test_target_not_available_from_the_source_is_reported(register: Register, models: ModelFiles) -> None:
     models.train("soh")
-    models.leave_out("rul", "no battery reached its end of life")
+    models.write_not_available("rul", "no battery reached its end of life")
     report = register()
-    assert of(report, "rul").state == "not available"
-    assert of(report, "rul").reasons == ("no battery reached its end of life",)
-    assert of(report, "temperature").reasons == ("it was not trained",)
+    assert result_of(report, "rul").state == "not available"
+    assert result_of(report, "rul").reasons == ("no battery reached its end of life",)
+    assert result_of(report, "temperature").reasons == ("it was not trained",)
 
 
-def test_a_model_that_differs_from_scikit_learn_is_not_registered(
+def test_model_whose_onnx_differs_from_scikit_learn_is_not_registered(
     register: Register, models: ModelFiles, store: RegistryStore
 ) -> None:
     models.train("soh", noise=1.0)
@@ -154,19 +154,19 @@ def test_a_model_that_differs_from_scikit_learn_is_not_registered(
     models.train("soh", noise=0.1)
     (models.folder / "soh" / "model.onnx").write_bytes(other)
     report = register()
-    assert of(report, "soh").state == "not registered"
-    assert "ONNX differs from scikit-learn" in of(report, "soh").reasons[0]
+    assert result_of(report, "soh").state == "not registered"
+    assert "ONNX differs from scikit-learn" in result_of(report, "soh").reasons[0]
     assert store.aliases().challengers == {}
 
 
-def test_a_champion_trained_on_the_gate_batteries_is_not_beaten_by_them(register: Register, models: ModelFiles) -> None:
+def test_champion_trained_on_the_gate_batteries_is_not_replaced(register: Register, models: ModelFiles) -> None:
     models.train("soh", noise=1.0, train_batteries=TRAIN_BATTERIES + GATE_BATTERIES)
     register()
     models.train("soh", noise=0.1)
-    assert "trained on every gate battery" in of(register(), "soh").reasons[1]
+    assert "trained on every gate battery" in result_of(register(), "soh").reasons[1]
 
 
-def test_a_new_fold_is_judged_on_baselines_and_never_mixed(
+def test_new_state_version_is_compared_with_baselines_and_never_mixed(
     register: Register, models: ModelFiles, store: RegistryStore
 ) -> None:
     models.train("soh")
@@ -174,16 +174,18 @@ def test_a_new_fold_is_judged_on_baselines_and_never_mixed(
     register()
     models.train("soh", state_version=2)
     report = register()
-    assert of(report, "soh").state == "challenger"
-    assert "would lose rul" in of(report, "soh").reasons[-1]
+    assert result_of(report, "soh").state == "challenger"
+    assert "would lose rul" in result_of(report, "soh").reasons[-1]
     models.train("rul", state_version=2)
     report = register()
-    assert of(report, "soh").state == of(report, "rul").state == "champion"
-    assert "cannot be run on these rows (it was fitted on fold 1" in of(report, "rul").reasons[1]
+    assert result_of(report, "soh").state == result_of(report, "rul").state == "champion"
+    assert "cannot be run on these rows (it has state version 1" in result_of(report, "rul").reasons[1]
     assert read_release(store.client, "battery", 2).state_version == 2
 
 
-def test_rollback_restores_the_release_whole(register: Register, trained: ModelFiles, store: RegistryStore) -> None:
+def test_rollback_restores_all_models_of_the_release(
+    register: Register, trained: ModelFiles, store: RegistryStore
+) -> None:
     for target in TARGET_NAMES:
         trained.train(target, noise=0.8)
     register()
@@ -209,13 +211,13 @@ def test_register_does_not_undo_a_rollback(register: Register, models: ModelFile
     rollback(store, reason="live error", by="Ada")
     report = register()
     assert store.aliases().champions == {"soh": 1}
-    assert "rollback by Ada: live error" in of(report, "soh").reasons[0]
+    assert "rollback by Ada: live error" in result_of(report, "soh").reasons[0]
     outcome = promote(store, GATE, {"soh": 2}, reason="it was the sensor", by="Ada")
     assert outcome.event is not None
     assert store.aliases().champions == {"soh": 2}
 
 
-def test_rollbacks_go_back_one_release_after_another(
+def test_repeated_rollbacks_go_back_one_release_each(
     register: Register, models: ModelFiles, store: RegistryStore
 ) -> None:
     for noise in (1.0, 0.5, 0.05):
@@ -229,7 +231,7 @@ def test_rollbacks_go_back_one_release_after_another(
     assert store.aliases().champions == {"soh": 3}
 
 
-def test_promotion_against_the_gate_is_refused_unless_forced(
+def test_model_that_fails_the_gate_is_promoted_only_by_force(
     register: Register, models: ModelFiles, store: RegistryStore
 ) -> None:
     models.train("soh", noise=0.1)
@@ -247,7 +249,7 @@ def test_promotion_against_the_gate_is_refused_unless_forced(
     assert store.aliases().champions == {"soh": 2}
 
 
-def test_a_champion_moved_outside_is_followed_and_held_against_the_gate(
+def test_champion_alias_moved_outside_creates_a_release_and_is_evaluated_by_the_gate(
     register: Register, models: ModelFiles, store: RegistryStore
 ) -> None:
     models.train("soh", noise=0.1)
@@ -268,7 +270,7 @@ def test_a_champion_moved_outside_is_followed_and_held_against_the_gate(
     assert synchronise(store, GATE) is None
 
 
-def test_a_release_moved_outside_takes_its_models_along(
+def test_release_alias_moved_outside_moves_the_model_aliases(
     register: Register, models: ModelFiles, store: RegistryStore
 ) -> None:
     for noise in (0.8, 0.05):
@@ -281,7 +283,7 @@ def test_a_release_moved_outside_takes_its_models_along(
     assert store.aliases().champions == {"soh": 1}
 
 
-def test_a_champion_that_this_project_did_not_register_is_warned_of(
+def test_champion_not_registered_by_this_project_is_a_warning(
     register: Register, models: ModelFiles, store: RegistryStore
 ) -> None:
     models.train("soh")
@@ -293,15 +295,15 @@ def test_a_champion_that_this_project_did_not_register_is_warned_of(
     event = synchronise(store, GATE)
     assert event is not None
     assert any("has no model.onnx" in warning for warning in event.warnings)
-    assert any("the release does not follow" in warning for warning in event.warnings)
+    assert any("the release was not updated" in warning for warning in event.warnings)
     assert store.aliases().release == 1
     assert synchronise(store, GATE) is None
 
 
-def test_two_events_at_once_do_not_overwrite_each_other(store: RegistryStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_events_do_not_overwrite_each_other(store: RegistryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     from training.registry.promotion import record_event
 
-    monkeypatch.setattr(RegistryStore, "_event_tags", lambda self: [])  # both count before either writes
+    monkeypatch.setattr(RegistryStore, "_event_tags", lambda self: [])  # both read the events before either writes
     record_event(store, "promote", by="Ada", reason="one")
     record_event(store, "promote", by="Bob", reason="two")
     monkeypatch.undo()
@@ -325,7 +327,7 @@ class TestCommand:
 
         return call
 
-    def test_life_of_a_champion(
+    def test_promote_rollback_history_and_list(
         self,
         run: Callable[..., tuple[int, str]],
         register: Register,
@@ -337,7 +339,9 @@ class TestCommand:
         register()
         code, text = run("list")
         row = next(line for line in text.splitlines() if "battery-soh" in line)
-        assert [cell.strip() for cell in row.split("│")[1:-1]] == ["battery-soh", "1", "–", "1"], "no rival of itself"
+        assert [cell.strip() for cell in row.split("│")[1:-1]] == ["battery-soh", "1", "–", "1"], (
+            "the champion is not its own challenger"
+        )
         models.train("soh", noise=1.0)
         register()
 
@@ -370,15 +374,15 @@ class TestCommand:
 
         monkeypatch.setenv("COLUMNS", "80")
         code, text = run("history")
-        assert events[-1]["time"] in text, "a time is whole in a narrow terminal"
+        assert events[-1]["time"] in text, "the time is not wrapped in a narrow terminal"
         code, text = run("rollback", "--to", "42", "--reason", "r")
-        assert (code, text.strip()) == (1, "there is no version 42 of battery-twin; known: 1, 2")
+        assert (code, text.strip()) == (1, "there is no version 42 of battery-twin; existing: 1, 2")
         code, text = run("promote", "--target", "soh", "--version", "99", "--reason", "r")
-        assert (code, text.strip()) == (1, "there is no version 99 of battery-soh; known: 1, 2")
+        assert (code, text.strip()) == (1, "there is no version 99 of battery-soh; existing: 1, 2")
         code, text = run("list", "--domain", "nope")
-        assert (code, text.strip()) == (2, "the registry has no domain nope; known: battery")
+        assert (code, text.strip()) == (2, "the registry has no model namespace nope; existing: battery")
 
-    def test_an_alias_moved_outside_is_said_by_the_next_command(
+    def test_alias_moved_outside_is_reported_by_the_next_command(
         self, run: Callable[..., tuple[int, str]], register: Register, models: ModelFiles, store: RegistryStore
     ) -> None:
         for noise in (0.1, 1.0):
@@ -397,12 +401,12 @@ class TestCommand:
             (("promote", "--version", "1", "--reason", "r"), "needs a --target"),
             (
                 ("promote", "--target", "soh", "--version", "7", "--reason", "r"),
-                "there is no version 7 of battery-soh; known: none",
+                "there is no version 7 of battery-soh; existing: none",
             ),
             (("rollback", "--reason", "r"), "nothing to roll back"),
         ],
     )
-    def test_what_cannot_be_done_is_one_sentence(
+    def test_errors_are_one_sentence(
         self, run: Callable[..., tuple[int, str]], arguments: tuple[str, ...], sentence: str
     ) -> None:
         code, text = run(*arguments)
@@ -410,17 +414,15 @@ class TestCommand:
         assert sentence in text
         assert "Traceback" not in text
 
-    def test_a_reason_is_required(self, run: Callable[..., tuple[int, str]]) -> None:
+    def test_reason_is_required(self, run: Callable[..., tuple[int, str]]) -> None:
         with pytest.raises(SystemExit):
             run("promote", "--target", "soh")
         with pytest.raises(SystemExit):
             run("promote", "--target", "soh", "--reason", " ")
 
     @pytest.mark.parametrize("domain", ["a b/../c", "", ".."])
-    def test_a_domain_that_cannot_name_models_is_one_sentence(
-        self, run: Callable[..., tuple[int, str]], domain: str
-    ) -> None:
+    def test_invalid_model_namespace_is_one_sentence(self, run: Callable[..., tuple[int, str]], domain: str) -> None:
         code, text = run("list", "--domain", domain)
         assert code == 2
         assert text.count("\n") == 1
-        assert f"domain {domain!r} cannot name registered models" in text
+        assert f"domain {domain!r} is not a valid model namespace" in text

@@ -1,4 +1,4 @@
-"""The same registry behind an MLflow server: with SQLite and a folder, and with PostgreSQL and MinIO as in compose."""
+"""Model registry on an MLflow server: with SQLite and a folder, and with PostgreSQL and MinIO as in compose."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy.servers.process import HOST, Command, Server, responds, unused_port
-from telemetry.settings import NO_TELEMETRY, Settings
+from telemetry.settings import USAGE_STATISTICS_OFF, Settings
 from tests.training.small_models import GATE, ModelFiles
 from training.registry.promotion import rollback
 from training.registry.registration import Provenance, register_all
@@ -31,7 +31,7 @@ def small_server(tmp_path: Path, empty_registry: Path) -> Iterator[str]:
         ready=lambda: responds(f"{url}/health"),
         log=tmp_path / "server.log",
         folder=tmp_path,
-        environment=NO_TELEMETRY,
+        environment=USAGE_STATISTICS_OFF,
         start_timeout_s=120.0,
     )
     with Server(command):
@@ -40,7 +40,7 @@ def small_server(tmp_path: Path, empty_registry: Path) -> Iterator[str]:
 
 @pytest.fixture(params=["small_server", "mlflow_server"])
 def server(request: pytest.FixtureRequest) -> str:
-    """Address of an MLflow server; the second one is shared by the whole session."""
+    """Address of an MLflow server; the second one is shared by the whole test session."""
     address: str = request.getfixturevalue(request.param)
     return address
 

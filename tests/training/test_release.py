@@ -1,4 +1,4 @@
-"""What serving gets: one release, whole, checked, and without a trainer in memory."""
+"""Loading a release for serving: contents, cache, hash check, and no training library imported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def loaded(store: RegistryStore, trained: ModelFiles, provenance: Provenance, se
     return load_release("battery", settings=settings)
 
 
-def test_holds_everything_that_serving_needs(loaded: LoadedRelease, trained: ModelFiles) -> None:
+def test_loaded_release_has_models_horizons_and_versions(loaded: LoadedRelease, trained: ModelFiles) -> None:
     assert loaded.label == "battery-twin/1"
     assert loaded.release.horizons == {"temperature_s": 300.0, "failure_cycles": 100.0}
     assert loaded.release.rul_unit == "equivalent full cycles"
@@ -43,19 +43,19 @@ def test_holds_everything_that_serving_needs(loaded: LoadedRelease, trained: Mod
         np.testing.assert_array_equal(served, fitted)
 
 
-def test_a_second_loading_fetches_no_model(loaded: LoadedRelease, settings: Settings) -> None:
+def test_second_load_uses_the_cache(loaded: LoadedRelease, settings: Settings) -> None:
     before = {path: path.stat().st_mtime_ns for path in (settings.var / "models").rglob("*")}
     again = load_release("battery", settings=settings)
     assert again == loaded
     assert {path: path.stat().st_mtime_ns for path in (settings.var / "models").rglob("*")} == before
 
 
-def test_version_can_be_polled(loaded: LoadedRelease, store: RegistryStore) -> None:
+def test_release_version(loaded: LoadedRelease, store: RegistryStore) -> None:
     assert release_version(store.client, "battery") == 1
     assert release_version(store.client, "matr") is None
 
 
-def test_a_model_that_was_exchanged_is_refused(
+def test_model_with_another_hash_is_rejected(
     store: RegistryStore, models: ModelFiles, provenance: Provenance, settings: Settings
 ) -> None:
     models.train("soh")
@@ -67,23 +67,23 @@ def test_a_model_that_was_exchanged_is_refused(
     assert not list((settings.var / "models").iterdir())
 
 
-def test_without_a_release_the_sentence_says_what_to_do(settings: Settings) -> None:
+def test_missing_release_error_names_the_remedy(settings: Settings) -> None:
     with pytest.raises(TwinError, match="battery-twin@champion; run `dvc repro`"):
         load_release("battery", settings=settings)
 
 
-def test_json_there_and_back() -> None:
+def test_release_json_round_trip() -> None:
     release = Release("b", {"soh": PinnedModel("b-soh", 3, "ab")}, 2, {"temperature_s": 300.0})
     assert Release.from_json(release.to_json()) == release
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"models": {"soh": {"name": "x"}}}', '{"models": {}, "extra": 1}'])
-def test_what_is_no_release_is_refused(text: str) -> None:
+def test_invalid_release_json_is_rejected(text: str) -> None:
     with pytest.raises(TwinError, match="is not a release"):
         Release.from_json(text)
 
 
-def test_serving_imports_no_trainer() -> None:
+def test_serving_modules_import_no_training_library() -> None:
     code = (
         "import sys, training.release, training.onnx_runtime, training.registry.promotion; "
         "heavy = {'sklearn', 'skl2onnx', 'onnx', 'optuna', 'matplotlib', 'skops', 'mlflow'} & set(sys.modules); "

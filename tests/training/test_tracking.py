@@ -1,4 +1,4 @@
-"""What a run in MLflow says."""
+"""Runs in MLflow: tuning trials, final models and their artifacts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from training.registry.registry_store import RegistryStore
 from training.tracking import FinalRun, git_commit, log_final_run, tuning_run
 
 
-def test_trials_are_children_of_one_study(settings: Settings) -> None:
+def test_trials_are_child_runs_of_the_study(settings: Settings) -> None:
     with tuning_run(settings, "battery", "soh", "study-1", "scikit-learn 1") as run:
         for number in range(3):
             run.log_trial(number, {"n_estimators": 50, "max_depth": None}, 0.1 / (number + 1))
@@ -30,7 +30,7 @@ def test_trials_are_children_of_one_study(settings: Settings) -> None:
     assert min(child.data.metrics["error"] for child in children) == pytest.approx(0.1 / 3)
 
 
-def test_a_resumed_study_goes_on_in_its_run(settings: Settings) -> None:
+def test_resumed_study_continues_its_run(settings: Settings) -> None:
     with pytest.raises(KeyboardInterrupt), tuning_run(settings, "battery", "soh", "study-1", "scikit-learn 1") as first:
         raise KeyboardInterrupt
     assert first.client.get_run(first.run_id).info.status == "KILLED"
@@ -41,7 +41,7 @@ def test_a_resumed_study_goes_on_in_its_run(settings: Settings) -> None:
         assert other.run_id != first.run_id
 
 
-def test_a_failed_study_is_said_to_have_failed(settings: Settings) -> None:
+def test_failed_study_has_status_failed(settings: Settings) -> None:
     with pytest.raises(ZeroDivisionError), tuning_run(settings, "battery", "soh", "study-1", "scikit-learn 1") as run:
         raise ZeroDivisionError
     assert run.client.get_run(run.run_id).info.status == "FAILED"
@@ -69,7 +69,7 @@ class TestFinalRun:
             requirements=lock,
         )
 
-    def test_everything_is_logged(
+    def test_final_run_logs_parameters_metrics_and_artifacts(
         self, settings: Settings, store: RegistryStore, final: FinalRun, tmp_path: Path
     ) -> None:
         client = store.client
@@ -99,7 +99,7 @@ class TestFinalRun:
         assert (files / "model" / "model.onnx").read_bytes() == (final.folder / "model.onnx").read_bytes()
         assert load_skops(files / "sklearn" / "model.skops").n_features_in_ == len(final.fit["feature_names"])
 
-    def test_the_model_is_one_that_mlflow_runs(
+    def test_logged_model_runs_in_mlflow_pyfunc(
         self, settings: Settings, store: RegistryStore, final: FinalRun, tmp_path: Path
     ) -> None:
         client = store.client
@@ -108,8 +108,8 @@ class TestFinalRun:
         assert model.metadata.signature.inputs.input_names() == ["features"]
         columns = [f"feature_{name}" for name in final.fit["feature_names"]]
         rows = pd.read_parquet(final.folder / "gate.parquet")
-        answer = model.predict({"features": rows[columns].to_numpy(dtype=np.float32)})
-        np.testing.assert_allclose(answer["value"][:, 0], rows["predicted"], atol=1e-6)
+        predicted = model.predict({"features": rows[columns].to_numpy(dtype=np.float32)})
+        np.testing.assert_allclose(predicted["value"][:, 0], rows["predicted"], atol=1e-6)
         example = model.input_example
         assert example["features"].shape == (3, len(columns))
 

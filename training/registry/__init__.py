@@ -1,6 +1,6 @@
-"""Which version of each model serves, who decided so and why.
+"""Model registry on MLflow: registration, promotion gate, promotion, rollback and their history.
 
-`store` asks MLflow, `judging` scores files, `promotion` moves the champion, `registration` is the last
-stage of the pipeline (and the only part that imports scikit-learn), `__main__` is the command
-`python -m training.registry list | promote | rollback | history`.
+`registry_store` accesses MLflow, `gate_scores` evaluates model files, `promotion` moves the champion aliases,
+`registration` is the last stage of the pipeline (and the only part that imports scikit-learn), `__main__` is the
+command `python -m training.registry list | promote | rollback | history`.
 """

@@ -1,4 +1,4 @@
-"""`python -m training.registry list | promote | rollback | history`."""
+"""Command line of the model registry: `python -m training.registry list | promote | rollback | history`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from training.release import twin_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0 where it did what was asked, 1 where it refused, 2 for no such domain, with a sentence."""
+    """Run the command; exit code 0 on success, 1 if it was refused, 2 for an unknown model namespace."""
     options = _parser().parse_args(arguments)
     if getattr(options, "by", "") is None:
         options.by = current_user()
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gate = _thresholds(options.params)
         outside = synchronise(store, gate)
         if outside is not None:
-            _warn(errors, f"aliases were moved outside this command; {outside.reason}", outside.warnings)
+            _warn(errors, f"aliases were moved outside this command: {outside.reason}", outside.warnings)
         return int(options.run(store, gate, options, console, errors))
     except TwinError as error:
         errors.print(f"[red]{escape(error.sentence)}[/red]")
@@ -49,12 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open(settings: Settings, domain: str | None) -> RegistryStore:
-    """The registry of `domain`, None for that of the settings, which may have nothing in it yet."""
+    """The registry of `domain`, None for that of the settings, which may still be empty."""
     store = RegistryStore.open(settings, settings.domain if domain is None else domain)
-    known = store.domains()
-    if store.domain not in known and (known or domain is not None):
-        listed = ", ".join(known) or "none yet; `make repro` registers models"
-        raise TwinError(f"the registry has no domain {store.domain}; known: {listed}", field="domain", value=domain)
+    existing = store.domains()
+    if store.domain not in existing and (existing or domain is not None):
+        listed = ", ".join(existing) or "none; `make repro` registers models"
+        raise TwinError(
+            f"the registry has no model namespace {store.domain}; existing: {listed}", field="domain", value=domain
+        )
     return store
 
 
@@ -68,7 +70,7 @@ def _list(store: RegistryStore, gate: GateThresholds, options: argparse.Namespac
     table = Table("model", "champion", "challenger", "versions", title=f"{twin_name(store.domain)}: {served}")
     for target in TARGET_NAMES:
         champion, challenger = aliases.champions.get(target), aliases.challengers.get(target)
-        if challenger == champion:  # it was promoted; nothing challenges
+        if challenger == champion:  # the challenger was promoted
             challenger = None
         count = len(store.versions(target))
         table.add_row(f"{store.domain}-{target}", str(champion or "–"), str(challenger or "–"), str(count))
@@ -83,7 +85,7 @@ def _promote(
     if options.target is not None:
         version = options.version or challengers.get(options.target)
         if version is None:
-            raise TwinError(f"{store.domain}-{options.target} has no challenger; name a --version", field="--version")
+            raise TwinError(f"{store.domain}-{options.target} has no challenger; give a --version", field="--version")
         versions = {options.target: version}
     elif options.version is not None:
         raise TwinError("--version needs a --target", field="--version", value=options.version)
@@ -104,13 +106,15 @@ def _promote(
 
 def _print_outcome(outcome: PromotionOutcome, out: Console, err: Console) -> None:
     if not outcome.verdicts:
-        out.print("nothing to promote: every version named is champion already")
+        out.print("nothing to promote: every version named is already champion")
         return
     for target, verdict in outcome.verdicts.items():
-        word = "passes" if verdict.passed else "[red]fails[/red]"
-        out.print(f"{target} version {outcome.versions[target]} {word} the gate: {escape('; '.join(verdict.reasons))}")
+        result = "passes" if verdict.passed else "[red]fails[/red]"
+        out.print(
+            f"{target} version {outcome.versions[target]} {result} the gate: {escape('; '.join(verdict.reasons))}"
+        )
     if outcome.event is None:
-        err.print("[red]nothing was promoted; --force promotes against the gate and is recorded as forced[/red]")
+        err.print("[red]nothing was promoted; --force promotes in spite of the gate and is recorded as forced[/red]")
     else:
         out.print(f"release {outcome.event.after.release} is champion")
 
@@ -131,20 +135,20 @@ def _history(
         out.print_json(json.dumps([asdict(event) for event in events]))
         return 0
     table = Table(title=f"History of {twin_name(store.domain)}")
-    table.add_column("time", min_width=len("2026-01-01T00:00:00Z"))  # in a narrow terminal the words wrap, not the time
-    for heading in ("what", "release", "champions", "by", "why"):
+    table.add_column("time", min_width=len("2026-01-01T00:00:00Z"))  # narrow terminals wrap the other columns
+    for heading in ("event", "release", "champions", "by", "reason"):
         table.add_column(heading, overflow="fold")
     for event in events:
-        table.add_row(*_row(event))
+        table.add_row(*_event_row(event))
     out.print(table)
     return 0
 
 
-def _row(event: RegistryEvent) -> tuple[str, ...]:
+def _event_row(event: RegistryEvent) -> tuple[str, ...]:
     champions = "\n".join(f"{target} {version}" for target, version in event.after.champions.items()) or "none"
-    why = "\n".join((escape(event.reason), *(f"[yellow]{escape(warning)}[/yellow]" for warning in event.warnings)))
+    reason = "\n".join((escape(event.reason), *(f"[yellow]{escape(warning)}[/yellow]" for warning in event.warnings)))
     kind = f"{event.kind} (forced)" if event.forced else event.kind
-    return event.time, kind, str(event.after.release or "–"), champions, escape(event.by), why
+    return event.time, kind, str(event.after.release or "–"), champions, escape(event.by), reason
 
 
 def _warn(console: Console, sentence: str, warnings: Sequence[str]) -> None:
@@ -158,7 +162,7 @@ def _thresholds(path: Path) -> GateThresholds:
         params: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise TwinError(
-            f"cannot read {path}: run this in the project's folder or name --params", field="--params"
+            f"cannot read {path}: run this in the project's folder or give --params", field="--params"
         ) from error
     if "gate" not in params:
         raise TwinError(f"{path} has no section gate; add it", field="gate")
@@ -167,34 +171,39 @@ def _thresholds(path: Path) -> GateThresholds:
 
 def _reason(text: str) -> str:
     if not text.strip():
-        raise argparse.ArgumentTypeError("it is empty; say why, for those who read the history")
+        raise argparse.ArgumentTypeError("it is empty; give a reason, which the history shows")
     return text.strip()
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m training.registry", description="Who serves, and why.")
+    parser = argparse.ArgumentParser(
+        prog="python -m training.registry",
+        description="List, promote and roll back models; show the history of champions.",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--domain", help="prefix of the registered models (default: TWIN_DOMAIN, or battery)")
-    shared.add_argument("--params", type=Path, default=Path("params.yaml"), help="where the gate's thresholds are")
-    readable = argparse.ArgumentParser(add_help=False)
-    readable.add_argument("--json", action="store_true", help="for programs")
-    signed = argparse.ArgumentParser(add_help=False)
-    signed.add_argument("--reason", required=True, type=_reason, help="kept in the history")
-    signed.add_argument("--by", default=None, help="kept in the history (default: git's user.name, or the login)")
-    signed.add_argument("--expected-release", type=int, help="refuse where another release than this is champion")
+    shared.add_argument("--domain", help="model namespace, prefix of the models (default: TWIN_DOMAIN or battery)")
+    shared.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the gate's thresholds")
+    formatted = argparse.ArgumentParser(add_help=False)
+    formatted.add_argument("--json", action="store_true", help="print JSON")
+    authored = argparse.ArgumentParser(add_help=False)
+    authored.add_argument("--reason", required=True, type=_reason, help="reason in the history")
+    authored.add_argument(
+        "--by", default=None, help="author in the history (default: git's user.name or the login name)"
+    )
+    authored.add_argument("--expected-release", type=int, help="refuse if another release is champion")
 
-    listing = commands.add_parser("list", parents=[shared, readable], help="champions, challengers and versions")
+    listing = commands.add_parser("list", parents=[shared, formatted], help="champions, challengers and versions")
     listing.set_defaults(run=_list)
-    promotion = commands.add_parser("promote", parents=[shared, signed], help="make challengers champion")
-    promotion.add_argument("--target", choices=TARGET_NAMES, help="only this one (default: every challenger)")
+    promotion = commands.add_parser("promote", parents=[shared, authored], help="promote challengers to champion")
+    promotion.add_argument("--target", choices=TARGET_NAMES, help="only this target (default: all challengers)")
     promotion.add_argument("--version", type=int, help="this version instead of the challenger")
-    promotion.add_argument("--force", action="store_true", help="also against the gate; recorded as forced")
+    promotion.add_argument("--force", action="store_true", help="promote in spite of the gate; recorded as forced")
     promotion.set_defaults(run=_promote)
-    back = commands.add_parser("rollback", parents=[shared, signed], help="restore the previous release whole")
-    back.add_argument("--to", type=int, help="this release instead of the one before")
+    back = commands.add_parser("rollback", parents=[shared, authored], help="restore the previous release")
+    back.add_argument("--to", type=int, help="this release instead of the previous one")
     back.set_defaults(run=_rollback)
-    history = commands.add_parser("history", parents=[shared, readable], help="what was champion when, and why")
+    history = commands.add_parser("history", parents=[shared, formatted], help="all changes, with author and reason")
     history.set_defaults(run=_history)
     return parser
 

@@ -1,4 +1,4 @@
-"""What happened in the registry: one event for each change of who is champion or challenger."""
+"""Registry events: records of every change of the champion and challenger aliases."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Kind = Literal["register", "promote", "rollback", "shadow", "outside"]
 
 @dataclass(frozen=True)
 class Aliases:
-    """Where the aliases of a domain point.
+    """Versions that the aliases of a model namespace point at.
 
     Attributes:
         champions, challengers: version by target; a target without the alias is absent.
-        release: version of the release that serves, None where there is none.
+        release: version of the champion release, None if there is none.
     """
 
     champions: Mapping[str, int] = field(default_factory=dict)
@@ -26,15 +26,15 @@ class Aliases:
 
 @dataclass(frozen=True)
 class RegistryEvent:
-    """One change and the state that it left behind.
+    """One change of aliases with the aliases afterwards.
 
     Attributes:
         time: RFC 3339, UTC.
-        kind: what was done; "shadow" where only challengers were pointed at what shall be compared, "outside" for
-            aliases that were found moved by other means.
+        kind: what was done; "shadow" if only challenger aliases were set, for a comparison in shadow, "outside" for
+            aliases that were changed by other means than this package.
         after: the aliases afterwards.
-        forced: promoted although the gate said no.
-        warnings: what speaks against it.
+        forced: promoted although a model failed the gate.
+        warnings: objections, one sentence each.
     """
 
     time: str
@@ -51,7 +51,7 @@ class RegistryEvent:
 
     @classmethod
     def from_json(cls, text: str) -> RegistryEvent:
-        """The event in `text`."""
+        """The event serialised in `text`."""
         content: dict[str, Any] = json.loads(text)
         content["after"] = Aliases(**content["after"])
         content["warnings"] = tuple(content["warnings"])

@@ -1,4 +1,4 @@
-"""The gate's numbers for model files on disk: how well each version does on the same held-out rows."""
+"""Evaluates the promotion gate on model files: errors of challenger and champion on the same held-out rows."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FEATURE_PREFIX = "feature_"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One version's files.
+    """Files of one model version.
 
     Attributes:
-        version: how it is called in reasons, e.g. "version 3".
-        folder: with `model.onnx`, `fit.json` and, where it was registered here, `gate.parquet`.
+        version: its name in reasons, e.g. "version 3".
+        folder: with `model.onnx`, `fit.json` and, if this project registered it, `gate.parquet`.
         gate: the target's entry under "gate" in `reports/metrics.json`.
     """
 
@@ -49,38 +49,38 @@ class Candidate:
 
     @property
     def gate_rows(self) -> pd.DataFrame | None:
-        """Rows that its model has not seen, with its predictions; None where it came without."""
+        """Rows held out from its training, with its predictions; None if the version has none."""
         path = self.folder / "gate.parquet"
         return pd.read_parquet(path) if path.exists() else None
 
 
 def evaluate_gate(challenger: Candidate, champion: Candidate | None, thresholds: GateThresholds) -> Verdict:
-    """Hold `challenger` against its baselines and the present `champion`, on the challenger's gate rows."""
+    """Compare `challenger` with its baselines and with `champion` on the challenger's gate rows."""
     target = TARGETS[challenger.target]
     rows = challenger.gate_rows
     if rows is None:
-        return Verdict(False, ("it carries no gate rows, so it cannot be held against the gate",))
-    decisive = "brier" if target.kind == "classification" else "mae"
+        return Verdict(False, ("it has no gate rows, so the gate cannot be evaluated",))
+    primary = "brier" if target.kind == "classification" else "mae"
     score = GateScore(
         target.name,
         challenger.version,
         _by_battery(target, rows, rows["predicted"].to_numpy(dtype=float)),
-        baselines={name: entry[decisive] for name, entry in challenger.gate.get("baselines", {}).items()},
+        baselines={name: entry[primary] for name, entry in challenger.gate.get("baselines", {}).items()},
     )
-    return decide(score, None if champion is None else _score_on(champion, challenger, rows), thresholds)
+    return decide(score, None if champion is None else _champion_score(champion, challenger, rows), thresholds)
 
 
 def predict_rows(folder: Path, target: Target, feature_names: list[str], rows: pd.DataFrame) -> NDArray[np.float64]:
-    """What the `model.onnx` in `folder` says about gate rows, in the target's unit."""
+    """Predictions of the `model.onnx` in `folder` for gate rows, in the target's unit."""
     features = rows[[FEATURE_PREFIX + name for name in feature_names]].to_numpy(dtype=np.float32)
     value = OnnxForest(folder / "model.onnx").predict(features)
     return value if target.offset is None else value + rows[FEATURE_PREFIX + target.offset].to_numpy(dtype=float)
 
 
-def _score_on(champion: Candidate, challenger: Candidate, rows: pd.DataFrame) -> GateScore:
+def _champion_score(champion: Candidate, challenger: Candidate, rows: pd.DataFrame) -> GateScore:
     target = TARGETS[champion.target]
     fit = champion.fit
-    reason = _why_not(fit, challenger.fit, rows)
+    reason = _incompatibility(fit, challenger.fit, rows)
     if reason is not None:
         return GateScore(target.name, champion.version, {}, unscored=reason)
     predicted = predict_rows(champion.folder, target, list(fit["feature_names"]), rows)
@@ -88,14 +88,14 @@ def _score_on(champion: Candidate, challenger: Candidate, rows: pd.DataFrame) ->
     return GateScore(target.name, champion.version, by_battery, trained_on=frozenset(fit["train_batteries"]))
 
 
-def _why_not(champion: Mapping[str, Any], challenger: Mapping[str, Any], rows: pd.DataFrame) -> str | None:
+def _incompatibility(champion: Mapping[str, Any], challenger: Mapping[str, Any], rows: pd.DataFrame) -> str | None:
     if champion["state_version"] != challenger["state_version"]:
-        return f"it was fitted on fold {champion['state_version']}, the rows are of fold {challenger['state_version']}"
+        return f"it has state version {champion['state_version']}, the rows have {challenger['state_version']}"
     absent = [name for name in champion["feature_names"] if FEATURE_PREFIX + name not in rows.columns]
     if absent:
         return f"the rows lack {len(absent)} of its features, {absent[0]} for one"
     if champion["definitions"] != challenger["definitions"]:
-        return "its target was defined otherwise (params.yaml, targets)"
+        return "its target has another definition (params.yaml, targets)"
     return None
 
 

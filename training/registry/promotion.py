@@ -1,4 +1,4 @@
-"""Moving the champion: a promotion makes a new release, a rollback restores an old one whole."""
+"""Promotion and rollback: a promotion creates a new release, a rollback restores all aliases of an earlier one."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ OUTSIDE = "outside this command"
 
 @dataclass(frozen=True)
 class PromotionOutcome:
-    """What a promotion came to.
+    """Result of a promotion.
 
     Attributes:
-        verdicts: by target, the gate's verdict on the version that was put forward.
+        verdicts: by target, the gate's verdict on the proposed version.
         versions: by target, that version.
-        event: what was recorded, None where nothing moved.
+        event: the recorded event, None if no alias was moved.
     """
 
     verdicts: Mapping[str, Verdict]
@@ -44,7 +44,7 @@ class PromotionOutcome:
 
 
 def current_user() -> str:
-    """Who runs this: the name in git's configuration, else the login."""
+    """Name of the current user: `user.name` of git, otherwise the login name."""
     try:
         name = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -58,7 +58,7 @@ def current_user() -> str:
 
 
 def verdict_on(store: RegistryStore, target: str, version: int, champion: int | None, gate: GateThresholds) -> Verdict:
-    """The gate's verdict on a registered version against a registered champion."""
+    """Evaluate the gate for a registered version against a registered champion."""
     with ExitStack() as folders:
         challenger = Candidate.of(target, version, folders.enter_context(store.files(target, version)))
         present = None
@@ -77,32 +77,32 @@ def promote(
     force: bool = False,
     expected: int | None = None,
 ) -> PromotionOutcome:
-    """Make those of `versions` (by target) champion that pass the gate, in one new release.
+    """Promote those of `versions` (by target) that pass the gate to champion, in one new release.
 
     Args:
-        force: promote all of them; the event says so and keeps what the gate said.
-        expected: the release that was champion when somebody decided this; None asks for none.
+        force: promote all of them; the event records this and the gate's objections.
+        expected: release that must be the champion (optimistic locking); None: no check.
 
     Raises:
-        TwinError: a version does not exist, the release would lose or mix models of another fold, or another release
+        TwinError: a version does not exist, the release would lose models or mix state versions, or another release
             than `expected` is champion.
     """
     aliases = store.aliases()
-    _refuse_moved(aliases, expected)
+    _check_expected(aliases, expected)
     present = aliases.champions
-    put_forward = {
+    proposed = {
         target: store.require_version(target, version)
         for target, version in versions.items()
         if present.get(target) != version
     }
     verdicts = {
-        target: verdict_on(store, target, version, present.get(target), gate) for target, version in put_forward.items()
+        target: verdict_on(store, target, version, present.get(target), gate) for target, version in proposed.items()
     }
-    failed = [target for target in put_forward if not verdicts[target].passed]
-    promoted = put_forward if force else {target: v for target, v in put_forward.items() if target not in failed}
+    failed = [target for target in proposed if not verdicts[target].passed]
+    promoted = proposed if force else {target: v for target, v in proposed.items() if target not in failed}
     if not promoted:
-        return PromotionOutcome(verdicts, put_forward, None)
-    warnings = _objections(verdicts, put_forward) if force else ()
+        return PromotionOutcome(verdicts, proposed, None)
+    warnings = _objections(verdicts, proposed) if force else ()
     event = publish_release(
         store,
         promoted,
@@ -113,7 +113,7 @@ def promote(
         warnings=warnings,
         expected=expected,
     )
-    return PromotionOutcome(verdicts, put_forward, event)
+    return PromotionOutcome(verdicts, proposed, event)
 
 
 def publish_release(
@@ -127,30 +127,30 @@ def publish_release(
     warnings: Iterable[str] = (),
     expected: int | None = None,
 ) -> RegistryEvent:
-    """Release `promoted` together with the models that the present release holds of the other targets.
+    """Publish a release of `promoted` and of the present champions of the other targets.
 
     Raises:
-        TwinError: as `compose_release`, or another release than `expected` is champion.
+        TwinError: as for `compose_release`, or another release than `expected` is champion.
     """
     before = store.aliases()
-    _refuse_moved(before, expected)  # the gate takes seconds, in which others may have been faster
-    carried = {} if before.release is None else versions_in_release(store, before.release)
-    release = compose_release(store, {**carried, **promoted}, promoted.keys(), forced=forced)
+    _check_expected(before, expected)  # the gate takes seconds, during which another process may have promoted
+    retained = {} if before.release is None else versions_in_release(store, before.release)
+    release = compose_release(store, {**retained, **promoted}, promoted.keys(), forced=forced)
     champions = {target: pinned.version for target, pinned in release.models.items()}
     version = store.add_release(release, before.release, _description(champions, reason))
     store.set_champions(champions, version)
-    lost = sorted(carried.keys() - champions.keys())
-    notes = (*warnings, *(f"{target} is no longer served: its model is of another fold" for target in lost))
+    lost = sorted(retained.keys() - champions.keys())
+    notes = (*warnings, *(f"{target} is no longer served: its model has another state version" for target in lost))
     return record_event(store, kind, by=by, reason=reason, forced=forced, warnings=notes)
 
 
 def compose_release(
     store: RegistryStore, champions: Mapping[str, int], promoted: Iterable[str], *, forced: bool
 ) -> Release:
-    """A release of `champions`, all of one fold: that of the `promoted`.
+    """Release of those `champions` that have the state version of the `promoted`.
 
     Raises:
-        TwinError: the promoted are of several folds, or, unless `forced`, another model would be lost.
+        TwinError: the promoted have several state versions, or, unless `forced`, another model would be lost.
     """
     fits, pinned = {}, {}
     for target, version in sorted(champions.items()):
@@ -160,64 +160,64 @@ def compose_release(
     wanted = {int(fits[target]["state_version"]) for target in promoted}
     if len(wanted) != 1:
         raise TwinError(
-            f"one release cannot hold models of folds {sorted(wanted)}; promote them apart", field="state_version"
+            f"one release cannot have models of state versions {sorted(wanted)}; promote them separately",
+            field="state_version",
         )
     state_version = wanted.pop()
     others = sorted(target for target, fit in fits.items() if fit["state_version"] != state_version)
     if others and not forced:
         raise TwinError(
-            f"a release of fold {state_version} would lose {', '.join(others)}, whose champion is of another fold: "
+            f"a release of state version {state_version} would lose {', '.join(others)}, which has another one: "
             "promote their challengers too, or use --force",
             field="state_version",
             value=state_version,
         )
-    kept = {target: model for target, model in pinned.items() if target not in others}
-    return Release(store.domain, kept, state_version, horizons_of({target: fits[target] for target in kept}))
+    models = {target: model for target, model in pinned.items() if target not in others}
+    return Release(store.domain, models, state_version, horizons_of({target: fits[target] for target in models}))
 
 
 def rollback(
     store: RegistryStore, *, reason: str, by: str, to: int | None = None, expected: int | None = None
 ) -> RegistryEvent:
-    """Restore a release whole: every champion alias, and the release's own.
+    """Restore an earlier release: every model's champion alias and that of the release.
 
     Args:
-        to: the release; the one that the present release replaced, where None.  Rolling back twice goes
-            back two releases.
-        expected: the release that was champion when somebody decided this, so that two who decide the same go back
-            one release; None asks for none.
+        to: the release; None: the predecessor of the present one.  Rolling back twice goes back two releases.
+        expected: release that must be the champion (optimistic locking), so that two concurrent rollbacks go back one
+            release; None: no check.
 
     Raises:
-        TwinError: there is no such release, or another than `expected` is champion.
+        TwinError: there is no such release, or another one than `expected` is champion.
     """
     name = twin_name(store.domain)
     aliases = store.aliases()
-    _refuse_moved(aliases, expected)
+    _check_expected(aliases, expected)
     present = aliases.release
     if present is None:
         raise TwinError(f"{name} has no {CHAMPION}, so there is nothing to roll back", field="release")
     wanted = store.previous_release(present) if to is None else store.require_release(to)
     if wanted is None:
-        raise TwinError(f"{name} version {present} is the first release; there is none before it", field="release")
+        raise TwinError(f"{name} version {present} is the first release; it has no predecessor", field="release")
     store.set_champions(versions_in_release(store, wanted), wanted)
     return record_event(store, "rollback", by=by, reason=reason)
 
 
 def synchronise(store: RegistryStore, gate: GateThresholds) -> RegistryEvent | None:
-    """Notice aliases that were moved by other means, and record and follow them.
+    """Detect aliases that were moved by other means (e.g. in MLflow's web page), record this and update the release.
 
-    A moved release alias brings the four model aliases with it.  A moved model alias makes a new release,
-    so that what serves is what the registry shows.  Each new champion is held against the gate; where it
-    fails, that is a warning, not a refusal: somebody with access decided.
+    A moved release alias moves the four model aliases too.  A moved model alias creates a new release, so that
+    the served release matches the registry.  Each new champion is evaluated by the gate; a failure is recorded as
+    a warning and not undone, as a person with access decided it.
 
     Returns:
-        The event that was recorded, None where all is as it was left.
+        The recorded event, None if no alias was moved.
     """
     events = store.events()
     before = events[-1].after if events else Aliases()
     now = store.aliases()
     if now == before:
         return None
-    reason = f"found moved: {', '.join(_differences(store.domain, before, now))}"
+    reason = f"moved outside: {', '.join(_differences(store.domain, before, now))}"
     warnings: list[str] = []
     if now.release != before.release and now.release is not None:
         champions = versions_in_release(store, now.release)
@@ -228,14 +228,14 @@ def synchronise(store: RegistryStore, gate: GateThresholds) -> RegistryEvent | N
     for target, version in changed.items():
         warnings += _outside_objections(store, target, version, before.champions.get(target), gate)
     if now.release == before.release and now.champions != before.champions:
-        warnings += _follow(store, champions, changed, reason)
+        warnings += _release_from_aliases(store, champions, changed, reason)
     return record_event(store, "outside", by=OUTSIDE, reason=reason, warnings=warnings)
 
 
 def record_event(
     store: RegistryStore, kind: Kind, *, by: str, reason: str, forced: bool = False, warnings: Iterable[str] = ()
 ) -> RegistryEvent:
-    """Append an event with the aliases as they are now."""
+    """Append an event with the present aliases."""
     time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     event = RegistryEvent(time, kind, by, reason, store.aliases(), forced, tuple(warnings))
     store.add_event(event)
@@ -243,16 +243,16 @@ def record_event(
 
 
 def versions_in_release(store: RegistryStore, release: int) -> dict[str, int]:
-    """By target, the versions that a release holds."""
+    """Model versions of a release, by target."""
     models = read_release(store.client, store.domain, release).models
     return {target: pinned.version for target, pinned in models.items()}
 
 
-def _refuse_moved(present: Aliases, expected: int | None) -> None:
+def _check_expected(present: Aliases, expected: int | None) -> None:
     if expected is not None and present.release != expected:
-        now = "none is" if present.release is None else f"release {present.release} is"
+        actual = "none is" if present.release is None else f"release {present.release} is"
         raise TwinError(
-            f"the champion is no longer release {expected}, {now}; look again, and decide anew",
+            f"the champion is no longer release {expected}, {actual}; reload and decide again",
             field="release",
             value=expected,
         )
@@ -280,16 +280,16 @@ def _outside_objections(
     return _objections({target: verdict}, {target: version})
 
 
-def _follow(
+def _release_from_aliases(
     store: RegistryStore, champions: Mapping[str, int], changed: Mapping[str, int], reason: str
 ) -> tuple[str, ...]:
-    """Release what the model aliases say now; why that is impossible, where it is."""
+    """Publish a release of the present model aliases; a warning if that is impossible."""
     if not champions:
-        return (f"no {CHAMPION} is left; the last release goes on serving",)
+        return (f"no model has the alias {CHAMPION}; the last release continues to serve",)
     try:
         release = compose_release(store, champions, changed or champions, forced=False)
     except TwinError as error:
-        return (f"the release does not follow: {error.sentence}",)
+        return (f"the release was not updated: {error.sentence}",)
     version = store.add_release(release, store.aliases().release, _description(champions, reason))
     store.set_champions(champions, version)
     return ()

@@ -1,4 +1,4 @@
-"""What the registry records about where a model comes from: source, feature tables, folds, plots, locked packages."""
+"""Collects the provenance of trained models: source, feature tables, folds, plots and the lock file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ REQUIREMENTS = Path("requirements.lock")
 
 
 def provenance_in(workspace: Path, source: str, tags: Mapping[str, str] | None = None) -> Provenance:
-    """Where the models in the folder `workspace` come from.
+    """Provenance of the models in the folder `workspace`.
 
     Args:
         source: the data source's name.
-        tags: what else their runs shall say.
+        tags: further tags of their runs and versions.
     """
     paths = {target: workspace / FEATURES / f"{target}.parquet" for target in TARGET_NAMES}
     tables = {target: path for target, path in paths.items() if path.exists()}

@@ -1,4 +1,4 @@
-"""What the last stage of the pipeline does: register the new models and let the gate decide."""
+"""Registers trained models in MLflow and promotes those that pass the gate: the last stage of the pipeline."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ State = Literal["champion", "challenger", "not registered", "not available"]
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the models come from, as their runs say it.
+    """Origin of the models, as logged with their runs.
 
     Attributes:
         source: the data source's name.
         data_sha256: by target, the hash of the table that it was fitted on.
-        tables: by target, that table, as far as it is here.
+        tables: by target, that table, if the file is available.
         folds: content of `reports/folds.json`.
-        plots: pictures of the evaluation.
-        requirements: the lock file of the environment.
-        tags: what else their runs and versions say, such as why they were trained.
+        plots: image files of the evaluation.
+        requirements: lock file of the environment.
+        tags: further tags of their runs and versions, such as the reason for a retraining.
     """
 
     source: str
@@ -52,12 +52,12 @@ class Provenance:
 
 @dataclass(frozen=True)
 class RegistrationResult:
-    """What became of one target's model.
+    """Result of the registration of one target's model.
 
     Attributes:
-        version: its registered version, None where it was not registered.
+        version: its registered version, None if it was not registered.
         new: whether this call registered it.
-        reasons: why it is what it is.
+        reasons: reasons for the state, one sentence each.
     """
 
     target: str
@@ -69,12 +69,12 @@ class RegistrationResult:
 
 @dataclass(frozen=True)
 class RegistrationReport:
-    """What a call of `register_all` came to.
+    """Result of `register_all`.
 
     Attributes:
-        outside: the event that records aliases moved by other means, where there were any.
-        event: the event of this call, None where nothing changed.
-        release: version of the release that serves now, None where there is none.
+        outside: the event that records aliases moved by other means, None if there were none.
+        event: the event of this call, None if nothing changed.
+        release: version of the champion release now, None if there is none.
     """
 
     models: tuple[RegistrationResult, ...]
@@ -96,15 +96,14 @@ def register_all(
 ) -> RegistrationReport:
     """Register the models in `folder/<target>/`, point `@challenger` at them and promote those that pass.
 
-    Registering the same files again changes nothing: a model is known by the hash of `model.onnx` and
-    `fit.json`.  A model that was champion before and is not now was taken back by somebody, and only
-    `promote` brings it in again.
+    Idempotent: a model is identified by the hash of `model.onnx` and `fit.json`.  A model that was champion
+    before and is not now was replaced or rolled back, and is promoted again only by `promote`.
 
     Args:
         metrics: content of `reports/metrics.json`.
-        by: who the event names.
-        why: what the event says of the reason for this training, where there was one.
-        promotable: targets that may be promoted; the others stay challengers, however good they are.
+        by: author of the event.
+        why: reason for this training in the event, if there is one.
+        promotable: targets that may be promoted; the others stay challengers.
     """
     outside = synchronise(store, gate)
     before = store.aliases()
@@ -115,23 +114,23 @@ def register_all(
             store.set_challenger(target, version)
 
     retired = _retired(store, versions)
-    judged = {
+    verdicts = {
         target: verdict_on(store, target, version, before.champions.get(target), gate)
         for target, version in versions.items()
         if before.champions.get(target) != version and target not in retired and target in promotable
     }
-    passing = {target: versions[target] for target, verdict in judged.items() if verdict.passed}
-    because = "" if why is None else f"{why}: "
-    event, held_back = _promote(store, passing, by=by, because=because)
+    passing = {target: versions[target] for target, verdict in verdicts.items() if verdict.passed}
+    prefix = "" if why is None else f"{why}: "
+    event, obstacle = _promote(store, passing, by=by, prefix=prefix)
     if event is None and store.aliases() != before:
-        event = record_event(store, "register", by=by, reason=f"{because}registered {_list(versions)}, none promoted")
+        event = record_event(store, "register", by=by, reason=f"{prefix}registered {_list(versions)}, none promoted")
 
     after = store.aliases()
-    blocked = dict.fromkeys(passing, held_back)
+    obstacles = dict.fromkeys(passing, obstacle)
     outcomes = tuple(
-        _outcome(item, after.champions, judged.get(item.target), retired, blocked.get(item.target))
+        _outcome(item, after.champions, verdicts.get(item.target), retired, obstacles.get(item.target))
         if item.target in promotable
-        else _left(item, after.champions)
+        else _not_promotable(item, after.champions)
         for item in registered
     )
     return RegistrationReport(outcomes, outside, event, after.release)
@@ -147,10 +146,10 @@ def _register(
     if not fit["available"]:
         return RegistrationResult(target, "not available", (fit["reason"],))
     content = content_sha256(folder)
-    known = store.find(target, content)
-    if known is not None:
-        return RegistrationResult(target, "challenger", (), known)
-    difference = _recheck(folder, fit["feature_names"])
+    existing = store.find(target, content)
+    if existing is not None:
+        return RegistrationResult(target, "challenger", (), existing)
+    difference = _onnx_difference(folder, fit["feature_names"])
     if difference > MAX_DIFFERENCE:
         reason = f"ONNX differs from scikit-learn by {difference:.2g}, more than {MAX_DIFFERENCE:g}"
         return RegistrationResult(target, "not registered", (reason,))
@@ -175,53 +174,53 @@ def _register(
         tags={**provenance.tags, CONTENT_TAG: content},
     )
     run_id = log_final_run(store.client, store.settings, final)
-    own = {CONTENT_TAG: content, "state_version": str(fit["state_version"]), "source": provenance.source}
-    tags = {**provenance.tags, **own}
+    origin = {CONTENT_TAG: content, "state_version": str(fit["state_version"]), "source": provenance.source}
+    tags = {**provenance.tags, **origin}
     return RegistrationResult(target, "challenger", (), store.add_version(target, run_id, tags, card), new=True)
 
 
 def _reference(folder: Path, target: str, fit: Mapping[str, Any], provenance: Provenance) -> pd.DataFrame | None:
-    """What the model was fitted on, in small; None where the table is not here."""
-    judged = folder / "oof.parquet"
-    if target not in provenance.tables or not judged.exists():
+    """Drift reference of the model; None if its training table is not available."""
+    out_of_fold = folder / "oof.parquet"
+    if target not in provenance.tables or not out_of_fold.exists():
         return None
     return reference_rows(
-        pd.read_parquet(provenance.tables[target]), pd.read_parquet(judged), TARGETS[target], fit["seed"]
+        pd.read_parquet(provenance.tables[target]), pd.read_parquet(out_of_fold), TARGETS[target], fit["seed"]
     )
 
 
-def _recheck(folder: Path, feature_names: list[str]) -> float:
-    """`onnx_difference` of the two files, on the gate's rows."""
+def _onnx_difference(folder: Path, feature_names: list[str]) -> float:
+    """`onnx_difference` of the two model files on the gate rows."""
     columns = [FEATURE_PREFIX + name for name in feature_names]
     features = pd.read_parquet(folder / "gate.parquet", columns=columns).to_numpy(dtype=float)
     return onnx_difference(load_skops(folder / "model.skops"), (folder / "model.onnx").read_bytes(), features)
 
 
 def _retired(store: RegistryStore, versions: Mapping[str, int]) -> dict[str, str]:
-    """Targets whose version was champion and is not any more, and why."""
+    """Reasons of the targets whose version was champion and is no longer."""
     retired = {}
     events = store.events()
     present = store.aliases().champions
     for target, version in versions.items():
         if present.get(target) == version:
             continue
-        held = [position for position, event in enumerate(events) if event.after.champions.get(target) == version]
-        if held and held[-1] + 1 < len(events):
-            ended = events[held[-1] + 1]
+        as_champion = [i for i, event in enumerate(events) if event.after.champions.get(target) == version]
+        if as_champion and as_champion[-1] + 1 < len(events):
+            ended = events[as_champion[-1] + 1]
             retired[target] = (
                 f"it was champion until {ended.time} ({ended.kind} by {ended.by}: {ended.reason}); "
-                "`python -m training.registry promote` brings it back"
+                "`python -m training.registry promote` promotes it again"
             )
     return retired
 
 
 def _promote(
-    store: RegistryStore, passing: Mapping[str, int], *, by: str, because: str
+    store: RegistryStore, passing: Mapping[str, int], *, by: str, prefix: str
 ) -> tuple[RegistryEvent | None, str | None]:
-    """The event, or why there is none although models passed."""
+    """The event of the promotion, or why the passing models were not promoted."""
     if not passing:
         return None, None
-    reason = f"{because}passed the gate: {_list(passing)}"
+    reason = f"{prefix}passed the gate: {_list(passing)}"
     try:
         return publish_release(store, passing, kind="register", reason=reason, by=by), None
     except TwinError as error:
@@ -233,23 +232,23 @@ def _outcome(
     champions: Mapping[str, int],
     verdict: Verdict | None,
     retired: Mapping[str, str],
-    held_back: str | None,
+    obstacle: str | None,
 ) -> RegistrationResult:
     if item.version is None:
         return item
     reasons: tuple[str, ...] = () if verdict is None else verdict.reasons
     if champions.get(item.target) == item.version:
-        reasons = reasons or ("it is champion already",)
+        reasons = reasons or ("it is already champion",)
         return RegistrationResult(item.target, "champion", reasons, item.version, item.new)
     if item.target in retired:
         reasons = (retired[item.target],)
-    if held_back is not None:
-        reasons = (*reasons, held_back)
+    if obstacle is not None:
+        reasons = (*reasons, obstacle)
     return RegistrationResult(item.target, "challenger", reasons, item.version, item.new)
 
 
-def _left(item: RegistrationResult, champions: Mapping[str, int]) -> RegistrationResult:
-    """A model whose champion this training was not asked to replace."""
+def _not_promotable(item: RegistrationResult, champions: Mapping[str, int]) -> RegistrationResult:
+    """Result of a target that this training may not promote."""
     if item.version is None or champions.get(item.target) == item.version:
         return _outcome(item, champions, None, {}, None)
     reasons = ("this training was for other targets; `python -m training.registry promote` promotes it",)

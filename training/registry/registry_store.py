@@ -1,4 +1,4 @@
-"""What is asked of the MLflow registry, in this project's words: one domain's models, aliases and events."""
+"""Access to the MLflow model registry: versions, releases, aliases and events of one model namespace."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ REPLACES_TAG = "replaces"
 
 _EVENT_PREFIX = "event."
 _RELEASE_FOLDER = "release"
-#: What MLflow gives at once; its own default is 100.
-_MANY = 1000
+#: Page size of registry queries; MLflow's default is 100.
+_PAGE_SIZE = 1000
 
 
 @dataclass(frozen=True)
 class RegistryStore:
-    """The registered models of one domain."""
+    """The registered models of one model namespace (`domain`)."""
 
     client: MlflowClient
     settings: Settings
@@ -53,23 +53,23 @@ class RegistryStore:
 
     @classmethod
     def open(cls, settings: Settings, domain: str, *, fail_fast: bool = False) -> RegistryStore:
-        """Connect to the registry in `settings`, as `training.mlflow_client.connect`.
+        """Connect to the registry in `settings`, see `training.mlflow_client.connect`.
 
         Raises:
-            TwinError: `domain` cannot name registered models.
+            TwinError: `domain` is not a valid model namespace.
         """
         return cls(connect(settings, fail_fast=fail_fast), settings, validate_domain(domain))
 
     def domains(self) -> list[str]:
-        """Every domain that has a registered model or release, by name."""
+        """Model namespaces that have a registered model or release, sorted."""
         suffixes = [twin_name(""), *(model_name("", target) for target in TARGET_NAMES)]
-        names = [model.name for model in self.client.search_registered_models(max_results=_MANY)]
+        names = [model.name for model in self.client.search_registered_models(max_results=_PAGE_SIZE)]
         return sorted({name.removesuffix(end) for name in names for end in suffixes if name.endswith(end)})
 
     # Versions
 
     def find(self, target: str, content_sha256: str) -> int | None:
-        """The version of `target` with this content, None where there is none."""
+        """The version of `target` with this content hash, None if there is none."""
         name = model_name(self.domain, target)
         if self._registered(name) is None:
             return None
@@ -77,36 +77,36 @@ class RegistryStore:
         return min((int(version.version) for version in found), default=None)
 
     def add_version(self, target: str, run_id: str, tags: Mapping[str, str], description: str) -> int:
-        """Register the model of a final run as a new version."""
+        """Register the model of a final run as a new version; its number."""
         name = model_name(self.domain, target)
         return self._add(name, run_id, MODEL_FOLDER, tags, description)
 
     def versions(self, target: str) -> list[int]:
-        """Every version of `target`, oldest first."""
+        """All versions of `target`, oldest first."""
         return self._versions(model_name(self.domain, target))
 
     def require_version(self, target: str, version: int) -> int:
         """`version`, if `target` has it.
 
         Raises:
-            TwinError: naming those that there are.
+            TwinError: it does not exist; the message lists the existing ones.
         """
-        return _one_of(version, self.versions(target), model_name(self.domain, target))
+        return _require(version, self.versions(target), model_name(self.domain, target))
 
     def tags(self, target: str, version: int) -> dict[str, str]:
-        """What a version says of where it comes from.
+        """Tags of a version, with its provenance.
 
         Raises:
-            MlflowException: the version does not exist, or the registry did not answer.
+            MlflowException: the version does not exist, or the registry is unavailable.
         """
         return dict(self.client.get_model_version(model_name(self.domain, target), str(version)).tags)
 
     @contextmanager
     def files(self, target: str, version: int, *, evaluation: bool = True) -> Iterator[Path]:
-        """A temporary folder with a version's `model.onnx` and `fit.json` and, asked for, its gate rows and metrics.
+        """A temporary folder with a version's `model.onnx`, `fit.json` and, if `evaluation`, gate rows and metrics.
 
         Raises:
-            TwinError: the version does not exist, or has no model or fit because others registered it.
+            TwinError: the version does not exist, or lacks a file as it was not registered by this project.
         """
         name = model_name(self.domain, target)
         with tempfile.TemporaryDirectory() as scratch:
@@ -118,10 +118,10 @@ class RegistryStore:
             yield folder
 
     def reference(self, target: str, version: int) -> pd.DataFrame | None:
-        """What a version was fitted on, in small (`training.drift_reference`); None where it came without.
+        """Drift reference of a version (`training.drift_reference`), None if it has none.
 
         Raises:
-            MlflowException: the version does not exist, or the registry did not answer.
+            MlflowException: the version does not exist, or the registry is unavailable.
         """
         with tempfile.TemporaryDirectory() as scratch:
             self._fetch_from_run(model_name(self.domain, target), version, (REFERENCE_FILE,), Path(scratch))
@@ -129,10 +129,10 @@ class RegistryStore:
             return pd.read_parquet(file) if file.exists() else None
 
     def metrics(self, target: str, version: int) -> dict[str, Any]:
-        """A version's entry in `reports/metrics.json` when it was registered; empty where it came without.
+        """Entries of `reports/metrics.json` with which a version was registered; empty if it has none.
 
         Raises:
-            MlflowException: the version does not exist, or the registry did not answer.
+            MlflowException: the version does not exist, or the registry is unavailable.
         """
         with tempfile.TemporaryDirectory() as scratch:
             self._fetch_from_run(model_name(self.domain, target), version, ("metrics.json",), Path(scratch))
@@ -154,7 +154,7 @@ class RegistryStore:
     # Releases
 
     def add_release(self, release: Release, replaces: int | None, description: str) -> int:
-        """Register `release` as a new version of the domain's twin; no alias is moved."""
+        """Register `release` as a new release version; no alias is moved."""
         experiment = experiment_id(self.client, self.settings, self.domain)
         run = self.client.create_run(experiment, run_name="release", tags={"kind": "release"})
         self.client.log_text(run.info.run_id, release.to_json(), f"{_RELEASE_FOLDER}/{RELEASE_FILE}")
@@ -163,23 +163,23 @@ class RegistryStore:
         return self._add(twin_name(self.domain), run.info.run_id, _RELEASE_FOLDER, tags, description)
 
     def require_release(self, release: int) -> int:
-        """`release`, if the domain has it.
+        """`release`, if it exists.
 
         Raises:
-            TwinError: naming those that there are.
+            TwinError: it does not exist; the message lists the existing ones.
         """
         name = twin_name(self.domain)
-        return _one_of(release, self._versions(name), name)
+        return _require(release, self._versions(name), name)
 
     def previous_release(self, release: int) -> int | None:
-        """The release that `release` took the place of when it was made."""
+        """The release that was champion when `release` was created."""
         tags = self.client.get_model_version(twin_name(self.domain), str(release)).tags
         return int(tags[REPLACES_TAG]) if REPLACES_TAG in tags else None
 
     # Aliases
 
     def aliases(self) -> Aliases:
-        """Where the aliases point now."""
+        """The present aliases."""
         champions, challengers = {}, {}
         for target in TARGET_NAMES:
             registered = self._registered(model_name(self.domain, target))
@@ -197,7 +197,7 @@ class RegistryStore:
         self.client.set_registered_model_alias(model_name(self.domain, target), CHALLENGER, str(version))
 
     def set_champions(self, champions: Mapping[str, int], release: int) -> None:
-        """Point every champion alias at what `release` holds; the release's own moves last, and with it serving."""
+        """Set the champion aliases of all models, then that of `release`, which the services poll."""
         present = self.aliases().champions
         for target, version in champions.items():
             if present.get(target) != version:
@@ -206,14 +206,14 @@ class RegistryStore:
             self.client.delete_registered_model_alias(model_name(self.domain, target), CHAMPION)
         self.client.set_registered_model_alias(twin_name(self.domain), CHAMPION, str(release))
 
-    # Events: tags of the twin, so that they live in the registry itself and can be read in its web page
+    # Events: stored as tags of the release's registered model, so that MLflow's web page shows them
 
     def events(self) -> list[RegistryEvent]:
-        """Everything that happened, oldest first."""
+        """All events, oldest first."""
         return [RegistryEvent.from_json(text) for _, text in self._event_tags()]
 
     def add_event(self, event: RegistryEvent) -> None:
-        """Append `event`.  Its key ends at random: of two at the same moment neither overwrites the other."""
+        """Append `event`; its key has a random suffix, so that concurrent events do not overwrite each other."""
         name = self._ensure(twin_name(self.domain))
         sequence = len(self._event_tags()) + 1
         self.client.set_registered_model_tag(
@@ -244,7 +244,7 @@ class RegistryStore:
         return name
 
     def _add(self, name: str, run_id: str, folder: str, tags: Mapping[str, str], description: str) -> int:
-        # runs:/ is the one kind of source that SQLite, a server and a server with remote artifacts all accept.
+        # runs:/ is the only kind of source accepted by SQLite, a server and a server with remote artifacts.
         version = self.client.create_model_version(
             self._ensure(name),
             f"runs:/{run_id}/{folder}",
@@ -256,8 +256,8 @@ class RegistryStore:
         return int(version.version)
 
 
-def _one_of(version: int, known: list[int], name: str) -> int:
-    if version not in known:
-        listed = ", ".join(map(str, known)) or "none"
-        raise TwinError(f"there is no version {version} of {name}; known: {listed}", field="version", value=version)
+def _require(version: int, existing: list[int], name: str) -> int:
+    if version not in existing:
+        listed = ", ".join(map(str, existing)) or "none"
+        raise TwinError(f"there is no version {version} of {name}; existing: {listed}", field="version", value=version)
     return version
