@@ -81,15 +81,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ForestFile]:
     rng = np.random.default_rng(3)
     features = features_with_missing_values(rng, 2000, N_FEATURES)
     actual = np.nan_to_num(features[:, 0]) + np.isnan(features[:, 1])
-    columns = {"all": tuple(range(N_FEATURES)), "some": (4, 0, 1), "other": tuple(range(N_FEATURES))}
-    for name, columns_of in columns.items():
-        rows = features[:, list(columns_of)]
+    columns_of = {"all": tuple(range(N_FEATURES)), "some": (4, 0, 1), "other": tuple(range(N_FEATURES))}
+    for name, columns in columns_of.items():
+        rows = features[:, list(columns)]
         classes = (actual > 0.5).astype(int)
         fitted = small_classifier(rows, classes) if name == "other" else small_regressor(rows, actual)
-        (folder / f"{name}.onnx").write_bytes(to_onnx(fitted, len(columns_of)))
+        (folder / f"{name}.onnx").write_bytes(to_onnx(fitted, len(columns)))
     return {
-        name: ForestFile(folder / f"{name}.onnx", "second" if name == "other" else "first", columns_of)
-        for name, columns_of in columns.items()
+        name: ForestFile(folder / f"{name}.onnx", "second" if name == "other" else "first", columns)
+        for name, columns in columns_of.items()
     }
 
 
