@@ -25,7 +25,7 @@ _DUE_TOLERANCE = timedelta(seconds=30)
 #: SQL condition per target: a temperature forecast is valid until it is due.
 _VALID_AT_READING = dict.fromkeys(TARGET_NAMES, "") | {"temperature": " AND COALESCE(due > l.time, true)"}
 #: Used in place of an infinite `max_future_s`: 31 years, which an interval can hold.
-_FOREVER_S = 1e9
+_MAX_FUTURE_S = 1e9
 
 _DATA_SHEET = ", ".join(f"b.{name}" for name in names(BATTERY_FIELDS) if name != "battery_id")
 
@@ -169,7 +169,7 @@ class Queries:
 
     def __init__(self, database: Database, max_future_s: float) -> None:
         self._database = database
-        self._newest = {"ahead": timedelta(seconds=min(max_future_s, _FOREVER_S)), "hold": PREDICTION_VALID_FOR}
+        self._newest = {"ahead": timedelta(seconds=min(max_future_s, _MAX_FUTURE_S)), "hold": PREDICTION_VALID_FOR}
 
     def ping(self) -> None:
         """Raise an error unless the store is reachable and has the schema."""

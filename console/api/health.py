@@ -27,7 +27,7 @@ class ConsoleMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self.requests = Counter("console_requests", "Requests answered", ["path", "status"], registry=self.registry)
+        self.requests = Counter("console_requests", "HTTP requests", ["path", "status"], registry=self.registry)
         self.duration = Histogram(
             "console_request_duration_seconds",
             "Duration of a request",

@@ -175,7 +175,8 @@ class _BatteryPage:
         if status != self._status:
             self._chip.classes(remove=f"s-{self._status}", add=f"s-{status}")
             self._status = status
-            set_text(self._chip, status)
+        no_data = "No data" if row["created_at"] is None else f"No data for {age(row['created_at'], now)}"
+        set_text(self._chip, no_data if status == "STALE" else status)
         for name, value in _tiles(row, now).items():
             set_text(self._tiles[name], value)
         for card in self._cards:

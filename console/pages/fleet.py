@@ -84,7 +84,7 @@ class _FleetPage:
                 with self._grid_box:
                     self._grid = ui.aggrid(_grid_options(), auto_size_columns=False)
             with div("stack"):
-                with panel("State of health and temperature", "click opens a battery"):
+                with panel("SoH and temperature", "click opens a battery"):
                     self._map = ui.echart(charts.health_map(), on_point_click=_open_point).classes("chart map")
                     charts.paint(self._map, {})
                 with panel("Open alerts"):
@@ -244,18 +244,18 @@ def _grid_options() -> dict[str, Any]:
         ":getRowId": "p => p.data.battery_id",
         "columnDefs": [
             _column("battery_id", "Battery", 96, pinned="left", width=96),
-            _column("status", "Status", 112, sort="asc", **_STATUS),
-            _numbers("soc", "SoC %", 70, 1, "state of charge, %"),
-            _numbers("soh", "SoH %", 70, 1, "state of health, %: reported by the pack, else predicted"),
-            _numbers("temperature", "°C", 56, 1, "hottest probe, °C"),
-            _numbers("forecast", "Forecast", 74, 1, "temperature forecast, °C"),
-            _numbers("power", "kW", 58, 1, "power, kW, positive while discharging"),
+            _column("status", "Status", 104, sort="asc", **_STATUS),
+            _numbers("soc", "SoC %", 64, 1, "state of charge, %"),
+            _numbers("soh", "SoH %", 64, 1, "state of health, %: reported by the pack, else predicted"),
+            _numbers("temperature", "°C", 54, 1, "hottest probe, °C"),
+            _numbers("forecast", "Forecast", 82, 1, "temperature forecast, °C"),
+            _numbers("power", "kW", 56, 1, "power, kW, positive while discharging"),
             _numbers("rul", "RUL", 58, 0, "remaining useful life, equivalent full cycles"),
             _numbers("failure", "Failure", 74, 3, "failure probability"),
-            _numbers("last_seen", "Seen", 66, 0, "time since the last reading; the filter is in minutes", **_ELAPSED),
-            _numbers("soh_predicted", "SoH pred.", 78, 1, "predicted state of health, %"),
-            _column("model", "Model", 100),
-            _column("fleet", "Fleet", 84),
+            _numbers("last_seen", "Seen", 64, 0, "time since the last reading; the filter is in minutes", **_ELAPSED),
+            _numbers("soh_predicted", "SoH pred.", 90, 1, "predicted state of health, %"),
+            _column("model", "Model", 92),
+            _column("fleet", "Fleet", 82),
         ],
         "defaultColDef": {"resizable": True, "suppressHeaderMenuButton": False},
         "rowHeight": _ROW_PX,

@@ -78,8 +78,8 @@ def test_concurrent_rollbacks_change_the_champion_once(settings: Settings, tmp_p
             registry.close()
 
     asyncio.run(decide())
-    rollback(store, reason="asks for none", by="a test")
-    rollback(store, reason="and goes back further", by="a test")
+    rollback(store, reason="no expected release", by="a test")
+    rollback(store, reason="one release further back", by="a test")
     assert store.aliases().release == 1
 
 
