@@ -70,7 +70,7 @@ chaos: setup ## kill every process of the twin on real servers at random times a
 loop: setup ## demonstrate drift, retraining and promotion on a fleet in a hot summer; draws docs/images/loop.png
 	@python -m benchmarks.loop $(ARGS)
 
-# Pronouns that leave open which component or role is meant.  Tests are exempt, LICENSE is not ours.
+# Pronouns that leave open which component or role is meant.  Tests are exempt; LICENSE is a standard text.
 VAGUE_PRONOUNS = whoever|whomever|whom|somebody|nobody
 
 lint: setup ## ruff, mypy, import directions, vague pronouns
