@@ -1,1 +1,1 @@
-"""The prediction service: stateless, over HTTP, from the champion release."""
+"""Serving of the champion release: HTTP prediction service, stream scorer and database predictor."""

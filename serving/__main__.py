@@ -1,4 +1,4 @@
-"""`python -m serving`: the prediction service on the address in the settings, until it is stopped."""
+"""Command `python -m serving`: runs the prediction service on the configured address until it is stopped."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import os
 import sys
 from pathlib import Path
 
-from telemetry.settings import NO_TELEMETRY, Settings
+from telemetry.settings import USAGE_STATISTICS_OFF, Settings
 
 _ROOT = Path(__file__).resolve().parents[1]
 
 
 def main() -> None:
-    """Become `bentoml serve`; signals and the exit code are its own."""
+    """Replace this process with `bentoml serve`, which then handles signals and sets the exit code."""
     settings = Settings()
     environment = {
-        # BentoML empties the folder of the workers' metrics there when it starts: not to be shared.
+        # BentoML empties the folder of the worker metrics in its home at start: one home for each port.
         "BENTOML_HOME": str((settings.var / "bentoml" / str(settings.service_port)).resolve()),
         **os.environ,
-        **NO_TELEMETRY,
+        **USAGE_STATISTICS_OFF,
         "TWIN_VAR": str(settings.var.resolve()),
     }
     command = [sys.executable, "-m", "bentoml", "serve", "serving.service:BatteryTwin"]

@@ -1,4 +1,4 @@
-"""The HTTP side of the service: bytes in, bytes out, errors as sentences, its documentation."""
+"""ASGI application of the prediction service: `POST /predict`, error responses, metrics and OpenAPI document."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from serving.champion import Champion
-from serving.errors import RequestError
-from serving.request_decoding import Limits, decode_request
-from serving.request_scoring import answer
-from serving.response import ErrorAnswer, PredictAnswer, answer_entries
+from serving.release_loader import ReleaseLoader
+from serving.request_decoding import RequestError, RequestLimits, decode_request
+from serving.request_scoring import score_request
+from serving.response import ErrorResponse, PredictResponse, response_entries
 from serving.scorer import Scorer
-from serving.service_metrics import Metrics
+from serving.service_metrics import ServiceMetrics
 from serving.shadow import ShadowRecorder
 from telemetry.errors import error_body
 from telemetry.schemas.request import PredictRequest
 
-#: A request larger than this is answered by a thread, so that small ones need not wait for it.
+#: A larger request is processed in a thread, so that small ones need not wait for it.
 _INLINE_BYTES = 64 * 1024
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer, "description": "The body is not JSON"},
-    409: {"model": ErrorAnswer, "description": "A state that cannot be continued: replay the history without it"},
-    413: {"model": ErrorAnswer, "description": "More than one request may hold"},
-    422: {"model": ErrorAnswer, "description": "Against the contract; `field` says where"},
-    503: {"model": ErrorAnswer, "description": "No champion release yet"},
+    400: {"model": ErrorResponse, "description": "The body is not JSON"},
+    409: {"model": ErrorResponse, "description": "Unusable state: send the history without it"},
+    413: {"model": ErrorResponse, "description": "Request too large"},
+    422: {"model": ErrorResponse, "description": "Contract violation; `field` is the path of the invalid value"},
+    503: {"model": ErrorResponse, "description": "No champion release loaded yet"},
 }
 # BentoML traces every request already.
 _NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False}
@@ -43,60 +42,64 @@ _SCHEMA_REFERENCE = "#/components/schemas/{model}"
 
 
 class _Predict:
-    """`POST /predict` as an ASGI application: what FastAPI does around an endpoint costs half of four forests."""
+    """`POST /predict` as an ASGI application: FastAPI's endpoint overhead is half the cost of four forests."""
 
-    def __init__(self, champion: Champion, limits: Limits, metrics: Metrics, shadow: ShadowRecorder) -> None:
-        self._champion = champion
+    def __init__(
+        self, loader: ReleaseLoader, limits: RequestLimits, metrics: ServiceMetrics, shadow: ShadowRecorder
+    ) -> None:
+        self._loader = loader
         self._limits = limits
         self._metrics = metrics
         self._shadow = shadow
-        # Two large ones at once would only take the interpreter, and the caches, from each other.
+        # Two large requests at once would only compete for the interpreter lock and the caches.
         self._one_at_a_time = CapacityLimiter(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
         try:
-            scorer = self._champion.scorer
+            scorer = self._loader.scorer
             if scorer is None:
-                raise RequestError(503, self._champion.problem)
+                raise RequestError(503, self._loader.problem)
             body = await _read_body(Request(scope, receive), self._limits.body_bytes)
             if len(body) <= _INLINE_BYTES:
-                content = self._answer(body, scorer)
+                content = self._score(body, scorer)
             else:
-                content = await to_thread.run_sync(self._answer, body, scorer, limiter=self._one_at_a_time)
+                content = await to_thread.run_sync(self._score, body, scorer, limiter=self._one_at_a_time)
         except RequestError as error:
-            self._metrics.refused(error.status)
+            self._metrics.count_refused(error.status)
             raise
         self._metrics.duration.observe(perf_counter() - started)
         await Response(content, media_type="application/json")(scope, receive, send)
 
-    def _answer(self, body: bytes, scorer: Scorer) -> bytes:
-        # Read and written by hand: FastAPI would validate each a second time.
+    def _score(self, body: bytes, scorer: Scorer) -> bytes:
+        # Decoded and encoded here: FastAPI would validate both a second time.
         decoded = decode_request(body, self._limits)
-        question, unknown = decoded.question, decoded.unknown_fields
+        request, unknown = decoded.scoring_request, decoded.unknown_fields
         entries = []
-        for part in answer(question, scorer.champion):
-            self._metrics.answered(part)
-            entries += answer_entries(question, part, scorer.champion, unknown)
+        for result in score_request(request, scorer.champion):
+            self._metrics.count_predictions(result)
+            entries += response_entries(request, result, scorer.champion, unknown)
             if scorer.challenger is not None:
-                ids = [question.battery_ids[row] for row in part.battery_row]
-                self._shadow.offer(ids, part.moments, scorer.challenger)
-        self._metrics.ignored(sum(unknown))
+                ids = [request.battery_ids[row] for row in result.battery_row]
+                self._shadow.submit(ids, result.snapshots, scorer.challenger)
+        self._metrics.count_unknown_fields(sum(unknown))
         return orjson.dumps({"predictions": entries})
 
 
 async def _documented() -> Response:
-    """Fold what happened since the given states and predict the four targets of every battery."""
-    raise NotImplementedError("only its documentation is used: `_Predict` answers")
+    """Update the given battery states with new readings and cycles, and predict the four targets of every battery."""
+    raise NotImplementedError("used for the OpenAPI document only: `_Predict` handles requests")
 
 
-def create_app(champion: Champion, limits: Limits, metrics: Metrics, shadow: ShadowRecorder) -> FastAPI:
-    """The ASGI application; it answers from what `champion` holds at the moment of a request."""
+def create_app(
+    loader: ReleaseLoader, limits: RequestLimits, metrics: ServiceMetrics, shadow: ShadowRecorder
+) -> FastAPI:
+    """Create the ASGI application, which scores each request with the scorer that `loader` then holds."""
     app = FastAPI(title="EV battery twin", version="1", docs_url=None, redoc_url=None, telemetry=_NO_TELEMETRY)
     app.add_exception_handler(RequestError, _on_request_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_failure)
-    app.add_route("/predict", _Predict(champion, limits, metrics, shadow), methods=["POST"])  # type: ignore[arg-type]
+    app.add_route("/predict", _Predict(loader, limits, metrics, shadow), methods=["POST"])  # type: ignore[arg-type]
 
     @app.get("/metrics", include_in_schema=False)
     def prometheus() -> Response:
@@ -108,7 +111,7 @@ def create_app(champion: Champion, limits: Limits, metrics: Metrics, shadow: Sha
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        # From the copy that BentoML serves, not from the internet.
+        # BentoML serves a copy of these files, so the page needs no internet access.
         return get_swagger_ui_html(
             openapi_url="openapi.json",
             title=app.title,
@@ -124,7 +127,7 @@ def create_app(champion: Champion, limits: Limits, metrics: Metrics, shadow: Sha
 def _openapi(app: FastAPI) -> dict[str, Any]:
     predict = APIRoute(
         "/predict", _documented, methods=["POST"], name="predict", response_class=Response,
-        responses={200: {"model": PredictAnswer}, **_ERRORS},
+        responses={200: {"model": PredictResponse}, **_ERRORS},
     )  # fmt: skip
     schema = get_openapi(title=app.title, version=app.version, routes=[predict, *app.routes])
     body = PredictRequest.model_json_schema(ref_template=_SCHEMA_REFERENCE)
@@ -150,11 +153,11 @@ async def _read_body(request: Request, limit: int) -> bytes:
 
 
 def _too_large(limit: int, size: int) -> RequestError:
-    return RequestError(413, f"a request may hold {limit} bytes: send it in parts", value=size)
+    return RequestError(413, f"a request may have at most {limit} bytes: send it in parts", value=size)
 
 
 async def _on_request_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)  # noqa: S101 - Starlette hands over what it was registered for
+    assert isinstance(error, RequestError)  # noqa: S101 - Starlette passes only the registered class
     return _json(error.status, error_body(error))
 
 
@@ -165,7 +168,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_failure(_: Request, error: Exception) -> Response:
-    return _json(500, {"error": "the service failed; its log says why", "field": None, "value": None})
+    return _json(500, {"error": "internal error; the service log has the details", "field": None, "value": None})
 
 
 def _json(status: int, content: object, headers: Any = None) -> Response:

@@ -1,7 +1,7 @@
-"""FeatureSnapshots: what the forests predict from, as of now or after each of many readings.
+"""Updates battery states with readings and extracts feature snapshots, the model inputs after each reading.
 
-The service, the stream scorer and the database predictor all fold through here, so that a battery gets the
-same numbers, bit for bit, whether its readings come one by one or a thousand at once.
+The service, the stream scorer and the database predictor share this code, so that a battery gets bitwise the same
+predictions whether its readings arrive one by one or in batches.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from features import state_update, step
 from features.state import FloatArray
 from features.state_update import BoolArray, IntArray
 
-# What a moment tells besides its features, as slots of the state.
-_FACTS = np.array([s.TIME_S, s.CYCLES, s.CYCLES_SEEN, s.NOMINAL_CAPACITY_AH])
+# State slots that a snapshot holds besides the features.
+_STATE_SLOTS = np.array([s.TIME_S, s.CYCLES, s.CYCLES_SEEN, s.NOMINAL_CAPACITY_AH])
 
 
 @dataclass(frozen=True)
 class FeatureSnapshots:
-    """Everything that is predicted from, as of n moments of any batteries.
+    """Model inputs of n snapshots of any batteries.
 
     Attributes:
         reading_features: float64[n, len(READING_FEATURES)].
         cycle_features: float64[n, len(CYCLE_FEATURES)].
         time_s: float64[n], time of the newest reading in seconds since the epoch, NaN before the first.
         cycles: float64[n], age in equivalent full cycles.
-        cycles_seen: int64[n], cycles and sessions that were summarised so far.
+        cycles_seen: int64[n], cycles and sessions summarised so far.
         has_reading: bool[n].
         nominal_capacity_known: bool[n].
     """
@@ -47,42 +47,42 @@ class FeatureSnapshots:
         return len(self.time_s)
 
     def where(self, mask: BoolArray) -> FeatureSnapshots:
-        """Those of the n moments at which `mask`, bool[n], is true."""
+        """The snapshots where `mask`, bool[n], is true."""
         if mask.all():
             return self
         return FeatureSnapshots(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
 
-    def late(self, folded: BoolArray, time_s: FloatArray) -> BoolArray:
-        """bool[n]: which of the readings, of `time_s`, that were not `folded` are older than their battery's state.
+    def late(self, applied: BoolArray, time_s: FloatArray) -> BoolArray:
+        """bool[n]: the readings at `time_s` that were not `applied` because they are older than their battery's state.
 
-        The others are of the very time of the state: the newest reading once more, which says nothing.
+        The other readings that were not applied have the time of the state: they are duplicates of the newest reading.
         """
-        return ~folded & (time_s < self.time_s)
+        return ~applied & (time_s < self.time_s)
 
 
 def concatenate(parts: Sequence[FeatureSnapshots]) -> FeatureSnapshots:
-    """The moments of all `parts`, at least one, in order."""
+    """Concatenate the snapshots of `parts` (at least one)."""
     return FeatureSnapshots(
         *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(FeatureSnapshots))
     )
 
 
 def snapshots_of(states: FloatArray) -> FeatureSnapshots:
-    """The moment at which each of `states`, float64[n, STATE_SIZE], stands."""
+    """Extract a snapshot of each of `states`, float64[n, STATE_SIZE]."""
     rows = _new_rows(len(states))
     _read_all(states, *rows)
-    return _moments(*rows)
+    return _to_snapshots(*rows)
 
 
-def advance(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> tuple[BoolArray, FloatArray]:
-    """Fold as `update_each_with_sessions` does, keeping no moment: only what was folded and the sessions that ended."""
-    folded, closed = np.zeros(len(readings), dtype=np.bool_), np.empty((len(readings), step.CLOSED_SIZE))
-    count = _advance(states, battery_row, readings, folded, closed)
-    return folded, closed[:count].copy()
+def update_states(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> tuple[BoolArray, FloatArray]:
+    """As `update_each_with_sessions`, without snapshots: which readings were applied, and the sessions that ended."""
+    applied, closed = np.zeros(len(readings), dtype=np.bool_), np.empty((len(readings), step.CLOSED_SIZE))
+    count = _update_all(states, battery_row, readings, applied, closed)
+    return applied, closed[:count].copy()
 
 
 def update_each(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> tuple[FeatureSnapshots, BoolArray]:
-    """Fold `readings` into `states`, in place, and keep the moment after each.
+    """Update `states` in place with `readings` and take a snapshot after each reading.
 
     Args:
         states: float64[k, STATE_SIZE].
@@ -90,8 +90,8 @@ def update_each(states: FloatArray, battery_row: IntArray, readings: FloatArray)
         readings: float64[n, len(READING_INPUTS)], any interleaving of batteries.
 
     Returns:
-        The n moments, and bool[n]: False where a reading was not newer than its battery's state and so was
-        left out; its moment is the one before it.
+        The n snapshots, and bool[n]: False where a reading was not applied because it was not newer than its
+        battery's state; its snapshot is that of the unchanged state.
     """
     return update_each_with_sessions(states, battery_row, readings)[:2]
 
@@ -99,23 +99,23 @@ def update_each(states: FloatArray, battery_row: IntArray, readings: FloatArray)
 def update_each_with_sessions(
     states: FloatArray, battery_row: IntArray, readings: FloatArray
 ) -> tuple[FeatureSnapshots, BoolArray, FloatArray]:
-    """As `update_each`, and the sessions that ended, float64[m, CLOSED_SIZE]: see `state_update.closed_table`."""
+    """As `update_each`, with the sessions that ended, float64[m, CLOSED_SIZE]: see `state_update.closed_table`."""
     rows = _new_rows(len(readings))
-    folded, closed = np.zeros(len(readings), dtype=np.bool_), np.empty((len(readings), step.CLOSED_SIZE))
-    count = _fold_all(states, battery_row, readings, folded, closed, *rows)
-    return _moments(*rows), folded, closed[:count].copy()
+    applied, closed = np.zeros(len(readings), dtype=np.bool_), np.empty((len(readings), step.CLOSED_SIZE))
+    count = _update_all_with_snapshots(states, battery_row, readings, applied, closed, *rows)
+    return _to_snapshots(*rows), applied, closed[:count].copy()
 
 
 def _new_rows(n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     return (
         np.empty((n, len(state_update.READING_FEATURES))),
         np.empty((n, len(state_update.CYCLE_FEATURES))),
-        np.empty((n, len(_FACTS))),
+        np.empty((n, len(_STATE_SLOTS))),
     )
 
 
-def _moments(reading_features: FloatArray, cycle_features: FloatArray, facts: FloatArray) -> FeatureSnapshots:
-    time_s, cycles, cycles_seen, nominal_capacity_ah = facts.T
+def _to_snapshots(reading_features: FloatArray, cycle_features: FloatArray, slots: FloatArray) -> FeatureSnapshots:
+    time_s, cycles, cycles_seen, nominal_capacity_ah = slots.T
     return FeatureSnapshots(
         reading_features=reading_features,
         cycle_features=cycle_features,
@@ -128,24 +128,24 @@ def _moments(reading_features: FloatArray, cycle_features: FloatArray, facts: Fl
 
 
 @njit
-def _read(state, reading_features, cycle_features, facts):  # type: ignore[no-untyped-def]
+def _read(state, reading_features, cycle_features, slots):  # type: ignore[no-untyped-def]
     state_update.read_reading_features(state, reading_features)
     state_update.read_cycle_features(state, cycle_features)
-    for k in range(len(_FACTS)):
-        facts[k] = state[_FACTS[k]]
+    for k in range(len(_STATE_SLOTS)):
+        slots[k] = state[_STATE_SLOTS[k]]
 
 
 @njit
-def _read_all(states, reading_features, cycle_features, facts):  # type: ignore[no-untyped-def]
+def _read_all(states, reading_features, cycle_features, slots):  # type: ignore[no-untyped-def]
     for i in range(len(states)):
-        _read(states[i], reading_features[i], cycle_features[i], facts[i])
+        _read(states[i], reading_features[i], cycle_features[i], slots[i])
 
 
 @njit
-def _step(states, battery_row, readings, i, folded, closed, count):  # type: ignore[no-untyped-def]
-    """Fold reading `i`; how many sessions have ended by now, their summaries being the first rows of `closed`."""
+def _update_one(states, battery_row, readings, i, applied, closed, count):  # type: ignore[no-untyped-def]
+    """Apply reading `i`; returns the number of sessions ended so far, summarised in the first rows of `closed`."""
     outcome = step.step_reading(states[battery_row[i]], readings[i], closed[count])
-    folded[i] = outcome > 0
+    applied[i] = outcome > 0
     if outcome < 2:
         return count
     closed[count, step.CLOSED_BATTERY] = battery_row[i]
@@ -154,19 +154,19 @@ def _step(states, battery_row, readings, i, folded, closed, count):  # type: ign
 
 
 @njit
-def _advance(states, battery_row, readings, folded, closed):  # type: ignore[no-untyped-def]
+def _update_all(states, battery_row, readings, applied, closed):  # type: ignore[no-untyped-def]
     count = 0
     for i in range(len(battery_row)):
-        count = _step(states, battery_row, readings, i, folded, closed, count)
+        count = _update_one(states, battery_row, readings, i, applied, closed, count)
     return count
 
 
 @njit
-def _fold_all(  # type: ignore[no-untyped-def]
-    states, battery_row, readings, folded, closed, reading_features, cycle_features, facts
+def _update_all_with_snapshots(  # type: ignore[no-untyped-def]
+    states, battery_row, readings, applied, closed, reading_features, cycle_features, slots
 ):
     count = 0
     for i in range(len(battery_row)):
-        count = _step(states, battery_row, readings, i, folded, closed, count)
-        _read(states[battery_row[i]], reading_features[i], cycle_features[i], facts[i])
+        count = _update_one(states, battery_row, readings, i, applied, closed, count)
+        _read(states[battery_row[i]], reading_features[i], cycle_features[i], slots[i])
     return count

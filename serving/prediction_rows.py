@@ -1,4 +1,4 @@
-"""Predictions as they are kept: rows of the table `battery_predictions`."""
+"""Converts predictions to rows of the table `battery_predictions`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
+from serving.api_fields import API_FIELDS, utc
 from serving.feature_snapshots import FeatureSnapshots
 from serving.predictor import TargetValues
-from serving.surface import SURFACES, utc
 from telemetry.batch import Row
 
 Role = Literal["champion", "challenger"]
@@ -16,32 +16,35 @@ Role = Literal["champion", "challenger"]
 
 def prediction_rows(
     battery_ids: Sequence[str],
-    moments: FeatureSnapshots,
+    snapshots: FeatureSnapshots,
     predicted: Mapping[str, TargetValues],
     horizons: Mapping[str, float],
     *,
     role: Role,
     predicted_at: datetime,
 ) -> list[Row]:
-    """What was predicted for n moments as rows of `battery_predictions`, on the outside surface (soh in percent).
+    """Convert the predictions for n snapshots to rows of `battery_predictions`, in API units (soh in percent).
 
-    A withheld prediction has no row, and neither has one before the battery's first reading: its time is
-    the key.
+    A withheld prediction has no row, and neither has a prediction before the battery's first reading, because the
+    time of the reading is part of the key.
 
     Args:
-        battery_ids: of the n moments.
-        predicted: of `Predictor.predict_snapshots`, `horizons` being that predictor's.
-        predicted_at: now, on the wall clock, with its zone.
+        battery_ids: battery of each snapshot.
+        predicted: result of `Predictor.predict_snapshots`.
+        horizons: of the same predictor.
+        predicted_at: current wall-clock time, timezone-aware.
     """
-    times = [utc(time_s) if known else None for time_s, known in zip(moments.time_s, moments.has_reading, strict=True)]
-    ages = moments.cycles.tolist()
+    times = [
+        utc(time_s) if known else None for time_s, known in zip(snapshots.time_s, snapshots.has_reading, strict=True)
+    ]
+    ages = snapshots.cycles.tolist()
     rows: list[Row] = []
-    for target, given in predicted.items():
+    for target, values in predicted.items():
         horizon_s = horizons.get(f"{target}_s")
         ahead = None if horizon_s is None else timedelta(seconds=horizon_s)
-        name, _, version = (given.model or "").rpartition("/")
-        values = SURFACES[target].outside(given.values).tolist()
-        for battery_id, time, age, value in zip(battery_ids, times, ages, values, strict=True):
+        name, _, version = (values.model or "").rpartition("/")
+        api_values = API_FIELDS[target].to_api_units(values.values).tolist()
+        for battery_id, time, age, value in zip(battery_ids, times, ages, api_values, strict=True):
             if time is None or value != value:
                 continue
             rows.append(

@@ -1,7 +1,6 @@
-"""From moments to predictions: the pure core of serving, without HTTP.
+"""Predicts the four targets from feature snapshots with the ONNX forests of one release; no I/O.
 
-A `Predictor` is one release, never changed after it is made.  Whoever holds one answers a whole
-request from it, so that an answer never mixes two releases.
+A `Predictor` is immutable.  One predictor scores a whole request or batch, so that no response mixes two releases.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ _FEATURES = {"reading": attrgetter("reading_features"), "cycle": attrgetter("cyc
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """One target's prediction in the target's own unit; `value` is None where it is `withheld`, which says why."""
+class TargetPrediction:
+    """Prediction of one target in the target's unit; `value` is None if withheld, with the reason in `withheld`."""
 
     value: float | None
     model: str | None
@@ -38,26 +37,26 @@ class Prediction:
 
 @dataclass(frozen=True)
 class TargetValues:
-    """One target's predictions at n moments, in the target's own unit.
+    """Predictions of one target for n snapshots, in the target's unit.
 
     Attributes:
         values: float64[n], NaN where withheld.
-        model: label of the model, e.g. `battery-soh/9`; None where the release has none for this target.
-        reasons: n entries, why a value is withheld; None where it is given.
+        model: label of the model, e.g. `battery-soh/9`; None if the release has none for this target.
+        reasons: n entries, the reason for withholding each value; None where it is not withheld.
     """
 
     values: FloatArray
     model: str | None
     reasons: list[str | None]
 
-    def at(self, i: int) -> Prediction:
-        """The prediction at moment `i`."""
+    def at(self, i: int) -> TargetPrediction:
+        """The prediction for snapshot `i`."""
         reason = self.reasons[i]
-        return Prediction(float(self.values[i]) if reason is None else None, self.model, reason)
+        return TargetPrediction(float(self.values[i]) if reason is None else None, self.model, reason)
 
 
 class Predictor:
-    """The forests of one release.
+    """Runs the forests of one release.
 
     Attributes:
         name, version, label: of the release, e.g. `battery-twin`, 12 and `battery-twin/12`.
@@ -65,17 +64,17 @@ class Predictor:
         versions: of each model, by target.
 
     Raises:
-        TwinError: the release was made for another version of the fold, or one of its models asks for a
-            feature that this version does not have.
+        TwinError: the release was registered for another state version, or one of its models needs a feature that
+            this version does not have.
     """
 
     def __init__(self, loaded: LoadedRelease) -> None:
         release = loaded.release
         if release.state_version != STATE_VERSION:
             raise TwinError(
-                f"{loaded.label} was made by version {release.state_version} of the fold and this service runs "
-                f"version {STATE_VERSION}: run `dvc repro` to register a release for this version, or serve with the "
-                "code that made the release",
+                f"{loaded.label} was registered for state version {release.state_version} and this service has "
+                f"state version {STATE_VERSION}: run `dvc repro` to register a release for this version, or serve "
+                "with the code that registered the release",
                 field="state_version",
                 value=release.state_version,
             )
@@ -92,39 +91,42 @@ class Predictor:
 
     @property
     def labels(self) -> list[str]:
-        """Of each model, e.g. `battery-soh/9`."""
+        """Label of each model, e.g. `battery-soh/9`."""
         return list(self._models.values())
 
-    def try_out(self) -> None:
-        """Predict once, so that a model that cannot is noticed before somebody asks it."""
-        moments = snapshots_of(new_states(1))
+    def smoke_test(self) -> None:
+        """Predict once, so that a model that fails is detected before it serves requests."""
+        snapshots = snapshots_of(new_states(1))
         enough = np.full(1, max(target.minimum_cycles for target in TARGETS.values()))
-        self.predict_snapshots(replace(moments, has_reading=np.ones(1, dtype=np.bool_), cycles_seen=enough))
+        self.predict_snapshots(replace(snapshots, has_reading=np.ones(1, dtype=np.bool_), cycles_seen=enough))
 
-    def predict_snapshots(self, moments: FeatureSnapshots) -> Mapping[str, TargetValues]:
-        """Predict at each of n `moments`, with one call for all forests; by target, every one of `TARGETS`.
+    def predict_snapshots(self, snapshots: FeatureSnapshots) -> Mapping[str, TargetValues]:
+        """Predict all `TARGETS` for n `snapshots` with one ONNX call; the results by target.
 
-        A moment gets the same numbers, bit for bit, in whatever company it comes.
+        The result for a snapshot is bitwise independent of the other snapshots in the call.
         """
-        reasons = _reasons_to_withhold(moments)
+        reasons = _reasons_to_withhold(snapshots)
         if any(None in reasons[name] for name in self._models):
-            features = {cadence: of(moments).astype(np.float32) for cadence, of in _FEATURES.items()}
+            features = {cadence: of(snapshots).astype(np.float32) for cadence, of in _FEATURES.items()}
             values = self._forests.predict(features)
         else:
             values = {}
-        return {name: self._given(target, moments, values.get(name), reasons[name]) for name, target in TARGETS.items()}
+        return {
+            name: self._target_values(target, snapshots, values.get(name), reasons[name])
+            for name, target in TARGETS.items()
+        }
 
-    def _given(
-        self, target: Target, moments: FeatureSnapshots, value: FloatArray | None, reasons: list[str | None]
+    def _target_values(
+        self, target: Target, snapshots: FeatureSnapshots, value: FloatArray | None, reasons: list[str | None]
     ) -> TargetValues:
         if target.name not in self._models:
-            return TargetValues(np.full(len(moments), np.nan), None, [NOT_PROMOTED] * len(moments))
+            return TargetValues(np.full(len(snapshots), np.nan), None, [NOT_PROMOTED] * len(snapshots))
         model = self._models[target.name]
         if value is None:
-            return TargetValues(np.full(len(moments), np.nan), model, reasons)
+            return TargetValues(np.full(len(snapshots), np.nan), model, reasons)
         if target.offset is not None:
             offset = _FEATURE_NAMES[target.cadence].index(target.offset)
-            value = value + _FEATURES[target.cadence](moments)[:, offset]
+            value = value + _FEATURES[target.cadence](snapshots)[:, offset]
         if any(reasons):
             value = np.where([reason is None for reason in reasons], value, np.nan)
         return TargetValues(value, model, reasons)
@@ -136,24 +138,24 @@ def _forest_file(target: Target, model: LocalModel) -> ForestFile:
     unknown = sorted(set(wanted) - set(available))
     if unknown:
         raise TwinError(
-            f"{model.label} asks for features that this version of the fold does not have "
-            f"({', '.join(unknown)}): run `dvc repro` to register models for this version",
+            f"{model.label} needs features that this version does not have ({', '.join(unknown)}): run `dvc repro` "
+            "to register models for this version",
             field="feature_names",
             value=unknown,
         )
     return ForestFile(model.path, target.cadence, tuple(available.index(name) for name in wanted))
 
 
-def _reasons_to_withhold(moments: FeatureSnapshots) -> dict[str, list[str | None]]:
-    """By target, for each moment; None where nothing stands against a prediction."""
-    heard, cycles_seen = moments.has_reading.tolist(), moments.cycles_seen.tolist()
+def _reasons_to_withhold(snapshots: FeatureSnapshots) -> dict[str, list[str | None]]:
+    """By target, the reason for withholding each snapshot's prediction; None where it is not withheld."""
+    has_reading, cycles_seen = snapshots.has_reading.tolist(), snapshots.cycles_seen.tolist()
     reasons = {}
     for name, target in TARGETS.items():
-        silent = "no reading yet" if target.cadence == "reading" else None
+        no_reading = "no reading yet" if target.cadence == "reading" else None
         least = target.minimum_cycles
-        young = f"fewer than {least} {'cycle' if least == 1 else 'cycles'} seen"
+        too_few_cycles = f"fewer than {least} {'cycle' if least == 1 else 'cycles'} seen"
         reasons[name] = [
-            young if seen < least else None if has_reading else silent
-            for has_reading, seen in zip(heard, cycles_seen, strict=True)
+            too_few_cycles if seen < least else None if has else no_reading
+            for has, seen in zip(has_reading, cycles_seen, strict=True)
         ]
     return reasons

@@ -1,7 +1,7 @@
-"""Rebuild the states of batteries from what the store has kept of them.
+"""Restores battery states by replaying stored cycles and readings from the telemetry store.
 
-Needed when a state was written by another version of the fold, when it is lost, and for the first state of a battery
-that has a past.  Shared by the stream scorer and the database predictor.
+Used if a state was written by another state version or is lost, and for the first state of a battery that has history.
+Shared by the stream scorer and the database predictor.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ _COLUMNS = READING_INPUTS[1:]
 
 
 def replay(connection: history.Connection, battery_ids: Sequence[str], until: Sequence[datetime | None]) -> FloatArray:
-    """States of batteries as of just before `until`, from the tables batteries, battery_cycles and ev_telemetry.
+    """Restore battery states as of just before `until` from the tables batteries, battery_cycles and ev_telemetry.
 
-    In the order of training: published cycles first, then readings in time order, so that the state has the bits
-    that an offline fold of the same tables gives.  A reading that came late was not folded when it came, and is
-    here, in its place.  Sessions whose readings were retired are folded from their summaries.
+    The order is that of training: published cycles first, then readings in time order, so that the state is bitwise
+    that of the offline feature pipeline on the same tables.  A late reading, which is not applied on arrival, is
+    applied here in time order.  Sessions whose readings were deleted by retention are applied from their summaries.
 
     Args:
-        connection: to the telemetry store, not in the middle of a transaction.
-        until: for each battery the time of the reading at hand, which is not folded; None: everything is.
+        connection: to the telemetry store, outside of a transaction.
+        until: for each battery the exclusive end of the replayed history; None: no end.
 
     Returns:
-        float64[n, STATE_SIZE], a row for each of `battery_ids`.
+        float64[n, STATE_SIZE], one row for each of `battery_ids`.
 
     Raises:
-        psycopg2.Error: the store did not answer.
+        psycopg2.Error: the store is unavailable.
     """
     states = new_states(len(battery_ids))
-    known = history.batteries(connection, battery_ids)
+    described = history.batteries(connection, battery_ids)
     for state, battery_id, end in zip(states, battery_ids, until, strict=True):
-        tell(state, known.get(battery_id))
+        set_battery_from_row(state, described.get(battery_id))
         _replay_one(connection, state, battery_id, end)
     return states
 
 
-def tell(state: FloatArray, battery: Row | None) -> None:
-    """Tell `state`, in place, what its battery is made of by a row of the table `batteries`; None: nothing is known.
+def set_battery_from_row(state: FloatArray, battery: Row | None) -> None:
+    """Set the battery's capacity, cells and chemistry in `state`, in place, from a row of the table `batteries`.
 
-    A chemistry that this version does not know counts as not given: a stream has nobody to refuse it to.
+    Without a row the state stays as it is.  An unknown chemistry counts as missing, because a stream cannot reject it.
     """
     if battery is None:
         return

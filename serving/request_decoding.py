@@ -1,4 +1,4 @@
-"""From the bytes of a request to what the predictor takes; everything that can be wrong is found here."""
+"""Validates and decodes the JSON body of a prediction request into arrays for scoring."""
 
 from __future__ import annotations
 
@@ -12,45 +12,52 @@ from pydantic_core import from_json
 
 from features.state import READING_INPUTS, STATE_SIZE, FloatArray, StateError, decode, new_states, set_battery
 from features.state_update import IntArray
-from serving.errors import RequestError
-from serving.request_scoring import Question
+from serving.request_scoring import ScoringRequest
 from telemetry.contract import SIGNALS
 from telemetry.errors import TwinError
-from telemetry.schemas.request import BatteryRequest, PredictRequest, Row, parse_request, unknown_fields
+from telemetry.schemas.request import BatteryRequest, ContractRow, PredictRequest, parse_request, unknown_fields
 from telemetry.settings import Settings
 
-# The fold counts time in seconds; every other input has the contract's name.
+# The state update takes time in seconds; every other input has its contract name.
 _reading_values = attrgetter("time", *READING_INPUTS[1:])
 _cycle_values = attrgetter("cycle_index", *SIGNALS)
 
 
+class RequestError(TwinError):
+    """A request that cannot be processed, with the HTTP status of the error response."""
+
+    def __init__(self, status: int, sentence: str, *, field: str | None = None, value: object = None) -> None:
+        super().__init__(sentence, field=field, value=value)
+        self.status = status
+
+
 @dataclass(frozen=True)
-class Limits:
-    """How much one request may ask."""
+class RequestLimits:
+    """Maximum size of one request."""
 
     batteries: int
     rows: int
     body_bytes: int
 
     @classmethod
-    def of(cls, settings: Settings) -> Limits:
-        """The limits in `settings`."""
+    def of(cls, settings: Settings) -> RequestLimits:
+        """Read the limits from `settings`."""
         return cls(settings.service_max_batteries, settings.service_max_rows, settings.service_max_body_bytes)
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """A request that can be answered, and for each of its batteries how many unknown fields were ignored."""
+class DecodedRequest:
+    """A valid request, with the number of ignored unknown fields of each battery."""
 
-    question: Question
+    scoring_request: ScoringRequest
     unknown_fields: list[int]
 
 
-def decode_request(body: bytes, limits: Limits) -> Decoded:
-    """Check `body` against the contract and read it.
+def decode_request(body: bytes, limits: RequestLimits) -> DecodedRequest:
+    """Validate `body` against the contract and decode it.
 
     Raises:
-        RequestError: 400 not JSON, 413 too much, 422 against the contract, 409 a state that cannot be continued.
+        RequestError: 400 not JSON, 413 too large, 422 contract violation, 409 unusable state.
     """
     try:
         raw = from_json(body)
@@ -62,7 +69,7 @@ def decode_request(body: bytes, limits: Limits) -> Decoded:
         raise RequestError(422, error.sentence, field=error.field, value=error.value) from error
     _check_size(request, limits)
     batteries = request.batteries
-    question = Question(
+    scoring_request = ScoringRequest(
         battery_ids=[battery.battery_id for battery in batteries],
         states=_states(batteries),
         cycles=_cycles([cycle for battery in batteries for cycle in battery.cycles]),
@@ -72,15 +79,15 @@ def decode_request(body: bytes, limits: Limits) -> Decoded:
         every_reading=request.every_reading,
         closed_cycles=request.closed_cycles,
     )
-    return Decoded(question, _unknown_fields(raw))
+    return DecodedRequest(scoring_request, _unknown_fields(raw))
 
 
-def _check_size(request: PredictRequest, limits: Limits) -> None:
+def _check_size(request: PredictRequest, limits: RequestLimits) -> None:
     batteries = request.batteries
     if len(batteries) > limits.batteries:
         raise RequestError(
             413,
-            f"a request may hold {limits.batteries} batteries: send them in several",
+            f"a request may have at most {limits.batteries} batteries: send several requests",
             field="batteries",
             value=len(batteries),
         )
@@ -88,8 +95,8 @@ def _check_size(request: PredictRequest, limits: Limits) -> None:
     if rows > limits.rows:
         raise RequestError(
             413,
-            f"a request may hold {limits.rows} readings and cycles: send the history in parts, each with the state "
-            "that the part before it gave",
+            f"a request may have at most {limits.rows} readings and cycles: send the history in parts, each with the "
+            "state from the response to the part before it",
             field="batteries",
             value=rows,
         )
@@ -98,7 +105,7 @@ def _check_size(request: PredictRequest, limits: Limits) -> None:
         if battery.battery_id in seen:
             raise RequestError(
                 422,
-                f"batteries[{i}].battery_id is in the request twice: send all its readings in one entry",
+                f"batteries[{i}].battery_id is a duplicate: send all readings of a battery in one entry",
                 field=f"batteries[{i}].battery_id",
                 value=battery.battery_id,
             )
@@ -106,7 +113,7 @@ def _check_size(request: PredictRequest, limits: Limits) -> None:
 
 
 def _states(batteries: Sequence[BatteryRequest]) -> FloatArray:
-    """Where each twin stood, told what its battery is made of."""
+    """The batteries' states before this request, with their capacities, cells and chemistries set."""
     states = np.empty((len(batteries), STATE_SIZE))
     for i, battery in enumerate(batteries):
         try:
@@ -120,7 +127,7 @@ def _states(batteries: Sequence[BatteryRequest]) -> FloatArray:
     return states
 
 
-def _rows_of(rows: Sequence[Sequence[Row]]) -> IntArray:
+def _rows_of(rows: Sequence[Sequence[ContractRow]]) -> IntArray:
     return np.array([i for i, own in enumerate(rows) for _ in own], dtype=np.int64)
 
 
@@ -136,8 +143,8 @@ def _set_battery(state: FloatArray, info: Any, path: str) -> None:
         raise RequestError(422, error.sentence, field=f"{path}.{error.field}", value=error.value) from error
 
 
-def readings_matrix(readings: Sequence[Row]) -> FloatArray:
-    """As `features.state_update.readings_matrix`, from `Reading`s without the detour over a table."""
+def readings_matrix(readings: Sequence[ContractRow]) -> FloatArray:
+    """As `features.state_update.readings_matrix`, from `Reading`s instead of a DataFrame."""
     matrix = np.empty((len(readings), len(READING_INPUTS)))
     for i, reading in enumerate(readings):
         time, *values = _reading_values(reading)
@@ -146,13 +153,13 @@ def readings_matrix(readings: Sequence[Row]) -> FloatArray:
     return matrix
 
 
-def _cycles(cycles: Sequence[Row]) -> FloatArray:
+def _cycles(cycles: Sequence[ContractRow]) -> FloatArray:
     rows = [_cycle_values(cycle) for cycle in cycles]
     return np.array(rows, dtype=np.float64).reshape(len(rows), 1 + len(SIGNALS))
 
 
 def _unknown_fields(raw: Mapping[str, Any]) -> list[int]:
-    """How many each battery carries; what belongs to no battery counts with the first."""
+    """Number of unknown fields of each battery; those outside of `batteries` count for the first battery."""
     total = unknown_fields(raw).total()
     counts = [unknown_fields({"batteries": [battery]}).total() if total else 0 for battery in raw["batteries"]]
     counts[0] += total - sum(counts)

@@ -1,4 +1,4 @@
-"""From a question to its answer: fold what happened, then predict at the snapshots that were asked for."""
+"""Scores a decoded prediction request: updates the battery states, then predicts from feature snapshots."""
 
 from __future__ import annotations
 
@@ -10,26 +10,33 @@ import numpy as np
 from features import step
 from features.state import READING_INPUTS, FloatArray, new_states
 from features.state_update import BoolArray, IntArray, update_from_cycles
-from serving.feature_snapshots import FeatureSnapshots, update_states, snapshots_of, update_each, update_each_with_sessions
+from serving.feature_snapshots import (
+    FeatureSnapshots,
+    snapshots_of,
+    update_each,
+    update_each_with_sessions,
+    update_states,
+)
 from serving.predictor import Predictor, TargetValues
 from telemetry.contract import SIGNALS
 
-#: FeatureSnapshots that are held at a time: their features take 2 kB each.
+#: Readings scored at a time with `every_reading`: the features of a snapshot take 2 kB.
 _CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """What k batteries have said, whether to predict after each reading or after the last one only, and whether
-    the sessions that ended are asked for.
+    """States, cycles and readings of k batteries, and which results are requested.
 
     Attributes:
         battery_ids: k ids.
-        states: float64[k, STATE_SIZE], before everything else here; changed when the question is answered.
+        states: float64[k, STATE_SIZE], before the cycles and readings; updated in place by `score_request`.
         cycles: float64[m, 1 + len(SIGNALS)], each battery's by index; applied before `readings`.
-        cycles_of: int64[m], the row of `states` that each belongs to.
+        cycles_of: int64[m], row of `states` of each cycle.
         readings: float64[n, len(READING_INPUTS)], each battery's in time order.
-        readings_of: int64[n], ascending.
+        readings_of: int64[n], row of `states` of each reading, ascending.
+        every_reading: predict after each reading instead of after each battery's last one.
+        closed_cycles: return the sessions that ended.
     """
 
     battery_ids: list[str]
@@ -44,15 +51,16 @@ class ScoringRequest:
 
 @dataclass(frozen=True)
 class ScoringResult:
-    """Some of the n snapshots that a question asked for, in its order.
+    """Results for n snapshots: all or, in request order, a part of those that were requested.
 
     Attributes:
-        battery_row: int64[n], the battery of each, as a row of the question.
-        is_last: bool[n], whether it is the battery's last moment, so that its state is final.
-        snapshots, predicted: at each; `predicted` by target.
-        stale_readings, stale_cycles: int64[n], how many were not newer than the state and so were not applied.
+        battery_row: int64[n], the battery of each, as a row of the request.
+        is_last: bool[n], whether it is the battery's last snapshot, so that its state is final.
+        snapshots: the n snapshots.
+        predicted: predictions for them, by target.
+        stale_readings, stale_cycles: int64[n], how many were not newer than the state and therefore not applied.
         closed: float64[m, CLOSED_SIZE], the sessions that ended; see `features.state_update.closed_table`.
-        closed_at: int64[m], the moment by which each had ended.
+        closed_at: int64[m], the snapshot at which each session had ended.
     """
 
     battery_row: IntArray
@@ -65,22 +73,21 @@ class ScoringResult:
     closed_at: IntArray
 
 
-def score_request(question: ScoringRequest, predictor: Predictor) -> Iterator[ScoringResult]:
-    """Fold everything in `question` into its states and predict, in parts of bounded size."""
-    states = question.states
+def score_request(request: ScoringRequest, predictor: Predictor) -> Iterator[ScoringResult]:
+    """Update the states of `request` with its cycles and readings and predict, in parts of bounded size."""
+    states = request.states
     stale_cycles = np.zeros(len(states), dtype=np.int64)
-    if len(question.cycles):
-        applied = update_from_cycles(states, question.cycles_of, question.cycles).applied
-        stale_cycles += np.bincount(question.cycles_of[~applied], minlength=len(states))
-    if question.every_reading:
-        yield from _after_each_reading(question, predictor, stale_cycles)
+    if len(request.cycles):
+        applied = update_from_cycles(states, request.cycles_of, request.cycles).applied
+        stale_cycles += np.bincount(request.cycles_of[~applied], minlength=len(states))
+    if request.every_reading:
+        yield from _score_each_reading(request, predictor, stale_cycles)
         return
-    applied, closed = update_states(states, question.readings_of, question.readings)
-    stale_readings = np.bincount(question.readings_of[~applied], minlength=len(states))
-    everyone = np.arange(len(states))
+    applied, closed = update_states(states, request.readings_of, request.readings)
+    stale_readings = np.bincount(request.readings_of[~applied], minlength=len(states))
     snapshots = snapshots_of(states)
     yield ScoringResult(
-        everyone,
+        np.arange(len(states)),
         np.ones(len(states), dtype=np.bool_),
         snapshots,
         predictor.predict_snapshots(snapshots),
@@ -91,12 +98,14 @@ def score_request(question: ScoringRequest, predictor: Predictor) -> Iterator[Sc
     )
 
 
-def _after_each_reading(question: ScoringRequest, predictor: Predictor, stale_cycles: IntArray) -> Iterator[ScoringResult]:
-    rows, readings = _with_silent_batteries(question)
+def _score_each_reading(
+    request: ScoringRequest, predictor: Predictor, stale_cycles: IntArray
+) -> Iterator[ScoringResult]:
+    rows, readings = _with_placeholder_readings(request)
     ends = np.append(rows[1:] != rows[:-1], True)
     for start in range(0, len(rows), _CHUNK_ROWS):
         part = slice(start, start + _CHUNK_ROWS)
-        snapshots, applied, closed = update_each_with_sessions(question.states, rows[part], readings[part])
+        snapshots, applied, closed = update_each_with_sessions(request.states, rows[part], readings[part])
         stale = ~applied & ~np.isnan(readings[part, 0])
         yield ScoringResult(
             rows[part],
@@ -110,19 +119,19 @@ def _after_each_reading(question: ScoringRequest, predictor: Predictor, stale_cy
         )
 
 
-def _with_silent_batteries(question: ScoringRequest) -> tuple[IntArray, FloatArray]:
-    """The readings, and one without a time, which no state takes, for every battery that has none."""
-    silent = np.setdiff1d(np.arange(len(question.states)), question.readings_of)
-    if not len(silent):
-        return question.readings_of, question.readings
-    at = np.searchsorted(question.readings_of, silent)
-    return np.insert(question.readings_of, at, silent), np.insert(question.readings, at, np.nan, axis=0)
+def _with_placeholder_readings(request: ScoringRequest) -> tuple[IntArray, FloatArray]:
+    """The readings, with a placeholder for each battery without any: its time is NaN, so it is never applied."""
+    without = np.setdiff1d(np.arange(len(request.states)), request.readings_of)
+    if not len(without):
+        return request.readings_of, request.readings
+    at = np.searchsorted(request.readings_of, without)
+    return np.insert(request.readings_of, at, without), np.insert(request.readings, at, np.nan, axis=0)
 
 
 def compile_state_update() -> None:
-    """Fold a made-up history, so that no request waits for the fold to be compiled."""
+    """Compile the state update by calling it with dummy data, so that no request waits for the compiler."""
     states, row = new_states(1), np.zeros(1, dtype=np.int64)
     update_from_cycles(states, row, np.ones((1, 1 + len(SIGNALS))))
-    for fold in (update_states, update_each):
-        fold(states, row, np.zeros((1, len(READING_INPUTS))))
+    for update in (update_states, update_each):
+        update(states, row, np.zeros((1, len(READING_INPUTS))))
     snapshots_of(states)

@@ -1,4 +1,4 @@
-"""The answer of `POST /predict`, as in the contract: its schema, and how a prediction is put into it."""
+"""Response schema of `POST /predict`, and conversion of predictions to response entries and Kafka messages."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from features.state import encode
 from features.state_update import closed_table
+from serving.api_fields import API_FIELDS, ApiField, rfc3339, utc
 from serving.feature_snapshots import FeatureSnapshots
 from serving.predictor import Predictor, TargetValues
-from serving.request_scoring import Answer, Question
+from serving.request_scoring import ScoringRequest, ScoringResult
 from serving.session_rows import cycle_rows
-from serving.surface import SURFACES, Surface, rfc3339, utc
 from telemetry.contract import CYCLE_FIELDS
 from telemetry.schemas.request import Cycle
 from telemetry.wire import json_values
 from training.release import RUL_UNIT
 
-_UNKNOWN_CAPACITY = "the nominal capacity is not known, so currents say little: send battery.nominal_capacity_ah"
+_UNKNOWN_CAPACITY = (
+    "the nominal capacity is unknown, so features relative to it are missing: send battery.nominal_capacity_ah"
+)
 
 
-class _Answer(BaseModel):
+class _ResponseModel(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _Value(_Answer):
-    value: float | None = Field(description="null where the prediction is withheld")
+class _Value(_ResponseModel):
+    value: float | None = Field(description="null if the prediction is withheld")
     model: str | None = Field(description="registered model and version, e.g. battery-soh/9")
-    withheld: str | None = Field(None, description="why there is no value")
+    withheld: str | None = Field(None, description="reason for withholding the value")
 
 
 class SohPrediction(_Value):
-    """State of health now: capacity as a share of the nominal one."""
+    """Present state of health: capacity as a fraction of the nominal capacity."""
 
     unit: str = "%"
 
@@ -44,7 +46,7 @@ class TemperaturePrediction(_Value):
     """Temperature of the hottest probe at the time `due`."""
 
     unit: str = "degC"
-    due: datetime | None = Field(None, description="when the prediction can be held against the truth")
+    due: datetime | None = Field(None, description="time that the temperature is predicted for")
 
 
 class RulPrediction(_Value):
@@ -59,14 +61,14 @@ class FailurePrediction(_Value):
     horizon_cycles: float | None = Field(None, description="equivalent full cycles")
 
 
-class BatteryPrediction(_Answer):
-    """What the twin says about one battery at the time of a reading."""
+class BatteryPrediction(_ResponseModel):
+    """Predictions for one battery at the time of a reading."""
 
     battery_id: str
     time: datetime | None = Field(description="of the newest reading; null before the first")
-    release: str = Field(description="the release that answered, e.g. battery-twin/12")
+    release: str = Field(description="the release that predicted, e.g. battery-twin/12")
     state: str | None = Field(
-        None, description="opaque, in the last entry of a battery; send it with the next request of this battery"
+        None, description="opaque, in the last entry of a battery; send it with the next request for this battery"
     )
     soh: SohPrediction
     temperature: TemperaturePrediction
@@ -74,69 +76,70 @@ class BatteryPrediction(_Answer):
     failure_probability: FailurePrediction
     notes: list[str]
     closed_cycles: list[Cycle] | None = Field(  # type: ignore[valid-type]
-        None, description="sessions that ended since the entry before, where the request asks for them"
+        None, description="sessions that ended since the battery's previous entry, if requested"
     )
 
 
-class PredictAnswer(_Answer):
-    """One entry for each battery of the request, or for each of its readings, in its order."""
+class PredictResponse(_ResponseModel):
+    """One entry for each battery of the request, or for each reading, in request order."""
 
     predictions: list[BatteryPrediction]
 
 
-class ErrorAnswer(_Answer):
-    """What is wrong with the request, and where."""
+class ErrorResponse(_ResponseModel):
+    """Error message, path of the invalid field and its value."""
 
     error: str
     field: str | None = None
     value: Any = None
 
 
-def answer_entries(
-    question: Question, answer: Answer, champion: Predictor, unknown_fields: Sequence[int]
+def response_entries(
+    request: ScoringRequest, result: ScoringResult, champion: Predictor, unknown_fields: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """The entries of `answer` in the form of `BatteryPrediction`, as plain values: they are made for every call.
+    """Convert `result` to entries in the form of `BatteryPrediction`, as dicts instead of models for speed.
 
     Args:
-        champion: who gave the answer.
-        unknown_fields: how many were ignored, by battery of the question.
+        champion: predictor of `result`.
+        unknown_fields: number of ignored fields by battery of the request.
     """
-    rows = answer.battery_row.tolist()
-    ids = [question.battery_ids[row] for row in rows]
-    entries = prediction_messages(ids, answer.moments, answer.predicted, champion.label, champion.horizons)
-    for i in itertools.compress(range(len(rows)), answer.is_last.tolist()):
-        entries[i]["state"] = encode(question.states[rows[i]])
+    rows = result.battery_row.tolist()
+    ids = [request.battery_ids[row] for row in rows]
+    entries = prediction_messages(ids, result.snapshots, result.predicted, champion.label, champion.horizons)
+    for i in itertools.compress(range(len(rows)), result.is_last.tolist()):
+        entries[i]["state"] = encode(request.states[rows[i]])
         if unknown_fields[rows[i]]:
             entries[i]["notes"].append(f"{_count(unknown_fields[rows[i]], 'field')} not in the contract ignored")
-    for stale, noun in ((answer.stale_readings, "reading"), (answer.stale_cycles, "cycle")):
+    for stale, noun in ((result.stale_readings, "reading"), (result.stale_cycles, "cycle")):
         for entry, count in zip(entries, stale.tolist(), strict=True):
             if count:
                 were = "was" if count == 1 else "were"
-                entry["notes"].append(f"{_count(count, noun)} older than the state {were} not folded")
-    if question.closed_cycles:
+                entry["notes"].append(f"{_count(count, noun)} older than the state {were} left out")
+    if request.closed_cycles:
         for entry in entries:
             entry["closed_cycles"] = []
-        sessions = cycle_rows(closed_table(answer.closed), question.battery_ids)
-        for i, session in zip(answer.closed_at.tolist(), sessions, strict=True):
+        sessions = cycle_rows(closed_table(result.closed), request.battery_ids)
+        for i, session in zip(result.closed_at.tolist(), sessions, strict=True):
             entries[i]["closed_cycles"].append(json_values(session, CYCLE_FIELDS))
     return entries
 
 
 def prediction_messages(
     battery_ids: Sequence[str],
-    moments: FeatureSnapshots,
+    snapshots: FeatureSnapshots,
     predicted: Mapping[str, TargetValues],
     release: str,
     horizons: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """What was predicted for n moments as messages on `ev_battery_predictions`: entries of the answer without `state`.
+    """Convert predictions for n snapshots to messages of `ev_battery_predictions`: response entries without `state`.
 
     Args:
-        battery_ids: of the n moments.
-        predicted: of `Predictor.predict_snapshots`; `release` and `horizons` are that predictor's.
+        battery_ids: battery of each snapshot.
+        predicted: result of `Predictor.predict_snapshots`.
+        release, horizons: of the same predictor.
     """
-    times = [utc(time_s) if time_s == time_s else None for time_s in moments.time_s.tolist()]
-    columns = {surface.field: _column(predicted[target], surface) for target, surface in SURFACES.items()}
+    times = [utc(time_s) if time_s == time_s else None for time_s in snapshots.time_s.tolist()]
+    columns = {api_field.field: _column(predicted[target], api_field) for target, api_field in API_FIELDS.items()}
     if "temperature_s" in horizons:
         ahead = timedelta(seconds=horizons["temperature_s"])
         for time, prediction in zip(times, columns["temperature"], strict=True):
@@ -145,7 +148,7 @@ def prediction_messages(
     if "failure_cycles" in horizons:
         for prediction in columns["failure_probability"]:
             prediction["horizon_cycles"] = horizons["failure_cycles"]
-    known = moments.nominal_capacity_known.tolist()
+    known = snapshots.nominal_capacity_known.tolist()
     return [
         {
             "battery_id": battery_ids[i],
@@ -154,15 +157,15 @@ def prediction_messages(
             **{field: column[i] for field, column in columns.items()},
             "notes": [] if known[i] else [_UNKNOWN_CAPACITY],
         }
-        for i in range(len(moments))
+        for i in range(len(snapshots))
     ]
 
 
-def _column(given: TargetValues, surface: Surface) -> list[dict[str, Any]]:
-    fixed = {"model": given.model} if surface.unit is None else {"model": given.model, "unit": surface.unit}
+def _column(values: TargetValues, api_field: ApiField) -> list[dict[str, Any]]:
+    fixed = {"model": values.model} if api_field.unit is None else {"model": values.model, "unit": api_field.unit}
     return [
         {"value": value, **fixed} if reason is None else {"value": None, **fixed, "withheld": reason}
-        for value, reason in zip(surface.outside(given.values).tolist(), given.reasons, strict=True)
+        for value, reason in zip(api_field.to_api_units(values.values).tolist(), values.reasons, strict=True)
     ]
 
 

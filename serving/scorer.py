@@ -1,10 +1,11 @@
-"""The champion, and the challengers that predict beside it for the record: one pair for a whole request or batch."""
+"""Scores feature snapshots with the champion release and, in shadow mode, with its challengers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from serving.feature_snapshots import FeatureSnapshots
 from serving.prediction_rows import prediction_rows
@@ -14,7 +15,7 @@ from telemetry.batch import Row
 
 @dataclass(frozen=True)
 class Scores:
-    """What was predicted at n moments, by target; no `challenger` where nobody shadows."""
+    """Predictions for n snapshots, by target; `challenger` is None without challengers."""
 
     champion: Mapping[str, TargetValues]
     challenger: Mapping[str, TargetValues] | None = None
@@ -22,28 +23,39 @@ class Scores:
 
 @dataclass(frozen=True)
 class Scorer:
-    """Predicts with a champion and, where there are any, the challengers; never changed after it is made."""
+    """Immutable pair of the champion and its challengers, if any; one pair scores a whole request or batch."""
 
     champion: Predictor
     challenger: Predictor | None = None
 
-    def score(self, moments: FeatureSnapshots) -> Scores:
-        """What both say of the same moments."""
+    def score(self, snapshots: FeatureSnapshots) -> Scores:
+        """Predict with the champion and the challengers."""
         return Scores(
-            self.champion.predict_snapshots(moments),
-            None if self.challenger is None else self.challenger.predict_snapshots(moments),
+            self.champion.predict_snapshots(snapshots),
+            None if self.challenger is None else self.challenger.predict_snapshots(snapshots),
         )
 
     def rows(
-        self, battery_ids: Sequence[str], moments: FeatureSnapshots, scores: Scores, *, predicted_at: datetime
+        self, battery_ids: Sequence[str], snapshots: FeatureSnapshots, scores: Scores, *, predicted_at: datetime
     ) -> list[Row]:
-        """`scores` as rows of `battery_predictions`, see `prediction_rows`; those of the challenger come last."""
+        """Convert `scores` to rows of `battery_predictions`, see `prediction_rows`; the challengers' rows come last."""
         rows = prediction_rows(
-            battery_ids, moments, scores.champion, self.champion.horizons, role="champion", predicted_at=predicted_at
+            battery_ids, snapshots, scores.champion, self.champion.horizons, role="champion", predicted_at=predicted_at
         )
         if self.challenger is not None and scores.challenger is not None:
             horizons = self.challenger.horizons
             rows += prediction_rows(
-                battery_ids, moments, scores.challenger, horizons, role="challenger", predicted_at=predicted_at
+                battery_ids, snapshots, scores.challenger, horizons, role="challenger", predicted_at=predicted_at
             )
         return rows
+
+
+class ScorerSource(Protocol):
+    """Provides the current scorer; see `serving.release_loader.ReleaseLoader`.
+
+    Attributes:
+        scorer: None while there is no release; `problem` is the reason.
+    """
+
+    scorer: Scorer | None
+    problem: str

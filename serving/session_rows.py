@@ -1,18 +1,18 @@
-"""Closed sessions as they are kept: rows of the table `battery_cycles`, from which health and life are learned again.
+"""Converts closed charge and discharge sessions to rows of `battery_cycles`, the training data of SoH, RUL and failure.
 
-The service, the stream scorer and the database predictor all write them through here.
+Shared by the service, the stream scorer and the database predictor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 
 from features.state import FloatArray
 from features.state_update import IntArray
+from serving.api_fields import utc
 from telemetry.batch import Row, rows_of
 
 
@@ -23,17 +23,17 @@ def cycle_rows(
     battery_row: IntArray | None = None,
     soh: FloatArray | None = None,
 ) -> list[Row]:
-    """The sessions that ended during a fold, in the columns of `telemetry.contract.CYCLE_FIELDS`.
+    """Convert the sessions that ended in a state update to rows with the columns of `telemetry.contract.CYCLE_FIELDS`.
 
-    Health is a label: what the pack reported with the last reading inside the session, as in training
-    (`features.table`).  Where that reading was folded earlier it is missing here, and the store adds it from the
-    readings that it holds.
+    `soh` is a label: the value that the pack reported with the last reading inside the session, as in training
+    (`features.table`).  It is missing if that reading was applied in an earlier update; the store then sets it from
+    its readings.
 
     Args:
-        closed: of `ReadingUpdates.closed_table`.
-        battery_ids: by row of the states that were folded into.
-        battery_row: int64[n], of the readings that were folded.
-        soh: float64[n], percent, reported with each of them; NaN where it was not.
+        closed: result of `ReadingUpdates.closed_table`.
+        battery_ids: by row of the updated states.
+        battery_row: int64[n], row of the states of each reading of the update.
+        soh: float64[n], percent, reported with each reading; NaN where missing.
     """
     if closed.empty:
         return []
@@ -42,8 +42,8 @@ def cycle_rows(
     return [
         {
             "battery_id": battery_ids[battery],
-            "start_time": _utc(start_s),
-            "end_time": _utc(end_s),
+            "start_time": utc(start_s),
+            "end_time": utc(end_s),
             "soh": label,
             **values,
         }
@@ -66,7 +66,3 @@ def _last_inside(closed: pd.DataFrame, battery_row: IntArray | None, soh: FloatA
         before = np.flatnonzero(battery_row[:ended_by] == battery)
         labels.append(float(soh[before[-1]]) if len(before) else None)
     return labels
-
-
-def _utc(time_s: float) -> datetime:
-    return datetime.fromtimestamp(time_s, UTC)

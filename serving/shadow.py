@@ -1,4 +1,4 @@
-"""Challengers in the service: they predict what the champion did, afterwards, and the store keeps what they said."""
+"""Shadow mode of the service: a background thread that predicts with the challengers and stores their predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from itertools import groupby
 from serving.feature_snapshots import FeatureSnapshots, concatenate
 from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
-from serving.service_metrics import Loss, ShadowMetrics
+from serving.service_metrics import LossReason, ShadowMetrics
 from telemetry.batch import Batch, Row
 from telemetry.embedded.postgres import embedded_postgres
 from telemetry.errors import TwinError
@@ -24,127 +24,127 @@ from telemetry.sinks.postgres import StoreSink
 
 logger = logging.getLogger(__name__)
 
-#: FeatureSnapshots that may wait for the store, 2 kB each, and how many are predicted and written together.
+#: Capacity of the queue in snapshots of 2 kB, and the largest number that is predicted and stored together.
 CAPACITY = 10_000
-_AT_ONCE = 1_000
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
+_BATCH_SNAPSHOTS = 1_000
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 10.0
 
 
 @dataclass(frozen=True)
-class _Waiting:
+class _Queued:
     battery_ids: Sequence[str]
-    moments: FeatureSnapshots
+    snapshots: FeatureSnapshots
     challenger: Predictor
 
 
 class ShadowRecorder:
-    """A thread that lets challengers predict at moments that were answered, and writes what they say to the store.
+    """Predicts with the challengers from snapshots that the champion has scored, in a thread, and stores the results.
 
-    `offer` only queues: no request waits for a challenger or for the store, and none fails with them.  What does
-    not fit into the queue while the store is away is lost, and counted.
+    `submit` only appends to a queue: no request waits for a challenger or for the store, or fails because of them.
+    Snapshots that do not fit into the queue while the store is unavailable are lost and counted.
     """
 
     def __init__(self, settings: Settings, metrics: ShadowMetrics, capacity: int = CAPACITY) -> None:
         self._settings = settings
         self._metrics = metrics
         self._capacity = capacity
-        self._queue: deque[_Waiting] = deque()
-        self._queued = 0
+        self._queue: deque[_Queued] = deque()
+        self._queued_snapshots = 0
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
 
     def start(self) -> None:
-        """Begin to record."""
+        """Start the thread."""
         self._thread.start()
 
-    def offer(self, battery_ids: Sequence[str], moments: FeatureSnapshots, challenger: Predictor) -> None:
-        """Take note of moments that were just answered; returns at once.
+    def submit(self, battery_ids: Sequence[str], snapshots: FeatureSnapshots, challenger: Predictor) -> None:
+        """Queue snapshots that the champion has scored; returns at once.
 
         Args:
-            battery_ids: of the n moments.
-            challenger: the one that belongs to the champion who answered.
+            battery_ids: battery of each snapshot.
+            challenger: of the scorer that was used for the request.
         """
         with self._changed:
-            if self._queued + len(moments) > self._capacity:
-                self._lost(len(moments), challenger, "full")
+            if self._queued_snapshots + len(snapshots) > self._capacity:
+                self._count_lost(len(snapshots), challenger, "full")
                 return
-            self._queue.append(_Waiting(battery_ids, moments, challenger))
-            self._queued += len(moments)
+            self._queue.append(_Queued(battery_ids, snapshots, challenger))
+            self._queued_snapshots += len(snapshots)
             self._changed.notify()
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Write what waits and end; what is not written after `timeout_s` is lost."""
+        """Store the queued predictions and stop the thread; those not stored after `timeout_s` are lost."""
         self._stopping.set()
         with self._changed:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        for waiting in self._take(self._capacity):
-            self._lost(len(waiting.moments), waiting.challenger, "stopped")
+        for queued in self._take(self._capacity):
+            self._count_lost(len(queued.snapshots), queued.challenger, "stopped")
 
     def _run(self) -> None:
-        with _Store(self._settings) as store:
+        with _PredictionStore(self._settings) as store:
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._queue or self._stopping.is_set())
-                taken = self._take(_AT_ONCE)
+                taken = self._take(_BATCH_SNAPSHOTS)
                 if not taken:
                     return
-                for _, same in groupby(taken, key=lambda waiting: id(waiting.challenger)):
+                for _, same in groupby(taken, key=lambda item: id(item.challenger)):
                     self._record(list(same), store)
 
-    def _take(self, moments: int) -> list[_Waiting]:
-        taken: list[_Waiting] = []
+    def _take(self, snapshots: int) -> list[_Queued]:
+        taken: list[_Queued] = []
         with self._changed:
-            while self._queue and moments > 0:
+            while self._queue and snapshots > 0:
                 taken.append(self._queue.popleft())
-                moments -= len(taken[-1].moments)
-                self._queued -= len(taken[-1].moments)
+                snapshots -= len(taken[-1].snapshots)
+                self._queued_snapshots -= len(taken[-1].snapshots)
         return taken
 
-    def _record(self, waiting: list[_Waiting], store: _Store) -> None:
-        challenger = waiting[0].challenger
-        count = sum(len(one.moments) for one in waiting)
+    def _record(self, queued: list[_Queued], store: _PredictionStore) -> None:
+        challenger = queued[0].challenger
+        count = sum(len(item.snapshots) for item in queued)
         try:
-            rows = _rows(waiting, challenger)
-        except Exception:  # whatever a challenger does, the next one is heard
+            rows = _rows(queued, challenger)
+        except Exception:  # a failed challenger must not stop the thread
             logger.exception("the challengers %s failed", ", ".join(challenger.labels))
-            self._lost(count, challenger, "failed")
+            self._count_lost(count, challenger, "failed")
             return
-        pause_s = _FIRST_PAUSE_S
+        backoff_s = _MIN_BACKOFF_S
         while True:
             try:
                 store.write(rows)
             except SinkRefusedError as error:
                 logger.error("%s", error)
-                self._metrics.lost(len(rows), "refused")
+                self._metrics.count_lost(len(rows), "refused")
                 return
             except (SinkError, TwinError, OSError) as error:
-                if pause_s == _FIRST_PAUSE_S:
-                    logger.warning("predictions of challengers wait: %s", error)
-                if self._stopping.wait(pause_s):
-                    self._metrics.lost(len(rows), "stopped")
+                if backoff_s == _MIN_BACKOFF_S:
+                    logger.warning("predictions of challengers cannot be stored yet: %s", error)
+                if self._stopping.wait(backoff_s):
+                    self._metrics.count_lost(len(rows), "stopped")
                     return
-                pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
+                backoff_s = min(2.0 * backoff_s, _MAX_BACKOFF_S)
             else:
-                self._metrics.recorded(len(rows))
+                self._metrics.count_stored(len(rows))
                 return
 
-    def _lost(self, moments: int, challenger: Predictor, reason: Loss) -> None:
-        self._metrics.lost(moments * len(challenger.versions), reason)
+    def _count_lost(self, snapshots: int, challenger: Predictor, reason: LossReason) -> None:
+        self._metrics.count_lost(snapshots * len(challenger.versions), reason)
 
 
-def _rows(waiting: Sequence[_Waiting], challenger: Predictor) -> list[Row]:
-    moments = concatenate([one.moments for one in waiting])
-    battery_ids = [battery_id for one in waiting for battery_id in one.battery_ids]
-    predicted = challenger.predict_snapshots(moments)
+def _rows(queued: Sequence[_Queued], challenger: Predictor) -> list[Row]:
+    snapshots = concatenate([item.snapshots for item in queued])
+    battery_ids = [battery_id for item in queued for battery_id in item.battery_ids]
+    predicted = challenger.predict_snapshots(snapshots)
     now = datetime.now(UTC)
-    return prediction_rows(battery_ids, moments, predicted, challenger.horizons, role="challenger", predicted_at=now)
+    return prediction_rows(battery_ids, snapshots, predicted, challenger.horizons, role="challenger", predicted_at=now)
 
 
-class _Store:
-    """The telemetry store, reached for when there is something to write."""
+class _PredictionStore:
+    """Writes rows to the telemetry store, which is opened at the first write."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -152,7 +152,7 @@ class _Store:
         self._sink: StoreSink | None = None
         self._ready = False
 
-    def __enter__(self) -> _Store:
+    def __enter__(self) -> _PredictionStore:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,1 +1,1 @@
-"""The database predictor: live predictions for sites without Kafka, from the new rows of a table."""
+"""The database predictor: predictions from the new rows of a database table, for sites without Kafka."""

@@ -1,10 +1,10 @@
-"""`python -m serving.database`: predict from the new rows of a table, and write back, until it is stopped.
+"""Command `python -m serving.database`: predicts from the new rows of a table and stores the predictions.
 
-    python -m serving.database                                  # our table ev_telemetry
-    python -m serving.database --field-map site.yaml            # a table or query of your own
+    python -m serving.database                                  # the telemetry store's table ev_telemetry
+    python -m serving.database --field-map site.yaml            # a table or query of the site
 
-For sites without Kafka.  Waits for the champion, the store and the site's database, and comes back by itself when one
-of them was away.  Any number of these may run on one store: they share the batteries.
+For sites without Kafka.  Waits for the champion, the store and the site's database, and retries while one of them is
+unavailable.  Several instances can run on one store: they share the batteries.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pathlib import Path
 
 import psycopg2
 
-from serving.champion import Champion
-from serving.database.batch import Limits, Worker
-from serving.database.batch_loop import run
+from serving.database.batch import BatchLimits, BatchWorker
+from serving.database.batch_loop import run_worker
 from serving.database.predictor_metrics import DatabaseMetrics, metrics_server
-from serving.database.row_source import SiteFeed, StoreFeed
-from serving.garbage_collection import quieten
+from serving.database.row_source import SiteRowSource, StoreRowSource
+from serving.garbage_collection import collect_rarely
+from serving.release_loader import ReleaseLoader
 from serving.request_scoring import compile_state_update
-from telemetry.embedded.telemetry_store import store_named
+from telemetry.embedded.postgres import ensure_telemetry_store
 from telemetry.errors import TwinError
 from telemetry.field_map import load_field_map
 from telemetry.settings import Settings
@@ -37,15 +37,15 @@ from telemetry.stores.postgres import PostgresStore
 
 logger = logging.getLogger("serving.database")
 
-_RETRY_S = 2.0
+_RETRY_S = 2.0  # while a database is unavailable at the start
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predict; 0 when stopped, 2 with a sentence if it could not begin."""
+    """Predict until stopped; returns 0, or 2 with an error message if it cannot start."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--field-map", type=Path, help="YAML that says where your readings are and what they mean")
+    parser.add_argument("--field-map", type=Path, help="YAML file with the table and columns of your readings")
     parser.add_argument(
-        "--predict-past", action="store_true", help="at the first start predict from what is there already, too"
+        "--predict-past", action="store_true", help="at the first start predict from the existing rows, too"
     )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -63,49 +63,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(settings: Settings, field_map: Path | None, predict_past: bool, stop: threading.Event) -> None:
     metrics = DatabaseMetrics()
     with ExitStack() as stack:
-        settings = stack.enter_context(store_named(settings))
+        settings = stack.enter_context(ensure_telemetry_store(settings))
         assert settings.telemetry_dsn is not None  # noqa: S101 - for the type checker
         dsn = settings.telemetry_dsn.get_secret_value()
-        feed = _feed(settings, dsn, field_map)
+        row_source = _row_source(settings, dsn, field_map)
         stack.enter_context(metrics_server(settings.host, settings.database_predictor_metrics_port, metrics))
-        if not _until_possible(lambda: _prepare(dsn, feed), stop):
+        if not _retry_until_available(lambda: _prepare(dsn, row_source), stop):
             return
-        champion = Champion(settings, metrics.release)
+        loader = ReleaseLoader(settings, metrics.release)
         compile_state_update()
-        champion.refresh()
-        champion.follow()
-        stack.callback(champion.stop)
-        worker = Worker(
+        loader.refresh()
+        loader.follow()
+        stack.callback(loader.stop)
+        worker = BatchWorker(
             stack.enter_context(closing(PostgresStore(dsn))),
             partial(psycopg2.connect, dsn, connect_timeout=5, application_name="battery-twin-replay"),
-            feed,
+            row_source,
             metrics,
             consumer=settings.database_predictor_name,
-            limits=Limits(rows=settings.database_predictor_batch_rows),
+            limits=BatchLimits(rows=settings.database_predictor_batch_rows),
             predict_past=predict_past,
         )
-        quieten()
-        run(worker, champion, metrics, settings.database_predictor_poll_s, stop)
+        collect_rarely()
+        run_worker(worker, loader, metrics, settings.database_predictor_poll_s, stop)
 
 
-def _feed(settings: Settings, dsn: str, field_map: Path | None) -> StoreFeed | SiteFeed:
+def _row_source(settings: Settings, dsn: str, field_map: Path | None) -> StoreRowSource | SiteRowSource:
     path = field_map or settings.database_predictor_field_map
     if path is None:
-        return StoreFeed(settings.max_future_s)
+        return StoreRowSource(settings.max_future_s)
     source = settings.database_predictor_source_dsn
     site_dsn = dsn if source is None else source.get_secret_value()
-    return SiteFeed(site_dsn, load_field_map(path), settings.max_future_s)
+    return SiteRowSource(site_dsn, load_field_map(path), settings.max_future_s)
 
 
-def _prepare(dsn: str, feed: StoreFeed | SiteFeed) -> None:
-    """See that our tables are there, and theirs."""
+def _prepare(dsn: str, row_source: StoreRowSource | SiteRowSource) -> None:
+    """Migrate the store and check that the site's table can be read."""
     migrate(dsn)
-    if isinstance(feed, SiteFeed):
-        feed.check()
+    if isinstance(row_source, SiteRowSource):
+        row_source.check()
 
 
-def _until_possible(prepare: Callable[[], None], stop: threading.Event) -> bool:
-    """Try until no database is away; False where `stop` was set first."""
+def _retry_until_available(prepare: Callable[[], None], stop: threading.Event) -> bool:
+    """Retry until all databases are available; False if `stop` was set before."""
     while not stop.is_set():
         try:
             prepare()

@@ -1,63 +1,57 @@
-"""The loop of the database predictor: batch after batch, a pause when there is nothing, a longer one after trouble."""
+"""Main loop of the database predictor: runs batches, polls for new rows and backs off on errors."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import Protocol
 
 import psycopg2
 
-from serving.database.batch import Worker
+from serving.database.batch import BatchWorker
 from serving.database.predictor_metrics import DatabaseMetrics
-from serving.scorer import Scorer
+from serving.scorer import ScorerSource
 from telemetry.errors import TwinError
 
 logger = logging.getLogger(__name__)
 
-_FIRST_RETRY_S = 0.5
-_LONGEST_RETRY_S = 30.0
+_MIN_BACKOFF_S = 0.5
+_MAX_BACKOFF_S = 30.0
 
 
-class Releases(Protocol):
-    """Who predicts now; `problem` says why nobody does."""
+def run_worker(
+    worker: BatchWorker, scorer_source: ScorerSource, metrics: DatabaseMetrics, poll_s: float, stop: threading.Event
+) -> None:
+    """Run batches until `stop` is set; a batch in progress is finished.
 
-    scorer: Scorer | None
-    problem: str
-
-
-def run(worker: Worker, releases: Releases, metrics: DatabaseMetrics, poll_s: float, stop: threading.Event) -> None:
-    """Work until `stop` is set; a batch that was begun is finished.
-
-    Nothing is read without a release: a row that was read and not predicted would never be.
+    No rows are read without a release, because a row is predicted only when it is read.
     """
-    retry_s = _FIRST_RETRY_S
+    backoff_s = _MIN_BACKOFF_S
     problem = ""
     while not stop.is_set():
-        if (scorer := releases.scorer) is None:
-            problem = _once(releases.problem, problem)
-            stop.wait(_FIRST_RETRY_S)
+        if (scorer := scorer_source.scorer) is None:
+            problem = _log_if_new(scorer_source.problem, problem)
+            stop.wait(_MIN_BACKOFF_S)
             continue
         try:
-            more = worker.work(scorer)
+            more = worker.run_batch(scorer)
         except (psycopg2.Error, TwinError) as error:
-            is_away = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
-            metrics.failures.labels("unavailable" if is_away else "refused").inc()
-            problem = _once(_first_line(error), problem)
-            stop.wait(retry_s)
-            retry_s = min(2.0 * retry_s, _LONGEST_RETRY_S)
+            unavailable = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+            metrics.failures.labels("unavailable" if unavailable else "refused").inc()
+            problem = _log_if_new(_first_line(error), problem)
+            stop.wait(backoff_s)
+            backoff_s = min(2.0 * backoff_s, _MAX_BACKOFF_S)
             continue
         if problem:
-            logger.info("goes on")
-        problem, retry_s = "", _FIRST_RETRY_S
+            logger.info("recovered")
+        problem, backoff_s = "", _MIN_BACKOFF_S
         if not more:
             stop.wait(poll_s)
 
 
-def _once(now: str, before: str) -> str:
-    if now != before:
-        logger.error("%s", now)
-    return now
+def _log_if_new(problem: str, previous: str) -> str:
+    if problem != previous:
+        logger.error("%s", problem)
+    return problem
 
 
 def _first_line(error: Exception) -> str:

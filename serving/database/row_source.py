@@ -1,8 +1,8 @@
-"""Where new readings come from: our table `ev_telemetry`, or a table or query of the site's own.
+"""Reads new readings by keyset pagination from the table `ev_telemetry` or from a table or query of the site.
 
-Both are read in the same way: for each battery the rows behind a key, the value of the column that orders the table, a
-bounded number of them, by an index on (battery, time).  A key travels as text and is compared by the database in the
-column's own type, so that times may be timestamps, numbers or texts.
+For each battery a bounded number of rows after a key, the value of the time column, is read by an index on (battery,
+time).  Keys are passed as text and compared by the database in the column's type, so that times can be timestamps,
+numbers or texts.
 """
 
 from __future__ import annotations
@@ -14,101 +14,101 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol, cast
 
+import numpy as np
 import pandas as pd
 import psycopg2
 import psycopg2.extensions
 from psycopg2 import sql
 
-from serving.database.contract_check import faults
 from telemetry.contract import BATTERY_ID, READING_FIELDS, names
 from telemetry.errors import TwinError
 from telemetry.field_map import FieldMap, code
-from telemetry.sources.base import Piece, complete, empty_table, mapped
+from telemetry.sources.base import ParsedFile, complete, empty_table, require_field_map
 from telemetry.sources.raw import RawTable
 from telemetry.sources.translate import translate
 from telemetry.stores.relation import Relation, find_relation
 
-#: By battery, the key of the newest row that was read; None before the first.
+#: By battery, the key of the newest row that was read; None before the first row.
 Keys = Mapping[str, str | None]
 Cursor = psycopg2.extensions.cursor
 
 _COLUMNS = names(READING_FIELDS)
-#: As good as no limit, and a time that every clock can show.
+#: Largest `max_future_s`: 32 years, which stay within the range of timestamps.
 _FOREVER_S = 1e9
-#: Batteries that one query asks about.
+#: Number of batteries of one query.
 _GROUP = 100
 
 
 @dataclass(frozen=True)
-class Rows:
+class NewRows:
     """New rows of some batteries.
 
     Attributes:
-        readings: contract columns, and `arrived` where the table says when a row came; each battery's in time order.
-            Only rows that keep to the contract.
-        keys: by battery, the keys of all rows that were read, kept or not, in their order; never empty.
-        refused: how many rows broke the contract, by the first field at fault.
-        more: whether a battery may have more rows than could be read at once.
+        readings: contract columns, and `arrived` if the table has the time of insertion; each battery's in time order.
+            Valid rows only.
+        keys: by battery, the keys of all rows that were read, valid or not, in order; never empty.
+        rejected: number of rows that violate the contract, by the first invalid field.
+        more: whether a battery may have more rows than the limit.
     """
 
     readings: pd.DataFrame
     keys: Mapping[str, list[str]]
-    refused: Counter[str]
+    rejected: Counter[str]
     more: bool
 
     def waited_s(self) -> float | None:
-        """How long the first of the kept rows has waited: since it came, or since its own time; None without any."""
+        """Waiting time of the oldest valid row since its insertion, or else since its own time; None without rows."""
         if self.readings.empty:
             return None
         since = self.readings["arrived" if "arrived" in self.readings else "time"].min()
         return max(float((pd.Timestamp.now("UTC") - since).total_seconds()), 0.0)
 
 
-NO_ROWS = Rows(empty_table(READING_FIELDS), {}, Counter(), more=False)
+NO_ROWS = NewRows(empty_table(READING_FIELDS), {}, Counter(), more=False)
 
 
-class Feed(Protocol):
-    """A table of readings.
+class RowSource(Protocol):
+    """A table or query of readings.
 
     Attributes:
-        is_store: whether it is `ev_telemetry` itself, so that its readings need not be stored.
+        is_store: whether it is `ev_telemetry`, so that its readings are stored already.
     """
 
     is_store: bool
 
     def batteries(self, store: Cursor) -> list[str]:
-        """Everybody who may have rows."""
+        """Ids of all batteries that may have rows."""
         ...
 
     def newest(self, store: Cursor, battery_ids: Sequence[str]) -> dict[str, datetime]:
-        """The time of each battery's newest row, of those that have one."""
+        """The time of each battery's newest row; batteries without rows are left out."""
         ...
 
     def waiting(self, store: Cursor, keys: Keys) -> list[str]:
-        """Of the batteries in `keys` those that have rows behind them, in their order."""
+        """The batteries that have rows after their key in `keys`, in the order of `keys`."""
         ...
 
-    def read(self, store: Cursor, keys: Keys, limit: int) -> Rows:
-        """The first rows behind `keys`, at most `limit` a battery."""
+    def read(self, store: Cursor, keys: Keys, limit: int) -> NewRows:
+        """The first rows after `keys`, at most `limit` for each battery."""
         ...
 
     def between(self, store: Cursor, ranges: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
-        """The keys that stand behind the first and up to the second key of each range."""
+        """The keys in each range, without its first and with its last key."""
         ...
 
-    def at(self, store: Cursor, keys: Mapping[str, Sequence[str]]) -> Rows:
-        """The rows with just these keys."""
+    def at(self, store: Cursor, keys: Mapping[str, Sequence[str]]) -> NewRows:
+        """The rows with these keys."""
         ...
 
 
 @dataclass(frozen=True)
 class _Table:
-    """How a table of readings is asked; every statement is executed with values.
+    """SQL statements for a table of readings; each is executed with parameters.
 
     Attributes:
-        columns: what a row is read as, without its key.
-        battery: None where all rows are of one battery.
-        only: which rows count, e.g. those that are not too far in the future.
+        columns: the columns to select, without the key.
+        battery: None if all rows are of one battery.
+        only: condition on the rows, e.g. that they are not too far in the future.
     """
 
     item: sql.Composable
@@ -120,7 +120,7 @@ class _Table:
     only: sql.Composable
 
     def waiting(self, cursor: Cursor, raw: Sequence[str], keys: Sequence[str | None]) -> set[str]:
-        # LIMIT keeps it a probe of the index for each battery; EXISTS would become a join over the whole table.
+        # LIMIT makes it one index probe for each battery; EXISTS would become a join over the whole table.
         query = sql.SQL(
             "SELECT c.battery FROM unnest(%(ids)s::text[], %(keys)s::text[]) AS c(battery, key) "
             "CROSS JOIN LATERAL (SELECT FROM {item} WHERE {condition} ORDER BY {time} LIMIT 1) AS r"
@@ -131,10 +131,10 @@ class _Table:
             found.update(battery for (battery,) in cursor.fetchall())
         return found
 
-    def behind(
+    def after(
         self, cursor: Cursor, raw: Sequence[str], keys: Sequence[str | None], limit: int
     ) -> list[tuple[Any, ...]]:
-        """(battery, key, columns ...), each battery's in order."""
+        """(battery, key, columns ...) of the rows after `keys`, each battery's in order."""
         query = sql.SQL(
             "SELECT c.battery, r.* FROM unnest(%(ids)s::text[], %(keys)s::text[]) AS c(battery, key) "
             "CROSS JOIN LATERAL (SELECT {time}::text AS key, {columns} FROM {item} WHERE {condition} "
@@ -148,7 +148,7 @@ class _Table:
         return rows
 
     def at(self, cursor: Cursor, raw: Sequence[str], keys: Sequence[str]) -> list[tuple[Any, ...]]:
-        """(battery, key, columns ...) of the rows with these keys, one a battery and key."""
+        """(battery, key, columns ...) of the rows with these keys, one key for each entry of `raw`."""
         query = sql.SQL(
             "SELECT c.battery, r.* FROM unnest(%(ids)s::text[], %(keys)s::text[]) AS c(battery, key) "
             "CROSS JOIN LATERAL (SELECT {time}::text AS key, {columns} FROM {item} "
@@ -183,13 +183,13 @@ class _Table:
     def _groups(
         self, cursor: Cursor, raw: Sequence[str], keys: Sequence[str | None]
     ) -> Iterator[tuple[sql.Composable, dict[str, Any]]]:
-        """Conditions on the rows of some batteries each, with the values that they need.
+        """Conditions for groups of batteries, each with its parameters.
 
-        Neighbours in time go together, with the oldest key as a constant: so the planner leaves out the parts of a
-        hypertable that all of them have behind them.  A battery without a key needs no condition on it, which would
-        hide an index.
+        Batteries with similar keys form a group, with the oldest key as a constant, so that the planner excludes the
+        chunks of a hypertable that are older than all keys of the group.  Batteries without a key get no condition on
+        it, because that would prevent the use of an index.
         """
-        new = [one for one, key in zip(raw, keys, strict=True) if key is None]
+        new = [battery for battery, key in zip(raw, keys, strict=True) if key is None]
         if new:
             yield self._of_battery(), {"ids": new, "keys": [None] * len(new)}
         if len(new) == len(raw):
@@ -199,14 +199,14 @@ class _Table:
             "WHERE key IS NOT NULL ORDER BY key::{}"
         )
         cursor.execute(query.format(self.time_type), (list(raw), list(keys)))
-        known = cursor.fetchall()
+        sorted_keys = cursor.fetchall()
         condition = sql.SQL("{of_battery} AND {time} > c.key::{type} AND {time} > %(oldest)s::{type}").format(
             of_battery=self._of_battery(), time=self.time, type=self.time_type
         )
-        for start in range(0, len(known), _GROUP):
-            group = known[start : start + _GROUP]
-            ids, behind = [battery for battery, _ in group], [key for _, key in group]
-            yield condition, {"ids": ids, "keys": behind, "oldest": behind[0]}
+        for start in range(0, len(sorted_keys), _GROUP):
+            group = sorted_keys[start : start + _GROUP]
+            ids, group_keys = [battery for battery, _ in group], [key for _, key in group]
+            yield condition, {"ids": ids, "keys": group_keys, "oldest": group_keys[0]}
 
     def _of_battery(self) -> sql.Composed:
         if self.battery is None:
@@ -214,8 +214,8 @@ class _Table:
         return sql.SQL("{} = c.battery::{} AND {}").format(self.battery, self.battery_type, self.only)
 
 
-class StoreFeed:
-    """Our own table: rows are in contract columns, and say when they arrived."""
+class StoreRowSource:
+    """The table `ev_telemetry`, which has the contract columns and the time of insertion."""
 
     is_store = True
 
@@ -228,71 +228,70 @@ class StoreFeed:
             time_type=sql.SQL("timestamptz"),
             battery=sql.SQL("battery_id"),
             battery_type=sql.SQL("text"),
-            # A row without a voltage holds a prediction whose reading has not come yet.
+            # A row without a voltage holds a prediction whose reading has not been stored yet.
             only=sql.SQL("voltage IS NOT NULL AND time <= now() + {} * interval '1 second'").format(ahead),
         )
 
     def batteries(self, store: Cursor) -> list[str]:
-        """Whoever writes a reading makes its battery known."""
+        """All rows of the table `batteries`; writing a reading inserts its battery there."""
         store.execute("SELECT battery_id FROM batteries ORDER BY battery_id")
         return [battery_id for (battery_id,) in store.fetchall()]
 
     def newest(self, store: Cursor, battery_ids: Sequence[str]) -> dict[str, datetime]:
-        """See `Feed`."""
+        """See `RowSource`."""
         return {row[0]: row[2 + _COLUMNS.index("time")] for row in self._table.newest(store, battery_ids)}
 
     def waiting(self, store: Cursor, keys: Keys) -> list[str]:
-        """See `Feed`."""
+        """See `RowSource`."""
         found = self._table.waiting(store, list(keys), list(keys.values()))
         return [battery_id for battery_id in keys if battery_id in found]
 
-    def read(self, store: Cursor, keys: Keys, limit: int) -> Rows:
-        """See `Feed`."""
-        rows = self._table.behind(store, list(keys), list(keys.values()), limit)
+    def read(self, store: Cursor, keys: Keys, limit: int) -> NewRows:
+        """See `RowSource`."""
+        rows = self._table.after(store, list(keys), list(keys.values()), limit)
         return self._read(rows, limit)
 
-    def at(self, store: Cursor, keys: Mapping[str, Sequence[str]]) -> Rows:
-        """See `Feed`."""
+    def at(self, store: Cursor, keys: Mapping[str, Sequence[str]]) -> NewRows:
+        """See `RowSource`."""
         rows = self._table.at(store, *_pairs(keys))
         return self._read(rows, len(rows) + 1)
 
-    def _read(self, rows: Sequence[tuple[Any, ...]], limit: int) -> Rows:
+    def _read(self, rows: Sequence[tuple[Any, ...]], limit: int) -> NewRows:
         columns = list(zip(*rows, strict=True)) or [()] * (3 + len(_COLUMNS))
         table = pd.DataFrame(dict(zip(_COLUMNS, columns[2:-1], strict=True)), dtype=object)
         readings = complete(table, READING_FIELDS).assign(arrived=pd.to_datetime(pd.Series(columns[-1]), utc=True))
-        return _judged(readings, _by_battery(columns[0], columns[1]), limit)
+        return _validated(readings, _by_battery(columns[0], columns[1]), limit)
 
     def between(self, store: Cursor, ranges: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
-        """See `Feed`."""
+        """See `RowSource`."""
         first, last = [key for key, _ in ranges.values()], [key for _, key in ranges.values()]
         found = self._table.between(store, list(ranges), first, last)
         return _by_battery([battery for battery, _ in found], [key for _, key in found])
 
 
-class SiteFeed:
-    """A table or query of the site's own, read through a field map and in transactions that may only read.
+class SiteRowSource:
+    """A table or query of the site, read through a field map in read-only transactions.
 
-    Rows come as text and are translated like those of a CSV.  One that cannot be read is left out and counted.
+    Rows are read as text and translated like those of a CSV file.  Rows that cannot be read are left out and counted.
     """
 
     is_store = False
 
     def __init__(self, dsn: str, field_map: FieldMap, max_future_s: float) -> None:
         self._dsn = dsn
-        self._field_map = mapped(field_map, "readings")
+        self._field_map = require_field_map(field_map, "readings")
         if field_map.source_of("battery_id") is None and "battery_id" not in field_map.constants:
             raise TwinError(
-                f"{field_map.name}: nothing says which battery a row is of; map a column to battery_id, or give it as "
-                "a constant",
+                f"{field_map.name}: battery_id is missing; map a column to battery_id, or set it as a constant",
                 field="battery_id",
             )
         self._ahead = timedelta(seconds=min(max_future_s, _FOREVER_S))
         self._site: tuple[psycopg2.extensions.connection, Relation] | None = None
-        # Our id -> theirs, as text.
+        # battery_id -> the site's id, as text.
         self._raw: dict[str, str] = {}
 
     def batteries(self, store: Cursor) -> list[str]:
-        """Goes from battery to battery by the index, however many rows each has."""
+        """Reads the distinct ids by skipping from battery to battery in the index (loose index scan)."""
         constant = self._field_map.constants.get("battery_id")
         if constant is not None:
             self._raw = {str(constant): ""}
@@ -300,78 +299,80 @@ class SiteFeed:
         with self._reading() as (cursor, relation):
             battery = cast(sql.Composable, relation.column("battery_id"))
             query = sql.SQL(
-                "WITH RECURSIVE them AS (SELECT min({battery}) AS id FROM {item} UNION ALL "
-                "SELECT (SELECT min({battery}) FROM {item} WHERE {battery} > them.id) FROM them "
-                "WHERE them.id IS NOT NULL) SELECT id::text FROM them WHERE id IS NOT NULL"
+                "WITH RECURSIVE ids AS (SELECT min({battery}) AS id FROM {item} UNION ALL "
+                "SELECT (SELECT min({battery}) FROM {item} WHERE {battery} > ids.id) FROM ids "
+                "WHERE ids.id IS NOT NULL) SELECT id::text FROM ids WHERE id IS NOT NULL"
             ).format(battery=battery, item=relation.item)
             cursor.execute(query, ())
-            theirs = [str(raw) for (raw,) in cursor.fetchall()]
-        ours = [(self._our_id(raw), raw) for raw in theirs]
-        self._raw = {our: raw for our, raw in ours if our is not None}
+            site_ids = [str(raw) for (raw,) in cursor.fetchall()]
+        pairs = [(self._battery_id(raw), raw) for raw in site_ids]
+        self._raw = {battery_id: raw for battery_id, raw in pairs if battery_id is not None}
         return list(self._raw)
 
     def newest(self, store: Cursor, battery_ids: Sequence[str]) -> dict[str, datetime]:
-        """See `Feed`; a battery whose newest row cannot be read has none."""
+        """See `RowSource`; a battery whose newest row cannot be read is left out."""
         with self._reading() as (cursor, relation):
-            rows = _table_of(relation).newest(cursor, [self._raw[one] for one in battery_ids])
-        piece = self._translated(relation, rows)
-        return dict(zip(piece.kept["battery_id"], piece.kept["time"].dt.to_pydatetime(), strict=True))
+            rows = _table_of(relation).newest(cursor, [self._raw[battery_id] for battery_id in battery_ids])
+        parsed = self._translated(relation, rows)
+        return dict(zip(parsed.kept["battery_id"], parsed.kept["time"].dt.to_pydatetime(), strict=True))
 
     def waiting(self, store: Cursor, keys: Keys) -> list[str]:
-        """See `Feed`."""
+        """See `RowSource`."""
         known = [battery_id for battery_id in keys if battery_id in self._raw]
         with self._reading() as (cursor, relation):
             table = _table_of(relation)
-            found = table.waiting(cursor, [self._raw[one] for one in known], [keys[one] for one in known])
+            found = table.waiting(
+                cursor, [self._raw[battery_id] for battery_id in known], [keys[battery_id] for battery_id in known]
+            )
         return [battery_id for battery_id in known if self._raw[battery_id] in found]
 
-    def read(self, store: Cursor, keys: Keys, limit: int) -> Rows:
-        """See `Feed`; a row that is too far in the future is not read yet, nor is what stands behind it."""
+    def read(self, store: Cursor, keys: Keys, limit: int) -> NewRows:
+        """See `RowSource`; reading stops before a row that is too far in the future."""
         with self._reading() as (cursor, relation):
-            raw = [self._raw[one] for one in keys]
-            rows = _table_of(relation).behind(cursor, raw, list(keys.values()), limit)
+            raw = [self._raw[battery_id] for battery_id in keys]
+            rows = _table_of(relation).after(cursor, raw, list(keys.values()), limit)
         return self._read(relation, rows, limit)
 
-    def at(self, store: Cursor, keys: Mapping[str, Sequence[str]]) -> Rows:
-        """See `Feed`."""
+    def at(self, store: Cursor, keys: Mapping[str, Sequence[str]]) -> NewRows:
+        """See `RowSource`."""
         battery_ids, keys_of = _pairs(keys)
         with self._reading() as (cursor, relation):
-            rows = _table_of(relation).at(cursor, [self._raw[one] for one in battery_ids], keys_of)
+            rows = _table_of(relation).at(cursor, [self._raw[battery_id] for battery_id in battery_ids], keys_of)
         return self._read(relation, rows, len(rows) + 1)
 
-    def _read(self, relation: Relation, rows: Sequence[tuple[Any, ...]], limit: int) -> Rows:
-        ours = {raw: our for our, raw in self._raw.items()}
-        piece = self._translated(relation, rows)
-        readings = piece.kept.set_index("source_row")
-        battery_ids = pd.Series([ours[row[0]] for row in rows], index=range(1, len(rows) + 1), dtype="str")
+    def _read(self, relation: Relation, rows: Sequence[tuple[Any, ...]], limit: int) -> NewRows:
+        id_of = {raw: battery_id for battery_id, raw in self._raw.items()}
+        parsed = self._translated(relation, rows)
+        readings = parsed.kept.set_index("source_row")
+        battery_ids = pd.Series([id_of[row[0]] for row in rows], index=range(1, len(rows) + 1), dtype="str")
         too_early = pd.Series(False, index=battery_ids.index)
         too_early[readings.index[readings["time"] > pd.Timestamp.now("UTC") + self._ahead]] = True
         due = ~too_early.groupby(battery_ids).cummax()
         kept = readings[due[readings.index]].reset_index(drop=True)
-        rejected = piece.rejected[due[piece.rejected["row"]].to_numpy()]
+        rejected = parsed.rejected[due[parsed.rejected["row"]].to_numpy()]
         keys_read = _by_battery(battery_ids[due], pd.Series([row[1] for row in rows], index=battery_ids.index)[due])
-        return _judged(complete(kept, READING_FIELDS), keys_read, limit, Counter(rejected["field"]))
+        return _validated(complete(kept, READING_FIELDS), keys_read, limit, Counter(rejected["field"]))
 
     def between(self, store: Cursor, ranges: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
-        """See `Feed`."""
-        raw = {self._raw[our]: our for our in ranges}
+        """See `RowSource`."""
+        id_of = {self._raw[battery_id]: battery_id for battery_id in ranges}
         first, last = [key for key, _ in ranges.values()], [key for _, key in ranges.values()]
         with self._reading() as (cursor, relation):
-            found = _table_of(relation).between(cursor, list(raw), first, last)
-        return _by_battery([raw[battery] for battery, _ in found], [key for _, key in found])
+            found = _table_of(relation).between(cursor, list(id_of), first, last)
+        return _by_battery([id_of[raw] for raw, _ in found], [key for _, key in found])
 
     def check(self) -> None:
-        """Look once whether everything is there.
+        """Check that the table or query of the field map can be read.
 
         Raises:
-            TwinError: what the map names cannot be read or lacks a column.
-            psycopg2.OperationalError: the database is away.
+            TwinError: the table or query is missing or lacks a mapped column.
+            psycopg2.OperationalError: the database is unavailable.
         """
         with self._reading():
             pass
 
     def close(self) -> None:
-        """Close the connection; a new one is opened when the feed is used again."""
+        """Close the connection; the next read opens a new one."""
         if self._site is not None:
             self._site[0].close()
             self._site = None
@@ -389,19 +390,19 @@ class SiteFeed:
             with connection, connection.cursor() as cursor:
                 yield cursor, relation
         except psycopg2.Error:
-            # Also for an error of the statement: a table may have been made anew with other columns.
+            # Also after an error of the statement: the table may have been recreated with other columns.
             self.close()
             raise
 
-    def _translated(self, relation: Relation, rows: Sequence[tuple[Any, ...]]) -> Piece:
+    def _translated(self, relation: Relation, rows: Sequence[tuple[Any, ...]]) -> ParsedFile:
         columns = [column.source for column in relation.columns]
         cells = pd.DataFrame([row[2:] for row in rows], columns=columns, index=range(1, len(rows) + 1), dtype="str")
         return translate(RawTable(self._field_map.name, cells.fillna(""), {}, tuple(columns)), self._field_map)
 
-    def _our_id(self, raw: str) -> str | None:
-        column = next(one for one in self._field_map.columns if one.target.name == "battery_id")
-        our = raw.strip() if column.values is None else column.values.get(code(raw))
-        return str(our) if our is not None and BATTERY_ID.match(str(our)) else None
+    def _battery_id(self, raw: str) -> str | None:
+        column = next(column for column in self._field_map.columns if column.target.name == "battery_id")
+        battery_id = raw.strip() if column.values is None else column.values.get(code(raw))
+        return str(battery_id) if battery_id is not None and BATTERY_ID.match(str(battery_id)) else None
 
 
 def _table_of(relation: Relation) -> _Table:
@@ -417,21 +418,37 @@ def _table_of(relation: Relation) -> _Table:
     )
 
 
-def _judged(
-    readings: pd.DataFrame, keys: Mapping[str, list[str]], limit: int, refused: Counter[str] | None = None
-) -> Rows:
-    fault = faults(readings)
-    counts = Counter(fault[fault != ""]) + (refused or Counter())
-    return Rows(
-        readings=readings[fault == ""].reset_index(drop=True),
+def _validated(
+    readings: pd.DataFrame, keys: Mapping[str, list[str]], limit: int, rejected: Counter[str] | None = None
+) -> NewRows:
+    invalid = _first_invalid_field(readings)
+    return NewRows(
+        readings=readings[invalid == ""].reset_index(drop=True),
         keys=keys,
-        refused=counts,
+        rejected=Counter(invalid[invalid != ""]) + (rejected or Counter()),
         more=any(len(own) >= limit for own in keys.values()),
     )
 
 
+def _first_invalid_field(readings: pd.DataFrame) -> pd.Series:
+    """The first field of each row of `readings` that violates the contract, "" if the row is valid."""
+    invalid = pd.Series("", index=readings.index, dtype="str")
+    for field in reversed(READING_FIELDS):
+        values = readings[field.name]
+        bad = values.isna() & field.required
+        if field.kind == "float":
+            numbers = values.to_numpy(dtype=np.float64)
+            bad |= np.isinf(numbers)
+            if field.minimum is not None:
+                bad |= numbers < field.minimum
+            if field.maximum is not None:
+                bad |= numbers > field.maximum
+        invalid[bad] = field.name
+    return invalid
+
+
 def _pairs(keys: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
-    """Battery and key of each, as two columns."""
+    """Flatten to a list of battery ids and a list of keys."""
     pairs = [(battery_id, key) for battery_id, own in keys.items() for key in own]
     return [battery_id for battery_id, _ in pairs], [key for _, key in pairs]
 

@@ -1,4 +1,7 @@
-"""What the predictor remembers, in tables of the store: it changes in the transaction that stores the predictions."""
+"""Reads and writes the tables `twin_consumers` and `twin_states`, which hold each battery's state and read progress.
+
+They are changed in the transaction that stores the predictions.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,20 @@ from serving.database.row_source import Cursor
 from telemetry.batch import Row
 from telemetry.contract import BATTERY_FIELDS, names
 
-_FACTS = names(BATTERY_FIELDS)
+_BATTERY_COLUMNS = names(BATTERY_FIELDS)
 
 
 @dataclass(frozen=True)
-class Twin:
-    """One battery as its consumer left it.
+class StoredState:
+    """One battery's row of `twin_states` for one consumer, with its description.
 
     Attributes:
-        state: None before its first row, and where it was written by another version of the fold.
+        state: None before the first row, and if it was written by another state version.
         time: of the newest reading in the state.
         read_until: key of the newest row that was read.
-        predict_after: readings up to then are the past, which is folded without predictions.
-        cycles_after: sessions from before then are in `battery_cycles` already.
-        facts: its row of the table `batteries`, None where that has none.
+        predict_after: readings up to this time update the state without predictions.
+        cycles_after: sessions that started before this time are in `battery_cycles` already.
+        description: the battery's row of the table `batteries`; None if there is none.
     """
 
     battery_id: str
@@ -36,17 +39,17 @@ class Twin:
     read_until: str | None
     predict_after: datetime | None
     cycles_after: datetime | None
-    facts: Row | None
+    description: Row | None
 
 
-def begin(cursor: Cursor, consumer: str) -> bool:
-    """Make `consumer` known; True if it was not, so that this is its first start."""
+def register_consumer(cursor: Cursor, consumer: str) -> bool:
+    """Register `consumer`; True if it is new, so that this is its first start."""
     cursor.execute("INSERT INTO twin_consumers (consumer) VALUES (%s) ON CONFLICT DO NOTHING", (consumer,))
     return cursor.rowcount == 1
 
 
-def known(cursor: Cursor, consumer: str) -> dict[str, str | None]:
-    """By battery the key of the newest row that was read, first who has waited longest."""
+def followed_batteries(cursor: Cursor, consumer: str) -> dict[str, str | None]:
+    """By battery the key of the newest row that was read; the battery that has waited longest comes first."""
     cursor.execute(
         "SELECT battery_id, read_until FROM twin_states WHERE consumer = %s ORDER BY updated_at, battery_id",
         (consumer,),
@@ -54,49 +57,54 @@ def known(cursor: Cursor, consumer: str) -> dict[str, str | None]:
     return dict(cursor.fetchall())
 
 
-def add(cursor: Cursor, consumer: str, battery_ids: Sequence[str], pasts: Mapping[str, datetime]) -> int:
-    """Begin to follow batteries that are not followed yet; how many those were.
+def follow(cursor: Cursor, consumer: str, battery_ids: Sequence[str], predict_after: Mapping[str, datetime]) -> int:
+    """Insert rows for batteries that are not followed yet; returns how many those were.
 
     Args:
-        pasts: until when a battery's readings are not to be predicted.
+        predict_after: by battery, the time up to which readings are not predicted.
     """
     if not battery_ids:
         return 0
     cursor.execute(
         "INSERT INTO twin_states (consumer, battery_id, predict_after, cycles_after) "
-        "SELECT %(consumer)s, n.battery_id, n.past, (SELECT max(c.end_time) FROM battery_cycles c "
+        "SELECT %(consumer)s, n.battery_id, n.predict_after, (SELECT max(c.end_time) FROM battery_cycles c "
         "WHERE c.battery_id = n.battery_id AND c.kind IN ('charge', 'discharge')) "
-        "FROM unnest(%(ids)s::text[], %(pasts)s::timestamptz[]) AS n(battery_id, past) ON CONFLICT DO NOTHING",
-        {"consumer": consumer, "ids": list(battery_ids), "pasts": [pasts.get(one) for one in battery_ids]},
+        "FROM unnest(%(ids)s::text[], %(predict_after)s::timestamptz[]) AS n(battery_id, predict_after) "
+        "ON CONFLICT DO NOTHING",
+        {
+            "consumer": consumer,
+            "ids": list(battery_ids),
+            "predict_after": [predict_after.get(battery_id) for battery_id in battery_ids],
+        },
     )
     return cursor.rowcount
 
 
-def claim(cursor: Cursor, consumer: str, battery_ids: Sequence[str]) -> list[Twin]:
-    """The twins of `battery_ids` that nobody else is working on; nobody else gets them before the transaction ends."""
-    facts = ", ".join(f"b.{name}" for name in _FACTS)
+def lock_states(cursor: Cursor, consumer: str, battery_ids: Sequence[str]) -> list[StoredState]:
+    """Lock the rows of `battery_ids` until the transaction ends; rows locked by another process are skipped."""
+    description = ", ".join(f"b.{name}" for name in _BATTERY_COLUMNS)
     cursor.execute(
         "SELECT s.battery_id, s.state, s.time, s.read_until, s.predict_after, s.cycles_after, "  # noqa: S608 - our own names
-        f"{facts} FROM twin_states s LEFT JOIN batteries b USING (battery_id) "
+        f"{description} FROM twin_states s LEFT JOIN batteries b USING (battery_id) "
         "WHERE s.consumer = %s AND s.battery_id = ANY(%s) ORDER BY s.battery_id FOR UPDATE OF s SKIP LOCKED",
         (consumer, list(battery_ids)),
     )
     return [
-        Twin(
+        StoredState(
             battery_id,
-            _state(state),
+            _decode(state),
             time,
             read_until,
             predict_after,
             cycles_after,
-            dict(zip(_FACTS, battery, strict=True)) if battery[0] is not None else None,
+            dict(zip(_BATTERY_COLUMNS, battery, strict=True)) if battery[0] is not None else None,
         )
         for battery_id, state, time, read_until, predict_after, cycles_after, *battery in cursor.fetchall()
     ]
 
 
-def save(cursor: Cursor, consumer: str, states: Mapping[str, tuple[FloatArray, datetime | None, str]]) -> None:
-    """Keep by battery its state, the time of the newest reading in it and the key of the newest row that was read."""
+def save_states(cursor: Cursor, consumer: str, states: Mapping[str, tuple[FloatArray, datetime | None, str]]) -> None:
+    """Store, by battery, the state, the time of its newest reading and the key of the newest row that was read."""
     execute_values(
         cursor,
         "UPDATE twin_states s SET state = n.state, time = n.time::timestamptz, read_until = n.read_until, "
@@ -111,7 +119,7 @@ def save(cursor: Cursor, consumer: str, states: Mapping[str, tuple[FloatArray, d
     )
 
 
-def _state(stored: memoryview | None) -> FloatArray | None:
+def _decode(stored: memoryview | None) -> FloatArray | None:
     if stored is None:
         return None
     try:

@@ -1,1 +1,1 @@
-"""The stream scorer: readings from Kafka, folded and predicted checkpoint by checkpoint, to Kafka and the store."""
+"""The stream scorer: reads readings from Kafka and writes predictions to Kafka and the telemetry store."""

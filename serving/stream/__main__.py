@@ -1,6 +1,6 @@
-"""`python -m serving.stream`: the stream scorer, until it is stopped.
+"""Command `python -m serving.stream`: runs the stream scorer and restarts it after Kafka errors.
 
-Waits for the champion, the brokers and the store, and comes back by itself when one of them was away.
+Waits for the champion, the brokers and the store, and retries while one of them is unavailable.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ import time
 from confluent_kafka import KafkaException
 from quixstreams.exceptions import QuixException
 
-from serving.champion import Champion
+from serving.release_loader import ReleaseLoader
 from serving.service_metrics import ReleaseMetrics
 from serving.stream.app import run_stream
 from serving.stream.scorer_metrics import StreamMetrics, metrics_server
-from serving.stream.topics import connection
+from serving.stream.topics import broker_config
 from telemetry.embedded.ports import free_port
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 
-_FIRST_RETRY_S = 1.0
-_LONGEST_RETRY_S = 10.0
-#: After so long without trouble the next trouble is a new one.
-_CALM_S = 60.0
+_MIN_BACKOFF_S = 1.0
+_MAX_BACKOFF_S = 10.0
+#: The backoff is reset after this time without an error.
+_BACKOFF_RESET_S = 60.0
 
 logger = logging.getLogger("serving.stream")
 
 
 def main() -> int:
-    """Score; 0 when stopped, 2 if the settings are not such that it could begin."""
+    """Run until stopped; returns 0, or 2 with an error message if the settings are invalid."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = Settings()
     metrics = StreamMetrics()
     try:
-        connection(settings)
+        broker_config(settings)
         port = free_port(settings.host, settings.scorer_metrics_port)
         with metrics_server(settings.host, port, metrics):
             logger.info("metrics on http://%s:%d/metrics", settings.host, port)
@@ -48,36 +48,36 @@ def main() -> int:
 
 
 def _run(settings: Settings, metrics: StreamMetrics) -> None:
-    releases = Champion(settings, ReleaseMetrics(metrics.registry))
-    _wait_for_one(releases, settings.registry_poll_s)
-    releases.follow()
-    retry_s = _FIRST_RETRY_S
+    loader = ReleaseLoader(settings, ReleaseMetrics(metrics.registry))
+    _wait_for_release(loader, settings.registry_poll_s)
+    loader.follow()
+    backoff_s = _MIN_BACKOFF_S
     while True:
         began = time.monotonic()
         try:
-            return run_stream(settings, releases, metrics)
+            return run_stream(settings, loader, metrics)
         except (QuixException, KafkaException, RuntimeError) as error:  # of Quix Streams, librdkafka and its recovery
-            if time.monotonic() - began > _CALM_S:
-                retry_s = _FIRST_RETRY_S
-            logger.error("the stream ended and is built anew in %g s: %r", retry_s, error)
+            if time.monotonic() - began > _BACKOFF_RESET_S:
+                backoff_s = _MIN_BACKOFF_S
+            logger.error("the stream failed and is restarted in %g s: %r", backoff_s, error)
         finally:
-            # Quix Streams leaves handlers behind that only stop what has ended.
+            # Quix Streams leaves its signal handlers installed, which would only stop the ended application.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
         metrics.restarts.inc()
-        time.sleep(retry_s)
-        retry_s = min(retry_s * 2, _LONGEST_RETRY_S)
+        time.sleep(backoff_s)
+        backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
 
 
-def _wait_for_one(releases: Champion, pause_s: float) -> None:
-    told = None
-    releases.refresh()
-    while releases.scorer is None:
-        if releases.problem != told:
-            told = releases.problem
-            logger.warning("waiting: %s", told)
-        time.sleep(pause_s)
-        releases.refresh()
+def _wait_for_release(loader: ReleaseLoader, poll_s: float) -> None:
+    logged = None
+    loader.refresh()
+    while loader.scorer is None:
+        if loader.problem != logged:
+            logged = loader.problem
+            logger.warning("waiting: %s", logged)
+        time.sleep(poll_s)
+        loader.refresh()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The Quix Streams application around the checkpoints."""
+"""Configures and runs the Quix Streams application of the stream scorer."""
 
 from __future__ import annotations
 
@@ -10,44 +10,45 @@ from confluent_kafka import TopicPartition
 from quixstreams import Application, State
 from quixstreams.kafka import ConnectionConfig
 
-from serving.stream.checkpoint import CheckpointSink, Releases
-from serving.stream.checkpoint_states import NoHistory, States
-from serving.stream.message_parser import Limits
+from serving.scorer import ScorerSource
+from serving.stream.checkpoint import CheckpointSink
+from serving.stream.checkpoint_states import CheckpointStates, NoHistory
+from serving.stream.message_parser import ParserLimits
 from serving.stream.producer import PredictionProducer
 from serving.stream.scorer_metrics import StreamMetrics
-from serving.stream.state_restore import Past
-from serving.stream.topics import connection, ensure_topics
+from serving.stream.state_restore import StoreHistory
+from serving.stream.topics import broker_config, ensure_topics
 from telemetry.kafka_client import TELEMETRY_TOPIC
 from telemetry.settings import Settings
 from telemetry.sinks.postgres import StoreSink
 
-#: A consumer that does not ask for messages for so long loses its batteries to another.
+#: A consumer that does not poll for this long loses its partitions to another consumer.
 _MAX_POLL_S = 600.0
-#: So long a checkpoint may rebuild states; the rest of that time is for predicting, storing and a slow store.
-_REBUILD_S = 60.0
-#: How long one look for a message may hold up a checkpoint that is due.
+#: Time limit for restoring states in a checkpoint; the rest of `_MAX_POLL_S` is for scoring and storing.
+_RESTORE_S = 60.0
+#: Longest wait for a message, by which a due checkpoint can be delayed.
 _POLL_S = 0.05
 _STATISTICS_S = 2.0
 
 
-def run_stream(settings: Settings, releases: Releases, metrics: StreamMetrics) -> None:
-    """Score until SIGTERM or SIGINT, and commit what was done.
+def run_stream(settings: Settings, scorer_source: ScorerSource, metrics: StreamMetrics) -> None:
+    """Score until SIGTERM or SIGINT, then commit the last checkpoint.
 
     Raises:
-        TwinError: the settings do not say how to reach the brokers, or the store is of another version.
-        quixstreams.exceptions.QuixException, confluent_kafka.KafkaException: the brokers were away for too long or
-            have given the batteries to another; what was not committed will be read again.
+        TwinError: the settings lack the brokers, or the store has another schema version.
+        quixstreams.exceptions.QuixException, confluent_kafka.KafkaException: the brokers were unavailable for too
+            long, or the partitions were assigned to another consumer; uncommitted messages are read again.
     """
-    brokers = connection(settings)
+    brokers = broker_config(settings)
     ensure_topics(brokers, settings.scorer_group, settings.kafka_partitions)
     app = _application(settings, brokers, metrics.on_statistics)
     with _store(settings) as (store, states):
         sink = CheckpointSink(
-            releases,
+            scorer_source,
             states,
             store,
             PredictionProducer(brokers),
-            Limits(settings.scorer_message_bytes, settings.max_future_s),
+            ParserLimits(settings.scorer_message_bytes, settings.max_future_s),
             metrics,
             stores_readings=settings.scorer_stores_readings,
         )
@@ -58,8 +59,8 @@ def run_stream(settings: Settings, releases: Releases, metrics: StreamMetrics) -
 
 class _Application(Application):
     def _on_lost(self, consumer: object, topic_partitions: list[TopicPartition]) -> None:
-        # Partitions are paused while the store is away.  Quix Streams forgets that when they are lost, and the client
-        # does not: given back, they would stay silent for ever.
+        # Partitions are paused while the store is unavailable.  If they are lost, Quix Streams drops its record of the
+        # pause but librdkafka does not, so that they would stay paused after the next assignment.
         self._consumer.resume(list(self._consumer.backpressured_tps))
         super()._on_lost(consumer, topic_partitions)
 
@@ -84,19 +85,19 @@ def _application(settings: Settings, brokers: ConnectionConfig, on_statistics: C
             "statistics.interval.ms": int(_STATISTICS_S * 1e3),
             "stats_cb": on_statistics,
         },
-        # States are mostly of few different bytes.
+        # States compress well.
         producer_extra_config={"compression.type": "lz4", "linger.ms": 5},
     )
 
 
 @contextmanager
-def _store(settings: Settings) -> Iterator[tuple[StoreSink | None, States]]:
+def _store(settings: Settings) -> Iterator[tuple[StoreSink | None, CheckpointStates]]:
     if settings.telemetry_dsn is None:
-        yield None, States(NoHistory(), _REBUILD_S)
+        yield None, CheckpointStates(NoHistory(), _RESTORE_S)
         return
-    store, past = StoreSink.from_settings(settings), Past(settings.telemetry_dsn.get_secret_value())
+    store, history = StoreSink.from_settings(settings), StoreHistory(settings.telemetry_dsn.get_secret_value())
     try:
-        yield store, States(past, _REBUILD_S)
+        yield store, CheckpointStates(history, _RESTORE_S)
     finally:
         store.close()
-        past.close()
+        history.close()

@@ -1,8 +1,8 @@
-"""What happens at a checkpoint; the order is the subject of docs/decisions/0016.
+"""Quix Streams sink that scores the collected messages at each checkpoint and stores and sends the predictions.
 
-Quix Streams flushes its sinks first, then writes the changelog of the states, commits the offsets and flushes the
-local states.  A `State` that a message brought along stays valid until the changelog is written, so the whole fold can
-wait for the flush: one read and one write of a state a battery, one call for each forest.
+Quix Streams flushes its sinks first, then writes the changelog of the states, commits the offsets and flushes the local
+states (docs/decisions/0016).  The `State` object of a message stays valid until the changelog is written, so that all
+state updates can be made in the flush: one read and one write of the state for each battery, one call for each forest.
 """
 
 from __future__ import annotations
@@ -15,45 +15,39 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from quixstreams.sinks.base import BaseSink, SinkBackpressureError
 from quixstreams.state import State
 
 from features.state import FloatArray, to_bytes
-from serving.scorer import Scorer
-from serving.stream.checkpoint_scoring import Scored, score
-from serving.stream.checkpoint_states import NotYetError, States
-from serving.stream.message_parser import DeadLetter, Limits, Message, Readings, open_messages
+from serving.api_fields import utc
+from serving.scorer import ScorerSource
+from serving.stream.checkpoint_scoring import CheckpointResult, score_checkpoint
+from serving.stream.checkpoint_states import CheckpointStates, RestoreIncompleteError
+from serving.stream.message_parser import DeadLetter, Message, ParsedReadings, ParserLimits, parse_messages
 from serving.stream.producer import PredictionProducer
 from serving.stream.scorer_metrics import StreamMetrics
-from serving.surface import utc
 from telemetry.kafka_client import DEAD_LETTER_TOPIC, PREDICTIONS_TOPIC
 from telemetry.sinks.base import Sink, SinkError
 
-Part = Literal["store", "kafka"]
+Dependency = Literal["store", "kafka"]
 
-#: Under this key a battery's state lies in Quix Streams' store.
+#: Key of a battery's state in the state store of Quix Streams.
 STATE_KEY = "twin"
 
-_FIRST_RETRY_S = 0.5
-_LONGEST_RETRY_S = 5.0
+_MIN_BACKOFF_S = 0.5
+_MAX_BACKOFF_S = 5.0
 
 logger = logging.getLogger(__name__)
 
 
-class Releases(Protocol):
-    """Who predicts now; see `serving.champion.Champion`."""
+class _DependencyError(RuntimeError):
+    """The store or Kafka failed during a checkpoint."""
 
-    scorer: Scorer | None
-
-
-class _PartError(RuntimeError):
-    """The store or Kafka did not do its part of a checkpoint."""
-
-    def __init__(self, part: Part, reason: str) -> None:
+    def __init__(self, dependency: Dependency, reason: str) -> None:
         super().__init__(reason)
-        self.part = part
+        self.dependency = dependency
 
 
 @dataclass(frozen=True)
@@ -64,57 +58,57 @@ class _Pending:
 
 
 class CheckpointSink(BaseSink):
-    """Collects the messages of a checkpoint and scores them when it is made.
+    """Collects messages and scores them at the next checkpoint.
 
     Args:
-        releases: read once a checkpoint, so that none mixes two releases.
-        store: where predictions (and readings, if `stores_readings`) are kept; None: nowhere.
+        scorer_source: read once for each checkpoint, so that no checkpoint mixes two releases.
+        store: where predictions (and readings, if `stores_readings`) are stored; None: not stored.
     """
 
     def __init__(
         self,
-        releases: Releases,
-        states: States,
+        scorer_source: ScorerSource,
+        states: CheckpointStates,
         store: Sink | None,
-        outlet: PredictionProducer,
-        limits: Limits,
+        producer: PredictionProducer,
+        limits: ParserLimits,
         metrics: StreamMetrics,
         *,
         stores_readings: bool,
     ) -> None:
         super().__init__(on_client_connect_success=lambda: None)
-        self._releases = releases
+        self._scorer_source = scorer_source
         self._states = states
         self._store = store
-        self._outlet = outlet
+        self._producer = producer
         self._limits = limits
         self._metrics = metrics
         self._stores_readings = stores_readings
         self._pending: list[_Pending] = []
         self._failures = 0
         self._store_is_ready = False
-        # A partition that is taken away is flushed from another thread, which may be slow to end.
+        # Revoked partitions are flushed from another thread.
         self._lock = threading.Lock()
 
     def setup(self) -> None:
-        """Nothing to do: what cannot be reached now is tried at each checkpoint."""
+        """Do nothing: connections are opened at the first checkpoint."""
 
     def add(self, value: Any, key: Any, timestamp: int, headers: Any, topic: str, partition: int, offset: int) -> None:
-        """Take over one message; `value` is its content and the battery's `State`."""
+        """Collect one message; `value` is the pair of its content and the battery's `State`."""
         content, state = value
         content = content or b""
         self._pending.append(_Pending(Message(key, self._limits.cut(content), len(content)), timestamp, state))
 
     def on_paused(self) -> None:
-        """Forget what has been collected: it will be read again."""
+        """Drop the collected messages, which will be read again."""
         self._pending = []
 
     def flush(self) -> None:
-        """Score what has been collected.
+        """Score the collected messages.
 
         Raises:
-            SinkBackpressureError: the store or the brokers are away; nothing is committed, and Quix Streams reads
-                the same messages again after a pause.
+            SinkBackpressureError: the store or the brokers are unavailable; nothing is committed, and Quix Streams
+                reads the same messages again after a pause.
         """
         pending, self._pending = self._pending, []
         if not pending:
@@ -122,41 +116,41 @@ class CheckpointSink(BaseSink):
         with self._lock:
             try:
                 self._checkpoint(pending)
-            except NotYetError as error:
-                logger.info("%s; going on", error)
+            except RestoreIncompleteError as error:
+                logger.info("%s; continuing", error)
                 raise SinkBackpressureError(retry_after=0.1) from error
-            except _PartError as error:
-                self._metrics.failed(error.part)
-                retry_s = min(_FIRST_RETRY_S * 2.0**self._failures, _LONGEST_RETRY_S)
+            except _DependencyError as error:
+                self._metrics.count_failure(error.dependency)
+                backoff_s = min(_MIN_BACKOFF_S * 2.0**self._failures, _MAX_BACKOFF_S)
                 self._failures += 1
-                logger.warning("checkpoint not made, again in %g s: %s", retry_s, error)
-                raise SinkBackpressureError(retry_after=retry_s) from error
+                logger.warning("checkpoint failed, retrying in %g s: %s", backoff_s, error)
+                raise SinkBackpressureError(retry_after=backoff_s) from error
             self._failures = 0
 
     def _checkpoint(self, pending: Sequence[_Pending]) -> None:
-        scorer = self._releases.scorer
-        assert scorer is not None  # noqa: S101 - the stream begins when there is one
+        scorer = self._scorer_source.scorer
+        assert scorer is not None  # noqa: S101 - the stream is started with a scorer
         began, now = time.perf_counter(), datetime.now(UTC)
-        readings, letters = open_messages([one.message for one in pending], self._limits, now)
-        owners = [pending[readings.place[first]].state for first in readings.first_of()]
-        with _part("store"):
+        readings, dead_letters = parse_messages([item.message for item in pending], self._limits, now)
+        battery_states = [pending[readings.message_index[first]].state for first in readings.first_indices()]
+        with _as_dependency_error("store"):
             self._prepare_store()
-            states = self._states_before(readings, owners)
-        scored = score(readings, states, scorer, now=now, stores_readings=self._stores_readings)
-        with _part("store"):
-            self._keep(scored)
-        with _part("kafka"):
-            self._send(scored, letters, now)
-        for owner, state in zip(owners, states, strict=True):
-            owner.set_bytes(STATE_KEY, to_bytes(state))
-        self._states.settle()
+            states = self._load_states(readings, battery_states)
+        result = score_checkpoint(readings, states, scorer, now=now, stores_readings=self._stores_readings)
+        with _as_dependency_error("store"):
+            self._store_rows(result)
+        with _as_dependency_error("kafka"):
+            self._send(result, dead_letters, now)
+        for battery_state, state in zip(battery_states, states, strict=True):
+            battery_state.set_bytes(STATE_KEY, to_bytes(state))
+        self._states.commit()
         self._metrics.checkpoint.observe(time.perf_counter() - began)
-        self._count(pending, readings, letters, scored)
+        self._count(pending, readings, dead_letters, result)
 
-    def _states_before(self, readings: Readings, owners: Sequence[State[str, bytes]]) -> FloatArray:
-        kept = [owner.get_bytes(STATE_KEY) for owner in owners]
-        first = [utc(readings.matrix[i, 0]) for i in readings.first_of()]
-        return self._states.before(readings.battery_ids, kept, first)
+    def _load_states(self, readings: ParsedReadings, battery_states: Sequence[State[str, bytes]]) -> FloatArray:
+        stored = [state.get_bytes(STATE_KEY) for state in battery_states]
+        first = [utc(readings.matrix[i, 0]) for i in readings.first_indices()]
+        return self._states.load(readings.battery_ids, stored, first)
 
     def _prepare_store(self) -> None:
         if self._store is None or self._store_is_ready:
@@ -164,35 +158,39 @@ class CheckpointSink(BaseSink):
         self._store.setup()
         self._store_is_ready = True
 
-    def _keep(self, scored: Scored) -> None:
-        if self._store is None or not len(scored.batch):
+    def _store_rows(self, result: CheckpointResult) -> None:
+        if self._store is None or not len(result.batch):
             return
-        self._store.write(scored.batch)
+        self._store.write(result.batch)
         self._store.flush()
 
-    def _send(self, scored: Scored, letters: Sequence[DeadLetter], now: datetime) -> None:
-        self._outlet.send(PREDICTIONS_TOPIC, scored.messages)
-        self._outlet.send(DEAD_LETTER_TOPIC, ((letter.key, letter.encode(now)) for letter in letters))
-        self._outlet.flush()
+    def _send(self, result: CheckpointResult, dead_letters: Sequence[DeadLetter], now: datetime) -> None:
+        self._producer.send(PREDICTIONS_TOPIC, result.messages)
+        self._producer.send(DEAD_LETTER_TOPIC, ((letter.key, letter.encode(now)) for letter in dead_letters))
+        self._producer.flush()
 
     def _count(
-        self, pending: Sequence[_Pending], readings: Readings, letters: Sequence[DeadLetter], scored: Scored
+        self,
+        pending: Sequence[_Pending],
+        readings: ParsedReadings,
+        dead_letters: Sequence[DeadLetter],
+        result: CheckpointResult,
     ) -> None:
         done_s = time.time()
         newest_s = readings.matrix[:, 0].max(initial=-math.inf)
-        self._metrics.opened(len(pending), letters, readings.unknown_fields)
-        self._metrics.scored(
-            scored,
-            lags_s=[done_s - pending[place].timestamp_ms / 1e3 for place in readings.place],
+        self._metrics.count_messages(len(pending), dead_letters, readings.unknown_fields)
+        self._metrics.count_scores(
+            result,
+            lags_s=[done_s - pending[i].timestamp_ms / 1e3 for i in readings.message_index],
             event_lag_s=done_s - newest_s if len(readings) else None,
         )
-        for cause, count in self._states.take_rebuilt().items():
-            self._metrics.rebuilt(cause, count)
+        for cause, count in self._states.take_restored().items():
+            self._metrics.count_restored(cause, count)
 
 
 @contextmanager
-def _part(part: Part) -> Iterator[None]:
+def _as_dependency_error(dependency: Dependency) -> Iterator[None]:
     try:
         yield
     except SinkError as error:
-        raise _PartError(part, str(error)) from error
+        raise _DependencyError(dependency, str(error)) from error

@@ -1,4 +1,4 @@
-"""From the readings of a checkpoint to what is stored and sent: one fold, one call for each forest; no I/O."""
+"""Scores the readings of a checkpoint: updates states and converts predictions to rows and messages; no I/O."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from serving.predictor import TargetValues
 from serving.response import prediction_messages
 from serving.scorer import Scorer
 from serving.session_rows import cycle_rows
-from serving.stream.message_parser import Readings
+from serving.stream.message_parser import ParsedReadings
 from telemetry.batch import Batch, Row
 
 
 @dataclass(frozen=True)
-class Scored:
-    """What one checkpoint says.
+class CheckpointResult:
+    """Rows, messages and counts of one checkpoint.
 
     Attributes:
-        batch: for the store: predictions, and the readings that it has to take over.
-        messages: for the topic of predictions: battery id and content.
-        predictions: how many were given, by role and target.
-        late: readings older than their battery's state, not folded.
-        duplicates: readings of the time at which their battery's state stands, not folded.
+        batch: rows for the store: predictions, closed sessions, late readings and, if requested, readings.
+        messages: for the prediction topic: battery id and content.
+        predictions: number of predictions by role and target.
+        late: readings older than their battery's state, not applied.
+        duplicates: readings with the time of their battery's state, not applied.
     """
 
     batch: Batch
@@ -41,40 +41,42 @@ class Scored:
     duplicates: int
 
 
-def score(readings: Readings, states: FloatArray, scorer: Scorer, *, now: datetime, stores_readings: bool) -> Scored:
-    """Fold `readings` into `states` (float64[batteries, STATE_SIZE], in place) and predict after each that was folded.
+def score_checkpoint(
+    readings: ParsedReadings, states: FloatArray, scorer: Scorer, *, now: datetime, stores_readings: bool
+) -> CheckpointResult:
+    """Update `states` (float64[batteries, STATE_SIZE], in place) and predict after each applied reading.
 
-    A reading that is not newer than its battery's state gets no prediction.  It is stored and flagged if it is
-    late; one for the very time of the state is the newest reading again and says nothing.
+    A reading that is not newer than its battery's state gets no prediction.  If it is older, it is late: it is stored
+    and flagged.  If it has the time of the state, it is a duplicate and dropped.
 
     Args:
-        scorer: what its challenger says is stored beside the champion's predictions and sent nowhere.
-        now: wall clock, with its zone.
-        stores_readings: whether the readings themselves are stored, too.
+        scorer: predictions of its challenger are stored, but not sent.
+        now: current wall-clock time, timezone-aware.
+        stores_readings: whether to store the readings, too.
     """
-    moments, folded, closed = update_each_with_sessions(states, readings.battery_row, readings.matrix)
-    late = moments.late(folded, readings.matrix[:, 0])
-    given = moments.where(folded)
-    battery_ids = [readings.battery_ids[row] for row in readings.battery_row[folded]]
-    scores = scorer.score(given)
+    snapshots, applied, closed = update_each_with_sessions(states, readings.battery_row, readings.matrix)
+    late = snapshots.late(applied, readings.matrix[:, 0])
+    new_snapshots = snapshots.where(applied)
+    battery_ids = [readings.battery_ids[row] for row in readings.battery_row[applied]]
+    scores = scorer.score(new_snapshots)
     champion = scorer.champion
-    entries = prediction_messages(battery_ids, given, scores.champion, champion.label, champion.horizons)
-    return Scored(
+    entries = prediction_messages(battery_ids, new_snapshots, scores.champion, champion.label, champion.horizons)
+    return CheckpointResult(
         batch=Batch(
-            readings=[vars(reading) for reading in readings.where(folded)] if stores_readings else [],
-            predictions=scorer.rows(battery_ids, given, scores, predicted_at=now),
+            readings=[vars(reading) for reading in readings.where(applied)] if stores_readings else [],
+            predictions=scorer.rows(battery_ids, new_snapshots, scores, predicted_at=now),
             cycles=_sessions(readings, closed),
             late=[vars(reading) for reading in readings.where(late)],
         ),
         messages=[(entry["battery_id"], orjson.dumps(entry)) for entry in entries],
         predictions=_count("champion", scores.champion) + _count("challenger", scores.challenger or {}),
         late=int(late.sum()),
-        duplicates=int((~folded).sum() - late.sum()),
+        duplicates=int((~applied).sum() - late.sum()),
     )
 
 
-def _sessions(readings: Readings, closed: FloatArray) -> list[Row]:
-    """The charges and drives that ended, as rows of `battery_cycles`."""
+def _sessions(readings: ParsedReadings, closed: FloatArray) -> list[Row]:
+    """The charge and discharge sessions that ended, as rows of `battery_cycles`."""
     if not len(closed):
         return []
     soh = np.array([vars(reading)["soh"] for reading in readings.rows], dtype=np.float64)
@@ -82,4 +84,4 @@ def _sessions(readings: Readings, closed: FloatArray) -> list[Row]:
 
 
 def _count(role: Role, predicted: Mapping[str, TargetValues]) -> Counter[tuple[Role, str]]:
-    return Counter({(role, target): int((~np.isnan(given.values)).sum()) for target, given in predicted.items()})
+    return Counter({(role, target): int((~np.isnan(values.values)).sum()) for target, values in predicted.items()})

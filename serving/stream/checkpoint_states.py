@@ -1,4 +1,4 @@
-"""The states of a checkpoint's batteries: as they were kept, or rebuilt from the store where they cannot be used."""
+"""Loads the battery states of a checkpoint from stored bytes, or restores them from the telemetry store if unusable."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Literal, Protocol
 import numpy as np
 
 from features.state import FloatArray, StateError, from_bytes, new_states, view
-from serving.replay import tell
+from serving.replay import set_battery_from_row
 from telemetry.batch import Row
 
-#: Why a state was not used as it was kept.
+#: Why a state has to be restored: there is none, it cannot be decoded, or the battery's description has changed.
 Cause = Literal["absent", "unusable", "described"]
 CAUSES: tuple[Cause, ...] = ("absent", "unusable", "described")
 
 
-class NotYetError(RuntimeError):
-    """Rebuilding takes longer than a checkpoint may: ask again, what was done is kept."""
+class RestoreIncompleteError(RuntimeError):
+    """Restoring takes longer than the time limit; the next call continues after the states restored so far."""
 
 
-class History(Protocol):
-    """What is asked of the store; see `serving.stream.state_restore.Past`."""
+class BatteryHistory(Protocol):
+    """Descriptions and restored states of batteries; see `serving.stream.state_restore.StoreHistory`."""
 
     def batteries(self, battery_ids: Sequence[str]) -> dict[str, Row]:
         """Rows of the table `batteries`, by id."""
@@ -36,74 +36,75 @@ class History(Protocol):
 
 
 class NoHistory:
-    """Where there is no store every battery begins anew, and nothing is known of what it is made of."""
+    """Replacement for the history without a store: no descriptions, and new states."""
 
     def batteries(self, battery_ids: Sequence[str]) -> dict[str, Row]:
-        """None."""
+        """An empty dict."""
         return {}
 
     def state(self, battery_id: str, until: datetime) -> FloatArray:
-        """A new one."""
+        """A new state."""
         state: FloatArray = new_states(1)[0]
         return state
 
 
-class States:
-    """Gives the states before a checkpoint.
+class CheckpointStates:
+    """Loads or restores the states before a checkpoint.
 
     Args:
-        budget_s: how long one call may spend on rebuilding: a consumer that is silent for minutes loses its place.
+        budget_s: time limit for restoring in one call, because a consumer that does not poll for minutes loses its
+            partitions.
     """
 
-    def __init__(self, history: History, budget_s: float) -> None:
+    def __init__(self, history: BatteryHistory, budget_s: float) -> None:
         self._history = history
         self._budget_s = budget_s
-        self._done: dict[str, tuple[datetime, FloatArray]] = {}
-        self._rebuilt: Counter[Cause] = Counter()
+        self._restored: dict[str, tuple[datetime, FloatArray]] = {}
+        self._restored_causes: Counter[Cause] = Counter()
 
-    def before(self, battery_ids: Sequence[str], kept: Sequence[bytes | None], first: Sequence[datetime]) -> FloatArray:
-        """float64[n, STATE_SIZE] of `battery_ids`, as of just before each one's `first` reading at hand.
+    def load(self, battery_ids: Sequence[str], stored: Sequence[bytes | None], first: Sequence[datetime]) -> FloatArray:
+        """float64[n, STATE_SIZE]: the states of `battery_ids` as of just before each one's `first` reading to apply.
 
-        A state is rebuilt by replay if there is none, if it is damaged or of another version of the fold, and if
-        something else than what it was folded with is now known of its battery: features are shares of the capacity.
+        A state is restored by replay if there is none, if it is damaged or of another state version, or if the
+        battery's description has changed since the state was updated: features are relative to the capacity.
 
         Args:
-            kept: what `features.state.to_bytes` gave after the last checkpoint, None where there is nothing.
+            stored: result of `features.state.to_bytes` after the last checkpoint, None if there is none.
 
         Raises:
-            NotYetError: it takes longer; the same call later goes on where this one ended.
-            SinkUnavailableError: the store did not answer.
+            RestoreIncompleteError: the time limit is exceeded; a repeated call continues.
+            SinkUnavailableError: the store is unavailable.
         """
         deadline = time.monotonic() + self._budget_s
-        known = self._history.batteries(battery_ids)
+        described = self._history.batteries(battery_ids)
         states = new_states(len(battery_ids))
-        for i, (battery_id, raw, until) in enumerate(zip(battery_ids, kept, first, strict=True)):
-            state, cause = _told(raw, known.get(battery_id))
+        for i, (battery_id, raw, until) in enumerate(zip(battery_ids, stored, first, strict=True)):
+            state, cause = _decode_state(raw, described.get(battery_id))
             if cause is None:
                 states[i] = state
                 continue
-            if battery_id not in self._done or self._done[battery_id][0] != until:
+            if battery_id not in self._restored or self._restored[battery_id][0] != until:
                 if time.monotonic() > deadline:
-                    raise NotYetError(f"{len(self._done)} of {len(battery_ids)} states were rebuilt from the store")
-                self._done[battery_id] = (until, self._history.state(battery_id, until))
-                self._rebuilt[cause] += 1
-            replayed = self._done[battery_id][1]
-            # The store may be behind the stream; what was folded already is worth more than what it was called.
-            states[i] = state if cause == "described" and not _as_new(replayed, state) else replayed
+                    raise RestoreIncompleteError(f"restored {len(self._restored)} of {len(battery_ids)} states")
+                self._restored[battery_id] = (until, self._history.state(battery_id, until))
+                self._restored_causes[cause] += 1
+            replayed = self._restored[battery_id][1]
+            # The store may lag behind the stream: the stored state is then used despite the changed description.
+            states[i] = state if cause == "described" and not _is_as_recent(replayed, state) else replayed
         return states
 
-    def settle(self) -> None:
-        """The checkpoint was made: what was rebuilt for it is kept elsewhere now."""
-        self._done = {}
+    def commit(self) -> None:
+        """Drop the restored states, which have been stored by the checkpoint."""
+        self._restored = {}
 
-    def take_rebuilt(self) -> Counter[Cause]:
-        """How many states were rebuilt since this was asked last, by cause."""
-        rebuilt, self._rebuilt = self._rebuilt, Counter()
-        return rebuilt
+    def take_restored(self) -> Counter[Cause]:
+        """Number of restored states since the last call, by cause."""
+        causes, self._restored_causes = self._restored_causes, Counter()
+        return causes
 
 
-def _told(raw: bytes | None, battery: Row | None) -> tuple[FloatArray, Cause | None]:
-    """The state, with what is known of its battery, and why it should be rebuilt all the same."""
+def _decode_state(raw: bytes | None, battery: Row | None) -> tuple[FloatArray, Cause | None]:
+    """The state with the battery's description set, and the cause if it has to be restored."""
     state = new_states(1)[0]
     if raw is None:
         return state, "absent"
@@ -112,9 +113,9 @@ def _told(raw: bytes | None, battery: Row | None) -> tuple[FloatArray, Cause | N
     except StateError:
         return state, "unusable"
     before = state.copy()
-    tell(state, battery)
+    set_battery_from_row(state, battery)
     return state, None if np.array_equal(before, state, equal_nan=True) else "described"
 
 
-def _as_new(replayed: FloatArray, state: FloatArray) -> bool:
+def _is_as_recent(replayed: FloatArray, state: FloatArray) -> bool:
     return not view(state).time_s > view(replayed).time_s

@@ -1,4 +1,4 @@
-"""Messages as they come, and what becomes of them: readings, or dead letters with a reason."""
+"""Parses messages of the telemetry topic into readings, or into dead letters with the reason for the rejection."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from features.state import FloatArray
 from features.state_update import BoolArray, IntArray
 from serving.request_decoding import readings_matrix
 from telemetry.errors import TwinError
-from telemetry.schemas.message import FAULTS, TIME_KEY, Fault, MessageError, parse
-from telemetry.schemas.request import Row
+from telemetry.schemas.message import FAULTS, TIME_KEY, Fault, MessageError, parse_message
+from telemetry.schemas.request import ContractRow
 from telemetry.wire import rfc3339
 
-Reason = Fault | Literal["too_large", "wrong_key", "future"]
-REASONS: tuple[Reason, ...] = (*FAULTS, "too_large", "wrong_key", "future")
+RejectionReason = Fault | Literal["too_large", "wrong_key", "future"]
+REJECTION_REASONS: tuple[RejectionReason, ...] = (*FAULTS, "too_large", "wrong_key", "future")
 
-#: Times outside of these years cannot be carried everywhere, with a zone or a forecast's horizon added.
+#: Times outside of this range can overflow with a UTC offset or a forecast horizon added.
 _FIRST_S = 0.0
 _LAST_S = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
-#: What a dead letter keeps of a message at most: it has to fit into a topic with the broker's default limit.
-KEPT_BYTES = 16 * 2**10
-_KEPT_KEY_BYTES = 256
+#: Maximum length of a rejected message in its dead letter, which has to fit into a topic with the default size limit.
+RAW_BYTES = 16 * 2**10
+_KEY_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Message:
     """One message of the telemetry topic.
 
     Attributes:
-        value: its content; of one longer than allowed only the beginning (`Limits.cut`).
-        size: bytes that the content had.
+        value: the content; only its beginning if it is too long (`ParserLimits.cut`).
+        size: length of the whole content in bytes.
     """
 
     key: bytes | None
@@ -45,66 +45,66 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What is refused whatever it says.
+class ParserLimits:
+    """Limits on the size of a message and on the time of a reading.
 
     Attributes:
-        message_bytes: a longer message is no reading.
-        future_s: how far ahead of the wall clock a reading may be, in seconds.
+        message_bytes: maximum length of a message.
+        future_s: maximum number of seconds that a reading may be ahead of the wall clock.
     """
 
     message_bytes: int
     future_s: float
 
     def cut(self, value: bytes) -> bytes:
-        """`value`, or its beginning where it is too long, so that what waits for a checkpoint stays bounded."""
-        return value if len(value) <= self.message_bytes else value[:KEPT_BYTES]
+        """`value`, or its beginning if it is too long, so that the memory of collected messages is bounded."""
+        return value if len(value) <= self.message_bytes else value[:RAW_BYTES]
 
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message that is no reading."""
+    """A rejected message with the reason for its rejection."""
 
-    reason: Reason
+    reason: RejectionReason
     sentence: str
     field: str | None
     message: Message
 
     @property
     def key(self) -> bytes:
-        """Under which it is sent: that of the message, so that what one sender does stays together."""
-        return (self.message.key or b"")[:_KEPT_KEY_BYTES]
+        """Key of the dead letter: that of the message, so that messages of one sender stay in one partition."""
+        return (self.message.key or b"")[:_KEY_BYTES]
 
     def encode(self, received_at: datetime) -> bytes:
-        """As it goes to the dead-letter topic; `size_bytes` is there where `raw` is cut."""
-        raw = self.message.value[:KEPT_BYTES]
-        letter: dict[str, object] = {
+        """Encode for the dead-letter topic; `size_bytes` is present if `raw` is truncated."""
+        raw = self.message.value[:RAW_BYTES]
+        dead_letter: dict[str, object] = {
             "reason": self.sentence,
             "field": self.field,
             "received_at": rfc3339(received_at),
-            # Every byte has its place, so that binary rubbish neither fails nor grows.
+            # An invalid byte becomes one character, so that binary content neither fails nor grows.
             "raw": raw.decode("utf-8", errors="replace"),
         }
         if self.message.size > len(raw):
-            letter["size_bytes"] = self.message.size
-        return orjson.dumps(letter)
+            dead_letter["size_bytes"] = self.message.size
+        return orjson.dumps(dead_letter)
 
 
 @dataclass(frozen=True)
-class Readings:
-    """The readings among n messages, in order.
+class ParsedReadings:
+    """The m readings of a list of messages, in order.
 
     Attributes:
         rows: `Reading`s of the contract.
-        place: int64[m], which of the messages each was.
-        battery_ids: of the batteries in it, in order of their first reading.
-        battery_row: int64[m], which of `battery_ids` each reading is of.
-        matrix: float64[m, len(READING_INPUTS)], for the fold.
-        unknown_fields: how many fields were ignored.
+        message_index: int64[m], index of each reading's message.
+        battery_ids: ids of the batteries, in order of their first reading.
+        battery_row: int64[m], index of each reading's battery in `battery_ids`.
+        matrix: float64[m, len(READING_INPUTS)], input of the state update.
+        unknown_fields: number of ignored fields.
     """
 
-    rows: Sequence[Row]
-    place: IntArray
+    rows: Sequence[ContractRow]
+    message_index: IntArray
     battery_ids: Sequence[str]
     battery_row: IntArray
     matrix: FloatArray
@@ -113,95 +113,98 @@ class Readings:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def first_of(self) -> list[int]:
-        """Which reading is the first of each battery."""
+    def first_indices(self) -> list[int]:
+        """Index of each battery's first reading."""
         return [int(i) for i in np.unique(self.battery_row, return_index=True)[1]]
 
-    def where(self, mask: BoolArray) -> list[Row]:
-        """The rows at which `mask`, bool[m], holds."""
+    def where(self, mask: BoolArray) -> list[ContractRow]:
+        """The rows where `mask`, bool[m], is true."""
         return [self.rows[i] for i in np.flatnonzero(mask).tolist()]
 
 
-def open_messages(messages: Sequence[Message], limits: Limits, now: datetime) -> tuple[Readings, list[DeadLetter]]:
-    """Tell readings from dead letters.
+def parse_messages(
+    messages: Sequence[Message], limits: ParserLimits, now: datetime
+) -> tuple[ParsedReadings, list[DeadLetter]]:
+    """Parse `messages` into readings and dead letters.
 
     Args:
-        now: wall clock, with its zone.
+        now: current wall-clock time, timezone-aware.
     """
     latest_s = min(now.timestamp() + limits.future_s, _LAST_S)
-    rows: list[Row] = []
-    place: list[int] = []
-    letters: list[DeadLetter] = []
+    rows: list[ContractRow] = []
+    message_index: list[int] = []
+    dead_letters: list[DeadLetter] = []
     index: dict[str, int] = {}
     battery_row: list[int] = []
     unknown_fields = 0
     for i, message in enumerate(messages):
         try:
-            row, unknown = _open(message, limits, latest_s)
-        except _RefusedError as refused:
-            letters.append(DeadLetter(refused.reason, refused.sentence, refused.field, message))
+            row, unknown = _parse(message, limits, latest_s)
+        except _RejectedError as error:
+            dead_letters.append(DeadLetter(error.reason, error.sentence, error.field, message))
             continue
         unknown_fields += unknown
         rows.append(row)
-        place.append(i)
+        message_index.append(i)
         battery_row.append(index.setdefault(row.battery_id, len(index)))  # type: ignore[attr-defined]
     return (
-        Readings(
+        ParsedReadings(
             rows=rows,
-            place=np.array(place, dtype=np.int64),
+            message_index=np.array(message_index, dtype=np.int64),
             battery_ids=list(index),
             battery_row=np.array(battery_row, dtype=np.int64),
             matrix=readings_matrix(rows),
             unknown_fields=unknown_fields,
         ),
-        letters,
+        dead_letters,
     )
 
 
-def count_reasons(letters: Sequence[DeadLetter]) -> Counter[Reason]:
-    """How many letters there are for each reason."""
-    return Counter(letter.reason for letter in letters)
+def count_by_reason(dead_letters: Sequence[DeadLetter]) -> Counter[RejectionReason]:
+    """Number of dead letters for each reason."""
+    return Counter(dead_letter.reason for dead_letter in dead_letters)
 
 
-class _RefusedError(TwinError):
-    def __init__(self, reason: Reason, sentence: str, field: str | None) -> None:
+class _RejectedError(TwinError):
+    def __init__(self, reason: RejectionReason, sentence: str, field: str | None) -> None:
         super().__init__(sentence, field=field)
         self.reason = reason
 
 
-def _open(message: Message, limits: Limits, latest_s: float) -> tuple[Row, int]:
+def _parse(message: Message, limits: ParserLimits, latest_s: float) -> tuple[ContractRow, int]:
     if message.size > limits.message_bytes:
-        raise _RefusedError(
+        raise _RejectedError(
             "too_large",
-            f"the message holds {message.size} bytes: a reading holds at most {limits.message_bytes}",
+            f"the message has {message.size} bytes: a reading has at most {limits.message_bytes}",
             None,
         )
     try:
-        row, unknown = parse(message.value)
+        row, unknown = parse_message(message.value)
     except MessageError as error:
-        raise _RefusedError(error.fault, error.sentence, error.field) from error
+        raise _RejectedError(error.fault, error.sentence, error.field) from error
     battery_id, time = cast(str, row.battery_id), cast(datetime, row.time)  # type: ignore[attr-defined]
     if message.key != battery_id.encode():
-        # States lie by key: under another key the battery would have two twins, each with half of its readings.
-        raise _RefusedError(
+        # States are stored by message key: with different keys a battery would have two states, each with a part of
+        # its readings.
+        raise _RejectedError(
             "wrong_key",
-            f"the key of the message is {_shown(message.key)} and its battery_id {battery_id!r}: make them the same",
+            f"the message key is {_key_text(message.key)} and battery_id is {battery_id!r}: they have to be equal",
             "battery_id",
         )
     time_s = time.timestamp()
     if time_s > latest_s:
-        raise _RefusedError(
+        raise _RejectedError(
             "future",
-            f"{TIME_KEY} is {time.isoformat()}, further ahead of this clock than {limits.future_s:g} s "
-            "(TWIN_MAX_FUTURE_S): set the battery's clock",
+            f"{TIME_KEY} is {time.isoformat()}, more than {limits.future_s:g} s (TWIN_MAX_FUTURE_S) in the future: "
+            "correct the battery's clock",
             TIME_KEY,
         )
     if time_s < _FIRST_S:
-        raise _RefusedError(
-            "timestamp", f"{TIME_KEY} is {time.isoformat()}, before 1970: set the battery's clock", TIME_KEY
+        raise _RejectedError(
+            "timestamp", f"{TIME_KEY} is {time.isoformat()}, before 1970: correct the battery's clock", TIME_KEY
         )
     return row, len(unknown)
 
 
-def _shown(key: bytes | None) -> str:
+def _key_text(key: bytes | None) -> str:
     return "absent" if key is None else repr(key[:60].decode("utf-8", errors="replace"))

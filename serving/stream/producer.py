@@ -1,4 +1,4 @@
-"""The way out to Kafka: predictions and dead letters, acknowledged by the brokers before a checkpoint is made."""
+"""Kafka producer of predictions and dead letters whose `flush` waits for the acknowledgement of all messages."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from telemetry.sinks.base import SinkUnavailableError
 
 _SETTINGS = {
     "enable.idempotence": True,
-    # The one compression that every client can read without another library.
+    # gzip is the only compression that all clients can read without an additional library.
     "compression.type": "gzip",
     "compression.level": 1,
     "linger.ms": 5,
-    # A report for each of thousands of messages would cost more than sending them.
+    # Delivery reports of thousands of messages would cost more than sending them.
     "delivery.report.only.error": True,
 }
 
 
 class PredictionProducer:
-    """Sends messages; `flush` returns when all of them have arrived."""
+    """Sends messages; `flush` returns when all of them are acknowledged."""
 
     def __init__(self, brokers: ConnectionConfig, timeout_s: float = 30.0) -> None:
         self._producer = Producer(brokers, extra_config=_SETTINGS)
@@ -29,10 +29,10 @@ class PredictionProducer:
         self._error: KafkaError | None = None
 
     def send(self, topic: str, messages: Iterable[tuple[str | bytes, bytes]]) -> None:
-        """Hand over `messages`, key and content; they travel while the caller goes on.
+        """Send `messages`, pairs of key and content, asynchronously.
 
         Raises:
-            SinkUnavailableError: the brokers do not take any.
+            SinkUnavailableError: the producer does not accept messages, e.g. because its queue is full.
         """
         try:
             for key, content in messages:
@@ -41,20 +41,20 @@ class PredictionProducer:
             raise self._failure(error) from error
 
     def flush(self) -> None:
-        """Wait until the brokers have everything.
+        """Wait until the brokers have acknowledged all messages.
 
         Raises:
-            SinkUnavailableError: they have not; the messages are to be sent again, and some may arrive twice.
+            SinkUnavailableError: they have not; all messages have to be sent again, and some may arrive twice.
         """
         missing = self._producer.flush(self._timeout_s)
         if missing or self._error is not None:
-            raise self._failure(self._error or f"{missing} messages without an answer")
+            raise self._failure(self._error or f"{missing} messages are not acknowledged")
 
     def _failure(self, reason: object) -> SinkUnavailableError:
         self._producer.purge()  # type: ignore[no-untyped-call]
-        self._producer.poll(0)  # what was purged reports itself
+        self._producer.poll(0)  # consumes the delivery reports of the purged messages
         self._error = None
-        return SinkUnavailableError(f"Kafka did not take what was sent: {reason}")
+        return SinkUnavailableError(f"Kafka did not accept the messages: {reason}")
 
     def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
         self._error = error or self._error

@@ -1,4 +1,4 @@
-"""The topics of the stream, and how they are made where nobody has made them."""
+"""Connection settings of the Kafka brokers, and creation of the topics of the stream scorer."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from telemetry.settings import Settings
 
 _TIMEOUT_S = 30.0
 _BROKERS_DEFAULT = -1
-#: A new owner of a battery reads the changelog from its beginning.  Only closed segments are compacted, and Kafka's
-#: default of 1 GiB a segment would make that minutes.
+#: A new owner of a partition reads the changelog from its beginning.  Only closed segments are compacted: with Kafka's
+#: default segment size of 1 GiB that would take minutes.
 _CHANGELOG = {
     "cleanup.policy": "compact",
     "segment.bytes": str(32 * 2**20),
@@ -26,15 +26,15 @@ logger = logging.getLogger(__name__)
 
 
 def changelog(group: str) -> str:
-    """The topic in which Quix Streams keeps the states of `group`; its name is theirs."""
+    """Name that Quix Streams gives to the changelog topic with the states of `group`."""
     return f"changelog__{group}--{TELEMETRY_TOPIC}--default"
 
 
-def connection(settings: Settings) -> ConnectionConfig:
-    """How the clients of librdkafka reach the brokers of `settings`.
+def broker_config(settings: Settings) -> ConnectionConfig:
+    """Connection settings of librdkafka clients for the brokers in `settings`.
 
     Raises:
-        TwinError: no broker is named, or a user without a password.
+        TwinError: no brokers are configured, or a user without a password.
     """
     options = client_options(settings)
     return ConnectionConfig(
@@ -48,12 +48,12 @@ def connection(settings: Settings) -> ConnectionConfig:
 
 
 def ensure_topics(brokers: ConnectionConfig, group: str, partitions: int) -> None:
-    """Create the topics that do not exist yet.
+    """Create the missing topics.
 
-    The states lie partition by partition beside the telemetry, so their topic gets as many as that has.
+    The changelog gets as many partitions as the telemetry topic, because states are partitioned like the readings.
 
     Raises:
-        KafkaException: the brokers cannot be reached or refuse.
+        KafkaException: the brokers are unavailable or reject a topic.
     """
     admin = AdminClient(brokers.as_librdkafka_dict())
     existing = admin.list_topics(timeout=_TIMEOUT_S).topics
@@ -70,5 +70,5 @@ def ensure_topics(brokers: ConnectionConfig, group: str, partitions: int) -> Non
             created.result()
             logger.info("topic %s created", name)
         except KafkaException as error:
-            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # by another scorer, meanwhile
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # created by another scorer in the meantime
                 raise

@@ -1,4 +1,4 @@
-"""A registry with a small released forest for each target, and the service on it over real HTTP."""
+"""Fixtures of the serving tests: a registry with small released forests, and the service over real HTTP."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ START_S = 1_767_225_600  # 2026-01-01T00:00:00Z
 
 @pytest.fixture(scope="session")
 def registry(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Settings:
-    """Settings of a folder whose registry has a champion release with all four targets."""
+    """Settings with a registry that has a champion release of all four targets."""
     folder = tmp_path_factory.mktemp("serving")
     settings = Settings(var=folder / "var")
     settings.var.mkdir()
@@ -54,7 +54,7 @@ def predictor(release: LoadedRelease) -> Predictor:
 
 @contextmanager
 def serve(settings: Settings, workers: int, ready: str) -> Iterator[httpx.Client]:
-    """A client of the service on the registry in `settings`, from when the path `ready` answers with 200."""
+    """Run the service with the registry in `settings`; yields a client once the path `ready` returns 200."""
     port = unused_port()
     environment = os.environ | {
         "TWIN_VAR": str(settings.var),
@@ -98,27 +98,27 @@ def _wait(client: httpx.Client, path: str, process: subprocess.Popen[bytes], log
 
 @pytest.fixture(scope="session")
 def service(registry: Settings) -> Iterator[httpx.Client]:
-    """A client of the service with two workers on `registry`."""
+    """Client of a service with two workers on `registry`."""
     with serve(registry, workers=2, ready="/readyz") as client:
         yield client
 
 
 def reading(second: float, **fields: object) -> dict[str, object]:
-    """A legal reading `second` seconds after 2026."""
+    """A valid reading `second` seconds after the start of 2026."""
     stamp = pd.Timestamp(START_S + second, unit="s", tz="UTC").isoformat()
     wave = float(np.sin(second / 60))
     return {"time": stamp, "voltage": 360 - 3 * wave, "current": 40 * wave, "temperature": 25 + second / 600} | fields
 
 
 def cycle(index: int) -> dict[str, object]:
-    """A legal cycle summary, some signals missing."""
+    """A valid cycle summary with some signals missing."""
     rng = np.random.default_rng(index)
     return {"cycle_index": float(index), **{name: 3 + float(rng.normal()) for name in SIGNALS[:20]}}
 
 
 @pytest.fixture
 def battery() -> Callable[..., dict[str, Any]]:
-    """Makes a battery's entry of a request: `battery("EV-7", readings=range(3), cycles=range(2))`."""
+    """Creates a battery's entry of a request: `battery("EV-7", readings=range(3), cycles=range(2))`."""
 
     def make(battery_id: str = "EV-7", readings: Any = range(3), cycles: Any = (), **fields: object) -> dict[str, Any]:
         return {

@@ -1,4 +1,4 @@
-"""The same bits whether readings are applied and predicted one by one or all at once, and how predictions are kept."""
+"""State updates and predictions are bitwise the same one by one and in batches; conversion of predictions to rows."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from features import state as s
 from features import state_update
 from serving.feature_snapshots import (
     FeatureSnapshots,
-    update_states,
     concatenate,
     snapshots_of,
     update_each,
     update_each_with_sessions,
+    update_states,
 )
 from serving.prediction_rows import prediction_rows
 from serving.predictor import NOT_PROMOTED, Predictor
 from serving.request_decoding import RequestLimits, decode_request
 from serving.request_scoring import score_request
-from serving.response import BatteryPrediction, response_entries, prediction_messages
+from serving.response import BatteryPrediction, prediction_messages, response_entries
 from telemetry.contract import SIGNALS, names
 from telemetry.stores.postgres import PREDICTION_FIELDS
 from tests.features.conftest_features import drive
@@ -40,7 +40,7 @@ Battery = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def history() -> list[np.ndarray]:
-    """Readings of each battery: a drive and charging, a gap, and again; values missing here and there."""
+    """Readings of each battery: two drives with charging, a gap in between, and some missing values."""
     time_s = np.concatenate([np.arange(0, 9_000, 30.0), np.arange(90_000, 99_000, 30.0)])
     matrices = [state_update.readings_matrix(drive(time_s, seed)) for seed in range(N_BATTERIES)]
     rng = np.random.default_rng(0)
@@ -52,13 +52,13 @@ def history() -> list[np.ndarray]:
 
 def fresh() -> np.ndarray:
     states = s.new_states(N_BATTERIES)
-    for state in states[1:]:  # the first one's capacity is not known
+    for state in states[1:]:  # the capacity of the first battery is unknown
         s.set_battery(state, nominal_capacity_ah=100.0, cells_in_series=96, chemistry="NMC")
     return states
 
 
 def interleaved(history: list[np.ndarray], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Battery rows and readings in a random order of batteries, some repeated later."""
+    """Battery rows and readings in a random order of batteries, with some duplicates."""
     rng = np.random.default_rng(seed)
     turns = rng.permutation(np.repeat(np.arange(N_BATTERIES), [len(matrix) for matrix in history]))
     following = [iter(matrix) for matrix in history]
@@ -76,7 +76,7 @@ def assert_same(left: FeatureSnapshots, right: FeatureSnapshots) -> None:
 
 @settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), cuts=st.lists(st.integers(0, 1850), max_size=4))
-def test_all_at_once_is_one_by_one(history: list[np.ndarray], seed: int, cuts: list[int]) -> None:
+def test_batch_update_equals_updates_one_by_one(history: list[np.ndarray], seed: int, cuts: list[int]) -> None:
     battery, rows = interleaved(history, seed)
     one_by_one, applied = fresh(), []
     snapshots = []
@@ -89,17 +89,17 @@ def test_all_at_once_is_one_by_one(history: list[np.ndarray], seed: int, cuts: l
     np.testing.assert_array_equal(np.concatenate([part for _, part in parts]), np.concatenate(applied))
     np.testing.assert_array_equal(states, one_by_one)
     assert sum(not part.all() for _, part in parts) > 0
-    without_moments = fresh()
-    advanced, closed = update_states(without_moments, battery, rows)
+    without_snapshots = fresh()
+    advanced, closed = update_states(without_snapshots, battery, rows)
     np.testing.assert_array_equal(advanced, np.concatenate(applied))
-    np.testing.assert_array_equal(without_moments, one_by_one)
+    np.testing.assert_array_equal(without_snapshots, one_by_one)
     offline = state_update.update_from_readings(fresh(), battery, rows)
     np.testing.assert_array_equal(closed, offline.closed)
     np.testing.assert_array_equal(update_each_with_sessions(fresh(), battery, rows)[2], offline.closed)
-    assert len(closed) >= N_BATTERIES - 1, "of the first one the capacity is not known"
+    assert len(closed) >= N_BATTERIES - 1, "the capacity of the first battery is unknown"
 
 
-def test_moments_read_the_features_of_the_fold(history: list[np.ndarray]) -> None:
+def test_snapshots_have_the_features_of_the_state(history: list[np.ndarray]) -> None:
     states = fresh()
     before = snapshots_of(states)
     assert not before.has_reading.any()
@@ -119,7 +119,7 @@ def test_moments_read_the_features_of_the_fold(history: list[np.ndarray]) -> Non
     assert snapshots.nominal_capacity_known.tolist() == [False, True, True]
 
 
-def test_a_closed_session_is_seen_at_the_reading_that_closed_it(history: list[np.ndarray]) -> None:
+def test_closed_session_changes_the_snapshot_of_the_closing_reading(history: list[np.ndarray]) -> None:
     battery, rows = interleaved(history, 1)
     by_reading = state_update.update_from_readings(fresh(), battery, rows)
     closed = by_reading.closed_table()["reading"].to_numpy()
@@ -131,8 +131,8 @@ def test_a_closed_session_is_seen_at_the_reading_that_closed_it(history: list[np
         np.testing.assert_array_equal(own[seen > 0], np.intersect1d(own, closed))
 
 
-def grown(history: list[np.ndarray]) -> tuple[FeatureSnapshots, np.ndarray]:
-    """FeatureSnapshots of batteries with and without enough cycles for every target, and their battery rows."""
+def snapshots_with_cycles(history: list[np.ndarray]) -> tuple[FeatureSnapshots, np.ndarray]:
+    """Snapshots of batteries with and without enough cycles for every target, and their battery rows."""
     states = fresh()
     rng = np.random.default_rng(1)
     cycles = np.column_stack([np.arange(1.0, 31.0), rng.normal(3.0, 1.0, (30, len(SIGNALS)))])
@@ -142,8 +142,10 @@ def grown(history: list[np.ndarray]) -> tuple[FeatureSnapshots, np.ndarray]:
     return snapshots, battery[:400]
 
 
-def test_predictions_are_the_same_in_any_company(predictor: Predictor, history: list[np.ndarray]) -> None:
-    snapshots, _ = grown(history)
+def test_prediction_is_independent_of_other_snapshots_in_the_call(
+    predictor: Predictor, history: list[np.ndarray]
+) -> None:
+    snapshots, _ = snapshots_with_cycles(history)
     together = predictor.predict_snapshots(snapshots)
     for i in range(len(snapshots)):
         one = FeatureSnapshots(
@@ -156,18 +158,18 @@ def test_predictions_are_the_same_in_any_company(predictor: Predictor, history: 
     assert 0 < given_["rul"] < given_["soh"] < 400
 
 
-def test_rows_say_what_the_answer_says(predictor: Predictor, battery: Battery) -> None:
+def test_rows_and_messages_equal_the_response_entries(predictor: Predictor, battery: Battery) -> None:
     entries = [battery(f"B{i}", readings=range(i), cycles=range(1, 5 * i)) for i in range(5)]
-    question = decode_request(orjson.dumps({"batteries": entries}), RequestLimits(9, 999, 10**6)).scoring_request
-    (answered,) = score_request(question, predictor)
-    ids, snapshots, predicted = question.battery_ids, answered.snapshots, answered.predicted
+    request = decode_request(orjson.dumps({"batteries": entries}), RequestLimits(9, 999, 10**6)).scoring_request
+    (result,) = score_request(request, predictor)
+    ids, snapshots, predicted = request.battery_ids, result.snapshots, result.predicted
     now = datetime(2026, 2, 1, tzinfo=UTC)
     rows = prediction_rows(ids, snapshots, predicted, predictor.horizons, role="champion", predicted_at=now)
-    told = response_entries(question, answered, predictor, [0] * len(ids))
+    response = response_entries(request, result, predictor, [0] * len(ids))
     fields = {"soh": "soh", "temperature": "temperature", "rul": "rul", "failure_probability": "failure"}
     expected = {
         (entry["battery_id"], entry["time"], target, entry[field]["value"], entry[field]["model"])
-        for entry in told
+        for entry in response
         for field, target in fields.items()
         if entry["time"] is not None and entry[field]["value"] is not None
     }
@@ -184,15 +186,15 @@ def test_rows_say_what_the_answer_says(predictor: Predictor, battery: Battery) -
         ahead = timedelta(seconds=300) if row["target"] == "temperature" else None
         assert row["due"] == (None if ahead is None else row["time"] + ahead)
     messages = prediction_messages(ids, snapshots, predicted, predictor.label, predictor.horizons)
-    for message, entry in zip(messages, told, strict=True):
+    for message, entry in zip(messages, response, strict=True):
         assert message | {"state": entry["state"]} == entry
         BatteryPrediction.model_validate_json(json.dumps(entry))
 
 
-def test_a_target_outside_the_release_has_no_row(release: LoadedRelease, history: list[np.ndarray]) -> None:
+def test_target_missing_from_the_release_has_no_row(release: LoadedRelease, history: list[np.ndarray]) -> None:
     without = {name: model for name, model in release.models.items() if name != "rul"}
     predictor = Predictor(dataclasses.replace(release, models=without))
-    snapshots, battery = grown(history)
+    snapshots, battery = snapshots_with_cycles(history)
     predicted = predictor.predict_snapshots(snapshots)
     assert set(predicted["rul"].reasons) == {NOT_PROMOTED}
     rows = prediction_rows(

@@ -1,4 +1,4 @@
-"""The pure core: what it predicts and withholds, for one moment a battery or for each reading, and what it refuses."""
+"""Predictions of a request: values, withheld targets, entry for each reading, rejected releases."""
 
 from __future__ import annotations
 
@@ -16,70 +16,69 @@ from hypothesis import strategies as st
 import serving.request_scoring
 from features import state, state_update
 from features.targets import TARGET_NAMES, TARGETS
-from serving.predictor import NOT_PROMOTED, Prediction, Predictor
-from serving.request_decoding import Limits, decode_request
-from serving.request_scoring import Question, answer
-from serving.response import BatteryPrediction, answer_entries
-from serving.surface import SURFACES
+from serving.api_fields import API_FIELDS
+from serving.predictor import NOT_PROMOTED, Predictor, TargetPrediction
+from serving.request_decoding import RequestLimits, decode_request
+from serving.request_scoring import ScoringRequest, score_request
+from serving.response import BatteryPrediction, response_entries
 from telemetry.errors import TwinError
 from training.onnx_runtime import OnnxForest
 from training.release import LoadedRelease
 
-LIMITS = Limits(batteries=100, rows=10_000, body_bytes=10_000_000)
+LIMITS = RequestLimits(batteries=100, rows=10_000, body_bytes=10_000_000)
 Battery = Callable[..., dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Got:
-    """What one entry of an answer rests on; `state` is None where the battery's is not final."""
+class EntryResult:
+    """Result of one response entry; `state` is None if the battery's state is not final."""
 
     state: Any
-    predictions: dict[str, Prediction]
+    predictions: dict[str, TargetPrediction]
     stale_readings: int
     stale_cycles: int
 
 
-def decoded(*batteries: dict[str, Any], **fields: object) -> Question:
-    return decode_request(orjson.dumps({"batteries": batteries, **fields}), LIMITS).question
+def decoded(*batteries: dict[str, Any], **fields: object) -> ScoringRequest:
+    return decode_request(orjson.dumps({"batteries": batteries, **fields}), LIMITS).scoring_request
 
 
-def got(predictor: Predictor, question: Question) -> list[Got]:
+def score_entries(predictor: Predictor, *batteries: dict[str, Any], **fields: object) -> list[EntryResult]:
+    request = decoded(*batteries, **fields)
     return [
-        Got(
-            question.states[part.battery_row[i]].copy() if part.is_last[i] else None,
-            {target: values.at(i) for target, values in part.predicted.items()},
-            part.stale_readings[i],
-            part.stale_cycles[i],
+        EntryResult(
+            request.states[result.battery_row[i]].copy() if result.is_last[i] else None,
+            {target: values.at(i) for target, values in result.predicted.items()},
+            result.stale_readings[i],
+            result.stale_cycles[i],
         )
-        for part in answer(question, predictor)
-        for i in range(len(part.moments))
+        for result in score_request(request, predictor)
+        for i in range(len(result.snapshots))
     ]
-
-
-def ask(predictor: Predictor, *batteries: dict[str, Any], **fields: object) -> list[Got]:
-    return got(predictor, decoded(*batteries, **fields))
 
 
 def entries(predictor: Predictor, *batteries: dict[str, Any], **fields: object) -> list[dict[str, Any]]:
-    question = decoded(*batteries, **fields)
+    request = decoded(*batteries, **fields)
     unknown = [1] * len(batteries)
     return [
-        entry for part in answer(question, predictor) for entry in answer_entries(question, part, predictor, unknown)
+        entry
+        for result in score_request(request, predictor)
+        for entry in response_entries(request, result, predictor, unknown)
     ]
 
 
-def test_every_target_has_a_surface() -> None:
-    assert SURFACES.keys() == TARGETS.keys()
+def test_every_target_has_an_api_field() -> None:
+    assert API_FIELDS.keys() == TARGETS.keys()
 
 
-def test_predictions_are_those_of_the_forests_on_the_folds_features(
+def test_predictions_equal_the_forests_on_the_state_features(
     predictor: Predictor, release: LoadedRelease, battery: Battery
 ) -> None:
-    (one,) = ask(predictor, battery(readings=range(0, 600, 10), cycles=range(1, 15)))
-    given_ = decoded(battery(readings=range(0, 600, 10), cycles=range(1, 15)))
-    states = given_.states.copy()
-    state_update.update_from_cycles(states, np.zeros(14, dtype=np.int64), given_.cycles)
-    state_update.update_from_readings(states, np.zeros(60, dtype=np.int64), given_.readings)
+    (one,) = score_entries(predictor, battery(readings=range(0, 600, 10), cycles=range(1, 15)))
+    request = decoded(battery(readings=range(0, 600, 10), cycles=range(1, 15)))
+    states = request.states.copy()
+    state_update.update_from_cycles(states, np.zeros(14, dtype=np.int64), request.cycles)
+    state_update.update_from_readings(states, np.zeros(60, dtype=np.int64), request.readings)
     vectors = {"reading": state_update.reading_features(states[0]), "cycle": state_update.cycle_features(states[0])}
     names = {"reading": state_update.READING_FEATURES, "cycle": state_update.CYCLE_FEATURES}
     for name, target in TARGETS.items():
@@ -92,29 +91,29 @@ def test_predictions_are_those_of_the_forests_on_the_folds_features(
         assert one.predictions[name].model == f"battery-{name}/1"
 
 
-def test_withholds_what_has_too_little_history(predictor: Predictor, battery: Battery) -> None:
-    silent, young, old = ask(
+def test_predictions_are_withheld_without_enough_history(predictor: Predictor, battery: Battery) -> None:
+    without_readings, few_cycles, many_cycles = score_entries(
         predictor,
-        battery("silent", readings=()),
-        battery("young", readings=(0,), cycles=range(1, 10)),
-        battery("old", readings=(), cycles=range(1, 11)),
+        battery("A", readings=()),
+        battery("B", readings=(0,), cycles=range(1, 10)),
+        battery("C", readings=(), cycles=range(1, 11)),
     )
-    assert {name: p.withheld for name, p in silent.predictions.items()} == {
+    assert {name: p.withheld for name, p in without_readings.predictions.items()} == {
         "soh": "fewer than 1 cycle seen",
         "temperature": "no reading yet",
         "rul": "fewer than 10 cycles seen",
         "failure": "fewer than 10 cycles seen",
     }
-    assert {name for name, p in young.predictions.items() if p.withheld} == {"rul", "failure"}
-    assert {name for name, p in old.predictions.items() if p.withheld} == {"temperature"}
-    for one in (silent, young, old):
+    assert {name for name, p in few_cycles.predictions.items() if p.withheld} == {"rul", "failure"}
+    assert {name for name, p in many_cycles.predictions.items() if p.withheld} == {"temperature"}
+    for one in (without_readings, few_cycles, many_cycles):
         assert all((p.value is None) == (p.withheld is not None) for p in one.predictions.values())
 
 
-def test_batch_answers_as_one_by_one(predictor: Predictor, battery: Battery) -> None:
+def test_batch_request_equals_single_requests(predictor: Predictor, battery: Battery) -> None:
     batteries = [battery(f"B{i}", readings=range(i), cycles=range(1, 2 * i)) for i in range(8)]
-    together = ask(predictor, *batteries)
-    alone = [one for entry in batteries for one in ask(predictor, entry)]
+    together = score_entries(predictor, *batteries)
+    alone = [one for entry in batteries for one in score_entries(predictor, entry)]
     for left, right in zip(together, alone, strict=True):
         assert left.predictions == right.predictions
         np.testing.assert_array_equal(left.state, right.state)
@@ -122,54 +121,54 @@ def test_batch_answers_as_one_by_one(predictor: Predictor, battery: Battery) -> 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(0, 60), max_size=6), by_cycle=st.booleans())
-def test_any_split_of_history_gives_the_same_bits(
+def test_any_split_of_the_history_gives_the_same_state(
     predictor: Predictor, battery: Battery, cuts: list[int], by_cycle: bool
 ) -> None:
     history = [range(1, 61), ()] if by_cycle else [(), range(0, 2400, 40)]
-    (whole,) = ask(predictor, battery(cycles=history[0], readings=history[1]))
+    (whole,) = score_entries(predictor, battery(cycles=history[0], readings=history[1]))
     text: str | None = None
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 60], strict=True):
         entry = battery(cycles=history[0][start:end], readings=history[1][start:end], state=text)
-        (part,) = ask(predictor, entry)
+        (part,) = score_entries(predictor, entry)
         text = state.encode(part.state)
     assert text == state.encode(whole.state)
     assert part.predictions == whole.predictions
 
 
-def test_stale_rows_change_nothing_and_are_counted(predictor: Predictor, battery: Battery) -> None:
-    (first,) = ask(predictor, battery(readings=range(5), cycles=range(1, 4)))
+def test_stale_rows_are_counted_and_not_applied(predictor: Predictor, battery: Battery) -> None:
+    (first,) = score_entries(predictor, battery(readings=range(5), cycles=range(1, 4)))
     again = battery(readings=[4, 2, 4], cycles=[3], state=state.encode(first.state))
-    (second,) = ask(predictor, again)
+    (second,) = score_entries(predictor, again)
     assert (second.stale_readings, second.stale_cycles) == (3, 1)
     np.testing.assert_array_equal(second.state, first.state)
-    (duplicates,) = ask(predictor, battery(readings=[0, 1, 1, 0, 2]))
+    (duplicates,) = score_entries(predictor, battery(readings=[0, 1, 1, 0, 2]))
     assert duplicates.stale_readings == 2
 
 
-def test_target_outside_the_release_is_withheld(release: LoadedRelease, battery: Battery) -> None:
+def test_target_missing_from_the_release_is_withheld(release: LoadedRelease, battery: Battery) -> None:
     without = {name: model for name, model in release.models.items() if name != "rul"}
-    (one,) = ask(Predictor(dataclasses.replace(release, models=without)), battery(cycles=range(1, 20)))
+    (one,) = score_entries(Predictor(dataclasses.replace(release, models=without)), battery(cycles=range(1, 20)))
     assert one.predictions["rul"].withheld == NOT_PROMOTED
     assert one.predictions["failure"].value is not None
 
 
-def test_refuses_a_release_of_another_fold(release: LoadedRelease) -> None:
+def test_release_of_another_state_version_is_rejected(release: LoadedRelease) -> None:
     other = dataclasses.replace(release, release=dataclasses.replace(release.release, state_version=99))
-    with pytest.raises(TwinError, match=r"battery-twin/1 was made by version 99 of the fold.*dvc repro"):
+    with pytest.raises(TwinError, match=r"battery-twin/1 was registered for state version 99.*dvc repro"):
         Predictor(other)
 
 
-def test_refuses_a_model_with_unknown_features(release: LoadedRelease) -> None:
+def test_model_with_unknown_features_is_rejected(release: LoadedRelease) -> None:
     soh = release.models["soh"]
     strange = dataclasses.replace(soh, fit={**soh.fit, "feature_names": ["colour"]})
-    with pytest.raises(TwinError, match=r"battery-soh/1 asks for features.*colour"):
+    with pytest.raises(TwinError, match=r"battery-soh/1 needs features.*colour"):
         Predictor(dataclasses.replace(release, models={"soh": strange}))
 
 
-def test_answer_has_the_form_of_the_contract(predictor: Predictor, battery: Battery) -> None:
-    asked = battery(readings=[0, 0.25], cycles=range(1, 15))
-    (one,) = ask(predictor, asked)
-    (entry,) = entries(predictor, asked)
+def test_response_entry_conforms_to_the_contract(predictor: Predictor, battery: Battery) -> None:
+    sent = battery(readings=[0, 0.25], cycles=range(1, 15))
+    (one,) = score_entries(predictor, sent)
+    (entry,) = entries(predictor, sent)
     BatteryPrediction.model_validate_json(json.dumps(entry))
     assert entry["time"] == "2026-01-01T00:00:00.250000Z"
     assert entry["temperature"]["due"] == "2026-01-01T00:05:00.250000Z"
@@ -181,7 +180,7 @@ def test_answer_has_the_form_of_the_contract(predictor: Predictor, battery: Batt
     assert entry["notes"] == ["1 field not in the contract ignored"]
 
 
-def test_before_the_first_reading_there_is_no_time(predictor: Predictor, battery: Battery) -> None:
+def test_time_is_null_before_the_first_reading(predictor: Predictor, battery: Battery) -> None:
     (entry,) = entries(predictor, battery(readings=(), battery=None))
     BatteryPrediction.model_validate_json(json.dumps(entry))
     assert entry["time"] is None
@@ -189,34 +188,36 @@ def test_before_the_first_reading_there_is_no_time(predictor: Predictor, battery
     assert entry["temperature"]["withheld"] == "no reading yet"
 
 
-def test_remaining_life_is_never_negative() -> None:
-    assert SURFACES["rul"].outside(np.array([-3.0, 4.0, np.nan])).tolist()[:2] == [0.0, 4.0]
+def test_rul_is_never_negative() -> None:
+    assert API_FIELDS["rul"].to_api_units(np.array([-3.0, 4.0, np.nan])).tolist()[:2] == [0.0, 4.0]
 
 
-def test_all_targets_are_answered(predictor: Predictor, battery: Battery) -> None:
-    (one,) = ask(predictor, battery())
+def test_all_targets_are_predicted(predictor: Predictor, battery: Battery) -> None:
+    (one,) = score_entries(predictor, battery())
     assert set(one.predictions) == set(TARGET_NAMES)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_every_reading_is_one_request_a_reading(predictor: Predictor, battery: Battery, data: st.DataObject) -> None:
-    """Late and repeated readings among them; in parts of any size."""
+def test_every_reading_equals_one_request_for_each_reading(
+    predictor: Predictor, battery: Battery, data: st.DataObject
+) -> None:
+    """With late and duplicate readings, in chunks of any size."""
     seconds = st.lists(st.integers(0, 40).map(lambda tick: 30.0 * tick), max_size=20)
-    asked = [
+    sent = [
         battery(f"B{i}", readings=data.draw(seconds), cycles=range(1, data.draw(st.integers(1, 13))))
         for i in range(data.draw(st.integers(1, 4)))
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(serving.request_scoring, "_MOMENTS", data.draw(st.integers(1, 30)))
-        together = ask(predictor, *asked, every_reading=True)
+        patch.setattr(serving.request_scoring, "_CHUNK_ROWS", data.draw(st.integers(1, 30)))
+        together = score_entries(predictor, *sent, every_reading=True)
     expected = []
-    for entry in asked:
+    for entry in sent:
         text: str | None = None
         cycles = entry["cycles"]
         for reading in entry["readings"] or [None]:
             part = entry | {"readings": [reading] if reading else [], "cycles": cycles, "state": text}
-            (one,) = ask(predictor, part)
+            (one,) = score_entries(predictor, part)
             cycles, text = [], state.encode(one.state)
             expected.append(one)
     assert len(together) == len(expected)
@@ -225,26 +226,26 @@ def test_every_reading_is_one_request_a_reading(predictor: Predictor, battery: B
         assert left.stale_readings == right.stale_readings
         if left.state is not None:
             np.testing.assert_array_equal(left.state, right.state)
-    assert sum(one.state is not None for one in together) == len(asked)
+    assert sum(one.state is not None for one in together) == len(sent)
 
 
-def test_every_reading_has_an_entry_in_order_and_the_last_the_state(predictor: Predictor, battery: Battery) -> None:
-    asked = [
+def test_every_reading_has_an_entry_and_the_last_has_the_state(predictor: Predictor, battery: Battery) -> None:
+    sent = [
         battery("A", readings=[0, 10, 5, 20], cycles=[3, 2]),
         battery("B", readings=()),
         battery("C", readings=[7]),
     ]
-    got_ = entries(predictor, *asked, every_reading=True)
+    responses = entries(predictor, *sent, every_reading=True)
     seconds = [0, 10, 10, 20, None, 7]
-    assert [entry["battery_id"] for entry in got_] == ["A"] * 4 + ["B", "C"]
-    assert [entry["time"] for entry in got_] == [
+    assert [entry["battery_id"] for entry in responses] == ["A"] * 4 + ["B", "C"]
+    assert [entry["time"] for entry in responses] == [
         None if second is None else f"2026-01-01T00:00:{second:02d}Z" for second in seconds
     ]
-    assert ["state" in entry for entry in got_] == [False, False, False, True, True, True]
-    unknown, stale = "1 field not in the contract ignored", "1 reading older than the state was not folded"
-    assert [entry["notes"] for entry in got_] == [
-        [], [], [stale], [unknown, "1 cycle older than the state was not folded"], [unknown], [unknown]
+    assert ["state" in entry for entry in responses] == [False, False, False, True, True, True]
+    unknown, stale = "1 field not in the contract ignored", "1 reading older than the state was left out"
+    assert [entry["notes"] for entry in responses] == [
+        [], [], [stale], [unknown, "1 cycle older than the state was left out"], [unknown], [unknown]
     ]  # fmt: skip
-    default = entries(predictor, *asked)
-    assert [entry["state"] for entry in default] == [got_[i]["state"] for i in (3, 4, 5)]
-    assert [entry["soh"] for entry in default] == [got_[i]["soh"] for i in (3, 4, 5)]
+    default = entries(predictor, *sent)
+    assert [entry["state"] for entry in default] == [responses[i]["state"] for i in (3, 4, 5)]
+    assert [entry["soh"] for entry in default] == [responses[i]["soh"] for i in (3, 4, 5)]

@@ -1,4 +1,4 @@
-"""Replay from the store gives the bits of an offline fold over the same history."""
+"""Replay from the store gives bitwise the state of an offline update with the same history."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.features.conftest_features import START_S, drive, laboratory
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 START = EPOCH + timedelta(seconds=START_S)
-#: Two drives with a charge each, and a gap between.
+#: Two drives with a charge each, and a gap in between.
 TIMES_S = np.concatenate([np.arange(0, 10_800, 20.1), np.arange(90_000, 101_000, 20.1)])
 PACK = {"nominal_capacity_ah": 100.0, "cells_in_series": 96.0, "chemistry": "NMC"}
 
@@ -72,23 +72,23 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
     return np.array_equal(a, b, equal_nan=True)
 
 
-def test_the_whole_past_and_a_part_of_it(connection: history.Connection) -> None:
+def test_replay_of_the_whole_history_and_of_a_part(connection: history.Connection) -> None:
     until = START + timedelta(seconds=95_000)
     states = replay(connection, ["EV-1", "EV-0", "EV-1"], [None, None, until])
     assert same(states[0], offline(gappy(1)))
     assert same(states[1], offline(gappy(0)))
-    past = gappy(1)
-    assert same(states[2], offline(past[past["time"] < until]))
+    whole = gappy(1)
+    assert same(states[2], offline(whole[whole["time"] < until]))
     assert s.view(states[0]).cycles_seen > 0
 
 
-def test_the_reading_at_hand_is_not_folded(connection: history.Connection) -> None:
+def test_replay_excludes_the_end(connection: history.Connection) -> None:
     newest = gappy(0)["time"].max().to_pydatetime()
     (state,) = replay(connection, ["EV-0"], [newest])
     assert s.view(state).time_s < newest.timestamp()
 
 
-def test_pages_of_any_size_are_one_history(connection: history.Connection) -> None:
+def test_pages_of_readings_equal_the_whole_history(connection: history.Connection) -> None:
     columns = ("voltage", "soc", "is_charging")
     (whole,) = history.readings(connection, "EV-0", columns, None)
     pages = list(history.readings(connection, "EV-0", columns, None, page_rows=100))
@@ -99,7 +99,7 @@ def test_pages_of_any_size_are_one_history(connection: history.Connection) -> No
     assert same(whole[:, 1:], expected[list(columns)].to_numpy(dtype=float))
 
 
-def test_a_battery_without_past_is_new_but_known(connection: history.Connection) -> None:
+def test_battery_without_history_has_a_new_state_with_its_description(connection: history.Connection) -> None:
     with connection, connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO batteries (battery_id, cells_in_series, chemistry) VALUES ('EV-new', 12, 'unheard')"
@@ -110,7 +110,7 @@ def test_a_battery_without_past_is_new_but_known(connection: history.Connection)
     assert same(states, expected)
 
 
-def test_published_cycles_come_first_and_sessions_only_where_their_readings_are_gone(
+def test_published_cycles_come_first_and_sessions_only_without_their_readings(
     dsn: str, connection: history.Connection
 ) -> None:
     published = laboratory("EV-2", 20, 0.001, seed=2)
@@ -119,14 +119,18 @@ def test_published_cycles_come_first_and_sessions_only_where_their_readings_are_
         cycle_index=[30.0, 31.0, 31.0],  # a pack that counts whole cycles
         end_time=[pd.Timestamp(START - timedelta(days=day)) for day in (3, 2, 1)],
     )
-    lived = laboratory("EV-2", 1, 0.001, seed=4).assign(
+    with_readings = laboratory("EV-2", 1, 0.001, seed=4).assign(
         kind="charge", cycle_index=[40.0], end_time=pd.Timestamp(START + timedelta(hours=1))
     )
-    silent = published.tail(1).assign(cycle_index=21.0, cc_charge_time_s=None, cv_charge_time_s=None)
-    silent["cc_voltage_mean_v"] = None
+    without_signals = published.tail(1).assign(cycle_index=21.0, cc_charge_time_s=None, cv_charge_time_s=None)
+    without_signals["cc_voltage_mean_v"] = None
     store = PostgresStore(dsn)
     readings = gappy(2)
-    every = [row for frame in (published, retired, lived, silent) for row in rows_of(frame.dropna(axis=1, how="all"))]
+    every = [
+        row
+        for frame in (published, retired, with_readings, without_signals)
+        for row in rows_of(frame.dropna(axis=1, how="all"))
+    ]
     store.write(
         Batch(readings=rows_of(readings), cycles=every, batteries=[{"battery_id": "EV-2", **PACK}]),
     )

@@ -1,4 +1,4 @@
-"""The service over real HTTP, with two workers."""
+"""The prediction service over real HTTP with two workers: responses, errors, metrics and documentation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 from features import state
 from features.table import LabelParams, build
 from serving.predictor import Predictor
-from serving.request_decoding import Limits, decode_request
-from serving.request_scoring import answer
-from serving.response import ErrorAnswer, PredictAnswer
+from serving.request_decoding import RequestLimits, decode_request
+from serving.request_scoring import score_request
+from serving.response import ErrorResponse, PredictResponse
 from telemetry.batch import rows_of
 from telemetry.contract import CYCLE_FIELDS, READING_FIELDS
 from telemetry.wire import json_values
@@ -35,9 +35,9 @@ def post(service: httpx.Client, *batteries: dict[str, Any]) -> httpx.Response:
 def predicted(service: httpx.Client, *batteries: dict[str, Any]) -> list[dict[str, Any]]:
     response = post(service, *batteries)
     assert response.status_code == 200, response.text
-    PredictAnswer.model_validate_json(response.content)
-    answer: list[dict[str, Any]] = response.json()["predictions"]
-    return answer
+    PredictResponse.model_validate_json(response.content)
+    entries: list[dict[str, Any]] = response.json()["predictions"]
+    return entries
 
 
 def scraped(service: httpx.Client) -> dict[str, float]:
@@ -55,7 +55,7 @@ def test_four_predictions_for_each_battery(service: httpx.Client, battery: Batte
     assert first["notes"] == []
 
 
-def test_state_goes_round_over_any_worker(service: httpx.Client, battery: Battery) -> None:
+def test_state_can_be_continued_by_any_worker(service: httpx.Client, battery: Battery) -> None:
     (whole,) = predicted(service, battery(readings=range(40), cycles=range(1, 13)))
     (part,) = predicted(service, battery(readings=(), cycles=range(1, 13)))
     for second in range(40):
@@ -64,18 +64,18 @@ def test_state_goes_round_over_any_worker(service: httpx.Client, battery: Batter
     assert part == whole
 
 
-def test_a_large_request_answers_as_a_small_one(service: httpx.Client, battery: Battery) -> None:
+def test_large_request_equals_small_requests(service: httpx.Client, battery: Battery) -> None:
     entries = [battery(f"B{i}", readings=range(40)) for i in range(20)]
     assert len(json.dumps(entries)) > 64 * 1024
     assert predicted(service, *entries)[7] == predicted(service, entries[7])[0]
 
 
-def test_optional_is_optional(service: httpx.Client, battery: Battery) -> None:
+def test_missing_null_and_nan_optional_fields_are_equal(service: httpx.Client, battery: Battery) -> None:
     plain, odd = battery(readings=[0]), battery(readings=[0])
     odd["readings"][0] |= {"soc": None, "is_charging": None, "ambient_temperature": float("nan")}
     bare = {key: value for key, value in plain.items() if key != "cycles"}
-    answers = [predicted(service, entry) for entry in (plain, odd, bare)]
-    assert answers[0] == answers[1] == answers[2]
+    responses = [predicted(service, entry) for entry in (plain, odd, bare)]
+    assert responses[0] == responses[1] == responses[2]
 
 
 def test_unknown_fields_are_ignored_and_counted(service: httpx.Client, battery: Battery) -> None:
@@ -90,7 +90,7 @@ def test_unknown_fields_are_ignored_and_counted(service: httpx.Client, battery: 
 def test_stale_readings_are_noted(service: httpx.Client, battery: Battery) -> None:
     (first,) = predicted(service, battery(readings=range(5)))
     (second,) = predicted(service, battery(readings=[1, 2, 5], state=first["state"]))
-    assert second["notes"] == ["2 readings older than the state were not folded"]
+    assert second["notes"] == ["2 readings older than the state were left out"]
 
 
 def test_unknown_capacity_is_noted(service: httpx.Client, battery: Battery) -> None:
@@ -123,7 +123,7 @@ def test_bad_reading(service: httpx.Client, battery: Battery, change: dict[str, 
     entry["readings"] = [{key: value for key, value in reading.items() if value is not DROP}]
     response = post(service, entry)
     assert response.status_code == 422, response.text
-    error = ErrorAnswer.model_validate_json(response.content)
+    error = ErrorResponse.model_validate_json(response.content)
     assert error.field == field
     assert field in error.error
     assert len(response.content) < 1000
@@ -165,7 +165,7 @@ BAD_BODIES: list[tuple[bytes, int, str | None]] = [
 def test_bad_body(service: httpx.Client, body: bytes, status: int, field: str | None) -> None:
     response = service.post("/predict", content=body)
     assert response.status_code == status, response.text
-    error = ErrorAnswer.model_validate_json(response.content)
+    error = ErrorResponse.model_validate_json(response.content)
     assert error.field == field
     assert "Traceback" not in response.text
 
@@ -183,7 +183,7 @@ def test_too_large_without_content_length(service: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "version"])
-def test_bad_state_says_replay(
+def test_unusable_state_is_rejected_with_409(
     service: httpx.Client, battery: Battery, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fresh = state.new_states(1)[0]
@@ -206,7 +206,7 @@ def test_wrong_method_and_path(service: httpx.Client) -> None:
     assert service.get("/nothing").status_code == 404
 
 
-def test_metrics_count_what_all_workers_did(service: httpx.Client, battery: Battery) -> None:
+def test_metrics_sum_over_all_workers(service: httpx.Client, battery: Battery) -> None:
     before = scraped(service)
 
     def call(number: int) -> str:
@@ -225,7 +225,7 @@ def test_metrics_count_what_all_workers_did(service: httpx.Client, battery: Batt
     assert grown['requests_refused_total{status="422"}'] == 1
 
 
-def test_health_and_documentation_without_the_internet(service: httpx.Client) -> None:
+def test_health_and_documentation_need_no_internet_access(service: httpx.Client) -> None:
     assert service.get("/livez").status_code == 200
     assert service.get("/readyz").status_code == 200
     page = service.get("/", follow_redirects=True)
@@ -248,31 +248,31 @@ def test_openapi_describes_the_request_and_its_errors(service: httpx.Client) -> 
     assert "voltage" in schemas["Reading"]["properties"]
 
 
-def test_answers_equal_the_cores(service: httpx.Client, predictor: Predictor, battery: Battery) -> None:
+def test_response_equals_direct_scoring(service: httpx.Client, predictor: Predictor, battery: Battery) -> None:
     body = json.dumps({"batteries": [battery(cycles=range(1, 15))]}).encode()
-    question = decode_request(body, Limits(9, 99, 9)).question
-    (core,) = answer(question, predictor)
+    request = decode_request(body, RequestLimits(9, 99, 9)).scoring_request
+    (result,) = score_request(request, predictor)
     (got,) = service.post("/predict", content=body).json()["predictions"]
-    assert got["rul"]["value"] == core.predicted["rul"].values[0]
-    assert got["state"] == state.encode(question.states[0])
+    assert got["rul"]["value"] == result.predicted["rul"].values[0]
+    assert got["state"] == state.encode(request.states[0])
 
 
-def test_an_entry_for_every_reading(service: httpx.Client, battery: Battery) -> None:
-    asked = [battery("A", readings=range(0, 90, 30), cycles=range(1, 15)), battery("B", readings=())]
-    response = service.post("/predict", content=json.dumps({"batteries": asked, "every_reading": True}))
+def test_every_reading_has_an_entry(service: httpx.Client, battery: Battery) -> None:
+    sent = [battery("A", readings=range(0, 90, 30), cycles=range(1, 15)), battery("B", readings=())]
+    response = service.post("/predict", content=json.dumps({"batteries": sent, "every_reading": True}))
     assert response.status_code == 200
-    PredictAnswer.model_validate_json(response.content)
-    first, second, last, silent = response.json()["predictions"]
+    PredictResponse.model_validate_json(response.content)
+    first, second, last, without_readings = response.json()["predictions"]
     assert "state" not in first | second
     assert [first, second] == [
         {key: value for key, value in entry.items() if key != "state"}
-        for readings in (asked[0]["readings"][:1], asked[0]["readings"][:2])
-        for entry in predicted(service, asked[0] | {"readings": readings})
+        for readings in (sent[0]["readings"][:1], sent[0]["readings"][:2])
+        for entry in predicted(service, sent[0] | {"readings": readings})
     ]
-    assert [last, silent] == predicted(service, *asked)
+    assert [last, without_readings] == predicted(service, *sent)
 
 
-def test_sessions_that_ended_are_told_if_asked_for(service: httpx.Client) -> None:
+def test_closed_sessions_are_returned_on_request(service: httpx.Client) -> None:
     times = np.concatenate([np.arange(0.0, 9_000.0, 30.0), np.arange(90_000.0, 94_000.0, 30.0)])
     frame = drive(times, seed=1)
     pack = {"battery_id": ["EV-1"], "nominal_capacity_ah": [100.0], "cells_in_series": [96.0], "chemistry": ["NMC"]}
@@ -285,18 +285,18 @@ def test_sessions_that_ended_are_told_if_asked_for(service: httpx.Client) -> Non
         "battery_id": "short",
         "readings": [row | {"battery_id": "short"} for row in entry["readings"][:3]],
     }
-    asked = {"batteries": [short, {"battery_id": "silent"}, entry], "closed_cycles": True}
-    response = service.post("/predict", json=asked)
-    PredictAnswer.model_validate_json(response.content)
-    before, silent, told = response.json()["predictions"]
-    assert before["closed_cycles"] == silent["closed_cycles"] == []
+    sent = {"batteries": [short, {"battery_id": "C"}, entry], "closed_cycles": True}
+    response = service.post("/predict", json=sent)
+    PredictResponse.model_validate_json(response.content)
+    before, without_readings, last = response.json()["predictions"]
+    assert before["closed_cycles"] == without_readings["closed_cycles"] == []
     built = build(
         frame.assign(soh=np.nan, warning_level=np.nan), empty_frame(CYCLE_FIELDS), pd.DataFrame(pack), LabelParams()
     )
     expected = [json_values(row, CYCLE_FIELDS) for row in rows_of(built.cycles.drop(columns="soh"))]
-    assert told["closed_cycles"] == expected
+    assert last["closed_cycles"] == expected
     assert len(expected) >= 3
-    entries = service.post("/predict", json=asked | {"every_reading": True}).json()["predictions"]
+    entries = service.post("/predict", json=sent | {"every_reading": True}).json()["predictions"]
     at = [(entry["time"], session) for entry in entries for session in entry["closed_cycles"]]
     assert [session for _, session in at] == expected
     assert all(time >= session["end_time"] for time, session in at)

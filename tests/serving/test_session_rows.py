@@ -1,4 +1,4 @@
-"""Sessions that ended, as rows of battery_cycles: those of an offline fold, with its labels."""
+"""Closed sessions as rows of battery_cycles: the same sessions and labels as in the offline feature pipeline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ IDS = ["EV-0", "EV-1"]
 
 
 def readings() -> pd.DataFrame:
-    """Two batteries, three days with a gap between each, interleaved."""
+    """Interleaved readings of two batteries on three days with gaps in between."""
     times = np.concatenate([np.arange(0.0, 10_800.0, 30.0) + 86_400.0 * day for day in range(3)])
     both = pd.concat([drive(times, seed) for seed in (0, 1)], ignore_index=True).sort_values("time", kind="stable")
     return both.assign(soh=95.0 - np.arange(len(both)) / 1e3, warning_level=0.0).reset_index(drop=True)
@@ -32,10 +32,10 @@ def batteries() -> pd.DataFrame:
 
 
 def states() -> FloatArray:
-    made = new_states(len(IDS))
-    for state in made:
+    states = new_states(len(IDS))
+    for state in states:
         set_battery(state, nominal_capacity_ah=100.0, cells_in_series=96.0, chemistry="NMC")
-    return made
+    return states
 
 
 def offline() -> pd.DataFrame:
@@ -43,15 +43,19 @@ def offline() -> pd.DataFrame:
     return built.cycles.sort_values(["battery_id", "end_time"]).reset_index(drop=True)
 
 
-def folded(frame: pd.DataFrame, into: FloatArray) -> list[dict[str, object]]:
+def closed_sessions(frame: pd.DataFrame, into: FloatArray) -> list[dict[str, object]]:
     row = np.searchsorted(IDS, frame["battery_id"])
     closed = state_update.update_from_readings(into, row, state_update.readings_matrix(frame)).closed_table()
     return [dict(one) for one in cycle_rows(closed, IDS, battery_row=row, soh=frame["soh"].to_numpy())]
 
 
-def test_rows_are_the_sessions_of_the_offline_fold() -> None:
+def test_rows_equal_the_sessions_of_the_feature_pipeline() -> None:
     expected = offline()
-    rows = pd.DataFrame(folded(readings(), states())).sort_values(["battery_id", "end_time"]).reset_index(drop=True)
+    rows = (
+        pd.DataFrame(closed_sessions(readings(), states()))
+        .sort_values(["battery_id", "end_time"])
+        .reset_index(drop=True)
+    )
     assert len(rows) == len(expected) >= 8
     assert set(rows) <= set(names(CYCLE_FIELDS))
     columns = ["battery_id", "kind", "cycle_index", "throughput_ah", "start_time", "end_time", "soh", *SIGNALS]
@@ -59,26 +63,28 @@ def test_rows_are_the_sessions_of_the_offline_fold() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7, 400])
-def test_the_store_adds_the_label_of_a_session_that_ended_in_another_batch(
+def test_store_sets_the_label_of_a_session_that_ended_in_a_later_batch(
     size: int, postgres_dsn: str, tmp_path: object
 ) -> None:
     migrate(postgres_dsn)
     store = PostgresStore(postgres_dsn)
-    frame, memory = readings(), states()
+    frame, current = readings(), states()
     store.write(Batch(readings=rows_of(frame)))
-    rows = [row for start in range(0, len(frame), size) for row in folded(frame[start : start + size], memory)]
+    rows = [
+        row for start in range(0, len(frame), size) for row in closed_sessions(frame[start : start + size], current)
+    ]
     store.write(Batch(cycles=rows))
     store.close()
     taken = take_snapshot(postgres_dsn, tmp_path, SnapshotParams(days=100.0))  # type: ignore[arg-type]
     stored = pd.read_parquet(taken / "cycles.parquet").sort_values(["battery_id", "end_time"]).reset_index(drop=True)
     expected = offline()
     assert stored["end_time"].tolist() == expected["end_time"].tolist()
-    # The reading that ended a session may have given it: one reading later, with a health that is all but the same.
+    # The label may be that of the reading that ended the session, one reading later, with nearly the same SoH.
     assert stored["soh"].to_numpy() == pytest.approx(expected["soh"].to_numpy(dtype=float), abs=0.003)
     assert stored["warning_level"].eq(0.0).all()
 
 
-def test_without_the_readings_there_is_no_label() -> None:
+def test_sessions_have_no_label_without_readings() -> None:
     frame = readings()
     closed = state_update.update_from_readings(
         states(), np.searchsorted(IDS, frame["battery_id"]), state_update.readings_matrix(frame)

@@ -1,4 +1,4 @@
-"""What challengers say is kept, afterwards; no store and no challenger can stand in the way of a request."""
+"""The shadow recorder stores the challengers' predictions and never delays or fails a request."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from training.release import LoadedRelease
 START_S = 1_767_225_600.0
 
 
-def moments(n: int, start_s: float = START_S) -> FeatureSnapshots:
-    """Of n batteries that have lived, at times of their own."""
+def make_snapshots(n: int, start_s: float = START_S) -> FeatureSnapshots:
+    """Snapshots of n batteries with random states, each at another time."""
     states = new_states(n)
     states[:] = np.random.default_rng(n).uniform(20, 40, states.shape)
     return dataclasses.replace(snapshots_of(states), time_s=start_s + np.arange(float(n)))
@@ -37,8 +37,8 @@ def ids(n: int) -> list[str]:
     return [f"B{i}" for i in range(n)]
 
 
-class Shadowing:
-    """A recorder and what it tells."""
+class RecorderProbe:
+    """A recorder with its metrics."""
 
     def __init__(self, dsn: str | None, var: Path, capacity: int = 10_000) -> None:
         self._registry = CollectorRegistry()
@@ -53,11 +53,11 @@ class Shadowing:
 
 
 @pytest.fixture
-def shadowing(tmp_path: Path) -> Iterator[Callable[..., Shadowing]]:
-    made: list[Shadowing] = []
+def new_recorder(tmp_path: Path) -> Iterator[Callable[..., RecorderProbe]]:
+    made: list[RecorderProbe] = []
 
-    def make(dsn: str | None, capacity: int = 10_000) -> Shadowing:
-        made.append(Shadowing(dsn, tmp_path, capacity))
+    def make(dsn: str | None, capacity: int = 10_000) -> RecorderProbe:
+        made.append(RecorderProbe(dsn, tmp_path, capacity))
         return made[-1]
 
     yield make
@@ -74,20 +74,20 @@ def until(condition: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def challenger(release: LoadedRelease) -> Predictor:
-    """Two of the four targets."""
+    """A predictor of two of the four targets."""
     return Predictor(
         dataclasses.replace(release, models={name: release.models[name] for name in ("soh", "temperature")})
     )
 
 
-def test_every_moment_offered_is_in_the_store(
-    postgres_dsn: str, shadowing: Callable[..., Shadowing], challenger: Predictor, predictor: Predictor
+def test_all_submitted_snapshots_are_predicted_and_stored(
+    postgres_dsn: str, new_recorder: Callable[..., RecorderProbe], challenger: Predictor, predictor: Predictor
 ) -> None:
-    shadow = shadowing(postgres_dsn)
-    shadow.recorder.start()
+    probe = new_recorder(postgres_dsn)
+    probe.recorder.start()
     for part in range(5):
-        shadow.recorder.offer(ids(7), moments(7, START_S + 100 * part), predictor if part == 3 else challenger)
-    until(lambda: shadow.recorded() == 4 * 7 * 2 + 7 * 4)
+        probe.recorder.submit(ids(7), make_snapshots(7, START_S + 100 * part), predictor if part == 3 else challenger)
+    until(lambda: probe.recorded() == 4 * 7 * 2 + 7 * 4)
     with psycopg2.connect(postgres_dsn) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT battery_id, time, target, value, model_version, role FROM battery_predictions")
         stored = set(cursor.fetchall())
@@ -96,8 +96,8 @@ def test_every_moment_offered_is_in_the_store(
         for part in range(5)
         for row in prediction_rows(
             ids(7),
-            moments(7, START_S + 100 * part),
-            (predictor if part == 3 else challenger).predict_snapshots(moments(7, START_S + 100 * part)),
+            make_snapshots(7, START_S + 100 * part),
+            (predictor if part == 3 else challenger).predict_snapshots(make_snapshots(7, START_S + 100 * part)),
             {},
             role="challenger",
             predicted_at=None,  # type: ignore[arg-type]
@@ -106,55 +106,55 @@ def test_every_moment_offered_is_in_the_store(
     assert stored == expected
 
 
-def test_a_store_that_is_away_costs_nobody_time_and_the_loss_is_counted(
-    shadowing: Callable[..., Shadowing], challenger: Predictor
+def test_store_unavailable_does_not_block_and_losses_are_counted(
+    new_recorder: Callable[..., RecorderProbe], challenger: Predictor
 ) -> None:
-    nobody = f"postgresql://postgres@127.0.0.1:{unused_port()}/postgres"
-    shadow = shadowing(nobody, capacity=50)
-    shadow.recorder.start()
-    shadow.recorder.offer(ids(10), moments(10), challenger)
-    until(lambda: shadow.recorder._queued == 0)  # it is being tried, again and again
+    unused = f"postgresql://postgres@127.0.0.1:{unused_port()}/postgres"
+    probe = new_recorder(unused, capacity=50)
+    probe.recorder.start()
+    probe.recorder.submit(ids(10), make_snapshots(10), challenger)
+    until(lambda: probe.recorder._queued_snapshots == 0)  # taken from the queue and being retried
     for _ in range(8):
-        shadow.recorder.offer(ids(10), moments(10), challenger)
-    assert shadow.lost("full") == 3 * 10 * 2
-    shadow.recorder.stop()
-    assert shadow.lost("stopped") == 6 * 10 * 2
-    assert shadow.recorded() == 0
+        probe.recorder.submit(ids(10), make_snapshots(10), challenger)
+    assert probe.lost("full") == 3 * 10 * 2
+    probe.recorder.stop()
+    assert probe.lost("stopped") == 6 * 10 * 2
+    assert probe.recorded() == 0
 
 
-def test_a_store_that_comes_back_gets_what_waited(
-    postgres_server: str, shadowing: Callable[..., Shadowing], challenger: Predictor
+def test_queued_predictions_are_stored_after_an_outage(
+    postgres_server: str, new_recorder: Callable[..., RecorderProbe], challenger: Predictor
 ) -> None:
-    shadow = shadowing(f"{postgres_server}&options=-c%20search_path%3Dnot_there_yet")
-    shadow.recorder.start()
+    probe = new_recorder(f"{postgres_server}&options=-c%20search_path%3Dcreated_later")
+    probe.recorder.start()
     for part in range(3):
-        shadow.recorder.offer(ids(4), moments(4, START_S + 10 * part), challenger)
+        probe.recorder.submit(ids(4), make_snapshots(4, START_S + 10 * part), challenger)
     time.sleep(0.3)
-    assert shadow.recorded() == 0
+    assert probe.recorded() == 0
     with psycopg2.connect(postgres_server) as connection, connection.cursor() as cursor:
-        cursor.execute("CREATE SCHEMA not_there_yet")
-    until(lambda: shadow.recorded() == 3 * 4 * 2)
-    assert shadow.lost("full") == shadow.lost("stopped") == 0
+        cursor.execute("CREATE SCHEMA created_later")
+    until(lambda: probe.recorded() == 3 * 4 * 2)
+    assert probe.lost("full") == probe.lost("stopped") == 0
 
 
-def test_a_challenger_that_fails_is_counted_and_the_next_is_heard(
-    postgres_dsn: str, shadowing: Callable[..., Shadowing], challenger: Predictor
+def test_failed_challenger_is_counted_and_the_next_one_recorded(
+    postgres_dsn: str, new_recorder: Callable[..., RecorderProbe], challenger: Predictor
 ) -> None:
-    shadow = shadowing(postgres_dsn)
-    shadow.recorder.start()
-    narrow = dataclasses.replace(moments(3), cycle_features=np.zeros((3, 2)))
-    shadow.recorder.offer(ids(3), narrow, challenger)
-    until(lambda: shadow.lost("failed") == 3 * 2)
-    shadow.recorder.offer(ids(3), moments(3), challenger)
-    until(lambda: shadow.recorded() == 3 * 2)
+    probe = new_recorder(postgres_dsn)
+    probe.recorder.start()
+    narrow = dataclasses.replace(make_snapshots(3), cycle_features=np.zeros((3, 2)))
+    probe.recorder.submit(ids(3), narrow, challenger)
+    until(lambda: probe.lost("failed") == 3 * 2)
+    probe.recorder.submit(ids(3), make_snapshots(3), challenger)
+    until(lambda: probe.recorded() == 3 * 2)
 
 
-def test_what_waits_is_written_before_the_end(
-    postgres_dsn: str, shadowing: Callable[..., Shadowing], challenger: Predictor
+def test_stop_stores_the_queued_predictions(
+    postgres_dsn: str, new_recorder: Callable[..., RecorderProbe], challenger: Predictor
 ) -> None:
-    shadow = shadowing(postgres_dsn)
+    probe = new_recorder(postgres_dsn)
     for part in range(20):
-        shadow.recorder.offer(ids(200), moments(200, START_S + 1000 * part), challenger)
-    shadow.recorder.start()
-    shadow.recorder.stop(30)
-    assert shadow.recorded() == 20 * 200 * 2
+        probe.recorder.submit(ids(200), make_snapshots(200, START_S + 1000 * part), challenger)
+    probe.recorder.start()
+    probe.recorder.stop(30)
+    assert probe.recorded() == 20 * 200 * 2

@@ -1,4 +1,4 @@
-"""The stream scorer on a real broker and a real store: every reading predicted once, by the bits of an offline fold."""
+"""The stream scorer with a real broker and store: each reading is predicted once, bitwise as offline."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from deploy.servers.kafka import Kafka
 from deploy.servers.process import unused_port
 from features import state as s
 from features import state_update
+from serving.api_fields import utc
 from serving.feature_snapshots import update_each
 from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
@@ -37,8 +38,7 @@ from serving.scorer import Scorer
 from serving.stream.__main__ import main
 from serving.stream.app import run_stream
 from serving.stream.scorer_metrics import StreamMetrics
-from serving.stream.topics import changelog, connection, ensure_topics
-from serving.surface import utc
+from serving.stream.topics import broker_config, changelog, ensure_topics
 from telemetry.batch import Batch, Row, rows_of
 from telemetry.kafka_client import DEAD_LETTER_TOPIC, PREDICTIONS_TOPIC, TELEMETRY_TOPIC
 from telemetry.settings import Settings
@@ -52,27 +52,28 @@ ROOT = Path(__file__).resolve().parents[2]
 PACK = {"nominal_capacity_ah": 100.0, "cells_in_series": 96.0, "chemistry": "NMC"}
 LATE = "SELECT count(*) FROM ev_telemetry WHERE late AND battery_id = %s"
 WAIT_S = 90.0
-#: A drive, a gap that ends it, and another.
+#: Two drives with a gap in between that closes the first session.
 TIMES_S = np.concatenate([np.arange(0, 1000, 10.0), np.arange(5000, 6000, 10.0)])
 
 
 @dataclass
-class Releases:
-    """Who predicts now, changed by the test."""
+class FixedScorer:
+    """A scorer source whose scorer is set by the test."""
 
     scorer: Scorer | None
+    problem: str = ""
 
 
 @dataclass
 class Fleet:
-    """Some batteries, what they will say, and what an offline fold predicts from it."""
+    """Some batteries with their readings and cycles, and the offline predictions from them."""
 
     readings: dict[str, pd.DataFrame]
     cycles: dict[str, pd.DataFrame]
 
     @classmethod
     def of(cls, prefix: str, batteries: int, times_s: np.ndarray) -> Fleet:
-        """`batteries` that have published 20 cycles each, so that all four targets are given."""
+        """`batteries` with 20 published cycles each, so that all four targets are predicted."""
         ids = [f"{prefix}-{number}" for number in range(batteries)]
         return cls(
             {key: drive(times_s, seed).assign(battery_id=key) for seed, key in enumerate(ids)},
@@ -81,66 +82,70 @@ class Fleet:
 
     @property
     def ids(self) -> list[str]:
-        """Of the batteries."""
+        """Ids of the batteries."""
         return list(self.readings)
 
-    def past(self) -> Batch:
-        """What the store knows before the first reading."""
+    def history(self) -> Batch:
+        """Content of the store before the first reading."""
         cycles = [row for frame in self.cycles.values() for row in rows_of(frame.dropna(axis=1, how="all"))]
         return Batch(batteries=[{"battery_id": key, **PACK} for key in self.ids], cycles=cycles)
 
     def rows(self, part: slice = slice(None)) -> list[Row]:
-        """Readings in the order of time, batteries in turn."""
-        every = pd.concat([frame.iloc[part] for frame in self.readings.values()])
-        return rows_of(every.sort_values("time", kind="stable"))
+        """Readings of all batteries in time order."""
+        readings = pd.concat([frame.iloc[part] for frame in self.readings.values()])
+        return rows_of(readings.sort_values("time", kind="stable"))
 
     def predicted(self, predictor: Predictor, role: str = "champion") -> dict[tuple[str, datetime, str, str], float]:
-        """battery, time, target and role -> value, from everything that the batteries have said."""
+        """Offline predictions from all readings, by battery, time, target and role."""
         values: dict[tuple[str, datetime, str, str], float] = {}
         for key, frame in self.readings.items():
             states = s.new_states(1)
             s.set_battery(states[0], **PACK)  # type: ignore[arg-type]
             cycles = state_update.cycles_matrix(self.cycles[key])
             state_update.update_from_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
-            moments, _ = update_each(states, np.zeros(len(frame), dtype=np.int64), state_update.readings_matrix(frame))
-            given = prediction_rows(
+            snapshots, _ = update_each(
+                states, np.zeros(len(frame), dtype=np.int64), state_update.readings_matrix(frame)
+            )
+            rows = prediction_rows(
                 [key] * len(frame),
-                moments,
-                predictor.predict_snapshots(moments),
+                snapshots,
+                predictor.predict_snapshots(snapshots),
                 predictor.horizons,
                 role=role,  # type: ignore[arg-type]
                 predicted_at=datetime.now(UTC),
             )
-            values |= {(key, row["time"], row["target"], role): row["value"] for row in given}  # type: ignore[misc]
+            values |= {(key, row["time"], row["target"], role): row["value"] for row in rows}  # type: ignore[misc]
         return values
 
     def sessions(self) -> list[tuple[str, str, datetime]]:
-        """Battery, kind and end of every drive and charge that has ended."""
-        every: list[tuple[str, str, datetime]] = []
+        """Battery, kind and end of all closed sessions."""
+        closed_sessions: list[tuple[str, str, datetime]] = []
         for key, frame in self.readings.items():
             states = s.new_states(1)
             s.set_battery(states[0], **PACK)  # type: ignore[arg-type]
             rows = np.zeros(len(frame), dtype=np.int64)
             closed = state_update.update_from_readings(states, rows, state_update.readings_matrix(frame)).closed_table()
-            every += [(key, kind, utc(end)) for kind, end in zip(closed["kind"], closed["end_s"], strict=True)]
-        assert every
-        return sorted(every)
+            closed_sessions += [
+                (key, kind, utc(end)) for kind, end in zip(closed["kind"], closed["end_s"], strict=True)
+            ]
+        assert closed_sessions
+        return sorted(closed_sessions)
 
 
 class Store:
-    """The telemetry store, as a test looks at it."""
+    """Queries of the telemetry store."""
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
 
     def write(self, batch: Batch) -> None:
-        """Write as a sink does."""
+        """Write `batch`."""
         store = PostgresStore(self.dsn)
         store.write(batch)
         store.close()
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """Rows of `sql`."""
+        """Execute `sql` and return its rows."""
         connection = psycopg2.connect(self.dsn)
         try:
             with connection, connection.cursor() as cursor:
@@ -151,7 +156,7 @@ class Store:
             connection.close()
 
     def predicted(self, fleet: Fleet) -> dict[tuple[str, datetime, str, str], float]:
-        """As `Fleet.predicted`; the table's key allows no second row."""
+        """Stored predictions as in `Fleet.predicted`; the table's key prevents duplicates."""
         rows = self.query(
             "SELECT battery_id, time, target, role, value FROM battery_predictions WHERE battery_id = ANY(%s)",
             fleet.ids,
@@ -159,7 +164,7 @@ class Store:
         return {(*row[:4],): row[4] for row in rows}
 
     def execute(self, sql: str) -> None:
-        """Run what does not go into a transaction."""
+        """Execute a statement outside of a transaction."""
         connection = psycopg2.connect(self.dsn)
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -167,7 +172,7 @@ class Store:
         connection.close()
 
     def wait_for(self, fleet: Fleet, predictions: int) -> None:
-        """Until so many predictions are there."""
+        """Wait for this number of stored predictions."""
         until(lambda: len(self.predicted(fleet)) >= predictions)
 
 
@@ -180,7 +185,7 @@ def store(postgres_server: str, new_database: Callable[[str], str]) -> Store:
 
 @pytest.fixture
 def settings(registry: Settings, kafka_bootstrap: str, store: Store, request: pytest.FixtureRequest) -> Settings:
-    """A consumer group of the test's own."""
+    """Settings with a consumer group for each test."""
     made = registry.model_copy(
         update={
             "kafka_bootstrap_servers": kafka_bootstrap,
@@ -191,24 +196,24 @@ def settings(registry: Settings, kafka_bootstrap: str, store: Store, request: py
             "telemetry_dsn": SecretStr(store.dsn),
         }
     )
-    ensure_topics(connection(made), made.scorer_group, made.kafka_partitions)
+    ensure_topics(broker_config(made), made.scorer_group, made.kafka_partitions)
     return made
 
 
-def until(holds: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < deadline, "waited in vain"
+    while not condition():
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.1)
 
 
-def feed(settings: Settings, rows: Sequence[Row], raw: Sequence[tuple[bytes | None, bytes]] = ()) -> None:
-    """Send `rows` as readings, then `raw` messages (key and content), and wait for the broker."""
+def produce(settings: Settings, rows: Sequence[Row], raw: Sequence[tuple[bytes | None, bytes]] = ()) -> None:
+    """Send `rows` as readings, then `raw` messages (key and content), and wait for the acknowledgements."""
     config = {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
         "partitioner": "murmur2",
         "message.max.bytes": 20_000_000,
-        "enable.idempotence": True,  # in order, also if something is sent again
+        "enable.idempotence": True,  # keeps the order of retried messages
     }
     producer = Producer(config)
     for row in rows:
@@ -219,7 +224,7 @@ def feed(settings: Settings, rows: Sequence[Row], raw: Sequence[tuple[bytes | No
 
 
 def received(settings: Settings, topic: str) -> list[tuple[bytes | None, dict[str, Any]]]:
-    """Everything in `topic`: key and content."""
+    """Key and content of all messages in `topic`."""
     consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap_servers, "group.id": "the tests"})
     partitions = [TopicPartition(topic, number, 0) for number in consumer.list_topics(topic).topics[topic].partitions]
     left = sum(consumer.get_watermark_offsets(partition)[1] for partition in partitions)
@@ -235,8 +240,8 @@ def received(settings: Settings, topic: str) -> list[tuple[bytes | None, dict[st
     return messages
 
 
-def scored_while(settings: Settings, releases: Releases, play: Callable[[StreamMetrics], None]) -> dict[str, float]:
-    """Run the scorer in this process while `play` runs beside it; what Prometheus would have read at the end."""
+def scored_while(settings: Settings, releases: FixedScorer, play: Callable[[StreamMetrics], None]) -> dict[str, float]:
+    """Run the scorer in this process while `play` runs in a thread; returns the final metrics."""
     metrics, ended, errors = StreamMetrics(), threading.Event(), []
 
     def scenario() -> None:
@@ -244,7 +249,7 @@ def scored_while(settings: Settings, releases: Releases, play: Callable[[StreamM
             play(metrics)
         except BaseException as error:  # noqa: BLE001 - raised again below
             errors.append(error)
-        while not ended.wait(0.5):  # it may not have been up yet
+        while not ended.wait(0.5):  # the scorer may not have installed its signal handler yet
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, lambda *_: None), signal.getsignal(signal.SIGINT)
@@ -272,13 +277,13 @@ def parse(exposition: str) -> dict[str, float]:
 
 
 def of_version(release: LoadedRelease, version: int) -> Predictor:
-    """The same forests under another version."""
+    """Predictor with the same forests and another version."""
     models = {target: replace(model, version=version) for target, model in release.models.items()}
     return Predictor(replace(release, version=version, models=models))
 
 
-def dirty(battery_id: str = "D-1", **wrong: object) -> bytes:
-    """A reading, but for what is `wrong`."""
+def invalid(battery_id: str = "D-1", **wrong: object) -> bytes:
+    """Message of a valid reading with the fields `wrong` replaced."""
     row = {
         "battery_id": battery_id,
         "timestamp": "2026-01-01T00:00:00Z",
@@ -289,40 +294,40 @@ def dirty(battery_id: str = "D-1", **wrong: object) -> bytes:
     return json.dumps(row | wrong).encode()
 
 
-#: Key, content, and what the dead letter says of it.
-DIRTY: list[tuple[bytes | None, bytes, str]] = [
+#: Key and content of invalid messages, and a part of the reason in the dead letter.
+INVALID: list[tuple[bytes | None, bytes, str]] = [
     (b"D-1", b"\xff not json", "not JSON"),
-    (b"D-1", dirty(current="high"), "current is 'high'"),
-    (b"D-1", dirty(voltage=float("nan")), "voltage is missing"),
-    (b"D-1", dirty(timestamp="2999-01-01T00:00:00Z"), "TWIN_MAX_FUTURE_S"),
-    (b"D 1", dirty("D 1"), "battery_id is 'D 1'"),
-    (b"D-2", dirty(), "make them the same"),
+    (b"D-1", invalid(current="high"), "current is 'high'"),
+    (b"D-1", invalid(voltage=float("nan")), "voltage is missing"),
+    (b"D-1", invalid(timestamp="2999-01-01T00:00:00Z"), "TWIN_MAX_FUTURE_S"),
+    (b"D 1", invalid("D 1"), "battery_id is 'D 1'"),
+    (b"D-2", invalid(), "have to be equal"),
     (None, b"{}", "battery_id is missing"),
     (b"D-1", b"x" * 10_000_000, "10000000 bytes"),
 ]
 
 
-def test_a_day_of_a_scorer(settings: Settings, store: Store, release: LoadedRelease) -> None:
-    """Parity, dirty input, late and repeated readings, a swap, a challenger, and a store that is away."""
+def test_scorer_end_to_end(settings: Settings, store: Store, release: LoadedRelease) -> None:
+    """Predictions, invalid messages, late and duplicate readings, a new release, a challenger and a store outage."""
     fleet = Fleet.of("DAY", 3, TIMES_S)
     first, second = of_version(release, 1), of_version(release, 2)
-    releases = Releases(Scorer(first))
-    store.write(fleet.past())
+    releases = FixedScorer(Scorer(first))
+    store.write(fleet.history())
     allow_large_messages(settings)
     newest = fleet.readings["DAY-0"].iloc[79:80]
     late = newest.assign(time=newest["time"] - pd.Timedelta("5s"))
     n_targets = 4 * len(fleet.ids)
 
     def play(metrics: StreamMetrics) -> None:
-        feed(settings, fleet.rows(slice(0, 80)), [(key, content) for key, content, _ in DIRTY])
+        produce(settings, fleet.rows(slice(0, 80)), [(key, content) for key, content, _ in INVALID])
         store.wait_for(fleet, 80 * n_targets)
-        feed(settings, rows_of(pd.concat([newest, late])))
+        produce(settings, rows_of(pd.concat([newest, late])))
         until(lambda: store.query(LATE, "DAY-0") == [(1,)])
         releases.scorer = Scorer(second, challenger=first)
-        feed(settings, fleet.rows(slice(80, 120)))
+        produce(settings, fleet.rows(slice(80, 120)))
         store.wait_for(fleet, 120 * n_targets + 40 * n_targets)
-        with store_away(store):
-            feed(settings, fleet.rows(slice(120, 200)))
+        with store_unavailable(store):
+            produce(settings, fleet.rows(slice(120, 200)))
             until(lambda: scraped(metrics)['scorer_checkpoint_failures_total{part="store"}'] >= 2)
         store.wait_for(fleet, 200 * n_targets + 120 * n_targets)
 
@@ -348,7 +353,7 @@ def test_a_day_of_a_scorer(settings: Settings, store: Store, release: LoadedRele
 
     counts = "SELECT count(*), count(prediction_timestamp), count(voltage), count(late) FROM ev_telemetry"
     assert store.query(f"{counts} WHERE battery_id = %s", "DAY-0") == [(201, 200, 1, 1)], (
-        "of the readings it stores the late one only"
+        "only the late reading is stored"
     )
 
     sessions = "SELECT battery_id, kind, end_time FROM battery_cycles WHERE kind <> 'cycle' AND battery_id = ANY(%s)"
@@ -357,12 +362,12 @@ def test_a_day_of_a_scorer(settings: Settings, store: Store, release: LoadedRele
     letters = [
         content for key, content in received(settings, DEAD_LETTER_TOPIC) if key in {b"D-1", b"D-2", b"D 1", b"", None}
     ]
-    for _, raw, says in DIRTY:
-        (letter,) = [one for one in letters if says in one["reason"]]
+    for _, raw, reason in INVALID:
+        (letter,) = [one for one in letters if reason in one["reason"]]
         assert raw.decode(errors="replace").startswith(letter["raw"])
         assert letter.get("size_bytes", len(letter["raw"])) in (len(raw), len(letter["raw"]))
     assert counted['scorer_dead_letters_total{reason="too_large"}'] >= 1
-    # What other tests have left in the topic is read, too.
+    # Messages of other tests in the topic are counted, too.
     assert counted['scorer_stale_readings_total{kind="late"}'] >= 1
     assert counted['scorer_stale_readings_total{kind="duplicate"}'] >= 1
     assert counted['predictions_total{role="challenger",target="rul"}'] == 360
@@ -370,7 +375,7 @@ def test_a_day_of_a_scorer(settings: Settings, store: Store, release: LoadedRele
 
 
 def swap_time(fleet: Fleet) -> datetime:
-    """Of the first reading that the second release predicts from."""
+    """Time of the first reading that is scored by the second release."""
     time_: datetime = fleet.readings["DAY-0"]["time"].iloc[80].to_pydatetime()
     return time_
 
@@ -385,8 +390,8 @@ def allow_large_messages(settings: Settings) -> None:
 
 
 @contextmanager
-def store_away(store: Store) -> Iterator[None]:
-    """The database ends every connection and takes no new one."""
+def store_unavailable(store: Store) -> Iterator[None]:
+    """Close all connections to the database and reject new ones."""
     name = store.query("SELECT current_database()")[0][0]
     server = Store(store.dsn.replace(f"/{name}?", "/postgres?"))
     server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
@@ -398,27 +403,27 @@ def store_away(store: Store) -> Iterator[None]:
 
 
 @dataclass
-class Process:
-    """A scorer in a process of its own."""
+class ScorerProcess:
+    """A scorer in a separate process."""
 
     process: subprocess.Popen[bytes]
     metrics_url: str
 
     def counted(self) -> dict[str, float]:
-        """Its metrics; none while it does not answer."""
+        """Its metrics; empty while it is not reachable."""
         try:
             return parse(httpx.get(self.metrics_url, timeout=5).text)
         except httpx.HTTPError:
             return {}
 
     def partitions(self) -> list[str]:
-        """The partitions that it reads, as its metrics name them."""
+        """Its assigned partitions, by the names of their metrics."""
         return [name for name in self.counted() if name.startswith("scorer_consumer_lag{")]
 
 
 @contextmanager
-def scorer(settings: Settings, folder: Path) -> Iterator[Process]:
-    """Start one, with `folder` for its files; its models are those of the registry."""
+def scorer(settings: Settings, folder: Path) -> Iterator[ScorerProcess]:
+    """Start a scorer with the models of the registry and `folder` for its files."""
     port = unused_port()
     folder.mkdir()
     assert settings.telemetry_dsn is not None
@@ -440,42 +445,42 @@ def scorer(settings: Settings, folder: Path) -> Iterator[Process]:
         ) as process,
     ):
         try:
-            yield Process(process, f"http://{settings.host}:{port}/metrics")
+            yield ScorerProcess(process, f"http://{settings.host}:{port}/metrics")
         finally:
             process.terminate()
             process.wait(30)
 
 
-def test_another_takes_over_and_a_changed_fold_is_replayed(
+def test_takeover_after_a_kill_and_restore_after_a_state_version_change(
     settings: Settings, store: Store, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two scorers share the batteries, one is killed, the other goes on with its states; then the fold changes."""
+    """Two scorers share the batteries, one is killed, the other takes over; then the state version changes."""
     settings = settings.model_copy(update={"scorer_stores_readings": True})
     fleet = Fleet.of("OVER", 8, TIMES_S[:180])
     n_targets = 4 * len(fleet.ids)
-    store.write(fleet.past())
+    store.write(fleet.history())
 
-    def one_is_killed(metrics: StreamMetrics) -> None:
+    def kill_one(metrics: StreamMetrics) -> None:
         with scorer(settings, tmp_path / "one") as one:
-            feed(settings, fleet.rows(slice(0, 20)))
+            produce(settings, fleet.rows(slice(0, 20)))
             until(lambda: bool(one.partitions()))
-            feed(settings, fleet.rows(slice(20, 60)))
+            produce(settings, fleet.rows(slice(20, 60)))
             store.wait_for(fleet, 60 * n_targets)
             until(lambda: one.counted()["scorer_messages_total"] > 0)
-            feed(settings, fleet.rows(slice(60, 100)))
+            produce(settings, fleet.rows(slice(60, 100)))
             one.process.kill()
-            feed(settings, fleet.rows(slice(100, 140)))
+            produce(settings, fleet.rows(slice(100, 140)))
             store.wait_for(fleet, 140 * n_targets)
 
-    def the_fold_has_changed(metrics: StreamMetrics) -> None:
-        feed(settings, fleet.rows(slice(140, 180)))
+    def send_the_rest(metrics: StreamMetrics) -> None:
+        produce(settings, fleet.rows(slice(140, 180)))
         store.wait_for(fleet, 180 * n_targets)
 
-    counted = scored_while(settings, Releases(Scorer(predictor)), one_is_killed)
+    counted = scored_while(settings, FixedScorer(Scorer(predictor)), kill_one)
     assert counted["scorer_messages_total"] > 0
     assert counted['scorer_states_rebuilt_total{cause="unusable"}'] == 0
     monkeypatch.setattr(s, "STATE_VERSION", s.STATE_VERSION + 1)
-    counted = scored_while(settings, Releases(Scorer(predictor)), the_fold_has_changed)
+    counted = scored_while(settings, FixedScorer(Scorer(predictor)), send_the_rest)
     assert counted['scorer_states_rebuilt_total{cause="unusable"}'] == len(fleet.ids)
     assert store.predicted(fleet) == fleet.predicted(predictor)
     readings = "SELECT count(*), count(voltage) FROM ev_telemetry WHERE battery_id = ANY(%s)"
@@ -483,37 +488,37 @@ def test_another_takes_over_and_a_changed_fold_is_replayed(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # kafka-python leaves sockets to the collector
-def test_partitions_that_are_lost_while_the_store_is_away_are_read_again(
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # kafka-python leaves sockets to the garbage collector
+def test_partitions_lost_during_a_store_outage_are_resumed(
     settings: Settings, store: Store, predictor: Predictor, kafka_server: Kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are paused then, for longer here than the broker is away."""
-    monkeypatch.setattr("serving.stream.checkpoint._FIRST_RETRY_S", 15.0)
-    monkeypatch.setattr("serving.stream.checkpoint._LONGEST_RETRY_S", 15.0)
+    """The partitions are paused for longer than the broker is unavailable."""
+    monkeypatch.setattr("serving.stream.checkpoint._MIN_BACKOFF_S", 15.0)
+    monkeypatch.setattr("serving.stream.checkpoint._MAX_BACKOFF_S", 15.0)
     fleet = Fleet.of("LOST", 4, TIMES_S[:60])
     n_targets = 4 * len(fleet.ids)
-    store.write(fleet.past())
+    store.write(fleet.history())
 
     def play(metrics: StreamMetrics) -> None:
-        feed(settings, fleet.rows(slice(0, 20)))
+        produce(settings, fleet.rows(slice(0, 20)))
         store.wait_for(fleet, 20 * n_targets)
         try:
-            with store_away(store):
-                feed(settings, fleet.rows(slice(20, 40)))
+            with store_unavailable(store):
+                produce(settings, fleet.rows(slice(20, 40)))
                 until(lambda: scraped(metrics)['scorer_checkpoint_failures_total{part="store"}'] >= 1)
                 kafka_server.server.kill()
                 time.sleep(settings.scorer_session_s + 2.0)
         finally:
-            kafka_server.server.start()  # it belongs to the other tests too
-        feed(settings, fleet.rows(slice(40, 60)))
+            kafka_server.server.start()  # other tests use the same broker
+        produce(settings, fleet.rows(slice(40, 60)))
         store.wait_for(fleet, 60 * n_targets)
 
-    scored_while(settings, Releases(Scorer(predictor)), play)
+    scored_while(settings, FixedScorer(Scorer(predictor)), play)
     assert store.predicted(fleet) == fleet.predicted(predictor)
 
 
-def test_states_are_kept_in_small_segments(settings: Settings) -> None:
-    """Compaction leaves the open segment alone, and whoever takes over has to read all of it."""
+def test_changelog_has_small_segments(settings: Settings) -> None:
+    """Compaction skips the open segment, and a new owner has to read all of it."""
     admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
     topic = changelog(settings.scorer_group)
     (configuration,) = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)]).values()
@@ -524,7 +529,7 @@ def test_states_are_kept_in_small_segments(settings: Settings) -> None:
     )
 
 
-def test_without_brokers_it_says_what_to_set(
+def test_missing_brokers_are_reported_with_the_setting(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("TWIN_KAFKA_BOOTSTRAP_SERVERS", raising=False)

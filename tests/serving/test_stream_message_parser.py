@@ -1,4 +1,4 @@
-"""What comes from the topic: readings of the contract in any legal form, and dead letters with a reason."""
+"""Message parser of the stream scorer: valid forms of readings, and dead letters with reasons."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from features import state_update
-from serving.stream.message_parser import KEPT_BYTES, REASONS, Limits, Message, open_messages
+from serving.stream.message_parser import RAW_BYTES, REJECTION_REASONS, Message, ParserLimits, parse_messages
 from telemetry.contract import READING_FIELDS
 from tests.features.conftest_features import drive
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
-LIMITS = Limits(message_bytes=65_536, future_s=300.0)
+LIMITS = ParserLimits(message_bytes=65_536, future_s=300.0)
 READING = {
     "battery_id": "EV-7",
     "timestamp": "2026-01-01T00:00:00Z",
@@ -70,56 +70,56 @@ BAD: list[tuple[str, Message, str | None]] = [
 
 
 @pytest.mark.parametrize(("reason", "bad", "field"), BAD)
-def test_a_bad_message_becomes_a_letter_that_says_why(reason: str, bad: Message, field: str | None) -> None:
-    readings, (letter,) = open_messages([message(READING), bad, message(READING)], LIMITS, NOW)
+def test_invalid_message_becomes_a_dead_letter_with_a_reason(reason: str, bad: Message, field: str | None) -> None:
+    readings, (dead_letter,) = parse_messages([message(READING), bad, message(READING)], LIMITS, NOW)
     assert len(readings) == 2
-    assert readings.place.tolist() == [0, 2]
-    assert letter.reason == reason
-    assert letter.field == field
-    sent = orjson.loads(letter.encode(NOW))
+    assert readings.message_index.tolist() == [0, 2]
+    assert dead_letter.reason == reason
+    assert dead_letter.field == field
+    sent = orjson.loads(dead_letter.encode(NOW))
     assert set(sent) - {"size_bytes"} == {"reason", "field", "received_at", "raw"}
     assert sent["reason"]
     assert sent["received_at"] == "2026-03-01T00:00:00Z"
-    assert len(letter.encode(NOW)) < 10 * KEPT_BYTES < 1_000_000
+    assert len(dead_letter.encode(NOW)) < 10 * RAW_BYTES < 1_000_000
     assert sent.get("size_bytes", len(bad.value)) == bad.size
 
 
-def test_every_reason_has_its_case() -> None:
-    assert {reason for reason, _, _ in BAD} == set(REASONS)
+def test_every_rejection_reason_is_tested() -> None:
+    assert {reason for reason, _, _ in BAD} == set(REJECTION_REASONS)
 
 
 @pytest.mark.parametrize(
     "more",
     [
         {"soc": None, "ambient_temperature": math.nan},
-        {"colour": "blue", "time": "whatever", "nested": {"a": [1]}},
+        {"colour": "blue", "time": "any", "nested": {"a": [1]}},
         {"is_charging": True, "charge_cycles": 12},
         {"timestamp": "2026-03-01T00:04:59Z"},
         {"timestamp": "2026-01-01T02:00:00.123456+02:00"},
     ],
 )
-def test_legal_but_unusual_is_a_reading(more: dict[str, Any]) -> None:
-    readings, letters = open_messages([message({**READING, **more})], LIMITS, NOW)
-    assert not letters
+def test_unusual_valid_message_is_a_reading(more: dict[str, Any]) -> None:
+    readings, dead_letters = parse_messages([message({**READING, **more})], LIMITS, NOW)
+    assert not dead_letters
     assert readings.matrix[0, 1:4].tolist() == [361.2, 42.0, 27.5]
     assert readings.unknown_fields == len(more.keys() - {field.name for field in READING_FIELDS} - {"timestamp"}) + (
         "time" in more
     )
 
 
-def test_the_limit_on_the_future_can_be_lifted() -> None:
+def test_limit_on_future_times_can_be_disabled() -> None:
     ahead = message({**READING, "timestamp": (NOW + timedelta(days=4000)).isoformat()})
-    readings, letters = open_messages([ahead], Limits(65_536, math.inf), NOW)
+    readings, dead_letters = parse_messages([ahead], ParserLimits(65_536, math.inf), NOW)
     assert len(readings) == 1
-    assert not letters
+    assert not dead_letters
 
 
-def test_the_matrix_is_that_of_the_pipeline() -> None:
+def test_matrix_equals_that_of_the_feature_pipeline() -> None:
     frame = drive(np.arange(0, 1000, 10.0))
     rows = frame.assign(timestamp=frame["time"].map(lambda time: time.isoformat())).drop(columns="time")
     messages = [message(row, key=b"EV-0") for row in rows.to_dict("records")]
-    readings, letters = open_messages(messages, LIMITS, NOW)
-    assert not letters
+    readings, dead_letters = parse_messages(messages, LIMITS, NOW)
+    assert not dead_letters
     assert np.array_equal(readings.matrix, state_update.readings_matrix(frame), equal_nan=True)
 
 
@@ -127,14 +127,16 @@ JSON = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.lists(st.integers(), max_size=2)
 )
 NAMES = ["timestamp" if field.name == "time" else field.name for field in READING_FIELDS]
-ALMOST = st.dictionaries(st.sampled_from(NAMES), JSON).map(lambda wrong: json.dumps({**READING, **wrong}).encode())
+NEARLY_VALID = st.dictionaries(st.sampled_from(NAMES), JSON).map(
+    lambda wrong: json.dumps({**READING, **wrong}).encode()
+)
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
-@given(value=st.binary(max_size=200) | ALMOST, key=st.none() | st.binary(max_size=60) | st.just(b"EV-7"))
-def test_whatever_comes_is_a_reading_or_a_letter(value: bytes, key: bytes | None) -> None:
-    readings, letters = open_messages([Message(key, value, len(value))], LIMITS, NOW)
-    assert len(readings) + len(letters) == 1
-    for letter in letters:
-        assert letter.reason in REASONS
-        assert orjson.loads(letter.encode(NOW))["reason"]
+@given(value=st.binary(max_size=200) | NEARLY_VALID, key=st.none() | st.binary(max_size=60) | st.just(b"EV-7"))
+def test_any_message_is_a_reading_or_a_dead_letter(value: bytes, key: bytes | None) -> None:
+    readings, dead_letters = parse_messages([Message(key, value, len(value))], LIMITS, NOW)
+    assert len(readings) + len(dead_letters) == 1
+    for dead_letter in dead_letters:
+        assert dead_letter.reason in REJECTION_REASONS
+        assert orjson.loads(dead_letter.encode(NOW))["reason"]

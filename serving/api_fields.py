@@ -1,4 +1,4 @@
-"""How targets and times look from outside: names, units, forms."""
+"""API field, unit and value range of each target, and time formats of responses."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from training.release import RUL_UNIT
 
 
 @dataclass(frozen=True)
-class Surface:
-    """How a target leaves the service: its field, its unit and what its value is multiplied by."""
+class ApiField:
+    """How a target is reported: field name, unit, conversion factor and smallest reported value."""
 
     field: str
     unit: str | None = None
     factor: float = 1.0
     minimum: float | None = None
 
-    def outside(self, values: FloatArray) -> FloatArray:
-        """`values`, in the target's own unit, as they leave the service; NaN stays NaN."""
+    def to_api_units(self, values: FloatArray) -> FloatArray:
+        """Convert `values` from the target's unit to the reported one; NaN stays NaN."""
         scaled = values * self.factor
         return scaled if self.minimum is None else np.maximum(scaled, self.minimum)
 
 
 #: By target of `features.targets`.
-SURFACES: Mapping[str, Surface] = {
-    "soh": Surface("soh", "%", 100.0),
-    "temperature": Surface("temperature", "degC"),
-    "rul": Surface("rul", RUL_UNIT, minimum=0.0),
-    "failure": Surface("failure_probability"),
+API_FIELDS: Mapping[str, ApiField] = {
+    "soh": ApiField("soh", "%", 100.0),
+    "temperature": ApiField("temperature", "degC"),
+    "rul": ApiField("rul", RUL_UNIT, minimum=0.0),
+    "failure": ApiField("failure_probability"),
 }
 
 
 def utc(time_s: float) -> datetime:
-    """The time so many seconds after the epoch, to the microsecond as it was sent."""
+    """Convert seconds since the epoch to a UTC time with microsecond precision."""
     return datetime.fromtimestamp(time_s, UTC)
 
 
 def rfc3339(time: datetime | None) -> str | None:
-    """`time` (UTC) as in the contract, e.g. 2026-01-01T00:00:00Z."""
+    """Format `time` (UTC) as in the contract, e.g. 2026-01-01T00:00:00Z."""
     return None if time is None else f"{time.replace(tzinfo=None).isoformat()}Z"

@@ -1,7 +1,7 @@
-"""Starts database predictors that are ready at once, to be killed: `python -m tests.serving.database_zygote DSN VAR`.
+"""Fork server for database predictors that tests kill: `python -m tests.serving.database_fork_server DSN VAR`.
 
-Importing, loading and compiling take seconds and happen once; then every line on the standard input makes one more
-process by a fork, whose number is printed.
+It imports, loads and compiles once, which takes seconds.  Then it forks a process for each line on the standard input
+and prints its process id.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 
 import psycopg2
 
-from serving.database.batch import Limits, Worker
-from serving.database.batch_loop import run
+from serving.database.batch import BatchLimits, BatchWorker
+from serving.database.batch_loop import run_worker
 from serving.database.predictor_metrics import DatabaseMetrics
-from serving.database.row_source import StoreFeed
+from serving.database.row_source import StoreRowSource
 from serving.predictor import Predictor
 from serving.request_scoring import compile_state_update
 from serving.scorer import Scorer
@@ -26,8 +26,8 @@ from telemetry.stores.postgres import PostgresStore
 from training.release import load_release
 
 
-class _Releases:
-    """The one release of the tests."""
+class _FixedScorer:
+    """A scorer source whose scorer never changes."""
 
     problem = ""
 
@@ -38,22 +38,22 @@ class _Releases:
 def main() -> None:
     dsn, var = sys.argv[1:]
     settings = Settings(var=Path(var))
-    releases = _Releases(Scorer(Predictor(load_release(settings.domain, settings=settings))))
+    source = _FixedScorer(Scorer(Predictor(load_release(settings.domain, settings=settings))))
     compile_state_update()
     print("ready", flush=True)
     for _ in sys.stdin:
         child = os.fork()
         if child == 0:
             metrics = DatabaseMetrics()
-            worker = Worker(
+            worker = BatchWorker(
                 PostgresStore(dsn),
                 partial(psycopg2.connect, dsn),
-                StoreFeed(float("inf")),
+                StoreRowSource(float("inf")),
                 metrics,
-                limits=Limits(rows=40, batteries=2, discover_s=0.0),
+                limits=BatchLimits(rows=40, batteries=2, discover_s=0.0),
                 predict_past=True,
             )
-            run(worker, releases, metrics, 0.01, threading.Event())
+            run_worker(worker, source, metrics, 0.01, threading.Event())
             os._exit(0)
         print(child, flush=True)
 
