@@ -1,7 +1,6 @@
-"""Training by itself: what starts it, where it works, what it ends in, and what takes it back.
+"""Automatic retraining: starts a training on drift, promotes through the gate, and rolls back a worse champion.
 
-`trigger` and `comparison` are pure, `records` is the SQL and the lock, `workspace` a DVC workspace of its own, whose
-processes are `tethered` to this one, `attempt` one training from the copy of the store to the registry, `promoted` what
-came of one that broke off, `watch` the time after a promotion.
-`python -m retraining` puts them together.
+`trigger` and `champion_comparison` are pure, `retrain_store` is the SQL and the advisory lock, `workspace` an isolated
+DVC workspace, `training_run` one training from the snapshot of the store to the registry, `promotion_record` finds the
+promotion of a training, `promotion_monitor` compares after a promotion.  `python -m retraining` runs them.
 """

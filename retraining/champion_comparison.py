@@ -1,4 +1,4 @@
-"""Is a new champion worse than the one that it replaced, on the same moments?  Pure."""
+"""Statistical test whether a new champion is worse than its predecessor on the same predictions.  Pure."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ class RollbackParams:
     """Section `rollback` of params.yaml.
 
     Attributes:
-        min_outcomes: truths of a target, known for both models, before the two are first compared.
-        max_outcomes: with so many they are compared for the last time.  They are compared each time that their number
-            has doubled.
-        watch_s: and not before so much event time has passed since the promotion: a day has a night.
-        min_batteries: fewer say nothing about the fleet.
-        alpha: chance that noise alone takes a promotion back, over all comparisons of a watch.
+        min_outcomes: paired outcomes of a target before the first comparison.
+        max_outcomes: paired outcomes at the last comparison; in between, at each doubling of their number.
+        watch_s: minimum event time between promotion and last comparison, s: a day includes a night.
+        min_batteries: minimum number of batteries of a comparison.
+        alpha: false rollback probability over all comparisons after a promotion.
     """
 
     min_outcomes: int = 200
@@ -33,32 +32,34 @@ class RollbackParams:
     alpha: float = 0.01
 
     def __post_init__(self) -> None:
-        wrong = (
-            ("min_outcomes", self.min_outcomes, self.min_outcomes >= 1, "a number from 1 on"),
+        checks = (
+            ("min_outcomes", self.min_outcomes, self.min_outcomes >= 1, "at least 1"),
             ("max_outcomes", self.max_outcomes, self.max_outcomes >= self.min_outcomes, "at least min_outcomes"),
-            ("watch_s", self.watch_s, self.watch_s >= 0.0, "a number from 0 on"),
-            ("min_batteries", self.min_batteries, self.min_batteries >= 2, "a number from 2 on"),
-            ("alpha", self.alpha, 0.0 < self.alpha < 1.0, "a number between 0 and 1"),
+            ("watch_s", self.watch_s, self.watch_s >= 0.0, "at least 0"),
+            ("min_batteries", self.min_batteries, self.min_batteries >= 2, "at least 2"),
+            ("alpha", self.alpha, 0.0 < self.alpha < 1.0, "between 0 and 1"),
         )
-        for name, value, right, remedy in wrong:
-            if not right:
+        for name, value, is_valid, rule in checks:
+            if not is_valid:
                 raise TwinError(
-                    f"params.yaml: rollback.{name} is {value!r}; give {remedy}", field=f"rollback.{name}", value=value
+                    f"params.yaml: rollback.{name} is {value!r}: it must be {rule}.",
+                    field=f"rollback.{name}",
+                    value=value,
                 )
 
     @property
-    def looks(self) -> int:
-        """How often a target is compared at most."""
+    def max_comparisons(self) -> int:
+        """Maximum number of comparisons of a target."""
         return 1 + math.ceil(math.log2(self.max_outcomes / self.min_outcomes))
 
     def next_comparison(self, last: int | None) -> int:
-        """With how many outcomes to compare again; `last` is how many there were the last time."""
+        """Number of outcomes for the next comparison; `last` is the number at the previous one."""
         return self.min_outcomes if last is None else min(2 * last, self.max_outcomes)
 
 
 @dataclass(frozen=True)
 class PairedLoss:
-    """Mean loss of both models over the same moments of one battery: absolute error, of a probability its square."""
+    """Mean loss of both models over the same predictions of one battery: absolute error, squared for probabilities."""
 
     battery_id: str
     outcomes: int
@@ -67,11 +68,11 @@ class PairedLoss:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What a look came to.
+class LossComparison:
+    """Result of one comparison.
 
     Attributes:
-        p_value: chance of so large a difference if the new model were no worse; 1 where batteries are too few.
+        p_value: probability of a difference this large if the new model were not worse; 1 with too few batteries.
         new, old: mean loss over batteries.
     """
 
@@ -84,34 +85,34 @@ class Comparison:
 
     @property
     def sentence(self) -> str:
-        """The two losses and how sure one can be."""
+        """Both losses with sample sizes and p-value."""
         return (
             f"live error {self.new:.4g} against {self.old:.4g} of its predecessor on the same {self.outcomes} outcomes "
             f"of {self.batteries} batteries (p = {self.p_value:.2g})"
         )
 
 
-def compare(by_battery: Sequence[PairedLoss], params: RollbackParams, targets: int = 1) -> Comparison:
-    """Hold the new model against the old one: a one-sided paired t-test over batteries.
+def compare(by_battery: Sequence[PairedLoss], params: RollbackParams, targets: int = 1) -> LossComparison:
+    """Compare the new model with the old one by a one-sided paired t-test over batteries.
 
-    A battery is one observation, since its errors belong together.  `alpha` is shared out over the looks of a watch
-    and over the `targets` that are watched.
+    A battery is one observation, since its errors are correlated.  `alpha` is divided by the number of comparisons and
+    of monitored `targets` (Bonferroni).
     """
     difference = np.array([one.new - one.old for one in by_battery])
-    p_value = _chance(difference) if len(difference) >= params.min_batteries else 1.0
-    return Comparison(
+    p_value = _p_value(difference) if len(difference) >= params.min_batteries else 1.0
+    return LossComparison(
         outcomes=sum(one.outcomes for one in by_battery),
         batteries=len(by_battery),
         new=float(np.mean([one.new for one in by_battery])) if by_battery else math.nan,
         old=float(np.mean([one.old for one in by_battery])) if by_battery else math.nan,
         p_value=p_value,
-        is_worse=p_value < params.alpha / (params.looks * targets),
+        is_worse=p_value < params.alpha / (params.max_comparisons * targets),
     )
 
 
-def _chance(difference: FloatArray) -> float:
-    """Chance of a mean so far above 0 if the true one were not: Student's t with n - 1 degrees of freedom."""
+def _p_value(difference: FloatArray) -> float:
+    """One-sided p-value of a mean above 0: Student's t with n - 1 degrees of freedom."""
     mean, error = difference.mean(), difference.std(ddof=1) / math.sqrt(len(difference))
-    if error == 0.0:  # every battery says the same
+    if error == 0.0:  # the same difference for every battery
         return 0.0 if mean > 0.0 else 1.0
     return float(stats.t.sf(mean / error, len(difference) - 1))

@@ -1,7 +1,7 @@
-"""Run a command that ends with whoever started it: `python -m retraining.kill_on_parent_exit COMMAND`.
+"""Runs a command and kills its process group when the parent exits: `python kill_on_parent_exit.py COMMAND`.
 
-Standard input is a pipe whose other end the starter holds.  A starter that is killed can end nobody, but its end of the
-pipe is closed; then the whole process group is killed, so it is to be started in a session of its own.
+Standard input is a pipe held open by the parent.  When the parent ends, even by SIGKILL, the pipe is closed and the
+whole process group is killed, so this must be started in a new process session (`start_new_session=True`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import threading
 
 
 def main() -> int:
-    """The command's exit code."""
-    # The command hears it too, as one of the group, and this waits for it.  Unlike SIG_IGN that is not inherited.
+    """Run the command; returns its exit code."""
+    # SIGTERM goes to the whole group; the command handles it, this waits.  Unlike SIG_IGN, a handler is not inherited.
     signal.signal(signal.SIGTERM, lambda *_: None)
     process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
     threading.Thread(target=_kill_group_on_eof, daemon=True).start()

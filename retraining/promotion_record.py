@@ -1,4 +1,4 @@
-"""Whether a training has promoted anything, as the registry tells: it knows also where a training broke off."""
+"""Finds the promotion that belongs to a training in the registry, also for a training that was interrupted."""
 
 from __future__ import annotations
 
@@ -10,73 +10,75 @@ from retraining.retrain_store import RetrainStore
 from training.registry.promotion import versions_in_release
 from training.registry.registry_store import RegistryStore
 
-#: Of a model version: the number of the training that registered it.
-TAG = "retrain"
+#: Tag of a model version: id of the retraining that registered it.
+RETRAIN_TAG = "retrain"
 
 
 @dataclass(frozen=True)
 class Promotion:
-    """A release that a training brought about.
+    """A release that a training promoted.
 
     Attributes:
-        before: the release in whose place it came; None where there was none.
-        watched: by target, the promoted version and the one that it replaced; empty where it replaced none.
+        previous: the release that it replaced; None if there was none.
+        watched: by target, the promoted version and the one that it replaced; empty if it replaced none.
     """
 
     release: int
-    before: int | None
+    previous: int | None
     watched: Mapping[str, tuple[int, int]]
 
 
-def promotion_in(registry: RegistryStore, release: int | None, is_ours: Callable[[str, int], bool]) -> Promotion | None:
-    """What `release` brought in, if anything of it is a training's own.
+def promotion_of(
+    registry: RegistryStore, release: int | None, is_from_training: Callable[[str, int], bool]
+) -> Promotion | None:
+    """The promotion by which `release` serves models of a training; None if it serves none of them newly.
 
     Args:
-        release: that serves; None for none.
-        is_ours: whether a version of a target is the training's.
+        release: the release that serves; None for none.
+        is_from_training: whether a version of a target was registered by the training.
     """
     if release is None:
         return None
     before = registry.previous_release(release)
     former = {} if before is None else versions_in_release(registry, before)
-    brought = {
+    promoted = {
         target: version
         for target, version in versions_in_release(registry, release).items()
-        if former.get(target) != version and is_ours(target, version)
+        if former.get(target) != version and is_from_training(target, version)
     }
-    if not brought:
+    if not promoted:
         return None
-    watched = {target: (version, former[target]) for target, version in brought.items() if target in former}
+    watched = {target: (version, former[target]) for target, version in promoted.items() if target in former}
     return Promotion(release, before, watched)
 
 
-def settle(
+def close_record(
     records: RetrainStore, registry: RegistryStore, retrain_id: int, outcome: Literal["failed", "stopped"], error: str
 ) -> Promotion | None:
-    """End the record of a training that broke off; what it had promoted by then serves, and is watched.
+    """Close the record of an interrupted training; if it had promoted a model, the promotion is monitored.
 
     Args:
-        outcome: unless it had promoted something.
+        outcome: recorded unless it had promoted something.
 
     Raises:
-        MlflowException: the registry did not answer; the record stays open, as with the other errors.
+        MlflowException: the registry failed; the record stays open, as with the other errors.
         TwinError: a release could not be read.
-        psycopg2.Error: the store did not answer.
+        psycopg2.Error: the store failed.
     """
     release = registry.aliases().release
-    promotion = promotion_in(
-        registry, release, lambda target, version: registry.tags(target, version).get(TAG) == str(retrain_id)
+    promotion = promotion_of(
+        registry, release, lambda target, version: registry.tags(target, version).get(RETRAIN_TAG) == str(retrain_id)
     )
-    made = next((event.kind for event in registry.events() if event.after.release == release), None)
-    if promotion is None or made == "promote":  # by somebody who chose it, and answers for it
-        records.end(retrain_id, outcome, error=error)
+    kind = next((event.kind for event in registry.events() if event.after.release == release), None)
+    if promotion is None or kind == "promote":  # promoted manually, not by the training
+        records.finish(retrain_id, outcome, error=error)
         return None
-    records.end(
+    records.finish(
         retrain_id,
         "promoted",
         error=error,
         release=promotion.release,
-        before=promotion.before,
+        previous=promotion.previous,
         watched=promotion.watched,
     )
     return promotion

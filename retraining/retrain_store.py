@@ -1,4 +1,4 @@
-"""The telemetry store as the retraining sees it: what drifts, what was tried before, and the lock that one may hold."""
+"""SQL of automatic retraining on the telemetry store: drifting models, training records and the advisory lock."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from features.targets import TARGETS
 from monitoring.drift import windows
 from retraining.champion_comparison import PairedLoss
 from retraining.trigger import DetectedDrift, RetrainHistory
-from telemetry.stores.liveness import NOTICE_LOST_CLIENT
+from telemetry.stores.keepalive import SERVER_KEEPALIVE_SQL
 
 OutcomeName = Literal["promoted", "not_promoted", "failed", "stopped"]
 WatchEnd = Literal["passed", "rolled_back", "superseded"]
 
-#: Any number, the same for everyone: one training a store, whichever machine it runs on.
+#: Key of the advisory lock: one retraining per store at a time, on any machine.
 _ADVISORY_LOCK = 7_308_021
 _STATEMENT_TIMEOUT_MS = 60_000
-#: PostgreSQL cuts a longer name of a session.
+#: PostgreSQL truncates longer application names.
 _NAME_BYTES = 63
 
 
 @dataclass(frozen=True)
 class WatchedPromotion:
-    """A promotion whose release is still compared with the one before it.
+    """A promotion that is still compared with its predecessor.
 
     Attributes:
-        release, before: that was promoted, and that it replaced.
-        since: event time up to which the new models had learned; nothing that they said is older.
+        release, previous: the promoted release, and the one that it replaced.
+        since: event time up to which the new models were trained; their predictions are newer.
         versions: by target, the new and the old version of the model.
-        looks: by target, how many outcomes there were at the last comparison.
-        began: event time that the fleet had reached when the watch began; None where it has only now.
+        compared_outcomes: by target, the number of outcomes at the last comparison.
+        started: watermark of the fleet at the first check; None before it.
     """
 
     retrain_id: int
     release: int
-    before: int
+    previous: int
     since: datetime | None
     versions: Mapping[str, tuple[int, int]]
-    looks: Mapping[str, int]
-    began: datetime | None
+    compared_outcomes: Mapping[str, int]
+    started: datetime | None
 
 
 class RetrainStore:
-    """One session on the telemetry store, opened when first needed.  Errors are those of psycopg2.
+    """A lazily opened connection to the telemetry store.  Errors are those of psycopg2.
 
-    The lock lasts as long as the session: it is given up by `unlock`, by `close` and by whatever ends the process.
+    The advisory lock lasts as long as the connection: `unlock`, `close` and the end of the process release it.
 
     Args:
-        by: who the records name.
+        by: user name in the records.
     """
 
     def __init__(self, dsn: str, domain: str, by: str) -> None:
@@ -70,43 +70,45 @@ class RetrainStore:
     # The lock
 
     def try_lock(self) -> bool:
-        """Become the one that trains and promotes; False while somebody else is."""
-        return bool(self._one("SELECT pg_try_advisory_lock(%s)", (_ADVISORY_LOCK,))[0])
+        """Take the advisory lock; False while another process holds it."""
+        return bool(self._fetch_one("SELECT pg_try_advisory_lock(%s)", (_ADVISORY_LOCK,))[0])
 
     def unlock(self) -> None:
-        """Let others train; nothing where the session was lost, and the lock with it."""
+        """Release the lock; no effect if the connection, and with it the lock, was lost."""
         if self._connection is not None and not self._connection.closed:
-            self._one("SELECT pg_advisory_unlock(%s)", (_ADVISORY_LOCK,))
+            self._fetch_one("SELECT pg_advisory_unlock(%s)", (_ADVISORY_LOCK,))
 
     def holds_lock(self) -> bool:
-        """False once the session was lost, and the lock with it."""
+        """Whether the lock is held; False once the connection was lost."""
         if self._connection is None or self._connection.closed:
             return False
         try:
-            return bool(self._one(f"SELECT EXISTS ({_HELD} AND l.pid = pg_backend_pid())")[0])
+            return bool(self._fetch_one(f"SELECT EXISTS ({_HELD_LOCK} AND l.pid = pg_backend_pid())")[0])
         except psycopg2.Error:
             return False
 
-    def holder(self) -> str | None:
-        """Who holds the lock, as its session calls itself; None where nobody does."""
-        row = self._all(f"SELECT a.application_name, a.pid FROM ({_HELD}) l JOIN pg_stat_activity a USING (pid)")  # noqa: S608
-        return None if not row else row[0][0] or f"session {row[0][1]} of the store"
+    def lock_holder(self) -> str | None:
+        """Application name of the connection that holds the lock; None if it is free."""
+        rows = self._fetch_all(
+            f"SELECT a.application_name, a.pid FROM ({_HELD_LOCK}) l JOIN pg_stat_activity a USING (pid)"  # noqa: S608
+        )
+        return None if not rows else rows[0][0] or f"connection {rows[0][1]} of the store"
 
     def close(self) -> None:
-        """Close the session, and with it give up the lock."""
+        """Close the connection, which releases the lock."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
-    # What drifts
+    # Drift
 
-    def clock(self, batteries: int) -> datetime | None:
-        """Event time that so many batteries have reached; None where fewer have sent anything."""
-        return windows.clock(self._session(), batteries)
+    def watermark(self, batteries: int) -> datetime | None:
+        """Event time that this many batteries have reached; None if fewer have sent data."""
+        return windows.watermark(self._open_connection(), batteries)
 
     def drifts(self) -> list[DetectedDrift]:
-        """Which models of this domain drift now, with the newest window of each."""
-        rows = self._all(
+        """The drifting models of this model namespace, with the newest window of each."""
+        rows = self._fetch_all(
             """
             SELECT s.target, s.kind, s.score, s.threshold, w.window_start, s.model_version
             FROM drift_status s
@@ -117,25 +119,25 @@ class RetrainStore:
         )
         return [DetectedDrift(*row) for row in rows]
 
-    def fleet(self, cadence: Literal["reading", "cycle"], at_most: int) -> list[str]:
-        """Batteries that a model of this cadence may learn from, in the order of their names."""
+    def trainable_batteries(self, cadence: Literal["reading", "cycle"], limit: int) -> list[str]:
+        """Up to `limit` batteries with training data for a model of this cadence, ordered by id."""
         has_cycles = "OR EXISTS (SELECT FROM battery_cycles c WHERE c.battery_id = b.battery_id)"
-        rows = self._all(
-            "SELECT b.battery_id FROM batteries b WHERE EXISTS (SELECT FROM ev_telemetry t "  # noqa: S608 - our own words
+        rows = self._fetch_all(
+            "SELECT b.battery_id FROM batteries b WHERE EXISTS (SELECT FROM ev_telemetry t "  # noqa: S608 - constant text
             "WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL) "
             f"{has_cycles if cadence == 'cycle' else ''} ORDER BY b.battery_id LIMIT %s",
-            (at_most,),
+            (limit,),
         )
         return [battery_id for (battery_id,) in rows]
 
-    def past(self) -> RetrainHistory:
-        """The trainings so far."""
-        ended_at, data_until = self._one(
+    def history(self) -> RetrainHistory:
+        """Summary of the previous trainings."""
+        ended_at, data_until = self._fetch_one(
             "SELECT max(ended_at) FILTER (WHERE outcome <> 'stopped'), "
             "max(data_until) FILTER (WHERE outcome IN ('promoted', 'not_promoted')) FROM retrains WHERE domain = %s",
             (self._domain,),
         )
-        (unchanged,) = self._one(
+        (unchanged,) = self._fetch_one(
             """
             SELECT count(*) FROM retrains
             WHERE domain = %(domain)s AND outcome <> 'stopped' AND retrain_id > COALESCE(
@@ -146,31 +148,31 @@ class RetrainStore:
         )
         return RetrainHistory(ended_at, data_until, unchanged)
 
-    # One training
+    # Training records
 
     def abandoned(self) -> list[tuple[int, str]]:
-        """Trainings whose process is gone, and why they ended; only for the holder of the lock."""
-        rows = self._all(
+        """Id and error of open records whose process has ended; requires the lock."""
+        rows = self._fetch_all(
             """
             SELECT retrain_id, COALESCE(error,
-                'it ended without a word: its process on ' || host || ' was stopped, or lost its session on the store')
+                'it ended without a result: its process on ' || host || ' was killed or lost its database connection')
             FROM retrains WHERE ended_at IS NULL AND domain = %s ORDER BY retrain_id
             """,
             (self._domain,),
         )
         return [(number, error) for number, error in rows]
 
-    def begin(self, reason: str, drifts: Sequence[DetectedDrift], release: int | None) -> int:
-        """Record that a training begins; its number."""
-        shown = [vars(one) | {"window_start": one.window_start.isoformat()} for one in drifts]
-        (retrain_id,) = self._one(
+    def start(self, reason: str, drifts: Sequence[DetectedDrift], release: int | None) -> int:
+        """Record the start of a training; returns its id."""
+        drift = [vars(one) | {"window_start": one.window_start.isoformat()} for one in drifts]
+        (retrain_id,) = self._fetch_one(
             "INSERT INTO retrains (domain, host, started_by, reason, drift, release_before) "
             "VALUES (%s, %s, %s, %s, %s, %s) RETURNING retrain_id",
-            (self._domain, self._host, self._by, reason, Json(shown), release),
+            (self._domain, self._host, self._by, reason, Json(drift), release),
         )
         return int(retrain_id)
 
-    def note(
+    def update(
         self,
         retrain_id: int,
         *,
@@ -178,14 +180,14 @@ class RetrainStore:
         data_until: datetime | None = None,
         error: str | None = None,
     ) -> None:
-        """Add what is known by now."""
+        """Set the given columns of an open record."""
         self._execute(
             "UPDATE retrains SET run_id = COALESCE(%s, run_id), data_until = COALESCE(%s, data_until), "
             "error = COALESCE(%s, error) WHERE retrain_id = %s",
             (run_id, data_until, error, retrain_id),
         )
 
-    def end(
+    def finish(
         self,
         retrain_id: int,
         outcome: OutcomeName,
@@ -193,21 +195,21 @@ class RetrainStore:
         detail: str | None = None,
         error: str | None = None,
         release: int | None = None,
-        before: int | None = None,
+        previous: int | None = None,
         watched: Mapping[str, tuple[int, int]] | None = None,
     ) -> None:
-        """Record how it ended, once; with `watched`, the promotion is compared with its predecessor from now on.
+        """Record the outcome, once; with `watched`, the promotion is monitored from now on.
 
-        A promotion is recorded also where somebody else has given the training up meanwhile: it serves.
+        A promotion is recorded even if another process has closed the record as failed meanwhile.
 
         Args:
-            release: that serves afterwards.
-            before: that it replaced; None: the one that served when the training began.
+            release: the release that serves afterwards.
+            previous: the release that it replaced; None for the one that served at the start of the training.
         """
         self._execute(
             """
             UPDATE retrains SET ended_at = now(), outcome = %(outcome)s, detail = %(detail)s, error = %(error)s,
-                release_after = %(release)s, release_before = COALESCE(%(before)s, release_before),
+                release_after = %(release)s, release_before = COALESCE(%(previous)s, release_before),
                 watch = %(watch)s, watched = %(watched)s
             WHERE retrain_id = %(id)s
               AND (ended_at IS NULL OR (%(outcome)s = 'promoted' AND outcome <> 'promoted'))
@@ -218,38 +220,44 @@ class RetrainStore:
                 "detail": detail,
                 "error": error,
                 "release": release,
-                "before": before,
+                "previous": previous,
                 "watch": "watching" if watched else None,
                 "watched": Json({target: list(pair) for target, pair in watched.items()}) if watched else None,
             },
         )
 
-    # The watch over a promotion
+    # Promotion monitoring
 
-    def watched(self) -> list[WatchedPromotion]:
-        """Promotions that are compared still, oldest first."""
-        rows = self._all(
+    def watched_promotions(self) -> list[WatchedPromotion]:
+        """Promotions that are still monitored, oldest first."""
+        rows = self._fetch_all(
             "SELECT retrain_id, release_after, release_before, data_until, watched, watch_looks, watch_from "
             "FROM retrains WHERE domain = %s AND watch = 'watching' ORDER BY retrain_id",
             (self._domain,),
         )
         return [
             WatchedPromotion(
-                number, after, before, since, {target: (new, old) for target, (new, old) in pairs.items()}, looks, began
+                retrain_id,
+                release,
+                previous,
+                since,
+                {target: (new, old) for target, (new, old) in pairs.items()},
+                compared,
+                started,
             )
-            for number, after, before, since, pairs, looks, began in rows
+            for retrain_id, release, previous, since, pairs, compared, started in rows
         ]
 
-    def begin_watch(self, retrain_id: int, reached: datetime) -> None:
-        """Remember from which event time on a promotion is watched."""
+    def start_watch(self, retrain_id: int, watermark: datetime) -> None:
+        """Store the event time at which monitoring of a promotion starts, once."""
         self._execute(
-            "UPDATE retrains SET watch_from = COALESCE(watch_from, %s) WHERE retrain_id = %s", (reached, retrain_id)
+            "UPDATE retrains SET watch_from = COALESCE(watch_from, %s) WHERE retrain_id = %s", (watermark, retrain_id)
         )
 
-    def paired(self, target: str, new: int, old: int, since: datetime | None) -> list[PairedLoss]:
-        """Losses of champion `new` and of its shadow `old` on the same moments from `since` on, by battery."""
+    def paired_losses(self, target: str, new: int, old: int, since: datetime | None) -> list[PairedLoss]:
+        """By battery, losses of champion `new` and of its shadow `old` on the same predictions from `since` on."""
         loss = "power({0}.error, 2)" if TARGETS[target].kind == "classification" else "abs({0}.error)"
-        rows = self._all(
+        rows = self._fetch_all(
             f"""
             SELECT n.battery_id, count(*), avg({loss.format("n")}), avg({loss.format("o")})
             FROM prediction_outcomes n
@@ -258,51 +266,51 @@ class RetrainStore:
               AND n.model_name = %s AND n.model_version = %s AND o.model_name = n.model_name AND o.model_version = %s
               AND n.matured_at >= COALESCE(%s::timestamptz, '-infinity')
             GROUP BY n.battery_id ORDER BY n.battery_id
-            """,  # noqa: S608 - our own words
+            """,  # noqa: S608 - constant text
             (target, f"{self._domain}-{target}", str(new), str(old), since),
         )
         return [PairedLoss(*row) for row in rows]
 
     def has_outcomes(self, target: str, version: int, since: datetime | None, count: int) -> bool:
-        """Whether `count` truths are known of what champion `version` predicted from `since` on, shadow or not."""
-        (known,) = self._one(
+        """Whether champion `version` has `count` outcomes from `since` on, with or without a shadow."""
+        (outcomes,) = self._fetch_one(
             "SELECT count(*) FROM (SELECT FROM prediction_outcomes WHERE target = %s AND role = 'champion' "
             "AND model_name = %s AND model_version = %s "
             "AND matured_at >= COALESCE(%s::timestamptz, '-infinity') LIMIT %s) few",
             (target, f"{self._domain}-{target}", str(version), since, count),
         )
-        return bool(known >= count)
+        return bool(outcomes >= count)
 
-    def explain_watch(self, retrain_id: int, detail: str) -> None:
-        """Say where a watch stands; nothing is written where that was said already."""
+    def set_watch_detail(self, retrain_id: int, detail: str) -> None:
+        """Store the state of monitoring as text, if it has changed."""
         self._execute(
             "UPDATE retrains SET watch_detail = %(detail)s "
             "WHERE retrain_id = %(id)s AND watch_detail IS DISTINCT FROM %(detail)s",
             {"detail": detail, "id": retrain_id},
         )
 
-    def looked(self, retrain_id: int, target: str, outcomes: int, detail: str) -> None:
-        """Remember a comparison, so that the next is made when there is twice as much to compare."""
+    def record_comparison(self, retrain_id: int, target: str, outcomes: int, detail: str) -> None:
+        """Store a comparison and its number of outcomes, which determines the next one."""
         self._execute(
             "UPDATE retrains SET watch_looks = watch_looks || %s::jsonb, watch_detail = %s WHERE retrain_id = %s",
             (json.dumps({target: outcomes}), detail, retrain_id),
         )
 
-    def end_watch(self, retrain_id: int, how: WatchEnd, detail: str) -> None:
-        """Record how the watch ended."""
+    def end_watch(self, retrain_id: int, state: WatchEnd, detail: str) -> None:
+        """Record the result of promotion monitoring."""
         self._execute(
             "UPDATE retrains SET watch = %s, watch_detail = %s, watch_ended_at = now() WHERE retrain_id = %s",
-            (how, detail, retrain_id),
+            (state, detail, retrain_id),
         )
 
-    def _one(self, sql: str, values: Any = None) -> tuple[Any, ...]:
+    def _fetch_one(self, sql: str, values: Any = None) -> tuple[Any, ...]:
         return self._execute(sql, values).fetchone() or (None,)
 
-    def _all(self, sql: str, values: Any = None) -> list[tuple[Any, ...]]:
+    def _fetch_all(self, sql: str, values: Any = None) -> list[tuple[Any, ...]]:
         return self._execute(sql, values).fetchall()
 
     def _execute(self, sql: str, values: Any = None) -> psycopg2.extensions.cursor:
-        connection = self._session()
+        connection = self._open_connection()
         try:
             cursor: psycopg2.extensions.cursor = connection.cursor()
             cursor.execute(sql, values)
@@ -311,7 +319,7 @@ class RetrainStore:
             raise
         return cursor
 
-    def _session(self) -> psycopg2.extensions.connection:
+    def _open_connection(self) -> psycopg2.extensions.connection:
         if self._connection is None or self._connection.closed:
             self._connection = self._connect()
         return self._connection
@@ -322,23 +330,23 @@ class RetrainStore:
             self._dsn,
             application_name=name.encode()[:_NAME_BYTES].decode(errors="ignore"),
             connect_timeout=10,
-            # The session is silent while a model is trained: who is gone is noticed within about a minute.
+            # The connection is idle during a training: a lost client is detected within about a minute.
             keepalives_idle=30,
             keepalives_interval=10,
             keepalives_count=3,
         )
-        # Each statement for itself: an open transaction would hold up the store for as long as a training takes.
+        # Autocommit: an open transaction would block the store's maintenance for the duration of a training.
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(
-                f"{NOTICE_LOST_CLIENT}; SET statement_timeout = {_STATEMENT_TIMEOUT_MS}; SET TIME ZONE 'UTC'"
+                f"{SERVER_KEEPALIVE_SQL}; SET statement_timeout = {_STATEMENT_TIMEOUT_MS}; SET TIME ZONE 'UTC'"
             )
         return connection
 
 
-_HELD = f"""
+_HELD_LOCK = f"""
     SELECT l.pid FROM pg_locks l
     WHERE l.locktype = 'advisory' AND l.granted AND l.classid = {_ADVISORY_LOCK >> 32}
       AND l.objid = {_ADVISORY_LOCK & 0xFFFF_FFFF} AND l.objsubid = 1
       AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""  # noqa: S608 - our own words
+"""  # noqa: S608 - constant text

@@ -1,4 +1,4 @@
-"""The retrainer: looks at drift and at watched promotions, trains, promotes or rolls back."""
+"""Retraining loop: polls drift and monitored promotions, then trains, promotes or rolls back."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import psycopg2
 from features.targets import TARGETS
 from monitoring.drift.drift_params import DriftParams
 from retraining.champion_comparison import RollbackParams
-from retraining.promotion_record import settle
-from retraining.promotion_watch import PromotionWatch
+from retraining.promotion_monitor import PromotionMonitor
+from retraining.promotion_record import close_record
 from retraining.retrain_store import RetrainStore
 from retraining.training_run import TrainingResult, TrainingRun
 from retraining.trigger import RetrainParams, decide
@@ -32,7 +32,7 @@ from training.splits import MIN_BATTERIES_FOR_GATE
 
 log = logging.getLogger(__name__)
 
-#: In `var`; younger than half a minute while this runs.
+#: File in `var` whose modification time is at most half a minute old while the retrainer runs.
 HEARTBEAT_FILE = "retrain.alive"
 _HEARTBEAT_INTERVAL_S = 10.0
 _RETRY_S = 10.0
@@ -40,11 +40,11 @@ _RETRY_S = 10.0
 
 @dataclass
 class Retrainer:
-    """Looks at what drifts and at what was promoted, and does what follows.
+    """Polls drift and promotions, and runs the resulting training or rollback.
 
     Attributes:
-        params: content of `params.yaml`, and its sections as they are used here.
-        stop: set to end; a training that is under way is given up.
+        params: content of `params.yaml`; `policy`, `rollback` and `drift` are its typed sections.
+        stop: set to end; a running training is aborted.
     """
 
     settings: Settings
@@ -56,50 +56,50 @@ class Retrainer:
     registry: RegistryStore
     stop: threading.Event
     _last_logged: str = ""
-    _learned_from: dict[tuple[str, int], frozenset[str]] = field(default_factory=dict)
+    _train_batteries: dict[tuple[str, int], frozenset[str]] = field(default_factory=dict)
 
     def run(self, interval_s: float) -> None:
-        """Look every `interval_s` until `stop` is set; a store or a registry that is away is waited for."""
+        """Run every `interval_s` until `stop` is set; an unavailable store or registry is retried."""
         from mlflow.exceptions import MlflowException
 
         with self._heartbeat():
             while not self.stop.is_set():
                 try:
-                    self.look()
+                    self.run_once()
                 except (psycopg2.Error, MlflowException, OSError, TwinError) as error:
-                    log.warning("could not look: %s: %s", type(error).__name__, str(error).strip().partition("\n")[0])
+                    log.warning("check failed: %s: %s", type(error).__name__, str(error).strip().partition("\n")[0])
                     self.stop.wait(_RETRY_S)
                 else:
                     self.stop.wait(interval_s)
 
-    def look(self, reason: str | None = None) -> TrainingResult | None:
-        """Look once: compare what is watched, and train where a drift asks for it, or a `reason` is given.
+    def run_once(self, reason: str | None = None) -> TrainingResult | None:
+        """Check monitored promotions, then train on drift or, if given, for `reason`.
 
         Returns:
-            What a training came to; None where there was none.
+            Result of the training; None without one.
 
         Raises:
-            psycopg2.Error: the telemetry store did not answer.
-            MlflowException: the registry did not answer.
+            psycopg2.Error: the telemetry store failed.
+            MlflowException: the registry failed.
         """
         if not self.records.try_lock():
-            holder = self.records.holder() or "somebody"
-            self._log_once(f"not now: {holder} is at work")
+            holder = self.records.lock_holder() or "another process"
+            self._log_once(f"waiting: {holder} holds the lock")
             return None
         try:
             for retrain_id, error in self.records.abandoned():
-                promotion = settle(self.records, self.registry, retrain_id, "failed", error)
-                had = "nothing" if promotion is None else f"release {promotion.release}"
-                log.warning("retraining %d is gone, and had promoted %s: %s", retrain_id, had, error)
+                promotion = close_record(self.records, self.registry, retrain_id, "failed", error)
+                promoted = "nothing" if promotion is None else f"release {promotion.release}"
+                log.warning("retraining %d was interrupted, it had promoted %s: %s", retrain_id, promoted, error)
             by = f"{current_user()} on {platform.node()}"
-            watch = PromotionWatch(self.records, self.registry, self.rollback, by)
-            watch.look()
+            monitor = PromotionMonitor(self.records, self.registry, self.rollback, by)
+            monitor.run_once()
             drifts = self.records.drifts()
             champions = self.registry.aliases().champions if drifts else {}
             decision = decide(
                 drifts,
                 champions,
-                self.records.past(),
+                self.records.history(),
                 datetime.now(UTC),
                 self.policy,
                 lambda target: self._gate_obstacle(target, champions[target]),
@@ -107,69 +107,69 @@ class Retrainer:
             self._log_once(decision.reason)
             if reason is None and not decision.drifts:
                 return None
-            attempt = TrainingRun(
+            run = TrainingRun(
                 self.settings, self.params, self.policy, self.drift, self.records, self.registry, by, self.stop.is_set
             )
-            done = attempt.train(decision.reason, decision.drifts) if reason is None else attempt.train(reason, ())
+            result = run.train(decision.reason, decision.drifts) if reason is None else run.train(reason, ())
             if self.records.holds_lock():
-                watch.look()  # what was replaced predicts in the shadow from now on
-            return done
+                monitor.run_once()  # makes the replaced champion the challenger
+            return result
         finally:
             self.records.unlock()
 
     def _gate_obstacle(self, target: str, champion: int) -> str | None:
-        """Why the gate would refuse whatever is trained: no battery is left that it could be compared on."""
-        fleet = self.records.fleet(TARGETS[target].cadence, MIN_BATTERIES_FOR_GATE)
-        if not 0 < len(fleet) < MIN_BATTERIES_FOR_GATE:
+        """Why the gate could not promote any new model: the champion was trained on every battery; None otherwise."""
+        batteries = self.records.trainable_batteries(TARGETS[target].cadence, MIN_BATTERIES_FOR_GATE)
+        if not 0 < len(batteries) < MIN_BATTERIES_FOR_GATE:
             return None
-        if (target, champion) not in self._learned_from:
+        if (target, champion) not in self._train_batteries:
             with self.registry.files(target, champion, evaluation=False) as folder:
-                self._learned_from[target, champion] = frozenset(read_json(folder / "fit.json")["train_batteries"])
-        if not self._learned_from[target, champion].issuperset(fleet):
+                self._train_batteries[target, champion] = frozenset(read_json(folder / "fit.json")["train_batteries"])
+        if not self._train_batteries[target, champion].issuperset(batteries):
             return None
         return (
-            f"its champion has learned from all {len(fleet)} batteries there are, and of fewer than "
-            f"{MIN_BATTERIES_FOR_GATE} none is held out to compare it on; train by hand (`python -m retraining "
-            "--reason ...`) and promote with `python -m training.registry promote --force`"
+            f"its champion was trained on all {len(batteries)} batteries, and with fewer than {MIN_BATTERIES_FOR_GATE} "
+            "none is held out for a comparison; train manually (`python -m retraining --reason ...`) and promote with "
+            "`python -m training.registry promote --force`"
         )
 
     @contextmanager
     def _heartbeat(self) -> Iterator[None]:
-        """Touch a file meanwhile, by whose age others see that this goes on: it has no port to be asked at."""
+        """Touch the heartbeat file in a thread, for health checks of this process, which has no port."""
         self.settings.var.mkdir(parents=True, exist_ok=True)
-        ended = threading.Event()
+        finished = threading.Event()
 
         def touch() -> None:
             while True:
                 (self.settings.var / HEARTBEAT_FILE).touch()
-                if ended.wait(_HEARTBEAT_INTERVAL_S):
+                if finished.wait(_HEARTBEAT_INTERVAL_S):
                     return
 
-        thread = threading.Thread(target=touch, name="alive", daemon=True)
+        thread = threading.Thread(target=touch, name="heartbeat", daemon=True)
         thread.start()
         try:
             yield
         finally:
-            ended.set()
+            finished.set()
             thread.join()
 
     def _log_once(self, sentence: str) -> None:
-        """Once, not at every look."""
+        """Log `sentence` unless it is the last one logged."""
         if sentence != self._last_logged:
             self._last_logged = sentence
             log.info("%s", sentence)
 
 
 @contextmanager
-def retraining(settings: Settings, params: Mapping[str, Any], stop: threading.Event) -> Iterator[Retrainer]:
-    """A retrainer on the store and the registry of `settings`; its session on the store ends with the block.
+def open_retrainer(settings: Settings, params: Mapping[str, Any], stop: threading.Event) -> Iterator[Retrainer]:
+    """A retrainer on the store and the registry of `settings`; its connection to the store ends with the block.
 
     Raises:
-        TwinError: a parameter is wrong, or no store is named.
-        psycopg2.Error: the store does not answer.
+        TwinError: a parameter is invalid, or no store is configured.
+        psycopg2.Error: the store is unavailable.
     """
     if settings.telemetry_dsn is None:
-        raise TwinError("No telemetry store is named.", field="telemetry_dsn")
+        raise TwinError("No telemetry store is configured.", field="telemetry_dsn")
     policy = parse_section(RetrainParams, params.get("retrain", {}), "retrain")
     rollback = parse_section(RollbackParams, params.get("rollback", {}), "rollback")
     drift = parse_section(DriftParams, params.get("drift", {}), "drift")

@@ -1,4 +1,4 @@
-"""One training: from a copy of the store, through the pipeline, to the registry and its gate."""
+"""Runs one training: snapshot of the store, DVC pipeline, registration and promotion by the gate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import psycopg2
 
 from features.targets import TARGET_NAMES
 from monitoring.drift.drift_params import DriftParams
-from retraining.promotion_record import TAG, Promotion, promotion_in, settle
+from retraining.promotion_record import RETRAIN_TAG, Promotion, close_record, promotion_of
 from retraining.retrain_store import RetrainStore
 from retraining.trigger import DetectedDrift, RetrainParams
 from retraining.workspace import Workspace
@@ -40,12 +40,12 @@ _LOCK_CHECK_INTERVAL_S = 10.0
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a training came to.
+    """Result of a training.
 
     Attributes:
-        report: what became of each model; None where it failed before.
-        promotion: the release that it brought about; None where what serves is what served before.
-        error: why it failed, in a sentence; None where it did not.
+        report: registration of each model; None if it failed before.
+        promotion: the promoted release; None if the serving release is unchanged.
+        error: error sentence; None on success.
     """
 
     report: RegistrationReport | None = None
@@ -54,28 +54,28 @@ class TrainingResult:
 
     @property
     def detail(self) -> str:
-        """What became of each model, a sentence each."""
+        """Registration result of each model, one sentence each."""
         if self.report is None:
             return self.error or "nothing"
         return "; ".join(
-            f"{one.target} {'' if one.version is None else f'version {one.version} '}{one.state}"
-            + (f" ({', '.join(one.reasons)})" if one.reasons else "")
-            for one in self.report.models
+            f"{model.target} {'' if model.version is None else f'version {model.version} '}{model.state}"
+            + (f" ({', '.join(model.reasons)})" if model.reasons else "")
+            for model in self.report.models
         )
 
 
 class StoppedError(RuntimeError):
-    """The training was told to stop."""
+    """The training was stopped."""
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """How and with what to train.
+    """Configuration and connections of a training.
 
     Attributes:
         params: content of `params.yaml`; `policy` and `drift` are its sections `retrain` and `drift`.
-        is_stopping: True once whoever runs this shall end.
-        by: who the registry's history names.
+        is_stopping: whether the process is shutting down.
+        by: author of events in the registry's history.
     """
 
     settings: Settings
@@ -88,75 +88,78 @@ class TrainingRun:
     is_stopping: Callable[[], bool] = lambda: False
 
     def train(self, reason: str, drifts: Sequence[DetectedDrift]) -> TrainingResult:
-        """Train, register and let the gate promote; only for the holder of the lock.
+        """Train, register and let the gate promote; requires the advisory lock.
 
-        Whatever goes wrong is recorded, and leaves the champion where it is.
+        Any error is recorded and leaves the champion unchanged.
 
         Args:
-            drifts: what asks for it; their targets alone may be promoted. None: asked for by hand, every target may.
+            drifts: the cause; only their targets may be promoted.  Empty for a manual training: every target may.
         """
-        retrain_id = self.records.begin(reason, drifts, self.registry.aliases().release)
-        log.info("retraining %d begins: %s", retrain_id, reason)
+        retrain_id = self.records.start(reason, drifts, self.registry.aliases().release)
+        log.info("retraining %d started: %s", retrain_id, reason)
         try:
-            done = self._train(retrain_id, reason, drifts)
+            result = self._train(retrain_id, reason, drifts)
         except (TwinError, StoppedError) as error:
             return self._record_failure(retrain_id, error)
-        except Exception as error:  # the watch goes on, whatever a training does
+        except Exception as error:  # the retrainer continues after any failure
             log.exception("retraining %d failed", retrain_id)
             return self._record_failure(retrain_id, error)
-        log.info("retraining %d %s: %s", retrain_id, "promoted" if done.promotion else "promoted nothing", done.detail)
-        return done
+        outcome = "promoted" if result.promotion else "did not promote"
+        log.info("retraining %d %s: %s", retrain_id, outcome, result.detail)
+        return result
 
     def _record_failure(self, retrain_id: int, error: Exception) -> TrainingResult:
-        """Record why; what was promoted before is a promotion all the same."""
+        """Record the error; a promotion that was already made is recorded as such."""
         from mlflow.exceptions import MlflowException
 
         outcome: Literal["failed", "stopped"] = "stopped" if isinstance(error, StoppedError) else "failed"
-        named = isinstance(error, TwinError | StoppedError)
-        sentence = (str(error) if named else f"{type(error).__name__}: {error}").partition("\n")[0]
+        is_expected = isinstance(error, TwinError | StoppedError)
+        sentence = (str(error) if is_expected else f"{type(error).__name__}: {error}").partition("\n")[0]
         log.error("retraining %d %s: %s", retrain_id, outcome, sentence)
         promotion = None
         try:
-            # The session may be the very thing that was lost; a new one is opened then.
-            self.records.note(retrain_id, error=sentence)
-            promotion = settle(self.records, self.registry, retrain_id, outcome, sentence)
-        except (psycopg2.Error, MlflowException, OSError, TwinError) as also:
-            log.warning("how retraining %d ended is recorded later: %s", retrain_id, str(also).partition("\n")[0])
+            # If the connection was lost, a new one is opened.
+            self.records.update(retrain_id, error=sentence)
+            promotion = close_record(self.records, self.registry, retrain_id, outcome, sentence)
+        except (psycopg2.Error, MlflowException, OSError, TwinError) as second:
+            log.warning(
+                "the outcome of retraining %d is recorded later: %s", retrain_id, str(second).partition("\n")[0]
+            )
         if promotion is not None:
-            log.warning("retraining %d had promoted release %d before", retrain_id, promotion.release)
+            log.warning("retraining %d had already promoted release %d", retrain_id, promotion.release)
         return TrainingResult(promotion=promotion, error=sentence)
 
     def _train(self, retrain_id: int, reason: str, drifts: Sequence[DetectedDrift]) -> TrainingResult:
-        tags = {TAG: str(retrain_id), "retrain_reason": reason, **_drift_tags(drifts)}
-        with self._run(tags) as run_id, self._workspace(retrain_id) as workspace:
-            self.records.note(retrain_id, run_id=run_id)
-            # What one battery with a clock ahead of its time says must not make later drift look known.
-            reached = self.records.clock(self.drift.min_batteries)
-            source = self._copy_store(workspace)
-            data_until = reached or _newest(source)
-            self.records.note(retrain_id, data_until=data_until)
+        tags = {RETRAIN_TAG: str(retrain_id), "retrain_reason": reason, **_drift_tags(drifts)}
+        with self._mlflow_run(tags) as run_id, self._workspace(retrain_id) as workspace:
+            self.records.update(retrain_id, run_id=run_id)
+            # The watermark, so that one battery with a clock set ahead does not mark later drift as already learned.
+            watermark = self.records.watermark(self.drift.min_batteries)
+            source = self._take_snapshot(workspace)
+            data_until = watermark or _newest_time(source)
+            self.records.update(retrain_id, data_until=data_until)
             workspace.set_params(self._params_on(source, drifts))
             workspace.train(self.settings.var, self._periodic_check())
-            self._log(run_id, workspace, data_until)
-            self._check()
+            self._log_artifacts(run_id, workspace, data_until)
+            self._require_lock()
             report = self._register(workspace, tags, reason, drifts)
-            # From here on it serves: on record at once, before anything else can go wrong.
-            own = {model.target: model.version for model in report.models}
-            promotion = promotion_in(self.registry, report.release, lambda target, version: own[target] == version)
-            done = TrainingResult(report, promotion)
-            self.records.end(
+            # The new release serves now, so the outcome is recorded before anything else can fail.
+            versions = {model.target: model.version for model in report.models}
+            promotion = promotion_of(self.registry, report.release, lambda target, version: versions[target] == version)
+            result = TrainingResult(report, promotion)
+            self.records.finish(
                 retrain_id,
                 "not_promoted" if promotion is None else "promoted",
-                detail=done.detail,
+                detail=result.detail,
                 release=report.release,
-                before=None if promotion is None else promotion.before,
+                previous=None if promotion is None else promotion.previous,
                 watched=None if promotion is None else promotion.watched,
             )
-        return done
+        return result
 
     @contextmanager
     def _workspace(self, retrain_id: int) -> Iterator[Workspace]:
-        """A new workspace, which stays for whoever wants to look into it or to repeat it; the oldest go."""
+        """A new workspace, kept for inspection; the oldest are deleted."""
         root = self.settings.var.resolve() / "retrains"
         workspace = Workspace.create(root / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{retrain_id}", PROJECT)
         for folder in sorted(root.iterdir())[: -self.policy.kept]:
@@ -166,9 +169,9 @@ class TrainingRun:
         finally:
             workspace.drop_cache()
 
-    def _copy_store(self, workspace: Workspace) -> Path:
+    def _take_snapshot(self, workspace: Workspace) -> Path:
         if self.settings.telemetry_dsn is None:
-            raise TwinError("No telemetry store is named.", field="telemetry_dsn")
+            raise TwinError("No telemetry store is configured.", field="telemetry_dsn")
         params = parse_section(SnapshotParams, self.params.get("snapshot", {}), "snapshot")
         return take_snapshot(
             self.settings.telemetry_dsn.get_secret_value(),
@@ -178,14 +181,14 @@ class TrainingRun:
         )
 
     def _params_on(self, source: Path, drifts: Sequence[DetectedDrift]) -> dict[str, Any]:
-        """The project's parameters, on the copy and by the definitions of the champion that is to be replaced."""
+        """The project's parameters with the snapshot as source and the champion's label definitions."""
         params = {**self.params, "domain": self.registry.domain}
         params["source"] = {"name": SOURCE, "path": str(source), "field_map": None, "batteries": None}
         champions = self.registry.aliases().champions
-        for target in [*(one.target for one in drifts), *TARGET_NAMES]:
+        for target in [*(drift.target for drift in drifts), *TARGET_NAMES]:
             if target in champions:
                 with self.registry.files(target, champions[target], evaluation=False) as folder:
-                    # Else the gate could not compare the two.
+                    # With different label definitions the gate could not compare the two.
                     params["targets"] = read_json(folder / "fit.json")["definitions"]
                 break
         return params
@@ -201,39 +204,39 @@ class TrainingRun:
             provenance_in(workspace.folder, SOURCE, tags),
             by=self.by,
             why=reason,
-            promotable=sorted({one.target for one in drifts}) or TARGET_NAMES,
+            promotable=sorted({drift.target for drift in drifts}) or TARGET_NAMES,
         )
 
     def _periodic_check(self) -> Callable[[], None]:
-        looked_at = time.monotonic()
+        checked_at = time.monotonic()
 
         def check() -> None:
-            nonlocal looked_at
+            nonlocal checked_at
             if self.is_stopping():
                 raise StoppedError("it was stopped")
-            if time.monotonic() - looked_at >= _LOCK_CHECK_INTERVAL_S:
-                self._check()
-                looked_at = time.monotonic()
+            if time.monotonic() - checked_at >= _LOCK_CHECK_INTERVAL_S:
+                self._require_lock()
+                checked_at = time.monotonic()
 
         return check
 
-    def _check(self) -> None:
-        """Go on only while nobody else can have begun."""
+    def _require_lock(self) -> None:
+        """Raise if the advisory lock was lost, since another process may train now."""
         if not self.records.holds_lock():
             raise TwinError(
-                "The session on the telemetry store was lost, and with it the right to train.", field="telemetry_dsn"
+                "The connection to the telemetry store was lost, and with it the advisory lock.", field="telemetry_dsn"
             )
 
     @contextmanager
-    def _run(self, tags: Mapping[str, str]) -> Iterator[str]:
-        """A run of its own in MLflow, beside those of tuning and models."""
+    def _mlflow_run(self, tags: Mapping[str, str]) -> Iterator[str]:
+        """MLflow run of the retraining, beside those of tuning and models."""
         client = self.registry.client
         experiment = experiment_id(client, self.settings, self.registry.domain)
         run_id = str(client.create_run(experiment, run_name="retrain", tags={"kind": "retrain", **tags}).info.run_id)
         with record_run_status(client, run_id, stopped_by=(StoppedError,)):
             yield run_id
 
-    def _log(self, run_id: str, workspace: Workspace, data_until: datetime) -> None:
+    def _log_artifacts(self, run_id: str, workspace: Workspace, data_until: datetime) -> None:
         client = self.registry.client
         client.set_tag(run_id, "data_until", data_until.isoformat())
         for file in (
@@ -245,14 +248,11 @@ class TrainingRun:
 
 
 def _drift_tags(drifts: Sequence[DetectedDrift]) -> dict[str, str]:
-    tags = {}
-    for one in drifts:
-        tags[f"drift.{one.target}.{one.kind}"] = f"{one.score:.6g}"
-    return tags
+    return {f"drift.{drift.target}.{drift.kind}": f"{drift.score:.6g}" for drift in drifts}
 
 
-def _newest(source: Path) -> datetime:
-    """Event time of the newest thing in a snapshot."""
+def _newest_time(source: Path) -> datetime:
+    """Event time of the newest row of a snapshot."""
     manifest = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
     times = [manifest[table]["until"] for table in ("readings", "cycles")]
     return max(datetime.fromisoformat(time) for time in times if time is not None)

@@ -1,4 +1,4 @@
-"""When a drift starts a training.  Pure: no database, no registry."""
+"""Decides whether detected drift starts a training.  Pure."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class RetrainParams:
     """Section `retrain` of params.yaml.
 
     Attributes:
-        pause_s: least time between the end of one training and the start of the next, on the wall clock.
-        longest_pause_s: the pause doubles after each training that changed nothing, up to this.
-        kept: how many trainings' folders stay under `var/retrains`.
+        pause_s: minimum wall-clock time between the end of a training and the start of the next.
+        longest_pause_s: upper limit of the pause, which doubles after each training without a promotion.
+        kept: number of training workspaces kept under `var/retrains`.
     """
 
     pause_s: float = 3600.0
@@ -27,7 +27,7 @@ class RetrainParams:
         for name, smallest in (("pause_s", 0.0), ("longest_pause_s", self.pause_s), ("kept", 1)):
             if not getattr(self, name) >= smallest:
                 raise TwinError(
-                    f"params.yaml: retrain.{name} is {getattr(self, name)!r}; give a number from {smallest:g} on",
+                    f"params.yaml: retrain.{name} is {getattr(self, name)!r}: it must be at least {smallest:g}.",
                     field=f"retrain.{name}",
                     value=getattr(self, name),
                 )
@@ -35,11 +35,11 @@ class RetrainParams:
 
 @dataclass(frozen=True)
 class DetectedDrift:
-    """A model that drifts: a row of `drift_status` with its newest window.
+    """A drifting model: a row of `drift_status` with its newest window.
 
     Attributes:
-        window_start: event time at which that window began.
-        model_version: whose window it is.
+        window_start: event time of the start of that window.
+        model_version: version that the window was measured for.
     """
 
     target: str
@@ -51,18 +51,18 @@ class DetectedDrift:
 
     @property
     def sentence(self) -> str:
-        """What drifts, and how far."""
+        """What drifts, with score and threshold."""
         return f"{self.kind} of {self.target} drift ({self.score:.3g}, bound {self.threshold:.3g})"
 
 
 @dataclass(frozen=True)
 class RetrainHistory:
-    """What trainings there were.
+    """Summary of the previous trainings.
 
     Attributes:
-        ended_at: end of the last one, on the wall clock.
-        data_until: event time up to which some training has learned already.
-        unchanged: how many in a row, up to the last one, left the champion as it was, or were taken back.
+        ended_at: wall-clock time of the end of the last one.
+        data_until: event time up to which a previous training has learned.
+        unchanged: number of trainings since the last promotion that was not rolled back.
     """
 
     ended_at: datetime | None = None
@@ -72,10 +72,10 @@ class RetrainHistory:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do: train because of `drifts`, or wait where there are none.
+    """The drifts to train on, empty if no training is to start.
 
     Attributes:
-        reason: why, in a sentence.
+        reason: the reason as a sentence.
     """
 
     drifts: tuple[DetectedDrift, ...]
@@ -85,37 +85,33 @@ class Decision:
 def decide(
     drifts: Sequence[DetectedDrift],
     champions: Mapping[str, int],
-    past: RetrainHistory,
+    history: RetrainHistory,
     now: datetime,
     params: RetrainParams,
     gate_obstacle: Callable[[str], str | None] = lambda _target: None,
 ) -> Decision:
-    """Train on drift of the present champion that no training has answered yet, and not too soon after the last one.
+    """Train on drift of a current champion that is newer than the last training's data, after the pause.
 
     Args:
-        drifts: those that are drifting now.
+        drifts: the models that drift now.
         champions: version by target.
         now: the wall clock.
-        gate_obstacle: why nothing that is trained could replace the champion of a target; None where something could.
+        gate_obstacle: why the gate could not promote any new model of a target; None if it could.
     """
     if not drifts:
-        return Decision((), "nothing drifts")
-    present = [one for one in drifts if one.model_version == str(champions.get(one.target))]
-    if not present:
-        return Decision((), "what drifts is a model that serves no longer")
-    new = [one for one in present if _is_new(one, past)]
+        return Decision((), "no model drifts")
+    current = [drift for drift in drifts if drift.model_version == str(champions.get(drift.target))]
+    if not current:
+        return Decision((), "the drifting model is no longer the champion")
+    new = [drift for drift in current if history.data_until is None or drift.window_start >= history.data_until]
     if not new:
-        return Decision((), "what drifts was seen before the last training, which knew it already")
-    pause = timedelta(seconds=min(params.pause_s * 2.0 ** min(past.unchanged, 64), params.longest_pause_s))
-    if past.ended_at is not None and now < past.ended_at + pause:
-        until = (past.ended_at + pause).isoformat(timespec="seconds")
-        return Decision((), f"{new[0].sentence}, but the last training was not long ago: not before {until}")
-    vain = {one.target: gate_obstacle(one.target) for one in new}
-    useful = tuple(one for one in new if vain[one.target] is None)
-    if not useful:
-        return Decision((), f"{new[0].sentence}, but {vain[new[0].target]}")
-    return Decision(useful, "; ".join(one.sentence for one in useful))
-
-
-def _is_new(drift: DetectedDrift, past: RetrainHistory) -> bool:
-    return past.data_until is None or drift.window_start >= past.data_until
+        return Decision((), "the drift lies in data that the last training has already learned from")
+    pause = timedelta(seconds=min(params.pause_s * 2.0 ** min(history.unchanged, 64), params.longest_pause_s))
+    if history.ended_at is not None and now < history.ended_at + pause:
+        until = (history.ended_at + pause).isoformat(timespec="seconds")
+        return Decision((), f"{new[0].sentence}, but the pause after the last training lasts until {until}")
+    obstacles = {drift.target: gate_obstacle(drift.target) for drift in new}
+    trainable = tuple(drift for drift in new if obstacles[drift.target] is None)
+    if not trainable:
+        return Decision((), f"{new[0].sentence}, but {obstacles[new[0].target]}")
+    return Decision(trainable, "; ".join(drift.sentence for drift in trainable))

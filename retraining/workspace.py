@@ -1,6 +1,6 @@
-"""A DVC workspace of its own for one training: nobody else's `params.yaml`, results or lock are touched.
+"""Isolated DVC workspace of one training: a folder with its own code, `params.yaml`, results and lock file.
 
-`dvc exp run --temp` would do nearly the same, but only within a git repository, and it writes into that.
+`dvc exp run --temp` is similar, but needs a git repository and writes into it.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import yaml
 
 from retraining import kill_on_parent_exit
 from telemetry.errors import TwinError
-from telemetry.settings import NO_TELEMETRY
+from telemetry.settings import USAGE_STATISTICS_OFF
 from training.params import MODELS, REPORTS
 
-#: What the stages import and depend on.
+#: Packages that the pipeline stages import and depend on.
 _PACKAGES = ("telemetry", "features", "training", "pipelines", "simulator")
 _FILES = ("dvc.yaml", ".dvcignore")
-#: Without git, silent, and with nothing kept outside of the folder.
+#: Without git, analytics and update checks, and with the site cache inside the folder.
 _DVC_CONFIG = """\
 [core]
     no_scm = true
@@ -50,7 +50,7 @@ class Workspace:
 
     @classmethod
     def create(cls, folder: Path, project: Path) -> Workspace:
-        """A workspace in the new `folder` with the stages and the code of `project`."""
+        """Create `folder` with the pipeline and the code of `project`."""
         folder.mkdir(parents=True)
         for package in _PACKAGES:
             shutil.copytree(project / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -63,12 +63,12 @@ class Workspace:
 
     @property
     def models(self) -> Path:
-        """Where the stages leave the models."""
+        """Folder of the trained models."""
         return self.folder / MODELS
 
     @property
     def reports(self) -> Path:
-        """Where the stages leave what they measured."""
+        """Folder of the reports."""
         return self.folder / REPORTS
 
     def set_params(self, params: Mapping[str, Any]) -> None:
@@ -77,24 +77,24 @@ class Workspace:
         (self.folder / "params.yaml").write_text(text, encoding="utf-8")
 
     def train(self, var: Path, check: Callable[[], None]) -> None:
-        """Run the pipeline up to the evaluation; what it says is in `train.log`.
+        """Run the pipeline up to the stage `evaluate`; its output is in `train.log`.
 
         Args:
-            var: where this process keeps what it keeps; addresses come from the environment, as here.
-            check: called about twice a second; what it raises ends the run.
+            var: `TWIN_VAR` of the stages; other settings come from the environment.
+            check: called about twice a second; an exception that it raises ends the run.
 
         Raises:
-            TwinError: a stage failed; the sentence is the stage's own where it had one.
+            TwinError: a stage failed; the sentence is the stage's error message if it had one.
         """
-        # The stages' interpreter is this one, and what they keep is kept where this process keeps it.
+        # The stages use this interpreter and this process's state folder.
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-        own = {"PATH": path, "PYTHONPATH": str(self.folder), "TWIN_VAR": str(var.resolve())}
+        overrides = {"PATH": path, "PYTHONPATH": str(self.folder), "TWIN_VAR": str(var.resolve())}
         log = self.folder / "train.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [sys.executable, kill_on_parent_exit.__file__, *_REPRO],
                 cwd=self.folder,
-                env={**os.environ, **NO_TELEMETRY, **own},
+                env={**os.environ, **USAGE_STATISTICS_OFF, **overrides},
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -105,20 +105,20 @@ class Workspace:
                     check()
                     time.sleep(_POLL_S)
             finally:
-                _end(process)
+                _terminate(process)
                 if process.stdin is not None:
                     process.stdin.close()
         if process.returncode != 0:
             raise TwinError(failure_message(log.read_text(encoding="utf-8", errors="replace")), field="dvc repro")
 
     def drop_cache(self) -> None:
-        """Remove DVC's second copy of everything, once it is of no more use."""
+        """Remove DVC's cache, a second copy of all outputs."""
         for name in ("cache", "site", "tmp"):
             shutil.rmtree(self.folder / ".dvc" / name, ignore_errors=True)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End DVC with the stage that it runs, kindly, then by force; nothing where it has ended."""
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    """Stop DVC and its running stage by SIGTERM, then SIGKILL; no effect after its end."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         if process.poll() is not None:
             return
@@ -129,12 +129,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def failure_message(log: str) -> str:
-    """What a failed run says of itself, in one sentence."""
+    """The error message in the log of a failed run, one line."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    # The last line of a traceback names the error; that of DVC only the stage.
-    named = [line for line in lines if line.split(":")[0].endswith("Error") and " " not in line.split(":")[0]]
-    if named:
-        return named[-1]
-    # A stage's own sentence is the last that it says, before DVC's.
-    said = list(itertools.takewhile(lambda line: not line.startswith(_DVC_FAILED), lines))
-    return (said or lines or ["dvc repro failed without a word"])[-1]
+    # The last line of a traceback names the error, that of DVC only the stage.
+    exceptions = [line for line in lines if line.split(":")[0].endswith("Error") and " " not in line.split(":")[0]]
+    if exceptions:
+        return exceptions[-1]
+    # Without a traceback, the stage's message is the last line before DVC's.
+    stage_output = list(itertools.takewhile(lambda line: not line.startswith(_DVC_FAILED), lines))
+    return (stage_output or lines or ["dvc repro failed without output"])[-1]

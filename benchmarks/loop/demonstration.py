@@ -26,7 +26,7 @@ from rich.console import Console
 from benchmarks.loop.load_client import RequestLog, send_requests
 from benchmarks.loop.recorded_fleet import recorded_fleet
 from deploy.up import BackgroundServer, environment_of, running_servers
-from retraining.retrainer import retraining
+from retraining.retrainer import open_retrainer
 from simulator.injections import parse_scenario, with_injections
 from simulator.live import LiveOptions, run_live
 from simulator.live_twin import LiveTwin
@@ -180,8 +180,8 @@ def _shift_s(options: LoopOptions) -> float:
 
 
 def _first_model(settings: Settings, params: Mapping[str, Any]) -> None:
-    with retraining(settings, params, threading.Event()) as retrainer:
-        done = retrainer.look("the first model of this fleet")
+    with open_retrainer(settings, params, threading.Event()) as retrainer:
+        done = retrainer.run_once("the first model of this fleet")
         champions = retrainer.registry.aliases().champions
     if done is None or TARGET not in champions:
         raise TwinError(

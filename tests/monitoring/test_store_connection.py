@@ -23,6 +23,6 @@ def test_server_detects_a_lost_client_within_a_minute(postgres15: Postgres) -> N
         "tcp_keepalives_interval": "10",
         "tcp_user_timeout": "60000",
     }
-    assert dict(records._all(_TCP)) == keepalives
+    assert dict(records._fetch_all(_TCP)) == keepalives
     connection.close()
     records.close()

@@ -1,6 +1,6 @@
-"""The retraining on a real store and a real registry: who may work, what is recorded, and what takes a promotion back.
+"""Automatic retraining on a real store and registry: locking, training records, promotion monitoring and rollback.
 
-What trains is in `test_loop.py`; here a training comes as far as the store lets it.
+The pipeline is replaced or fails early here; a complete retraining runs in `tests/benchmarks/test_loop.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from monitoring.fleet_queries import FleetReader
 from monitoring.registry_poll import RegistryPoller
 from retraining.promotion_record import Promotion
 from retraining.retrain_store import RetrainStore
-from retraining.retrainer import Retrainer, retraining
+from retraining.retrainer import Retrainer, open_retrainer
 from retraining.trigger import RetrainHistory
 from retraining.workspace import Workspace
 from telemetry.settings import Settings
@@ -82,24 +82,24 @@ def champions(tmp_path: Path, two_releases: Path) -> RegistryStore:
 @pytest.fixture
 def retrainer(dsn: str, champions: RegistryStore) -> Iterator[Retrainer]:
     settings = champions.settings.model_copy(update={"telemetry_dsn": SecretStr(dsn)})
-    with retraining(settings, PARAMS, threading.Event()) as made:
-        yield made
+    with open_retrainer(settings, PARAMS, threading.Event()) as opened:
+        yield opened
 
 
-def drifting(dsn: str, version: str = "2", began_s: float = 0.0, domain: str = "battery") -> None:
-    """What the watcher of drift writes when the temperature model's errors are out of bounds."""
+def write_drift(dsn: str, version: str = "2", domain: str = "battery") -> None:
+    """Rows of the drift monitor for a temperature model whose errors are out of bounds."""
     query(
         dsn,
         "INSERT INTO drift_windows (target, kind, model_name, model_version, window_start, window_end, samples, "
         "batteries, score, threshold, is_out) "
         "VALUES ('temperature', 'errors', %s, %s, %s, %s, 50, 5, 0.9, 0.5, true)",
-        (f"{domain}-temperature", version, at(began_s), at(began_s + 3600)),
+        (f"{domain}-temperature", version, at(0.0), at(3600.0)),
     )
     query(
         dsn,
         "INSERT INTO drift_status (target, kind, score, threshold, is_drifting, model_name, model_version, window_end) "
         "VALUES ('temperature', 'errors', 0.9, 0.5, true, %s, %s, %s)",
-        (f"{domain}-temperature", version, at(began_s + 3600)),
+        (f"{domain}-temperature", version, at(3600.0)),
     )
 
 
@@ -107,69 +107,69 @@ def retrains(dsn: str, columns: str = "outcome, error") -> list[tuple[Any, ...]]
     return query(dsn, f"SELECT {columns} FROM retrains ORDER BY retrain_id")
 
 
-def soon(ask: Callable[[], bool]) -> bool:
-    """Whether it becomes true: a server notices a moment later that a session has ended."""
+def becomes_true(condition: Callable[[], bool]) -> bool:
+    """Whether it becomes true within 30 s: a server notices the end of a connection with a delay."""
     deadline = time.monotonic() + 30.0
-    while not ask():
+    while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.05)
     return True
 
 
-# One at a time
+# Advisory lock
 
 
-def test_one_holds_the_lock_and_the_other_is_told_who(dsn: str) -> None:
+def test_lock_is_exclusive_and_its_holder_is_named(dsn: str) -> None:
     first, second = RetrainStore(dsn, "battery", "Ada"), RetrainStore(dsn, "battery", "Grace")
     assert first.try_lock()
     assert first.holds_lock()
     assert not second.try_lock()
     assert not second.holds_lock()
-    assert (second.holder() or "").startswith("retrain by Ada on ")
+    assert (second.lock_holder() or "").startswith("retrain by Ada on ")
     first.unlock()
     assert not first.holds_lock()
-    assert second.holder() is None
+    assert second.lock_holder() is None
     assert second.try_lock()
     second.close()
-    assert soon(first.try_lock), "a session that ends gives up its lock"
+    assert becomes_true(first.try_lock), "a closed connection releases its lock"
     first.close()
 
 
-def test_a_lock_that_was_lost_is_noticed_and_the_next_one_closes_the_record(dsn: str) -> None:
+def test_lost_lock_is_detected_and_its_record_is_abandoned(dsn: str) -> None:
     first, second = RetrainStore(dsn, "battery", "Ada"), RetrainStore(dsn, "battery", "Grace")
     assert first.try_lock()
-    first.begin("somebody asked", (), 1)
+    first.start("manual", (), 1)
     query(dsn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'retrain by Ada%%'")
     assert not first.holds_lock()
-    assert soon(second.try_lock)
+    assert becomes_true(second.try_lock)
     ((_, error),) = second.abandoned()
-    assert error.startswith("it ended without a word: its process on ")
+    assert error.startswith("it ended without a result: its process on ")
     first.close()
     second.close()
 
 
-def test_who_comes_second_waits_and_says_for_whom(dsn: str, retrainer: Retrainer, caplog: Any) -> None:
-    drifting(dsn)
+def test_second_retrainer_waits_and_logs_the_lock_holder(dsn: str, retrainer: Retrainer, caplog: Any) -> None:
+    write_drift(dsn)
     other = RetrainStore(dsn, "battery", "Ada")
     assert other.try_lock()
     with caplog.at_level("INFO"):
-        assert retrainer.look() is None
-    assert "not now: retrain by Ada on " in caplog.text
+        assert retrainer.run_once() is None
+    assert "waiting: retrain by Ada on " in caplog.text
     assert retrains(dsn) == []
     other.close()
 
 
-# What cannot be learned
+# Trainings that fail or do not start
 
 
-def test_a_training_that_fails_leaves_the_champion_and_says_why(dsn: str, retrainer: Retrainer) -> None:
+def test_failed_training_keeps_the_champion_and_records_the_error(dsn: str, retrainer: Retrainer) -> None:
     before = retrainer.registry.aliases()
-    drifting(dsn)
-    done = retrainer.look()
+    write_drift(dsn)
+    done = retrainer.run_once()
     assert done is not None
     assert done.error is not None
-    assert "there is nothing to learn from yet" in done.error
+    assert "there is nothing to copy yet" in done.error
     ((outcome, error, reason, release, run_id),) = retrains(dsn, "outcome, error, reason, release_before, run_id")
     assert (outcome, error) == ("failed", done.error)
     assert reason == "errors of temperature drift (0.9, bound 0.5)"
@@ -181,41 +181,41 @@ def test_a_training_that_fails_leaves_the_champion_and_says_why(dsn: str, retrai
     assert run.data.tags["retrain_reason"] == reason
 
 
-def test_a_training_that_is_told_to_stop_has_not_failed(dsn: str, champions: RegistryStore) -> None:
+def test_stopped_training_is_not_recorded_as_failed(dsn: str, champions: RegistryStore) -> None:
     settings = champions.settings.model_copy(update={"telemetry_dsn": SecretStr(dsn)})
     write(dsn, readings=[reading(f"EV-{n}", 0.0) for n in range(8)])
-    drifting(dsn)
+    write_drift(dsn)
     stop = threading.Event()
-    with retraining(settings, {**PARAMS, "retrain": {"pause_s": 3600.0}}, stop) as retrainer:
+    with open_retrainer(settings, {**PARAMS, "retrain": {"pause_s": 3600.0}}, stop) as retrainer:
         stop.set()
-        retrainer.look()
+        retrainer.run_once()
         ((outcome, error, run_id),) = retrains(dsn, "outcome, error, run_id")
         assert (outcome, error) == ("stopped", "it was stopped")
         assert champions.client.get_run(run_id).info.status == "KILLED"
-        assert retrainer.records.past() == RetrainHistory()
-        retrainer.look()
-    assert len(retrains(dsn)) == 2, "the next one does not wait"
+        assert retrainer.records.history() == RetrainHistory()
+        retrainer.run_once()
+    assert len(retrains(dsn)) == 2, "a stopped training causes no pause"
 
 
-def test_it_is_not_tried_again_at_once(dsn: str, champions: RegistryStore) -> None:
+def test_pause_after_a_failed_training(dsn: str, champions: RegistryStore) -> None:
     settings = champions.settings.model_copy(update={"telemetry_dsn": SecretStr(dsn)})
-    patient = {**PARAMS, "retrain": {"pause_s": 3600.0}}
-    drifting(dsn)
-    with retraining(settings, patient, threading.Event()) as retrainer:
-        assert retrainer.look() is not None
-        assert retrainer.look() is None
+    with_pause = {**PARAMS, "retrain": {"pause_s": 3600.0}}
+    write_drift(dsn)
+    with open_retrainer(settings, with_pause, threading.Event()) as retrainer:
+        assert retrainer.run_once() is not None
+        assert retrainer.run_once() is None
     assert len(retrains(dsn)) == 1
     query(dsn, "UPDATE retrains SET ended_at = ended_at - interval '1 hour'")
-    with retraining(settings, patient, threading.Event()) as retrainer:
-        assert retrainer.look() is None, "one that failed doubles the pause"
+    with open_retrainer(settings, with_pause, threading.Event()) as retrainer:
+        assert retrainer.run_once() is None, "a failed training doubles the pause"
         query(dsn, "UPDATE retrains SET ended_at = ended_at - interval '1 hour'")
-        assert retrainer.look() is not None
+        assert retrainer.run_once() is not None
 
 
-def test_what_does_not_drift_and_what_serves_no_longer_is_left_alone(dsn: str, retrainer: Retrainer) -> None:
-    assert retrainer.look() is None
-    drifting(dsn, version="1")
-    assert retrainer.look() is None
+def test_no_drift_and_drift_of_a_former_champion_start_no_training(dsn: str, retrainer: Retrainer) -> None:
+    assert retrainer.run_once() is None
+    write_drift(dsn, version="1")
+    assert retrainer.run_once() is None
     assert retrains(dsn) == []
 
 
@@ -224,26 +224,26 @@ def test_what_does_not_drift_and_what_serves_no_longer_is_left_alone(dsn: str, r
     [(TRAIN_BATTERIES[:4], False), (TRAIN_BATTERIES[:5], True), ((*TRAIN_BATTERIES[:3], "EV-1"), True)],
     ids=["all seen", "enough", "one is new"],
 )
-def test_a_fleet_that_can_spare_no_battery_for_the_gate_does_not_train_for_ever(
+def test_drift_does_not_train_without_a_battery_to_hold_out_for_the_gate(
     names: tuple[str, ...], trains: bool, dsn: str, retrainer: Retrainer, caplog: Any
 ) -> None:
     write(dsn, readings=[reading(name, 0.0) for name in names])
-    drifting(dsn)
-    retrainer.stop.set()  # whatever begins is stopped at once
+    write_drift(dsn)
+    retrainer.stop.set()  # a training is stopped as soon as it starts
     with caplog.at_level("INFO"):
-        done = retrainer.look()
+        done = retrainer.run_once()
     assert (done is not None) == trains
-    assert ("learned from all 4 batteries there are, and of fewer than 5 none is held out" in caplog.text) != trains
+    assert ("trained on all 4 batteries, and with fewer than 5 none is held out" in caplog.text) != trains
 
 
-def test_what_drifts_in_another_domain_is_left_alone(dsn: str, retrainer: Retrainer) -> None:
-    drifting(dsn, domain="lab")
-    assert retrainer.look() is None
+def test_drift_in_another_model_namespace_is_ignored(dsn: str, retrainer: Retrainer) -> None:
+    write_drift(dsn, domain="lab")
+    assert retrainer.run_once() is None
     assert retrains(dsn) == []
 
 
 @pytest.mark.slow
-def test_the_command_trains_when_it_is_asked_to(dsn: str, champions: RegistryStore) -> None:
+def test_command_trains_once_for_a_given_reason(dsn: str, champions: RegistryStore) -> None:
     settings = champions.settings
     done = subprocess.run(
         [sys.executable, "-m", "retraining", "--reason", "new battery model"],
@@ -254,11 +254,11 @@ def test_the_command_trains_when_it_is_asked_to(dsn: str, champions: RegistrySto
         check=False,
     )
     assert done.returncode == 1
-    assert "nothing to learn from yet" in done.stderr
+    assert "nothing to copy yet" in done.stderr
     assert retrains(dsn, "outcome, reason") == [("failed", "new battery model")]
 
 
-# What was promoted is a promotion, however its training ended
+# Promotions of interrupted trainings
 
 
 def register(store: RegistryStore, models: ModelFiles, target: str, noise: float, **tags: str) -> RegistrationReport:
@@ -267,49 +267,49 @@ def register(store: RegistryStore, models: ModelFiles, target: str, noise: float
     return register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests", promotable=[target])
 
 
-def test_a_promotion_whose_training_is_gone_is_watched_and_takes_nobody_elses_along(
+def test_promotion_of_a_killed_training_is_monitored_without_rolling_back_others(
     dsn: str, retrainer: Retrainer, tmp_path: Path
 ) -> None:
     store = retrainer.registry
-    number = retrainer.records.begin("somebody asked", (), store.aliases().release)
+    number = retrainer.records.start("manual", (), store.aliases().release)
     register(store, ModelFiles(tmp_path / "ada"), "soh", 0.1)  # meanwhile Ada promotes another target
     register(store, ModelFiles(tmp_path / "ours"), "temperature", 0.02, retrain=str(number))
     assert store.aliases().champions == {"soh": 1, "temperature": 3}
-    retrainer.look()
+    retrainer.run_once()
     ((outcome, error, *release, watched, state),) = retrains(
         dsn, "outcome, error, release_before, release_after, watched, watch"
     )
     assert outcome == "promoted"
-    assert "ended without a word" in error
+    assert "ended without a result" in error
     assert release == [3, 4]
     assert (watched, state) == ({"temperature": [3, 2]}, "watching")
-    lived(dsn, worse=1.0, new="3", old="2")
-    retrainer.look()
-    assert watch(dsn)[0] == "rolled_back"
+    write_paired_outcomes(dsn, worse=1.0, new="3", old="2")
+    retrainer.run_once()
+    assert watch_state(dsn)[0] == "rolled_back"
     assert store.aliases().champions == {"soh": 1, "temperature": 2}
 
 
-@pytest.mark.parametrize("how", ["another", "by hand"])
-def test_what_another_training_or_a_person_promoted_is_not_this_ones(
+@pytest.mark.parametrize("how", ["another training", "manual"])
+def test_promotion_by_another_training_or_a_user_is_not_attributed(
     how: str, dsn: str, retrainer: Retrainer, tmp_path: Path
 ) -> None:
     store = retrainer.registry
-    number = retrainer.records.begin("somebody asked", (), 2)
-    tag = str(number) if how == "by hand" else "999"
+    number = retrainer.records.start("manual", (), 2)
+    tag = str(number) if how == "manual" else "999"
     models = ModelFiles(tmp_path / "models")
     models.train("temperature", noise=0.02)
     provenance = Provenance("made_up", tags={"retrain": tag})
-    allowed = ["soh"] if how == "by hand" else ["temperature"]
+    allowed = ["soh"] if how == "manual" else ["temperature"]
     register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests", promotable=allowed)
-    if how == "by hand":
+    if how == "manual":
         promote(store, GATE, {"temperature": 3}, reason="I like it", by="Ada")
     assert store.aliases().champions == {"temperature": 3}
-    retrainer.look()
+    retrainer.run_once()
     assert retrains(dsn, "outcome, watch") == [("failed", None)]
 
 
-def pipeline_gives(monkeypatch: pytest.MonkeyPatch, noise: float, meanwhile: Callable[[], object]) -> None:
-    """In place of minutes of `dvc repro`: a temperature model."""
+def replace_pipeline(monkeypatch: pytest.MonkeyPatch, noise: float, meanwhile: Callable[[], object]) -> None:
+    """Replace minutes of `dvc repro` by a temperature model."""
 
     def train(self: Workspace, _var: Path, _check: Callable[[], None]) -> None:
         models = ModelFiles(self.models)
@@ -323,113 +323,113 @@ def pipeline_gives(monkeypatch: pytest.MonkeyPatch, noise: float, meanwhile: Cal
     monkeypatch.setattr(Workspace, "train", train)
 
 
-def test_a_release_is_taken_back_to_the_one_that_it_replaced(
+def test_previous_release_is_the_one_that_was_replaced(
     dsn: str, retrainer: Retrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = retrainer.registry
     write(dsn, readings=[reading(f"EV-{n}", 0.0) for n in range(8)])
-    pipeline_gives(monkeypatch, 0.02, lambda: register(store, ModelFiles(tmp_path / "ada"), "soh", 0.1))
-    done = retrainer.look("somebody asked")
+    replace_pipeline(monkeypatch, 0.02, lambda: register(store, ModelFiles(tmp_path / "ada"), "soh", 0.1))
+    done = retrainer.run_once("manual")
     assert done is not None
     assert done.error is None
     assert done.promotion == Promotion(4, 3, {"temperature": (3, 2)})
     assert retrains(dsn, "outcome, release_before, release_after, watch") == [("promoted", 3, 4, "watching")]
 
 
-def test_a_release_that_others_made_meanwhile_is_not_its_own(
+def test_release_made_by_others_during_the_training_is_not_attributed(
     dsn: str, retrainer: Retrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = retrainer.registry
     client = store.client
     write(dsn, readings=[reading(f"EV-{n}", 0.0) for n in range(8)])
     alias = ("battery-temperature", "champion", "1")
-    pipeline_gives(monkeypatch, 5.0, lambda: client.set_registered_model_alias(*alias))
-    done = retrainer.look("somebody asked")
+    replace_pipeline(monkeypatch, 5.0, lambda: client.set_registered_model_alias(*alias))
+    done = retrainer.run_once("manual")
     assert done is not None
     assert done.promotion is None
     assert retrains(dsn, "outcome, watch") == [("not_promoted", None)]
-    assert store.aliases().release == 3, "the alias that somebody moved is followed"
+    assert store.aliases().release == 3, "the release follows the moved alias"
 
 
-def test_a_store_that_is_lost_while_models_are_registered_does_not_lose_the_promotion(
+def test_connection_loss_during_registration_does_not_lose_the_promotion(
     dsn: str, retrainer: Retrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(dsn, readings=[reading(f"EV-{n}", 0.0) for n in range(8)])
-    pipeline_gives(monkeypatch, 0.02, lambda: None)
-    end = RetrainStore.end
+    replace_pipeline(monkeypatch, 0.02, lambda: None)
+    finish = RetrainStore.finish
 
-    def lost(self: RetrainStore, *values: Any, **named: Any) -> None:
-        monkeypatch.setattr(RetrainStore, "end", end)
+    def finish_without_connection(self: RetrainStore, *values: Any, **named: Any) -> None:
+        monkeypatch.setattr(RetrainStore, "finish", finish)
         query(dsn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'retrain by%%'")
-        end(self, *values, **named)
+        finish(self, *values, **named)
 
-    monkeypatch.setattr(RetrainStore, "end", lost)
-    done = retrainer.look("somebody asked")
+    monkeypatch.setattr(RetrainStore, "finish", finish_without_connection)
+    done = retrainer.run_once("manual")
     assert done is not None
     assert done.error is not None
     assert done.promotion == Promotion(3, 2, {"temperature": (3, 2)})
     assert retrains(dsn, "outcome, release_before, watch") == [("promoted", 2, "watching")]
 
 
-def test_how_it_ended_is_recorded_once_the_registry_is_back(
+def test_outcome_is_recorded_once_the_registry_is_available_again(
     dsn: str, retrainer: Retrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(_: RegistryStore) -> None:
-        raise MlflowException("the registry is away")
+    def unavailable(_: RegistryStore) -> None:
+        raise MlflowException("the registry is unavailable")
 
     write(dsn, readings=[reading(f"EV-{n}", 0.0) for n in range(8)])
     with monkeypatch.context() as patch:
-        pipeline_gives(patch, 0.02, lambda: patch.setattr(RegistryStore, "aliases", away))
-        done = retrainer.look("somebody asked")
+        replace_pipeline(patch, 0.02, lambda: patch.setattr(RegistryStore, "aliases", unavailable))
+        done = retrainer.run_once("manual")
         assert done is not None
-        assert done.error == "MlflowException: the registry is away"
+        assert done.error == "MlflowException: the registry is unavailable"
         assert retrains(dsn) == [(None, done.error)]
-    retrainer.look()
+    retrainer.run_once()
     assert retrains(dsn) == [("failed", done.error)]
 
 
-def test_a_promotion_that_is_recorded_late_overrides_whoever_gave_it_up(dsn: str) -> None:
+def test_promotion_recorded_late_overrides_a_failure(dsn: str) -> None:
     records = RetrainStore(dsn, "battery", "Ada")
-    number = records.begin("a", (), 1)
-    records.end(number, "failed", error="it ended without a word")
-    records.end(number, "promoted", release=3, before=2, watched={"temperature": (3, 2)})
-    records.end(number, "failed", error="too late")
+    number = records.start("a", (), 1)
+    records.finish(number, "failed", error="it ended without a result")
+    records.finish(number, "promoted", release=3, previous=2, watched={"temperature": (3, 2)})
+    records.finish(number, "failed", error="too late")
     assert retrains(dsn, "outcome, error, release_before, watch") == [("promoted", None, 2, "watching")]
     records.close()
 
 
-# The watch over a promotion
+# Promotion monitoring
 
 
-def promoted(dsn: str, store: RegistryStore) -> int:
-    """The record of a training that put temperature 2 in the place of temperature 1."""
+def record_promotion(dsn: str, store: RegistryStore) -> int:
+    """Record of a training that promoted temperature 2 over temperature 1; returns its id."""
     records = RetrainStore(dsn, "battery", "the tests")
     release = store.aliases().release
     assert release is not None
-    before = store.previous_release(release)
-    number = records.begin("errors of temperature drift", (), before)
+    previous = store.previous_release(release)
+    number = records.start("errors of temperature drift", (), previous)
     store.set_challenger("temperature", 1)
-    records.end(number, "promoted", release=release, watched={"temperature": (2, 1)})
+    records.finish(number, "promoted", release=release, watched={"temperature": (2, 1)})
     records.close()
     return number
 
 
-def lived(
-    dsn: str, worse: float, *, batteries: int = 8, moments: int = 10, new: str = "2", old: str = "1", since: int = 0
+def write_paired_outcomes(
+    dsn: str, worse: float, *, batteries: int = 8, times: int = 10, new: str = "2", old: str = "1", since: int = 0
 ) -> None:
-    """Truths of the same moments for champion `new` and for its shadow, with errors that are the battery's own."""
+    """Outcomes at the same times for champion `new` and its shadow `old`, with a battery effect in the errors."""
     rng = np.random.default_rng(11 + since)
     rows = []
     for number in range(batteries):
-        hardness = rng.uniform(0.1, 1.0)
-        for moment in range(since, since + moments):
-            shared = abs(rng.normal()) * hardness
-            error_now = shared * (1.0 + worse) + 0.2 * hardness * rng.normal()
-            for role, version, error in (("champion", new, error_now), ("challenger", old, shared)):
-                made = at(moment * 300.0)
+        difficulty = rng.uniform(0.1, 1.0)
+        for index in range(since, since + times):
+            shared = abs(rng.normal()) * difficulty
+            new_error = shared * (1.0 + worse) + 0.2 * difficulty * rng.normal()
+            for role, version, error in (("champion", new, new_error), ("challenger", old, shared)):
+                predicted_at = at(index * 300.0)
                 rows.append(
-                    (f"EV-{number}", made, "temperature", role, "battery-temperature", version,
-                     25.0 + error, 25.0, error, made + timedelta(seconds=300))
+                    (f"EV-{number}", predicted_at, "temperature", role, "battery-temperature", version,
+                     25.0 + error, 25.0, error, predicted_at + timedelta(seconds=300))
                 )  # fmt: skip
     connection = psycopg2.connect(dsn)
     with connection, connection.cursor() as cursor:
@@ -441,17 +441,17 @@ def lived(
     connection.close()
 
 
-def watch(dsn: str) -> tuple[str, str | None]:
+def watch_state(dsn: str) -> tuple[str, str | None]:
     ((state, detail),) = query(dsn, "SELECT watch, watch_detail FROM retrains")
     return state, detail
 
 
-def test_a_promotion_that_is_worse_than_its_shadow_is_taken_back(dsn: str, retrainer: Retrainer) -> None:
+def test_promotion_worse_than_its_shadow_is_rolled_back(dsn: str, retrainer: Retrainer) -> None:
     store = retrainer.registry
-    promoted(dsn, store)
-    lived(dsn, worse=1.0)
-    retrainer.look()
-    state, detail = watch(dsn)
+    record_promotion(dsn, store)
+    write_paired_outcomes(dsn, worse=1.0)
+    retrainer.run_once()
+    state, detail = watch_state(dsn)
     assert state == "rolled_back"
     assert "of its predecessor on the same 80 outcomes of 8 batteries" in (detail or "")
     aliases = store.aliases()
@@ -459,63 +459,63 @@ def test_a_promotion_that_is_worse_than_its_shadow_is_taken_back(dsn: str, retra
     event = store.events()[-1]
     assert (event.kind, event.after) == ("rollback", aliases)
     assert event.reason.startswith("release 2 is worse than its predecessor: temperature 2: live error ")
-    retrainer.look()
-    assert store.events()[-1] == event, "once"
+    retrainer.run_once()
+    assert store.events()[-1] == event, "recorded once"
 
 
-def test_a_promotion_that_is_better_is_watched_to_the_end_and_stays(dsn: str, retrainer: Retrainer) -> None:
+def test_better_promotion_passes_monitoring(dsn: str, retrainer: Retrainer) -> None:
     store = retrainer.registry
-    promoted(dsn, store)
-    lived(dsn, worse=-0.5)
-    retrainer.look()
-    assert watch(dsn)[0] == "watching"
-    lived(dsn, worse=-0.5, since=10)
-    retrainer.look()
-    assert watch(dsn) == ("passed", "not worse than its predecessor over 160 outcomes")
+    record_promotion(dsn, store)
+    write_paired_outcomes(dsn, worse=-0.5)
+    retrainer.run_once()
+    assert watch_state(dsn)[0] == "watching"
+    write_paired_outcomes(dsn, worse=-0.5, since=10)
+    retrainer.run_once()
+    assert watch_state(dsn) == ("passed", "not worse than its predecessor over 160 outcomes")
     aliases = store.aliases()
     assert (aliases.champions, aliases.challengers) == ({"temperature": 2}, {"temperature": 2})
     assert store.events()[-1].kind == "shadow"
 
 
-def test_noise_takes_nothing_back(dsn: str, retrainer: Retrainer) -> None:
-    promoted(dsn, retrainer.registry)
+def test_noise_causes_no_rollback(dsn: str, retrainer: Retrainer) -> None:
+    record_promotion(dsn, retrainer.registry)
     for since in (0, 10):
-        lived(dsn, worse=0.0, since=since)
-        retrainer.look()
-    assert watch(dsn)[0] == "passed"
+        write_paired_outcomes(dsn, worse=0.0, since=since)
+        retrainer.run_once()
+    assert watch_state(dsn)[0] == "passed"
     assert retrainer.registry.aliases().champions == {"temperature": 2}
 
 
 @pytest.mark.parametrize(
-    "few", [{"moments": 4}, {"batteries": 3, "moments": 30}, {"old": "7"}], ids=["outcomes", "batteries", "shadow"]
+    "few", [{"times": 4}, {"batteries": 3, "times": 30}, {"old": "7"}], ids=["outcomes", "batteries", "shadow"]
 )
-def test_too_little_takes_nothing_back(dsn: str, retrainer: Retrainer, few: dict[str, Any]) -> None:
-    promoted(dsn, retrainer.registry)
-    lived(dsn, worse=1.0, **few)
-    retrainer.look()
-    state, detail = watch(dsn)
+def test_insufficient_data_causes_no_rollback(dsn: str, retrainer: Retrainer, few: dict[str, Any]) -> None:
+    record_promotion(dsn, retrainer.registry)
+    write_paired_outcomes(dsn, worse=1.0, **few)
+    retrainer.run_once()
+    state, detail = watch_state(dsn)
     assert state == "watching"
     assert ("TWIN_SHADOW" in (detail or "")) == ("old" in few)
     assert retrainer.registry.aliases().champions == {"temperature": 2}
 
 
-def test_the_shadow_is_kept_while_other_models_are_registered(dsn: str, retrainer: Retrainer) -> None:
+def test_predecessor_stays_challenger_when_other_models_are_registered(dsn: str, retrainer: Retrainer) -> None:
     store = retrainer.registry
-    promoted(dsn, store)
+    record_promotion(dsn, store)
     store.set_challenger("temperature", 2)  # as registering does
-    retrainer.look()
+    retrainer.run_once()
     assert store.aliases().challengers == {"temperature": 1}
     event = store.events()[-1]
     assert event.kind == "shadow"
-    retrainer.look()
-    assert store.events()[-1] == event, "once"
+    retrainer.run_once()
+    assert store.events()[-1] == event, "recorded once"
 
 
-def test_a_watch_of_too_few_batteries_does_not_pass(dsn: str, retrainer: Retrainer) -> None:
-    promoted(dsn, retrainer.registry)
-    lived(dsn, worse=-0.5, batteries=3, moments=100)
-    retrainer.look()
-    assert watch(dsn) == ("watching", "only 3 batteries have outcomes of both models; it is compared from 4 on")
+def test_monitoring_with_too_few_batteries_does_not_pass(dsn: str, retrainer: Retrainer) -> None:
+    record_promotion(dsn, retrainer.registry)
+    write_paired_outcomes(dsn, worse=-0.5, batteries=3, times=100)
+    retrainer.run_once()
+    assert watch_state(dsn) == ("watching", "only 3 batteries have outcomes of both models; at least 4 are needed")
 
 
 @pytest.mark.parametrize(
@@ -526,23 +526,23 @@ def test_a_watch_of_too_few_batteries_does_not_pass(dsn: str, retrainer: Retrain
     ],
     ids=["rollback", "promote"],
 )
-def test_what_somebody_else_moved_is_watched_no_longer(
+def test_manual_rollback_or_promotion_ends_monitoring(
     dsn: str, retrainer: Retrainer, act: Callable[[RegistryStore], object]
 ) -> None:
-    promoted(dsn, retrainer.registry)
-    lived(dsn, worse=1.0)
+    record_promotion(dsn, retrainer.registry)
+    write_paired_outcomes(dsn, worse=1.0)
     act(retrainer.registry)
     release = retrainer.registry.aliases().release
-    retrainer.look()
-    assert watch(dsn)[0] == "superseded"
+    retrainer.run_once()
+    assert watch_state(dsn)[0] == "superseded"
     assert retrainer.registry.aliases().release == release
 
 
-def test_a_rollback_that_nobody_lived_to_write_down_is_one(
+def test_rollback_interrupted_before_its_record_is_recorded_later(
     dsn: str, retrainer: Retrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    number = promoted(dsn, retrainer.registry)
-    lived(dsn, worse=1.0)
+    number = record_promotion(dsn, retrainer.registry)
+    write_paired_outcomes(dsn, worse=1.0)
 
     def killed(*_: Any) -> None:
         raise psycopg2.OperationalError("killed")
@@ -550,66 +550,66 @@ def test_a_rollback_that_nobody_lived_to_write_down_is_one(
     with monkeypatch.context() as patch:
         patch.setattr(RetrainStore, "end_watch", killed)
         with pytest.raises(psycopg2.OperationalError):
-            retrainer.look()
-    assert watch(dsn)[0] == "watching"
+            retrainer.run_once()
+    assert watch_state(dsn)[0] == "watching"
     assert retrainer.registry.aliases().release == 1
-    retrainer.look()
-    state, detail = watch(dsn)
+    retrainer.run_once()
+    state, detail = watch_state(dsn)
     assert state == "rolled_back"
     assert (detail or "").startswith("temperature 2: live error ")
     query(dsn, "UPDATE retrains SET ended_at = now() - interval '1 s' WHERE retrain_id = %s", (number,))
-    assert retrainer.records.past().unchanged == 1
+    assert retrainer.records.history().unchanged == 1
 
 
-@pytest.mark.parametrize("gone", [("battery-temperature", "1"), ("battery-twin", "1")], ids=["model", "release"])
-def test_a_watch_that_has_nothing_to_compare_with_holds_up_no_training(
-    gone: tuple[str, str], dsn: str, retrainer: Retrainer
+@pytest.mark.parametrize("deleted", [("battery-temperature", "1"), ("battery-twin", "1")], ids=["model", "release"])
+def test_deleted_predecessor_ends_monitoring_and_does_not_block_training(
+    deleted: tuple[str, str], dsn: str, retrainer: Retrainer
 ) -> None:
-    promoted(dsn, retrainer.registry)
-    lived(dsn, worse=1.0)
-    retrainer.registry.client.delete_model_version(*gone)
-    drifting(dsn)
-    done = retrainer.look()
-    assert done is not None, "the drift is answered"
+    record_promotion(dsn, retrainer.registry)
+    write_paired_outcomes(dsn, worse=1.0)
+    retrainer.registry.client.delete_model_version(*deleted)
+    write_drift(dsn)
+    done = retrainer.run_once()
+    assert done is not None, "the drift starts a training"
     state, detail = query(dsn, "SELECT watch, watch_detail FROM retrains ORDER BY retrain_id")[0]
     assert state == "superseded"
-    assert f"there is no version 1 of {gone[0]}" in detail
+    assert f"there is no version 1 of {deleted[0]}" in detail
 
 
-def test_a_watch_lasts_a_day_of_the_fleet_however_many_outcomes_there_are(dsn: str, champions: RegistryStore) -> None:
+def test_monitoring_lasts_the_minimum_event_time_for_any_number_of_outcomes(dsn: str, champions: RegistryStore) -> None:
     settings = champions.settings.model_copy(update={"telemetry_dsn": SecretStr(dsn)})
     params = {**PARAMS, "rollback": {**PARAMS["rollback"], "watch_s": 86_400.0}}
     write(dsn, readings=[reading(f"EV-{n}", 0.0) for n in range(8)])
-    promoted(dsn, champions)
-    with retraining(settings, params, threading.Event()) as retrainer:
-        retrainer.look()
-        lived(dsn, worse=-0.5, moments=30)
-        retrainer.look()
-        retrainer.look()
-        assert watch(dsn)[0] == "watching"
+    record_promotion(dsn, champions)
+    with open_retrainer(settings, params, threading.Event()) as retrainer:
+        retrainer.run_once()
+        write_paired_outcomes(dsn, worse=-0.5, times=30)
+        retrainer.run_once()
+        retrainer.run_once()
+        assert watch_state(dsn)[0] == "watching"
         assert query(dsn, "SELECT watch_looks FROM retrains") == [({"temperature": 159},)]
         write(dsn, readings=[reading("EV-0", 86_400.0 + n) for n in range(9)])
-        retrainer.look()
-        assert watch(dsn)[0] == "watching", "one clock that is ahead is not the fleet's"
+        retrainer.run_once()
+        assert watch_state(dsn)[0] == "watching", "one clock set ahead does not move the watermark"
         write(dsn, readings=[reading(f"EV-{n}", 86_400.0) for n in range(8)])
-        retrainer.look()
-        assert watch(dsn)[0] == "passed"
+        retrainer.run_once()
+        assert watch_state(dsn)[0] == "passed"
 
 
-# What is shown
+# Metrics
 
 
-def test_the_exporter_counts_trainings_and_watches(dsn: str, tmp_path: Path) -> None:
+def test_exporter_counts_retrainings_and_promotion_watches(dsn: str, tmp_path: Path) -> None:
     records = RetrainStore(dsn, "battery", "Ada")
-    records.end(records.begin("a", (), 1), "failed", error="no")
-    records.end(records.begin("b", (), 1), "promoted", release=2, watched={"soh": (2, 1)})
-    records.end(records.begin("c", (), 2), "stopped", error="it was stopped")
-    records.begin("d", (), 2)
+    records.finish(records.start("a", (), 1), "failed", error="no")
+    records.finish(records.start("b", (), 1), "promoted", release=2, watched={"soh": (2, 1)})
+    records.finish(records.start("c", (), 2), "stopped", error="it was stopped")
+    records.start("d", (), 2)
     records.close()
     reader = FleetReader(dsn)
     registry = CollectorRegistry()
     registry.register(TwinCollector(reader, RegistryPoller(Settings(var=tmp_path))))
-    shown = generate_latest(registry).decode()
+    exported = generate_latest(registry).decode()
     reader.close()
     for line in (
         'model_retrains_total{outcome="promoted"} 1.0',
@@ -620,4 +620,4 @@ def test_the_exporter_counts_trainings_and_watches(dsn: str, tmp_path: Path) -> 
         'model_promotion_watches{state="watching"} 1.0',
         'model_promotion_watches{state="rolled_back"} 0.0',
     ):
-        assert line in shown
+        assert line in exported
