@@ -62,7 +62,7 @@ servers: setup ## start the real servers and print their addresses as settings; 
 	@python -m deploy.servers
 
 watch-check: setup ## test monitoring in a live minute on the embedded store and on real servers: metrics, panels, alert webhook
-	python -m pytest -m slow tests/monitoring/test_live_minute.py -rP $(ARGS)
+	python -m pytest -m slow tests/monitoring/test_end_to_end.py -rP $(ARGS)
 
 chaos: setup ## kill every process of the twin on real servers at random times and count lost data; ARGS="--seed 2"
 	python -m tests.chaos $(ARGS)

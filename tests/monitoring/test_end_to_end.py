@@ -1,8 +1,8 @@
-"""A live minute, on the embedded default and on real servers: every metric, every panel, an overheating told in time.
+"""End-to-end test of monitoring on embedded and real servers: every metric, every panel, and an alert at a webhook.
 
-At 120 times real time a horizon of five minutes passes in 2.5 s and a window of drift, half an hour here, in 15 s; one
-battery is worn to its end of life and one is overheated.  Simulator, service and watcher are processes as `make run`
-starts them; Prometheus and Alertmanager have the settings that ship.  `make watch-check` runs it.
+At 120 times real time a horizon of five minutes passes in 2.5 s and a drift window, half an hour here, in 15 s; one
+battery is worn to its end of life and one is overheated.  Simulator, service and monitoring are processes as in `make
+run`; Prometheus and Alertmanager have the shipped configuration.  `make watch-check` runs it.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ LIVE_S = 75
 OVERHEATED, OVERHEATED_AT_S, OVERHEATED_FOR_S = "#2", 20, 20
 INJECTIONS = ("end_of_life=#1@2s+12s", f"overheating={OVERHEATED}@{OVERHEATED_AT_S}s+{OVERHEATED_FOR_S}s")
 TARGETS = ("soh", "temperature", "rul", "failure")
-#: Gauges that each target's truth has to appear in.
+#: Gauges of the ground truth of each target.
 ACTUAL = {"battery_rul_actual", "battery_failure_actual", "battery_soh_actual", "battery_temperature_actual"}
-#: So short that some of them pass.
+#: Short windows, so that some of them are completed.
 DRIFT = {"window_s": 1800, "min_rows": 10}
-#: What a release without intervals leaves empty.
-NOT_HERE = ("the model gives an interval", "the models give intervals")
+#: `empty_until` of the panels that are empty for a release without intervals.
+WITHOUT_INTERVALS = ("the model gives an interval", "the models give intervals")
 QUERIES = [query for spec in DASHBOARDS for panel in spec.panels for query in panel.queries]
-MAY_BE_EMPTY = {query.expression for query in QUERIES if query.empty_until in NOT_HERE}
+MAY_BE_EMPTY = {query.expression for query in QUERIES if query.empty_until in WITHOUT_INTERVALS}
 
 
 @dataclass
-class Seen:
-    """What has been there at some time of the minute."""
+class Observed:
+    """Metrics and panels that had data at some time of the run."""
 
     metrics: set[str] = field(default_factory=set)
-    judged: set[str] = field(default_factory=set)
+    evaluated: set[str] = field(default_factory=set)
     panels: list[Target] = field(default_factory=list)
 
-    def look(self, samples: Samples, waiting: Sequence[Target], has_data: Callable[[Target], bool]) -> None:
+    def update(self, samples: Samples, waiting: Sequence[Target], has_data: Callable[[Target], bool]) -> None:
         self.metrics |= {name for name, _ in samples}
-        self.judged |= {dict(labels)["metric"] for name, labels in samples if name == "prediction_accuracy"}
+        self.evaluated |= {dict(labels)["metric"] for name, labels in samples if name == "prediction_accuracy"}
         self.panels += [target for target in waiting if has_data(target)]
 
 
@@ -86,14 +86,14 @@ def running(arguments: Sequence[str], environment: Mapping[str, str], log: Path)
                 process.wait()
 
 
-def wait_until(is_ready: Callable[[], bool], timeout_s: float, what: str) -> None:
+def wait_until(is_ready: Callable[[], bool], timeout_s: float, message: str) -> None:
     deadline = time.monotonic() + timeout_s
     while not is_ready():
-        assert time.monotonic() < deadline, what
+        assert time.monotonic() < deadline, message
         time.sleep(0.2)
 
 
-def answers(url: str) -> bool:
+def is_up(url: str) -> bool:
     try:
         return httpx.get(url, trust_env=False, timeout=5).status_code == 200
     except httpx.HTTPError:
@@ -104,7 +104,7 @@ def answers(url: str) -> bool:
 def store(
     request: pytest.FixtureRequest, registry: Settings, tmp_path: Path, new_database: Callable[[str], str]
 ) -> Iterator[tuple[dict[str, str], str]]:
-    """Environment that names the store and broker, and the DSN of the store."""
+    """Environment with the store and broker, and the DSN of the store."""
     var = tmp_path / "var"
     shutil.copytree(registry.var, var)
     if request.param == "embedded":
@@ -131,9 +131,11 @@ def store(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_live_minute(store: tuple[dict[str, str], str], registry: Settings, tmp_path: Path) -> None:
+def test_metrics_panels_and_alert_of_a_live_minute(
+    store: tuple[dict[str, str], str], registry: Settings, tmp_path: Path
+) -> None:
     need(DEBIAN["prometheus"], DEBIAN["prometheus-alertmanager"])
-    named, dsn = store
+    store_environment, dsn = store
     ports = {name: free_port(HOST, near) for name, near in
              (("SERVICE", 31800), ("METRICS", 19150), ("SIMULATOR_METRICS", 19160), ("MQTT", 18900))}  # fmt: skip
     environment = {
@@ -143,7 +145,7 @@ def test_a_live_minute(store: tuple[dict[str, str], str], registry: Settings, tm
         "TWIN_METRICS_PORT": str(ports["METRICS"]),
         "TWIN_MQTT_PORT": str(ports["MQTT"]),
         "TWIN_EVALUATION_INTERVAL_S": "1",
-        **named,
+        **store_environment,
     }
     metrics_url = f"http://{HOST}:{ports['METRICS']}/metrics"
     live = ["simulator.live", "--batteries", str(BATTERIES), "--for", str(LIVE_S), "--speed", "120"]
@@ -165,23 +167,23 @@ def test_a_live_minute(store: tuple[dict[str, str], str], registry: Settings, tm
         params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         params["drift"] |= DRIFT
         (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-        watcher = ["monitoring", "--params", str(tmp_path / "params.yaml")]
-        stack.enter_context(running(watcher, environment, tmp_path / "monitoring.log"))
-        wait_until(lambda: answers(metrics_url), 60, (tmp_path / "monitoring.log").read_text())
+        monitoring = ["monitoring", "--params", str(tmp_path / "params.yaml")]
+        stack.enter_context(running(monitoring, environment, tmp_path / "monitoring.log"))
+        wait_until(lambda: is_up(metrics_url), 60, (tmp_path / "monitoring.log").read_text())
         stack.enter_context(running(["serving"], environment, tmp_path / "serving.log"))
-        wait_until(lambda: answers(f"http://{HOST}:{ports['SERVICE']}/readyz"), 120, "the service is not ready")
+        wait_until(lambda: is_up(f"http://{HOST}:{ports['SERVICE']}/readyz"), 120, "the service is not ready")
         simulator = stack.enter_context(running(live, environment, tmp_path / "simulator.log"))
-        seen, first_reading, hot_since = Seen(), None, None
-        while simulator.poll() is None or len(seen.panels) < len(list(targets())):
+        observed, first_reading, hot_since = Observed(), None, None
+        while simulator.poll() is None or len(observed.panels) < len(list(targets())):
             samples = samples_of(httpx.get(metrics_url, trust_env=False).text)
             ids = sorted({dict(labels)["battery_id"] for name, labels in samples if name == "battery_voltage"})
             if ids and first_reading is None:
                 first_reading = time.monotonic()
             if hot_since is None and any(v > 60 for (n, _), v in samples.items() if n == "battery_temperature_actual"):
                 hot_since = time.monotonic()
-            waiting = [target for target in targets() if target not in seen.panels]
+            waiting = [target for target in targets() if target not in observed.panels]
             if ids:
-                seen.look(samples, waiting, lambda target, ids=ids: points(target, monitor.url, dsn, ids) > 0)
+                observed.update(samples, waiting, lambda target, ids=ids: points(target, monitor.url, dsn, ids) > 0)
             if simulator.poll() is not None and time.monotonic() > first_reading + LIVE_S + 30:
                 break
             time.sleep(1.0)
@@ -189,21 +191,21 @@ def test_a_live_minute(store: tuple[dict[str, str], str], registry: Settings, tm
         assert simulator.returncode == 0, log
         assert hot_since is not None
         hot = {"alertname": "ThermalExcess"}
-        told, taken_back = receiver.told("firing", **hot), receiver.told("resolved", **hot)
-    empty = [target for target in targets() if target not in seen.panels]
+        fired, resolved = receiver.received_at("firing", **hot), receiver.received_at("resolved", **hot)
+    empty = [target for target in targets() if target not in observed.panels]
     figures = {
         "outcomes": _count(dsn, "SELECT target, count(*) FROM prediction_outcomes GROUP BY 1 ORDER BY 1"),
-        "panels with data": f"{len(seen.panels)} of {len(seen.panels) + len(empty)} queries",
-        "overheating told after": None if told is None else round(told - hot_since, 1),
-        "taken back after": None if taken_back is None or told is None else round(taken_back - hot_since, 1),
+        "panels with data": f"{len(observed.panels)} of {len(observed.panels) + len(empty)} queries",
+        "alert fired after": None if fired is None else round(fired - hot_since, 1),
+        "alert resolved after": None if resolved is None or fired is None else round(resolved - hot_since, 1),
         "empty": sorted({f"{target.panel}: {target.text}" for target in empty}),
     }
     print(figures)
-    assert seen.metrics >= CONTRACT | ACTUAL, CONTRACT | ACTUAL - seen.metrics
-    assert seen.judged == set(TARGETS)
-    assert told is not None
-    assert told - hot_since <= 30.0
-    assert taken_back is not None
+    assert observed.metrics >= CONTRACT | ACTUAL, CONTRACT | ACTUAL - observed.metrics
+    assert observed.evaluated == set(TARGETS)
+    assert fired is not None
+    assert fired - hot_since <= 30.0
+    assert resolved is not None
     assert [target.text for target in empty if target.text not in MAY_BE_EMPTY] == []
 
 
