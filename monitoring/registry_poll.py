@@ -18,7 +18,7 @@ POLL_S = 15.0
 
 
 class RegistryUnavailableError(RuntimeError):
-    """The registry did not answer."""
+    """The registry is unavailable."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class RegistryPoller:
         """Poll once.
 
         Raises:
-            RegistryUnavailableError: the registry did not answer.
+            RegistryUnavailableError: the registry is unavailable.
         """
         if not has_registry(self._settings):
             self.state, self.is_up = RegistryState(dict.fromkeys(TARGET_NAMES, 0)), True

@@ -31,7 +31,7 @@ class Promotion:
 def promotion_of(
     registry: RegistryStore, release: int | None, is_from_training: Callable[[str, int], bool]
 ) -> Promotion | None:
-    """The promotion by which `release` serves models of a training; None if it serves none of them newly.
+    """The promotion of a training's models by `release`; None if it serves no new model of that training.
 
     Args:
         release: the release that serves; None for none.
@@ -39,8 +39,8 @@ def promotion_of(
     """
     if release is None:
         return None
-    before = registry.previous_release(release)
-    former = {} if before is None else versions_in_release(registry, before)
+    previous = registry.previous_release(release)
+    former = {} if previous is None else versions_in_release(registry, previous)
     promoted = {
         target: version
         for target, version in versions_in_release(registry, release).items()
@@ -49,7 +49,7 @@ def promotion_of(
     if not promoted:
         return None
     watched = {target: (version, former[target]) for target, version in promoted.items() if target in former}
-    return Promotion(release, before, watched)
+    return Promotion(release, previous, watched)
 
 
 def close_record(

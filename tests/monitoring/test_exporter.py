@@ -280,7 +280,7 @@ def test_number_of_sql_statements_does_not_depend_on_the_fleet_size(dsn: str, tm
 
 
 def test_unavailable_store_is_reported_without_stale_values(tmp_path: Path) -> None:
-    unavailable = Scraper("postgresql://nobody@127.0.0.1:9/none", tmp_path)
+    unavailable = Scraper("postgresql://user@127.0.0.1:9/none", tmp_path)
     samples = unavailable.scrape()
     assert value_of(samples, "twin_store_up") == 0
     assert not [name for name, _ in samples if name.startswith("battery_")]

@@ -239,7 +239,7 @@ def test_unavailable_registry_is_retried(dsn: str, reference_of: ReferenceOf, mo
 
     def load(target: str, name: str, version: str) -> Reference | None:
         if is_unavailable:
-            raise RegistryUnavailableError("no answer")
+            raise RegistryUnavailableError("connection refused")
         return reference_of(target, name, version)
 
     with open_monitor(dsn, load) as monitor:
