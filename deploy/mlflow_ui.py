@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from telemetry.settings import NO_TELEMETRY, Settings
+from telemetry.settings import USAGE_STATISTICS_OFF, Settings
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     command = [sys.executable, "-m", "mlflow", "server", "--host", settings.host, "--port", str(settings.mlflow_port)]
     command += ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", str(settings.artifact_root)]
     command += ["--workers", "1"]
-    os.execve(sys.executable, command, {**os.environ, **NO_TELEMETRY})  # noqa: S606 - fixed program
+    os.execve(sys.executable, command, {**os.environ, **USAGE_STATISTICS_OFF})  # noqa: S606 - fixed program
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from telemetry.embedded.ports import free_port
 from telemetry.errors import TwinError
-from telemetry.settings import NO_TELEMETRY, Settings
+from telemetry.settings import USAGE_STATISTICS_OFF, Settings
 
 READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 10.0
@@ -87,7 +87,7 @@ def environment_of(settings: Settings) -> dict[str, str]:
     ports = {f"TWIN_{name.upper()}": str(getattr(settings, name)) for name in _PORTS}
     # Simulated time may run ahead of the clock and continues there in the next run; those readings must be accepted.
     future = {"TWIN_MAX_FUTURE_S": "inf"}
-    return {**future, **os.environ, **NO_TELEMETRY, **ports, "PYTHONUNBUFFERED": "1"}
+    return {**future, **os.environ, **USAGE_STATISTICS_OFF, **ports, "PYTHONUNBUFFERED": "1"}
 
 
 def background_servers(settings: Settings) -> list[BackgroundServer]:

@@ -1,1 +1,1 @@
-"""Telemetry as the project knows it: the contract, the sources that it is read from and its stores."""
+"""Telemetry: data contract, sources, sinks, spool, stores, validation and embedded servers."""

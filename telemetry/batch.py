@@ -1,4 +1,4 @@
-"""What travels from a producer to stores and sinks: rows of the contract's tables, several at once."""
+"""Batch of contract rows (readings, predictions, batteries, cycles) as producers hand it to stores and sinks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 #: One row: column name -> value.  None, NaN and an absent column all mean 'missing'.
 Row = Mapping[str, object]
-#: What a row is about.
-Kind = Literal["battery", "reading", "late", "prediction", "cycle"]
+#: The table of a batch that a row belongs to.
+RowKind = Literal["battery", "reading", "late", "prediction", "cycle"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Batch:
 
     `readings`, `batteries` and `cycles` have the columns of `telemetry.contract`; `predictions` those of the
     table `battery_predictions`: battery_id, time, target, value, lower, upper, due,
-    cycle_index, model_name, model_version, role, predicted_at.  `late` are readings that came after a newer one of
-    their battery had been folded: stored as readings, and flagged unless the twin has a prediction from them.
+    cycle_index, model_name, model_version, role, predicted_at.  `late` are late readings, which arrived after the state
+    of their battery was updated from a newer one: stored as readings, and flagged unless a prediction from them exists.
     """
 
     readings: Sequence[Row] = ()

@@ -1,4 +1,4 @@
-"""Cell chemistries: one entry each, read by the fold (voltage windows) and the simulator (open-circuit voltage).
+"""Cell chemistries: voltage windows for the state update and open-circuit voltages for the simulator.
 
 Open-circuit voltages are rounded from published characterisations: NMC and NCA after Chen et al. 2020
 (doi:10.1149/1945-7111/ab9050) and LFP after Prada et al. 2013 (doi:10.1149/2.053304jes).
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Chemistry:
-    """What the twin must know about a chemistry; every voltage is that of one cell."""
+    """Parameters of a chemistry; every voltage is that of one cell."""
 
     name: str
     nominal_voltage_v: float

@@ -1,4 +1,4 @@
-"""How a command of the pipeline ends: with a sentence where a person can mend it, with a traceback where it is ours."""
+"""Exit codes of the pipeline's commands: a `TwinError` prints its sentence, any other exception its traceback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from telemetry.errors import TwinError
 
-#: Exit code where what was asked for, or what was given, cannot be used.
+#: Exit code for arguments, parameters or data that cannot be used.
 REFUSED = 2
 
 

@@ -1,8 +1,8 @@
-"""The one definition of what a reading, a cycle and a battery are.
+"""Data contract: names, types, units and ranges of the fields of readings, cycles and batteries.
 
-The Great Expectations suite, the request and message schemas and the SQL columns are all derived
-from the three tables below (see `telemetry/schemas/`), so a field is named, bounded and given its unit
-once.  Current is positive while discharging, everywhere.
+The Great Expectations suite, the request and message schemas and the SQL columns are derived from the three tables
+below (see `telemetry/schemas/`), so name, unit and range of a field are defined once.  Current is positive while
+discharging, everywhere.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["text", "time", "float", "bool"]
+FieldKind = Literal["text", "time", "float", "bool"]
 
 BATTERY_ID_PATTERN = r"^[A-Za-z0-9_.-]{1,50}$"
 BATTERY_ID = re.compile(BATTERY_ID_PATTERN)
@@ -22,15 +22,15 @@ BATTERY_ID = re.compile(BATTERY_ID_PATTERN)
 class Field:
     """One column of a contract table.
 
-    `minimum` and `maximum` are inclusive and in `unit`.  `scale` says how the fold makes the
-    value comparable between batteries: by the nominal capacity (Ah and A become C-rates) or by
-    the resistance that one nominal capacity stands for.
+    `minimum` and `maximum` are inclusive and in `unit`.  `scale` is how the state update normalizes the value to make
+    it comparable between batteries: by the nominal capacity (A becomes a C-rate, Ah a fraction of the capacity) or by
+    the resistance that corresponds to the nominal capacity.
     """
 
     name: str
     unit: str = ""
     description: str = ""
-    kind: Kind = "float"
+    kind: FieldKind = "float"
     required: bool = False
     minimum: float | None = None
     maximum: float | None = None
@@ -56,12 +56,12 @@ READING_FIELDS: tuple[Field, ...] = (
     Field("insulation_resistance", "kOhm", "", minimum=0.0, maximum=1e6),
     Field("odometer_km", "km", "", minimum=0.0, maximum=1e7),
     Field("speed_kmh", "km/h", "", minimum=0.0, maximum=500.0),
-    Field("warning_level", "", "the pack's own alarm: 0 none to 3 severe", minimum=0.0, maximum=10.0),
+    Field("warning_level", "", "alarm level of the pack: 0 none to 3 severe", minimum=0.0, maximum=10.0),
 )
 
-# Statistics of one cycle from which health and life are learned.  Voltages are those of one cell
-# (pack voltage / cells in series).  How much charge a whole session moved is deliberately not
-# among them: after a full discharge it *is* the measured capacity.
+# Statistics of one cycle: the features of the health and life models.  Voltages are those of one cell
+# (pack voltage / cells in series).  The throughput of a whole session is deliberately not among them: after a full
+# discharge it *is* the measured capacity.
 SIGNAL_FIELDS: tuple[Field, ...] = (
     Field("cc_charge_ah", "Ah", "charge taken at the end of the constant-current phase", scale="capacity"),
     Field("cc_charge_time_s", "s", "duration of the end of the constant-current phase"),

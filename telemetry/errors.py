@@ -1,4 +1,4 @@
-"""The error that a user of the project is meant to read."""
+"""Exception with a message for users, and its form as an HTTP error body."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ _MAX_TEXT = 200
 
 
 class TwinError(ValueError):
-    """One sentence that says what is wrong and what to do about it.
+    """Error whose message is one sentence: what is wrong and how to correct it.
 
     Args:
         sentence: the message, complete in itself.
         field: the parameter, column or JSON path at fault, where there is one.
-        value: what was found there.
+        value: the value found there.
     """
 
     def __init__(self, sentence: str, *, field: str | None = None, value: object = None) -> None:
@@ -25,12 +25,12 @@ class TwinError(ValueError):
 
 
 def error_body(error: TwinError) -> dict[str, object]:
-    """`error` in the contract's form for HTTP; always small and always valid JSON, whatever was sent."""
+    """`error` as the contract's HTTP error body; always small and valid JSON, whatever value was sent."""
     return {"error": error.sentence, "field": error.field, "value": _shown(error.value)}
 
 
 def _shown(value: object) -> object:
-    """`value` as it was sent where that is short and JSON has it, else a shortened text of it."""
+    """`value` unchanged where it is short and valid JSON, else a shortened text of it."""
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int) and abs(value) < 2**53:

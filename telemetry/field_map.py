@@ -1,7 +1,7 @@
-"""Field maps: how somebody else's columns become ours.
+"""Field maps: YAML files that map the columns of a data source to the contract's fields.
 
-A field map is a small YAML file that names each of their columns, the contract column it becomes and
-how: unit, sign, codes, the values that stand for 'missing' and, for times, the format and zone.
+A field map names each source column, the contract field it becomes and the conversion: unit, sign, codes, the values
+that mean 'missing' and, for times, the format and zone.
 
     table: readings                     # or cycles
     columns:
@@ -10,12 +10,12 @@ how: unit, sign, codes, the values that stand for 'missing' and, for times, the 
       Battery_Current: {to: current, unit: mA, sign: -1}
       Status: {to: is_charging, values: {1: true, 3: false}, optional: true}
     constants:
-      battery_id: EV-1                  # where the file does not name its battery
+      battery_id: EV-1                  # where no column names the battery
     delimiter: ","                      # of a CSV; the default
     decimal: "."                        # or ",", as in 361,2; the default
     encoding: utf-8                     # or cp1252, utf-16, ...; the default
     relation: plant.readings            # where the columns are in a database: a table or a view,
-    query: SELECT ... FROM ...          # or a query of your own instead
+    query: SELECT ... FROM ...          # or a query instead
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TableName = Literal["readings", "cycles"]
 
 TABLES: dict[str, tuple[Field, ...]] = {"readings": READING_FIELDS, "cycles": CYCLE_FIELDS}
 
-#: unit of the contract -> their unit -> (factor, offset): ours = factor * theirs + offset.
+#: unit of the contract -> source unit -> (factor, offset): contract value = factor * source value + offset.
 UNITS: dict[str, dict[str, tuple[float, float]]] = {
     "V": {"mV": (1e-3, 0.0)},
     "A": {"mA": (1e-3, 0.0)},
@@ -58,23 +58,23 @@ _FIXED_OFFSET = re.compile(r"[+-]\d\d:\d\d")
 _COLUMN_KEYS = ("to", "unit", "sign", "values", "missing", "optional", "format", "zone")
 _MAP_KEYS = ("table", "columns", "constants", "delimiter", "decimal", "encoding", "relation", "query")
 
-#: UTF-8, with or without the mark that Excel puts in front.
+#: UTF-8, with or without the byte order mark that Excel writes.
 UTF_8 = "utf-8-sig"
 
 
 @dataclass(frozen=True)
 class ColumnMap:
-    """One column of theirs and what becomes of it.
+    """Mapping of one source column to a contract field.
 
     Attributes:
-        source: their column.
-        target: the contract's field.
-        factor, offset: ours = factor * theirs + offset; the sign is in the factor.
-        values: their codes as text -> our value; None: the code stands for 'missing'.
-        missing: texts that stand for 'missing' besides the empty one.
-        optional: a file without this column is fine.
+        source: name of the source column.
+        target: the contract field.
+        factor, offset: contract value = factor * source value + offset; the factor includes the sign.
+        values: source codes as text -> contract value; None: the code means 'missing'.
+        missing: texts that mean 'missing' besides the empty one.
+        optional: the column may be absent.
         time_format: "iso", "unix_s", "unix_ms" or a strptime format.
-        zone: zone of times that carry none, None where there is no such statement.
+        zone: time zone of times without one; None where the map does not state it.
     """
 
     source: str
@@ -90,11 +90,11 @@ class ColumnMap:
 
 @dataclass(frozen=True)
 class FieldMap:
-    """A checked field map; `name` is what error messages call it.
+    """A validated field map; `name` identifies it in error messages.
 
-    Of a CSV, `delimiter` parts the cells, `decimal` is "." or "," and `encoding` a name that Python knows.
-    Where the columns are in a database, `relation` names their table (`schema.table` or `table`) or `query` is the
-    SELECT that gives them; at most one of the two is set.
+    For CSV files, `delimiter` separates the cells, `decimal` is "." or "," and `encoding` is a Python codec.
+    For a database, `relation` is a table or view (`schema.table` or `table`) or `query` a SELECT; at most one of the
+    two is set.
     """
 
     name: str
@@ -109,11 +109,11 @@ class FieldMap:
 
     @property
     def required_sources(self) -> list[str]:
-        """Their columns that a file must have."""
+        """Source columns that must be present."""
         return [column.source for column in self.columns if not column.optional]
 
     def source_of(self, target: str) -> str | None:
-        """Their column that becomes `target`."""
+        """The source column that is mapped to `target`; None where there is none."""
         return next((column.source for column in self.columns if column.target.name == target), None)
 
 
@@ -121,7 +121,7 @@ def load_field_map(name_or_path: str | Path) -> FieldMap:
     """The field map in a YAML file, or the shipped one of that name.
 
     Raises:
-        TwinError: where there is no such file or it is not a valid field map.
+        TwinError: there is no such file or it is not a valid field map.
     """
     path = Path(name_or_path)
     if not path.is_file():
@@ -142,10 +142,10 @@ def load_field_map(name_or_path: str | Path) -> FieldMap:
 
 
 def parse_field_map(content: object, name: str) -> FieldMap:
-    """Check the content of a field map and resolve its units.
+    """Validate the content of a field map and resolve its units.
 
     Raises:
-        TwinError: naming the entry at fault, what was found and what is allowed.
+        TwinError: names the invalid entry, its value and what is allowed.
     """
     entries = _mapping(content, name, "the file")
     _known_keys(entries, _MAP_KEYS, name, "the file")
@@ -161,22 +161,22 @@ def parse_field_map(content: object, name: str) -> FieldMap:
         str(target): _constant(str(target), value, fields, name)
         for target, value in _mapping(entries.get("constants") or {}, name, "constants").items()
     }
-    _one_origin_each([c.target.name for c in columns] + list(constants), name)
-    # A cycle without an index is the next one of its file, and a file can be one battery: a source says so.
-    given_elsewhere = {"battery_id"} | ({"cycle_index"} if table == "cycles" else set())
-    absent = [f.name for f in TABLES[table] if f.required and f.name not in given_elsewhere]
+    _refuse_duplicates([c.target.name for c in columns] + list(constants), name)
+    # A source may derive the cycle index from the row number and the battery id from the file name.
+    derivable = {"battery_id"} | ({"cycle_index"} if table == "cycles" else set())
+    absent = [f.name for f in TABLES[table] if f.required and f.name not in derivable]
     absent = [n for n in absent if n not in constants and n not in {c.target.name for c in columns}]
     if absent:
         raise TwinError(
             f"{name}: nothing is mapped to the required {' and '.join(absent)}; add a column or a constant for it",
             field=absent[0],
         )
-    relation, query = _place(entries, name)
-    return FieldMap(name, table, columns, constants, *_spelling(entries, name), relation, query)
+    relation, query = _database_origin(entries, name)
+    return FieldMap(name, table, columns, constants, *_csv_format(entries, name), relation, query)
 
 
 def code(value: object) -> str:
-    """One text for each code, however a file spells it: 3, "3" and 3.0 are the same."""
+    """Normalized text of a code: the same for 3, "3" and 3.0."""
     text = str(int(value)) if isinstance(value, bool) else str(value).strip()
     try:
         return format(float(text), ".15g")
@@ -188,7 +188,7 @@ def conversion(target: Field, unit: str | None, where: str) -> tuple[float, floa
     """(factor, offset) from `unit` to the unit of `target`.
 
     Raises:
-        TwinError: for a unit that cannot become the target's.
+        TwinError: `unit` cannot be converted to the target's.
     """
     if unit is None or unit == target.unit:
         return 1.0, 0.0
@@ -196,7 +196,7 @@ def conversion(target: Field, unit: str | None, where: str) -> tuple[float, floa
     if unit not in known:
         allowed = ", ".join([target.unit, *known]) if target.unit else "none, as it has no unit"
         raise TwinError(
-            f"{where}: unit {unit!r} cannot become {target.name}; allowed: {allowed}", field=where, value=unit
+            f"{where}: unit {unit!r} cannot be converted to {target.name}; allowed: {allowed}", field=where, value=unit
         )
     return known[unit]
 
@@ -212,12 +212,12 @@ def _column(source: str, entry: object, fields: Mapping[str, Field], name: str) 
     for key in ("format", "zone"):
         if key in settings and target.kind != "time":
             raise TwinError(
-                f"{where}: {key} is for times, and {target.name} is none; remove it", field=source, value=key
+                f"{where}: {key} is for times, and {target.name} is not a time; remove it", field=source, value=key
             )
     for key in ("unit", "sign"):
         if key in settings and target.kind != "float":
             raise TwinError(
-                f"{where}: {key} is for numbers, and {target.name} is none; remove it", field=source, value=key
+                f"{where}: {key} is for numbers, and {target.name} is not a number; remove it", field=source, value=key
             )
     factor, offset = conversion(target, settings.get("unit"), where)
     missing = settings.get("missing", [])
@@ -234,7 +234,7 @@ def _column(source: str, entry: object, fields: Mapping[str, Field], name: str) 
     )
 
 
-def _spelling(entries: Mapping[Any, Any], name: str) -> tuple[str, str, str]:
+def _csv_format(entries: Mapping[Any, Any], name: str) -> tuple[str, str, str]:
     """(delimiter, decimal, encoding) of a map's CSV files."""
     delimiter = entries.get("delimiter", ",")
     if not isinstance(delimiter, str) or len(delimiter) != 1:
@@ -246,26 +246,26 @@ def _spelling(entries: Mapping[Any, Any], name: str) -> tuple[str, str, str]:
         raise TwinError(f"{name}: decimal is {decimal!r}; it must be '.' or ','", field="decimal", value=decimal)
     encoding = entries.get("encoding", UTF_8)
     try:
-        # Also refuses what turns bytes into bytes, such as base64.
+        # Also refuses bytes-to-bytes codecs such as base64.
         "".encode(str(encoding))
     except LookupError as error:
         raise TwinError(
-            f"{name}: encoding is {encoding!r}, which Python does not know; give one such as utf-8, cp1252 or utf-16",
+            f"{name}: encoding is {encoding!r}, which is not supported; give one such as utf-8, cp1252 or utf-16",
             field="encoding",
             value=encoding,
         ) from error
     return delimiter, decimal, UTF_8 if codecs.lookup(str(encoding)).name == "utf-8" else str(encoding)
 
 
-def _place(entries: Mapping[Any, Any], name: str) -> tuple[str | None, str | None]:
+def _database_origin(entries: Mapping[Any, Any], name: str) -> tuple[str | None, str | None]:
     """(relation, query) of a map whose columns are in a database."""
     for key in ("relation", "query"):
-        given = entries.get(key)
-        if given is not None and (not isinstance(given, str) or not given.strip()):
-            raise TwinError(f"{name}: {key} is {given!r}; it must be a text", field=key, value=given)
+        value = entries.get(key)
+        if value is not None and (not isinstance(value, str) or not value.strip()):
+            raise TwinError(f"{name}: {key} is {value!r}; it must be a string", field=key, value=value)
     relation, query = entries.get("relation"), entries.get("query")
     if relation is not None and query is not None:
-        raise TwinError(f"{name}: relation and query are both given; keep one of them", field="query")
+        raise TwinError(f"{name}: relation and query exclude each other; remove one", field="query")
     if query is not None:
         query = query.strip().removesuffix(";")
         if not re.match(r"(?i)(select|with|table|values)\b", query):
@@ -276,7 +276,7 @@ def _place(entries: Mapping[Any, Any], name: str) -> tuple[str | None, str | Non
 def _target(target: object, fields: Mapping[str, Field], where: str) -> Field:
     if not isinstance(target, str) or target not in fields:
         raise TwinError(
-            f"{where} is mapped to {target!r}, which is not a column of the contract; known are {', '.join(fields)}",
+            f"{where} is mapped to {target!r}, which is not a field of the contract; known are {', '.join(fields)}",
             field=where,
             value=target,
         )
@@ -287,8 +287,8 @@ def _codes(codes: object, target: Field, name: str, where: str) -> dict[str, flo
     if codes is None:
         return None
     return {
-        code(theirs): None if value is None else _constant(target.name, value, {target.name: target}, name)
-        for theirs, value in _mapping(codes, name, f"{where} values").items()
+        code(source_code): None if value is None else _constant(target.name, value, {target.name: target}, name)
+        for source_code, value in _mapping(codes, name, f"{where} values").items()
     }
 
 
@@ -315,7 +315,7 @@ def _zone(zone: object, where: str) -> str | None:
             ZoneInfo(str(zone))
         except (ValueError, KeyError, OSError) as error:
             raise TwinError(
-                f"{where}: {zone!r} is no time zone; give one such as UTC, +08:00 or Europe/Berlin",
+                f"{where}: {zone!r} is not a time zone; give one such as UTC, +08:00 or Europe/Berlin",
                 field=where,
                 value=zone,
             ) from error
@@ -338,7 +338,7 @@ def _known_keys(entries: Mapping[Any, Any], known: tuple[str, ...], name: str, w
             )
 
 
-def _one_origin_each(targets: list[str], name: str) -> None:
+def _refuse_duplicates(targets: list[str], name: str) -> None:
     for target in targets:
         if targets.count(target) > 1:
-            raise TwinError(f"{name}: {target} is given twice; keep one column or constant for it", field=target)
+            raise TwinError(f"{name}: {target} is mapped twice; keep one column or constant for it", field=target)

@@ -1,4 +1,4 @@
-"""The health of a battery by the contract's rule; the database function `get_battery_health` says the same."""
+"""Health status of a battery by the contract's rule, as in the database function `get_battery_health`."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ Health = Literal["NORMAL", "WARNING", "CRITICAL"]
 
 
 @dataclass(frozen=True)
-class _Limits:
+class _HealthLimits:
     soc: float
     soh: float
     temperature: float
     failure_probability: float
 
 
-_LIMITS: tuple[tuple[Health, _Limits], ...] = (
-    ("CRITICAL", _Limits(15.0, 75.0, 60.0, 0.7)),
-    ("WARNING", _Limits(30.0, 85.0, 45.0, 0.3)),
+_LIMITS: tuple[tuple[Health, _HealthLimits], ...] = (
+    ("CRITICAL", _HealthLimits(15.0, 75.0, 60.0, 0.7)),
+    ("WARNING", _HealthLimits(30.0, 85.0, 45.0, 0.3)),
 )
 
 
 def battery_health(
     soc: float | None, soh: float | None, temperature: float | None, failure_probability: float | None
 ) -> Health:
-    """`soc` and `soh` in percent, `temperature` in degC; None and NaN trigger nothing."""
+    """Status for `soc` and `soh` in percent and `temperature` in degC; None and NaN match no rule."""
     for health, limits in _LIMITS:
         if (
             (soc is not None and soc < limits.soc)

@@ -1,4 +1,4 @@
-"""What every Kafka client of the twin shares: the topics, and how the settings reach the brokers."""
+"""Kafka topic names and connection options that all Kafka clients of the twin share."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DEAD_LETTER_TOPIC = "ev_battery_telemetry_dead_letter"
 
 
 def client_options(settings: Settings) -> dict[str, Any]:
-    """Keyword arguments with which any client of kafka-python (3 or newer) reaches the brokers of `settings`.
+    """Keyword arguments of a kafka-python client (3 or newer) to connect to the brokers of `settings`.
 
     Raises:
-        TwinError: no broker is named, or a user without a password.
+        TwinError: no broker is configured, or SASL without user name and password.
     """
     servers = [server.strip() for server in (settings.kafka_bootstrap_servers or "").split(",") if server.strip()]
     if not servers:

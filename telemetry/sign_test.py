@@ -1,8 +1,8 @@
-"""Is current positive while discharging?  Asked of the physics, since a wrong sign passes every range check.
+"""Tests physically that current is positive while discharging, since a wrong sign passes every range check.
 
-Two independent witnesses, each of which speaks only with enough evidence:
-voltage sags when a battery is loaded (steps of voltage against steps of current between neighbouring
-readings), and the state of charge falls while charge flows out (over stretches of some minutes).
+Two independent correlations, each used only with enough samples: voltage sags under load (steps of voltage against
+steps of current between consecutive readings), and the state of charge falls while charge flows out (over windows of
+some minutes).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from telemetry.errors import TwinError
 
-#: Readings further apart than this are not neighbours.
+#: Readings further apart than this are not taken as consecutive.
 MAX_STEP_S = 60.0
-#: Length of the stretches over which charge and state of charge are compared.
-STRETCH_S = 900.0
-#: A step of current is one that is larger than this share of the largest current.
+#: Length of the windows over which charge and state of charge are compared.
+WINDOW_S = 900.0
+#: A step of current is larger than this share of the largest current.
 STEP_SHARE = 0.02
-#: Evidence below these is no evidence.
+#: Least samples and least correlation for a verdict.
 MIN_STEPS = 30
-MIN_STRETCHES = 10
+MIN_WINDOWS = 10
 MIN_CORRELATION = 0.4
 
 FloatArray = NDArray[np.float64]
@@ -32,9 +32,9 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class SignVerdict:
-    """What the witnesses say about one battery; a correlation is NaN where there is too little evidence.
+    """Correlations of one battery; NaN where there are too few samples.
 
-    In the contract's convention both are negative.
+    In the contract's sign convention both are negative.
     """
 
     battery_id: str
@@ -43,11 +43,11 @@ class SignVerdict:
 
     @property
     def sign(self) -> int:
-        """1: the contract's convention; -1: reversed; 0: not enough evidence, or the witnesses disagree."""
-        witnesses = [c for c in (self.voltage_correlation, self.soc_correlation) if abs(c) >= MIN_CORRELATION]
-        if not witnesses or len({c < 0 for c in witnesses}) > 1:
+        """1: the contract's convention; -1: reversed; 0: no clear correlation, or the two disagree."""
+        clear = [c for c in (self.voltage_correlation, self.soc_correlation) if abs(c) >= MIN_CORRELATION]
+        if not clear or len({c < 0 for c in clear}) > 1:
             return 0
-        return 1 if witnesses[0] < 0 else -1
+        return 1 if clear[0] < 0 else -1
 
 
 def sign_verdicts(readings: pd.DataFrame) -> list[SignVerdict]:
@@ -55,8 +55,8 @@ def sign_verdicts(readings: pd.DataFrame) -> list[SignVerdict]:
     return list(_verdicts(readings))
 
 
-def refuse_reversed(verdicts: list[SignVerdict]) -> list[str]:
-    """Notes about batteries whose sign could not be tested.
+def check_signs(verdicts: list[SignVerdict]) -> list[str]:
+    """Notes on batteries whose sign could not be tested.
 
     Raises:
         TwinError: where a battery's current has the wrong sign.
@@ -71,11 +71,11 @@ def refuse_reversed(verdicts: list[SignVerdict]) -> list[str]:
             field="current",
             value=names,
         )
-    silent = [v.battery_id for v in verdicts if v.sign == 0]
-    if not silent:
+    untested = [v.battery_id for v in verdicts if v.sign == 0]
+    if not untested:
         return []
-    shown = ", ".join(silent[:5]) + (", …" if len(silent) > 5 else "")
-    return [f"the sign of current could not be tested for {len(silent)} of {len(verdicts)} batteries ({shown})"]
+    shown = ", ".join(untested[:5]) + (", …" if len(untested) > 5 else "")
+    return [f"the sign of current could not be tested for {len(untested)} of {len(verdicts)} batteries ({shown})"]
 
 
 def _verdicts(readings: pd.DataFrame) -> Iterator[SignVerdict]:
@@ -99,18 +99,18 @@ def voltage_correlation(time: FloatArray, current: FloatArray, voltage: FloatArr
 
 
 def soc_correlation(time: FloatArray, current: FloatArray, soc: FloatArray) -> float:
-    """Correlation through the origin of the change of SoC with the charge that left, over stretches; shapes [n]."""
+    """Correlation through the origin of the change of SoC with the discharged charge, over windows; shapes [n]."""
     if len(time) < 2:
         return float("nan")
     seconds = np.diff(time)
     joined = (seconds > 0) & (seconds <= MAX_STEP_S)
     charge = np.where(joined, 0.5 * (current[1:] + current[:-1]) * seconds, 0.0)
     change = np.where(joined, np.diff(soc), 0.0)
-    stretch = np.cumsum(~joined) * 1_000_000 + np.floor((time[1:] - time[0]) / STRETCH_S)
-    _, group = np.unique(stretch, return_inverse=True)
+    window = np.cumsum(~joined) * 1_000_000 + np.floor((time[1:] - time[0]) / WINDOW_S)
+    _, group = np.unique(window, return_inverse=True)
     flowed, changed = np.bincount(group, charge), np.bincount(group, change)
     moved = np.isfinite(changed) & (changed != 0.0)
-    return _correlation(flowed[moved], changed[moved], MIN_STRETCHES)
+    return _correlation(flowed[moved], changed[moved], MIN_WINDOWS)
 
 
 def _correlation(a: FloatArray, b: FloatArray, least: int) -> float:

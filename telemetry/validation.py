@@ -1,6 +1,6 @@
-"""The judge of everything that is learned from: rows that break the contract are set aside with their reason.
+"""Validates training data against the contract; rows that fail a rule are quarantined with their reason.
 
-Rules come from the contract by way of Great Expectations (telemetry/schemas/expectations.py).  Nothing is
+Great Expectations runs the rules that are derived from the contract (telemetry/schemas/expectations.py).  No row is
 dropped silently: rows kept + rows quarantined = rows read, asserted here.
 """
 
@@ -14,18 +14,18 @@ import pandas as pd
 
 from telemetry.contract import Field
 from telemetry.errors import TwinError
-from telemetry.order import repeats, steps_back
-from telemetry.schemas.expectations import REPEATS, STEPS_BACK, TABLES, great_expectations, suite
-from telemetry.sign_test import refuse_reversed, sign_verdicts
+from telemetry.row_order import duplicates, out_of_order
+from telemetry.schemas.expectations import DUPLICATE, OUT_OF_ORDER, TABLES, great_expectations, suite
+from telemetry.sign_test import check_signs, sign_verdicts
 from telemetry.sources.base import PROVENANCE, REJECTED_COLUMNS, Telemetry, complete
 
-#: The name under which rows that could not be read at all are counted.
+#: Rule that counts the rows that could not be parsed.
 READABLE = "row is readable"
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What came of one rule: how many rows it was asked about and how many failed it."""
+class RuleResult:
+    """Rows checked by one rule and rows that failed it."""
 
     table: str
     rule: str
@@ -35,28 +35,28 @@ class Rule:
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """Rows that may be learned from, in contract columns, and what became of the others.
+    """Valid rows in contract columns, quarantined rows and counts by rule.
 
     Attributes:
-        quarantine: REJECTED_COLUMNS, one row for each row set aside: the first field at fault, its value, every
-            reason, and the row's content as JSON: contract columns or, where it could not be read, the file's cells.
+        quarantine: REJECTED_COLUMNS, one row for each quarantined row: the first field at fault, its value, every
+            reason, and the row's content as JSON: contract columns or, where it could not be parsed, the file's cells.
         rules: counts by rule, in the order of the contract; a row may fail several.
         rows_read: rows in the files.
-        refused: why nothing may be learned from it, None where something may.
+        refused: why the data as a whole is refused; None where it is accepted.
     """
 
     readings: pd.DataFrame
     cycles: pd.DataFrame
     batteries: pd.DataFrame
     quarantine: pd.DataFrame
-    rules: list[Rule]
+    rules: list[RuleResult]
     rows_read: int
     notes: list[str]
     refused: str | None = None
 
 
-class RefusedError(TwinError):
-    """Nothing can be learned from the rows; `result` is what was found about them, for the report."""
+class ValidationFailedError(TwinError):
+    """The data as a whole is refused; `result` holds the validation result for the report."""
 
     def __init__(self, cause: TwinError, result: ValidationResult) -> None:
         super().__init__(cause.sentence, field=cause.field, value=cause.value)
@@ -64,16 +64,16 @@ class RefusedError(TwinError):
 
 
 def validate(telemetry: Telemetry) -> ValidationResult:
-    """Judge what a source gave.
+    """Validate the data of a source.
 
     Raises:
-        TwinError: where there is nothing to judge: no row, or a required column missing.
-        RefusedError: where nothing can be learned: no row left, an impossible battery, a current of the wrong sign.
+        TwinError: the data cannot be validated: no row, or a required column missing.
+        ValidationFailedError: the data is refused: no valid row, an impossible battery, or a current of the wrong sign.
     """
     if telemetry.rows_read == 0:
-        raise TwinError("the source holds no rows, so nothing can be learned; check source.path", field="source.path")
-    readings, bad_readings, reading_rules = _judge("readings", telemetry.readings)
-    cycles, bad_cycles, cycle_rules = _judge("cycles", telemetry.cycles)
+        raise TwinError("the source holds no rows; check source.path", field="source.path")
+    readings, bad_readings, reading_rules = _validate_table("readings", telemetry.readings)
+    cycles, bad_cycles, cycle_rules = _validate_table("cycles", telemetry.cycles)
     quarantine = pd.concat([telemetry.rejected, bad_readings, bad_cycles], ignore_index=True)[list(REJECTED_COLUMNS)]
     kept = len(readings) + len(cycles)
     if kept + len(quarantine) != telemetry.rows_read:
@@ -83,56 +83,58 @@ def validate(telemetry: Telemetry) -> ValidationResult:
         cycles=cycles,
         batteries=telemetry.batteries,
         quarantine=quarantine,
-        rules=[*_readable(telemetry), *reading_rules, *cycle_rules],
+        rules=[*_readable_rules(telemetry), *reading_rules, *cycle_rules],
         rows_read=telemetry.rows_read,
         notes=telemetry.notes,
     )
     try:
-        _refuse_nothing_left(result)
-        battery_rules = _judge_batteries(telemetry.batteries)
-        sign_notes = refuse_reversed(sign_verdicts(readings)) if len(readings) else []
+        _require_valid_rows(result)
+        battery_rules = _validate_batteries(telemetry.batteries)
+        sign_notes = check_signs(sign_verdicts(readings)) if len(readings) else []
     except TwinError as error:
-        raise RefusedError(error, result) from error
+        raise ValidationFailedError(error, result) from error
     return replace(result, rules=[*result.rules, *battery_rules], notes=[*result.notes, *sign_notes])
 
 
-def _refuse_nothing_left(result: ValidationResult) -> None:
+def _require_valid_rows(result: ValidationResult) -> None:
     if len(result.readings) or len(result.cycles):
         return
     most = result.quarantine["reason"].value_counts()
     raise TwinError(
-        f"none of the {result.rows_read} rows read passed, so nothing can be learned;"
-        f" most often ({most.iloc[0]} rows): {most.index[0]}",
+        f"none of the {result.rows_read} rows read is valid; most frequent reason ({most.iloc[0]} rows):"
+        f" {most.index[0]}",
         field=str(result.quarantine["field"].mode().iloc[0]),
     )
 
 
-def _readable(telemetry: Telemetry) -> list[Rule]:
+def _readable_rules(telemetry: Telemetry) -> list[RuleResult]:
     rejected = telemetry.rejected["table"].value_counts()
-    given = {"readings": len(telemetry.readings), "cycles": len(telemetry.cycles)}
-    counts = {table: (rows + int(rejected.get(table, 0)), int(rejected.get(table, 0))) for table, rows in given.items()}
-    return [Rule(table, READABLE, checked, failed) for table, (checked, failed) in counts.items() if checked]
+    parsed = {"readings": len(telemetry.readings), "cycles": len(telemetry.cycles)}
+    counts = {
+        table: (rows + int(rejected.get(table, 0)), int(rejected.get(table, 0))) for table, rows in parsed.items()
+    }
+    return [RuleResult(table, READABLE, checked, failed) for table, (checked, failed) in counts.items() if checked]
 
 
-def _judge(table: str, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[Rule]]:
+def _validate_table(table: str, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[RuleResult]]:
     """(kept rows in contract columns, quarantined rows, counts by rule) of readings or cycles."""
     fields = TABLES[table]
-    _refuse_absent(frame, fields, table)
+    _require_columns(frame, fields, table)
     if frame.empty:
         return complete(frame, fields), _quarantined(table, frame, []), []
     order = "time" if table == "readings" else "cycle_index"
-    # Several sessions may end at the same age of a pack that counts whole cycles; readings are apart in time.
-    again = repeats(frame, ["battery_id", order] + ([] if table == "readings" else ["kind", "end_time"]))
-    back = steps_back(frame, order, strictly=table == "readings", apart=again)
-    outcome = _run(table, frame.assign(**{REPEATS: again, STEPS_BACK: back}))
+    # Several sessions may end at the same age of a pack that counts whole cycles; readings never share a time.
+    duplicate = duplicates(frame, ["battery_id", order] + ([] if table == "readings" else ["kind", "end_time"]))
+    misplaced = out_of_order(frame, order, strictly=table == "readings", excluded=duplicate)
+    outcome = _run_suite(table, frame.assign(**{DUPLICATE: duplicate, OUT_OF_ORDER: misplaced}))
     faults = [(meta, rows) for _, meta, rows in outcome if rows]
     kept = frame.drop(index=sorted({row for _, rows in faults for row in rows}))
     return complete(kept, fields), _quarantined(table, frame, faults), [rule for rule, _, _ in outcome]
 
 
-def _judge_batteries(batteries: pd.DataFrame) -> list[Rule]:
-    """Counts by rule; a battery that breaks one is an error, because every reading would be read by it."""
-    outcome = _run("batteries", complete(batteries, TABLES["batteries"]))
+def _validate_batteries(batteries: pd.DataFrame) -> list[RuleResult]:
+    """Counts by rule; an invalid battery is an error, because all its readings are interpreted with it."""
+    outcome = _run_suite("batteries", complete(batteries, TABLES["batteries"]))
     for _, meta, rows in outcome:
         if rows:
             at_fault = batteries.iloc[rows[0]]
@@ -145,7 +147,7 @@ def _judge_batteries(batteries: pd.DataFrame) -> list[Rule]:
     return [rule for rule, _, _ in outcome]
 
 
-def _run(table: str, frame: pd.DataFrame) -> list[tuple[Rule, dict[str, Any], list[int]]]:
+def _run_suite(table: str, frame: pd.DataFrame) -> list[tuple[RuleResult, dict[str, Any], list[int]]]:
     """Run the table's suite: for each expectation its counts, its meta and the index labels of failing rows."""
     gx = great_expectations()
     context = gx.get_context(mode="ephemeral")
@@ -153,7 +155,7 @@ def _run(table: str, frame: pd.DataFrame) -> list[tuple[Rule, dict[str, Any], li
     asset = context.data_sources.add_pandas(table).add_dataframe_asset(table)
     batch = asset.add_batch_definition_whole_dataframe(table).get_batch({"dataframe": frame})
     results = batch.validate(suite(table), result_format={"result_format": "COMPLETE"})
-    order = {f.name: place for place, f in enumerate(TABLES[table])}
+    order = {f.name: index for index, f in enumerate(TABLES[table])}
     outcome = []
     for result in results.results:
         meta = dict(result.expectation_config.meta)
@@ -164,11 +166,11 @@ def _run(table: str, frame: pd.DataFrame) -> list[tuple[Rule, dict[str, Any], li
             raise TwinError(
                 f"the table {table} breaks the rule '{meta['rule']}'; correct the source", field=meta["field"]
             )
-        outcome.append((Rule(table, meta["rule"], len(frame), len(rows)), meta, rows))
+        outcome.append((RuleResult(table, meta["rule"], len(frame), len(rows)), meta, rows))
     return sorted(outcome, key=lambda o: (order[o[1]["field"]], o[0].rule))
 
 
-def _refuse_absent(frame: pd.DataFrame, fields: Sequence[Field], table: str) -> None:
+def _require_columns(frame: pd.DataFrame, fields: Sequence[Field], table: str) -> None:
     for field in fields:
         if field.required and field.name not in frame:
             raise TwinError(
@@ -178,7 +180,7 @@ def _refuse_absent(frame: pd.DataFrame, fields: Sequence[Field], table: str) -> 
 
 
 def _quarantined(table: str, frame: pd.DataFrame, faults: list[tuple[dict[str, Any], list[int]]]) -> pd.DataFrame:
-    """One row for each row that failed: the first field at fault in the contract's order, and every reason."""
+    """One row for each failed row: the first field at fault in the contract's order, and every reason."""
     first: dict[int, str] = {}
     reasons: dict[int, list[str]] = {}
     for meta, rows in faults:

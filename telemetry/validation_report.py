@@ -1,6 +1,6 @@
-"""The validation result for people: one self-contained page, and the same numbers as plain data.
+"""Renders a validation result as a self-contained HTML page and as a summary for JSON.
 
-Deterministic: no clock, no absolute path, so the same data gives the same bytes.
+Deterministic: without time of day and absolute paths, so the same data gives the same bytes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ _EXAMPLES = 20
 def summary(result: ValidationResult, source: str) -> dict[str, Any]:
     """Counts by table, rule and reason, for reports/validation.json and the page."""
     kept = {"readings": result.readings, "cycles": result.cycles}
-    set_aside = result.quarantine["table"].value_counts()
+    quarantined = result.quarantine["table"].value_counts()
     tables = [
         {
             "table": name,
-            "read": len(frame) + int(set_aside.get(name, 0)),
+            "read": len(frame) + int(quarantined.get(name, 0)),
             "kept": len(frame),
-            "quarantined": int(set_aside.get(name, 0)),
+            "quarantined": int(quarantined.get(name, 0)),
         }
         for name, frame in kept.items()
     ]

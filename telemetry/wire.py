@@ -1,4 +1,4 @@
-"""Rows as JSON, the form in which they cross every border: HTTP, MQTT and Kafka."""
+"""JSON serialization of rows for HTTP, MQTT and Kafka."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from telemetry.contract import READING_FIELDS, Field
 
 
 def json_values(row: Row, fields: Iterable[Field]) -> dict[str, object]:
-    """The values of `fields` in `row`, as JSON knows them; a missing one (None, NaN, absent) is left out."""
+    """The values of `fields` in `row` as JSON types; a missing one (None, NaN, absent) is left out."""
     values: dict[str, object] = {}
     for field in fields:
         value = row.get(field.name)
@@ -29,7 +29,7 @@ def json_values(row: Row, fields: Iterable[Field]) -> dict[str, object]:
 
 
 def reading_message(row: Row) -> bytes:
-    """One reading as it goes over MQTT and Kafka; its `time` is called `timestamp` there."""
+    """One reading as an MQTT or Kafka message, in which `time` is called `timestamp`."""
     values = json_values(row, READING_FIELDS)
     values["timestamp"] = values.pop("time")
     return orjson.dumps(values)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deploy.servers.minio import REGION, Minio
 from deploy.servers.process import HOST, Command, Server, responds, unused_port
-from telemetry.settings import NO_TELEMETRY
+from telemetry.settings import USAGE_STATISTICS_OFF
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def mlflow(folder: Path, database_dsn: str, store: Minio) -> Iterator[Mlflow]:
             log=folder / "server.log",
             folder=folder,
             environment={
-                **NO_TELEMETRY,
+                **USAGE_STATISTICS_OFF,
                 "MLFLOW_BACKEND_STORE_URI": database_dsn.replace("postgresql://", "postgresql+psycopg2://"),
                 "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{bucket.name}",
                 "MLFLOW_S3_ENDPOINT_URL": store.endpoint,

@@ -1,1 +1,1 @@
-"""Servers that a fresh machine gets without installing any: PostgreSQL and an MQTT broker."""
+"""Embedded PostgreSQL and MQTT servers for machines that have none installed."""

@@ -1,4 +1,4 @@
-"""An MQTT broker (amqtt) in a thread of this process, for machines that have none."""
+"""Runs an MQTT broker (amqtt) in a thread of this process."""
 
 from __future__ import annotations
 
@@ -13,25 +13,38 @@ from typing import Any
 
 from amqtt.broker import Broker
 
+from telemetry.embedded.ports import free_port
 from telemetry.errors import TwinError
+from telemetry.settings import Settings
 
 _START_TIMEOUT_S = 10.0
 _LOGGERS = ("amqtt", "transitions")
 
 
 @contextmanager
-def embedded_mqtt_broker(host: str, port: int) -> Iterator[tuple[str, int]]:
-    """A running broker; gives its host and port.
+def ensure_mqtt_broker(settings: Settings) -> Iterator[Settings]:
+    """Settings with the embedded broker, which runs in the `with` block, where they name no MQTT broker."""
+    if settings.mqtt_host is not None:
+        yield settings
+        return
+    port = free_port(settings.host, settings.mqtt_port)
+    with embedded_mqtt_broker(settings.host, port):
+        yield settings.model_copy(update={"mqtt_host": settings.host, "mqtt_port": port})
 
-    Anybody who can reach it may publish and subscribe, so it listens on loopback only.
+
+@contextmanager
+def embedded_mqtt_broker(host: str, port: int) -> Iterator[tuple[str, int]]:
+    """A running broker; yields its host and port.
+
+    It accepts anonymous clients, so it listens on loopback only.
 
     Raises:
         TwinError: `host` is not a loopback address, or the port is taken.
     """
     if not _is_loopback(host):
         raise TwinError(
-            f"The embedded MQTT broker takes anonymous clients and so listens on loopback only, not on {host}; "
-            "set TWIN_MQTT_HOST to a broker of your own.",
+            f"The embedded MQTT broker accepts anonymous clients and so listens on loopback only, not on {host}; "
+            "set TWIN_MQTT_HOST to your own broker.",
             field="host",
             value=host,
         )
@@ -74,8 +87,8 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         for task in tasks:
             task.cancel()
         loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        # A client that was just connecting has no session, so the broker did not close its stream: its
-        # finaliser does, and needs the loop for it.
+        # A client that was just connecting has no MQTT session yet, so the broker did not close its stream: the
+        # finalizer of the stream does, and needs the loop for it.
         tasks.clear()
         gc.collect()
         loop.run_until_complete(asyncio.sleep(0))

@@ -1,4 +1,4 @@
-"""Choose a TCP port that is free."""
+"""Finds a free TCP port."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _TRIES = 100
 
 
 def free_port(host: str, wanted: int) -> int:
-    """`wanted` if nothing listens there on `host`, else the next port that is free; 0 means any.
+    """`wanted` if nothing listens there on `host`, else the next free port; 0 means any.
 
     Raises:
-        TwinError: the hundred ports from `wanted` on are all taken.
+        TwinError: none of the hundred ports from `wanted` on is free.
     """
     for port in range(wanted, min(wanted + _TRIES, 65536)):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            # As servers do, so that a connection that has just been closed does not count as taken.
+            # As servers do, so that a connection that was just closed does not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((host, port))

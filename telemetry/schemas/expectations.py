@@ -1,6 +1,6 @@
-"""The Great Expectations suites that follow from the contract, one for each table.
+"""Builds the Great Expectations suite of each contract table.
 
-Great Expectations is imported when a suite is first asked for: it takes seconds, and only `validate` needs it.
+Great Expectations is imported at the first use of a suite: the import takes seconds, and only `validate` needs it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from telemetry.chemistries import CHEMISTRY_NAMES
 from telemetry.contract import BATTERY_FIELDS, BATTERY_ID_PATTERN, CYCLE_FIELDS, READING_FIELDS, Field
-from telemetry.settings import NO_TELEMETRY
+from telemetry.settings import USAGE_STATISTICS_OFF
 
 TABLES: dict[str, tuple[Field, ...]] = {
     "readings": READING_FIELDS,
@@ -21,18 +21,18 @@ TABLES: dict[str, tuple[Field, ...]] = {
     "batteries": BATTERY_FIELDS,
 }
 
-#: Columns that `validate` adds because a rule needs more than one row: see data/order.py.
-REPEATS = "repeats_of_an_earlier_row"
-STEPS_BACK = "steps_back_in_order"
+#: Columns that `validate` adds for rules on more than one row, see telemetry/row_order.py.
+DUPLICATE = "duplicate_of_an_earlier_row"
+OUT_OF_ORDER = "out_of_order"
 
 _TYPES = {"float": "float64", "bool": "float64", "text": "str", "time": "Timestamp"}
 
 
 def great_expectations() -> Any:
-    """The module, imported with its reporting home switched off."""
-    os.environ.update({name: value for name, value in NO_TELEMETRY.items() if name.startswith("GX_")})
+    """The module, imported with its usage statistics switched off."""
+    os.environ.update({name: value for name, value in USAGE_STATISTICS_OFF.items() if name.startswith("GX_")})
     with warnings.catch_warnings():
-        # It imports modules of the standard library that Python has deprecated.
+        # It imports deprecated modules of the standard library.
         warnings.simplefilter("ignore", DeprecationWarning)
         import great_expectations as gx
         import great_expectations.expectations
@@ -43,18 +43,18 @@ def great_expectations() -> Any:
 def suite(table: str) -> Any:
     """The `ExpectationSuite` of readings, cycles or batteries.
 
-    `meta` of each expectation holds "rule" (for people, unique in the suite), "field" and "reason" (why a
-    row that fails it is quarantined; None for rules about the table as a whole).
+    `meta` of each expectation holds "rule" (a readable name, unique in the suite), "field" and "reason" (why a row that
+    fails it is quarantined; None for rules about the table as a whole).
     """
     gx = great_expectations()
-    made = gx.ExpectationSuite(name=table)
+    expectations = gx.ExpectationSuite(name=table)
     for field in TABLES[table]:
         for expectation in _field_rules(gx.expectations, field):
-            made.add_expectation(expectation)
+            expectations.add_expectation(expectation)
     if table != "batteries":
         for expectation in _order_rules(gx.expectations, "time" if table == "readings" else "cycle_index"):
-            made.add_expectation(expectation)
-    return made
+            expectations.add_expectation(expectation)
+    return expectations
 
 
 def _field_rules(gxe: Any, field: Field) -> Iterator[Any]:
@@ -64,19 +64,19 @@ def _field_rules(gxe: Any, field: Field) -> Iterator[Any]:
     yield gxe.ExpectColumnValuesToBeOfType(column=name, type_=kind, meta=_meta(f"{name} is of type {kind}", name, None))
     if field.required:
         yield gxe.ExpectColumnValuesToNotBeNull(
-            column=name, meta=_meta(f"{name} is given", name, "missing, but required")
+            column=name, meta=_meta(f"{name} is present", name, "missing, but required")
         )
     if name == "battery_id":
         yield gxe.ExpectColumnValuesToMatchRegex(
             column=name,
             regex=BATTERY_ID_PATTERN,
-            meta=_meta(f"{name} is well formed", name, "not 1 to 50 characters of A-Z a-z 0-9 _ . -"),
+            meta=_meta(f"{name} is well-formed", name, "not 1 to 50 characters of A-Z a-z 0-9 _ . -"),
         )
     if name == "chemistry":
         yield gxe.ExpectColumnValuesToBeInSet(
             column=name,
             value_set=list(CHEMISTRY_NAMES),
-            meta=_meta(f"{name} is known", name, "not an entry of telemetry/chemistries.py"),
+            meta=_meta(f"{name} is supported", name, "not an entry of telemetry/chemistries.py"),
         )
     if field.kind == "bool":
         yield gxe.ExpectColumnValuesToBeInSet(
@@ -94,12 +94,12 @@ def _field_rules(gxe: Any, field: Field) -> Iterator[Any]:
 
 def _order_rules(gxe: Any, order: str) -> Iterator[Any]:
     yield gxe.ExpectColumnValuesToBeInSet(
-        column=REPEATS,
+        column=DUPLICATE,
         value_set=[0.0],
-        meta=_meta(f"{order} is new to its battery", order, "repeats an earlier row of its battery"),
+        meta=_meta(f"{order} is unique within its battery", order, "duplicate of an earlier row of its battery"),
     )
     yield gxe.ExpectColumnValuesToBeInSet(
-        column=STEPS_BACK, value_set=[0.0], meta=_meta(f"{order} increases", order, "out of order within its battery")
+        column=OUT_OF_ORDER, value_set=[0.0], meta=_meta(f"{order} increases", order, "out of order within its battery")
     )
 
 

@@ -1,4 +1,4 @@
-"""The telemetry message of Kafka and MQTT: its JSON schema, and back and forth between rows and bytes.
+"""JSON Schema, encoder and decoder of the telemetry message of Kafka and MQTT.
 
 The message is one reading as JSON in which `time` is called `timestamp`.
 """
@@ -12,14 +12,14 @@ from pydantic_core import from_json
 
 from telemetry.contract import BATTERY_ID_PATTERN, READING_FIELDS, Field, names
 from telemetry.errors import TwinError
-from telemetry.schemas.request import Reading, Row, first_fault
+from telemetry.schemas.request import ContractRow, Reading, first_error
 from telemetry.wire import reading_message as encode
 
-__all__ = ["FAULTS", "TIME_KEY", "Fault", "MessageError", "decode", "encode", "json_schema", "parse"]
+__all__ = ["FAULTS", "TIME_KEY", "Fault", "MessageError", "decode", "encode", "json_schema", "parse_message"]
 
 TIME_KEY = "timestamp"
 
-#: What can be wrong with a message, in few enough words to label a counter.
+#: Kinds of invalid messages: values of a metric label.
 Fault = Literal["not_json", "not_an_object", "missing", "battery_id", "timestamp", "out_of_range", "wrong_type"]
 FAULTS: tuple[Fault, ...] = (
     "not_json",
@@ -42,7 +42,7 @@ _FAULT_OF_RULE: dict[str, Fault] = {
 
 
 class MessageError(TwinError):
-    """A message that is no reading of the contract; it belongs into the dead letters."""
+    """A message that is not a reading of the contract and has to be dead-lettered."""
 
     def __init__(self, fault: Fault, sentence: str, *, field: str | None = None, value: object = None) -> None:
         super().__init__(sentence, field=field, value=value)
@@ -68,11 +68,11 @@ def decode(message: bytes | str) -> tuple[dict[str, Any], list[str]]:
     Raises:
         MessageError: naming the field and value at fault.
     """
-    reading, unknown = parse(message)
+    reading, unknown = parse_message(message)
     return reading.model_dump(), unknown
 
 
-def parse(message: bytes | str) -> tuple[Row, list[str]]:
+def parse_message(message: bytes | str) -> tuple[ContractRow, list[str]]:
     """As `decode`, but the row as a `Reading`, whose attributes are the fields.
 
     Raises:
@@ -91,9 +91,7 @@ def parse(message: bytes | str) -> tuple[Row, list[str]]:
     unknown = sorted(key for key in content if key not in _KEYS)
     known = {("time" if key == TIME_KEY else key): value for key, value in content.items() if key in _KEYS}
     if known.get("battery_id") is None:
-        raise MessageError(
-            "missing", "battery_id is missing; it says which battery the reading is of", field="battery_id"
-        )
+        raise MessageError("missing", "battery_id is missing; it names the battery of the reading", field="battery_id")
     try:
         return Reading.model_validate(known), unknown
     except ValidationError as error:
@@ -102,12 +100,13 @@ def parse(message: bytes | str) -> tuple[Row, list[str]]:
 
 def _message_error(error: ValidationError) -> MessageError:
     first = error.errors(include_url=False)[0]
-    place, rule = first["loc"][0], first["type"]
-    fault = _FAULT_OF_RULE.get(rule) or _FAULT_OF_FIELD.get(place, "wrong_type")
-    told = first_fault(error)
-    if place != "time":
-        return MessageError(fault, told.sentence, field=told.field, value=told.value)
-    return MessageError(fault, told.sentence.replace("time", TIME_KEY, 1), field=TIME_KEY, value=told.value)
+    field, rule = first["loc"][0], first["type"]
+    fault = _FAULT_OF_RULE.get(rule) or _FAULT_OF_FIELD.get(field, "wrong_type")
+    described = first_error(error)
+    if field != "time":
+        return MessageError(fault, described.sentence, field=described.field, value=described.value)
+    sentence = described.sentence.replace("time", TIME_KEY, 1)
+    return MessageError(fault, sentence, field=TIME_KEY, value=described.value)
 
 
 def _property(field: Field) -> dict[str, Any]:

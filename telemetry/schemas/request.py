@@ -1,4 +1,4 @@
-"""The prediction request: pydantic models made from the contract, and errors that say what to correct.
+"""Pydantic models of the prediction request, derived from the contract, and their validation errors.
 
 `null`, an absent field and NaN all mean 'missing' and are legal where a field is optional.  A field that
 is not in the contract is ignored; `unknown_fields` counts them.
@@ -28,10 +28,10 @@ from pydantic import Field as PydanticField
 from telemetry.contract import BATTERY_FIELDS, BATTERY_ID_PATTERN, CYCLE_FIELDS, READING_FIELDS, Field
 from telemetry.errors import TwinError
 
-#: Longest shown part of a value that somebody sent.
+#: Characters of an invalid value that an error message shows.
 _SHOWN = 100
 
-#: pydantic's kinds of error in words that the sender of a request understands.
+#: pydantic's error types in words for the sender of a request.
 _RULES = {
     "string_pattern_mismatch": "must be 1 to 50 characters of A-Z a-z 0-9 _ . -",
     "timezone_aware": "must carry a zone, e.g. 2026-01-01T00:00:00Z",
@@ -39,7 +39,7 @@ _RULES = {
     "finite_number": "must be a finite number",
     "bool_parsing": "must be true or false",
     "bool_type": "must be true or false",
-    "string_type": "must be a text",
+    "string_type": "must be a string",
     "model_type": "must be an object",
     "tuple_type": "must be a list",
     "too_short": "must hold at least one entry",
@@ -49,7 +49,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def _rfc3339(value: object) -> object:
-    # pydantic would take "1767225600" for Unix seconds; the contract knows only dates that people can read.
+    # pydantic would take "1767225600" for Unix seconds; the contract allows RFC 3339 only.
     if isinstance(value, datetime) or (isinstance(value, str) and len(value) >= 11 and value[4] == "-"):
         return value
     raise ValueError("must be a time with zone such as 2026-01-01T00:00:00Z")
@@ -59,28 +59,28 @@ Time = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
 BatteryId = Annotated[str, StringConstraints(pattern=BATTERY_ID_PATTERN)]
 
 
-class Row(BaseModel):
-    """A row of a contract table: what is missing is left out before anything is checked."""
+class ContractRow(BaseModel):
+    """A row of a contract table; missing values (None, NaN) are removed before validation."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _only_what_is_given(cls, values: object) -> object:
+    def _drop_missing(cls, values: object) -> object:
         if not isinstance(values, Mapping):
             return values
         return {key: value for key, value in values.items() if value is not None and value == value}
 
 
-def _row_model(name: str, doc: str, fields: Iterable[Field], optional: tuple[str, ...] = ()) -> type[Row]:
-    """A model with one attribute for each field; `optional` are those that the context may give instead."""
+def _row_model(name: str, doc: str, fields: Iterable[Field], optional: tuple[str, ...] = ()) -> type[ContractRow]:
+    """A model with one attribute for each field; the surrounding entry may give the fields in `optional` instead."""
     definitions: dict[str, Any] = {}
     for field in fields:
         kind = _type(field)
         required = field.required and field.name not in optional
         about = PydanticField(... if required else None, description=field.description or None)
         definitions[field.name] = (kind if required else kind | None, about)
-    return create_model(name, __base__=Row, __doc__=doc, **definitions)
+    return create_model(name, __base__=ContractRow, __doc__=doc, **definitions)
 
 
 def _type(field: Field) -> Any:
@@ -90,7 +90,7 @@ def _type(field: Field) -> Any:
         return bool
     if field.kind == "text":
         return BatteryId if field.name == "battery_id" else Annotated[str, StringConstraints(max_length=200)]
-    # Strict: "12" and true are no numbers.  An infinite one is refused even where the contract sets no bound.
+    # Strict: "12" and true are not numbers.  Infinity is refused even where the contract sets no bound.
     return Annotated[
         float,
         PydanticField(
@@ -101,16 +101,16 @@ def _type(field: Field) -> Any:
 
 Reading = _row_model("Reading", "One telemetry reading.", READING_FIELDS, optional=("battery_id",))
 Cycle = _row_model("Cycle", "One cycle, as in the table battery_cycles.", CYCLE_FIELDS, optional=("battery_id",))
-Battery = _row_model("Battery", "What a battery is made of.", BATTERY_FIELDS, optional=("battery_id",))
+Battery = _row_model("Battery", "Nominal data of a battery.", BATTERY_FIELDS, optional=("battery_id",))
 
 
 class BatteryRequest(BaseModel):
-    """One battery: what it is, where its twin stood, and what it has said since."""
+    """One battery: its nominal data, its last state and its readings and cycles since."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     battery_id: BatteryId
-    state: str | None = PydanticField(None, description="opaque, from the last answer")
+    state: str | None = PydanticField(None, description="opaque, from the last response")
     battery: Battery | None = None  # type: ignore[valid-type]
     readings: tuple[Reading, ...] = PydanticField((), description="in time order")  # type: ignore[valid-type]
     cycles: tuple[Cycle, ...] = PydanticField((), description="in order of cycle_index")  # type: ignore[valid-type]
@@ -125,7 +125,8 @@ class BatteryRequest(BaseModel):
         named = {row.battery_id for row in (*self.readings, *self.cycles)} - {None, self.battery_id}
         if named:
             raise ValueError(
-                f"rows of {sorted(named)[0]} stand under {self.battery_id}; send each battery's rows in its own entry"
+                f"rows of {sorted(named)[0]} are in the entry of {self.battery_id}; send each battery's rows in its own"
+                " entry"
             )
         return self
 
@@ -139,14 +140,14 @@ class PredictRequest(BaseModel):
     every_reading: bool = PydanticField(
         False,
         strict=True,
-        description="one entry of the answer for each reading, in their order, instead of one for each battery; "
+        description="one entry of the response for each reading, in their order, instead of one for each battery; "
         "a battery without readings still has one",
     )
 
     closed_cycles: bool = PydanticField(
         False,
         strict=True,
-        description="with each entry the charge and discharge sessions that had ended by then, as in battery_cycles",
+        description="adds to each entry the charge and discharge sessions that had ended by then, as in battery_cycles",
     )
 
     @field_validator("every_reading", "closed_cycles", mode="before")
@@ -155,25 +156,25 @@ class PredictRequest(BaseModel):
         return False if value is None else value
 
 
-def parse(model: type[M], content: object) -> M:
+def parse_model(model: type[M], content: object) -> M:
     """`content` as `model`.
 
     Raises:
-        TwinError: about the first thing at fault, with its JSON path and the value that was sent.
+        TwinError: the first validation error, with its JSON path and the value that was sent.
     """
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise first_fault(error) from error
+        raise first_error(error) from error
 
 
 def parse_request(content: object) -> PredictRequest:
     """The parsed JSON body of POST /predict; raises TwinError with path and value."""
-    return parse(PredictRequest, content)
+    return parse_model(PredictRequest, content)
 
 
 def unknown_fields(content: object) -> Counter[str]:
-    """How often a valid request carries which fields that the contract does not know."""
+    """How often a valid request contains each field that is not in the contract."""
     unknown: Counter[str] = Counter()
     if not isinstance(content, Mapping):
         return unknown
@@ -197,22 +198,22 @@ def _others(row: Mapping[str, object], model: type[BaseModel]) -> Set[str]:
     return frozenset() if row.keys() <= known else row.keys() - known
 
 
-def first_fault(error: ValidationError) -> TwinError:
-    """What is wrong first, with its JSON path and the value that was sent."""
-    fault = error.errors(include_url=False)[0]
+def first_error(error: ValidationError) -> TwinError:
+    """The first of several validation errors, with its JSON path and the value that was sent."""
+    first = error.errors(include_url=False)[0]
     path = (
-        "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+        "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
         or "the request"
     )
-    if fault["type"] == "missing":
+    if first["type"] == "missing":
         return TwinError(f"{path} is missing; it is required", field=path)
-    rule = _RULES.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
-    value = fault["input"]
-    if fault["type"] == "value_error" and isinstance(value, Mapping):
+    rule = _RULES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    value = first["input"]
+    if first["type"] == "value_error" and isinstance(value, Mapping):
         return TwinError(f"{path}: {rule}", field=path)
-    told = (
+    shown = (
         value
         if isinstance(value, bool | int) or (isinstance(value, float) and isfinite(value))
         else str(value)[:_SHOWN]
     )
-    return TwinError(f"{path} is {told!r}: {rule[0].lower()}{rule[1:]}", field=path, value=told)
+    return TwinError(f"{path} is {shown!r}: {rule[0].lower()}{rule[1:]}", field=path, value=shown)

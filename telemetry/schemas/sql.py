@@ -1,4 +1,4 @@
-"""SQL columns of the contract's tables: name, type, whether they may be empty, and the comment with the unit."""
+"""SQL column definitions and column comments derived from the contract."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TYPES = {"text": "text", "time": "timestamptz", "float": "double precision", "b
 
 @dataclass(frozen=True)
 class Column:
-    """One column as PostgreSQL is told about it."""
+    """Definition of one PostgreSQL column."""
 
     name: str
     sql_type: str
@@ -27,7 +27,7 @@ class Column:
 
     @property
     def definition(self) -> str:
-        """As it stands in CREATE TABLE."""
+        """The column as a clause of CREATE TABLE."""
         return f"{self.name} {self.sql_type}" + (" NOT NULL" if self.not_null else "")
 
 
@@ -37,7 +37,7 @@ def columns(table: str) -> tuple[Column, ...]:
 
 
 def comment_statements(tables: Sequence[str] = tuple(TABLES)) -> list[str]:
-    """COMMENT ON COLUMN statements that tell a database's reader units and meaning."""
+    """COMMENT ON COLUMN statements with unit and meaning."""
     return [
         f"COMMENT ON COLUMN {table}.{column.name} IS '{column.comment.replace(chr(39), chr(39) * 2)}'"
         for table in tables

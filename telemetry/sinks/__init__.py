@@ -1,4 +1,4 @@
-"""Destinations of live telemetry, one entry each; all pass `tests/telemetry/test_sinks.py`."""
+"""Registry of the sinks of live telemetry (store, MQTT, Kafka); all pass `tests/telemetry/test_sinks.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from telemetry.sinks.kafka import KafkaSink
 from telemetry.sinks.mqtt import MqttSink
 from telemetry.sinks.postgres import StoreSink
 
-#: Name -> makes the sink, or raises SinkOffError where the settings name no such destination.
+#: Name -> creates the sink, or raises SinkOffError where the settings configure no such destination.
 SINKS: dict[str, Callable[[Settings], Sink]] = {
     "store": StoreSink.from_settings,
     "mqtt": MqttSink.from_settings,
@@ -19,10 +19,10 @@ SINKS: dict[str, Callable[[Settings], Sink]] = {
 
 
 def make_sinks(settings: Settings) -> tuple[dict[str, Sink], dict[str, str]]:
-    """The sinks that `settings` name, and for each other one why it is off.
+    """The sinks that `settings` configure, and for each other one the reason why it is off.
 
     Raises:
-        TwinError: a destination is named in a way that cannot be used.
+        TwinError: the settings of a destination are invalid.
     """
     sinks: dict[str, Sink] = {}
     off: dict[str, str] = {}

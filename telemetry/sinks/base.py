@@ -1,56 +1,56 @@
-"""What every destination of live telemetry offers."""
+"""Sink protocol: interface and exceptions of every destination of live telemetry."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from telemetry.batch import Batch, Kind
+from telemetry.batch import Batch, RowKind
 from telemetry.errors import TwinError
 
 
 class SinkOffError(TwinError):
-    """The settings name no destination of this kind; the sentence names the setting."""
+    """The settings configure no destination of this kind; the message names the setting."""
 
 
 class SinkError(RuntimeError):
-    """A batch was not delivered; nothing may be taken as delivered since the last `flush` that returned."""
+    """A batch was not delivered; nothing written since the last successful `flush` counts as delivered."""
 
 
 class SinkUnavailableError(SinkError):
-    """The destination cannot be reached or did not answer: write the same batch again later."""
+    """The destination is unavailable or timed out: retry the same batch later."""
 
 
 class SinkRefusedError(SinkError):
-    """The destination will never take this batch as it is: writing it again is useless."""
+    """The destination refused this batch permanently: retrying it is useless."""
 
 
 class Sink(Protocol):
     """A destination of batches.
 
     Delivery is at least once: a batch counts as delivered when a `flush` after its `write` has returned.
-    If either raises, the caller writes again everything since the last `flush` that returned.
+    If either raises, the caller writes again everything since the last successful `flush`.
     Calls block for a bounded time and are made from one thread at a time.
 
     Attributes:
-        kinds: the rows that it has a place for; it is given no others.
-        acknowledged: rows or messages that the destination has acknowledged so far, repeated ones included.
+        kinds: the kinds of rows that it accepts; it is given no others.
+        acknowledged: rows or messages that the destination has acknowledged so far, including duplicates.
     """
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[RowKind, ...]
     acknowledged: int
 
     def setup(self) -> None:
-        """Make the destination ready (connect, migrate); harmless when repeated."""
+        """Prepare the destination (connect, migrate); idempotent."""
         ...
 
     def write(self, batch: Batch) -> None:
-        """Take over `batch`; rows that this sink has no place for are ignored."""
+        """Write `batch`; rows of other kinds are ignored."""
         ...
 
     def flush(self) -> None:
-        """Return when everything written is acknowledged by the destination."""
+        """Return when the destination has acknowledged everything written."""
         ...
 
     def close(self) -> None:
-        """Let go of connections; what was not flushed may be lost.  Harmless when repeated."""
+        """Close connections; unflushed rows may be lost.  Idempotent."""
         ...

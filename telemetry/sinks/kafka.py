@@ -1,4 +1,4 @@
-"""Sink: readings to Kafka, JSON with the battery as key, so that one battery stays on one partition and in order."""
+"""Sink that sends readings to Kafka as JSON, keyed by battery so that each battery stays on one partition, in order."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from kafka.errors import (
 )
 from kafka.net import KafkaNetClient
 
-from telemetry.batch import Batch, Kind
+from telemetry.batch import Batch, RowKind
 from telemetry.errors import TwinError
 from telemetry.kafka_client import TELEMETRY_TOPIC, client_options
 from telemetry.settings import Settings
 from telemetry.sinks.base import SinkOffError, SinkRefusedError, SinkUnavailableError
 from telemetry.sinks.messages import reading_messages
 
-#: Errors of one message: sending it again is useless.  All others are of the connection or the brokers.
+#: Errors of one message, for which retrying is useless.  All others are errors of the connection or the brokers.
 _REFUSED = (
     MessageSizeTooLargeError,
     RecordListTooLargeError,
@@ -37,25 +37,25 @@ _REFUSED = (
     InvalidTimestampError,
     UnsupportedForMessageFormatError,
 )
-#: The brokers' own default for the largest message.
+#: The brokers' default for the largest message.
 _LARGEST_REQUEST_BYTES = 2**20
-#: What a message takes besides key and value, at most.
+#: Upper bound of a message's size besides key and value.
 _MESSAGE_OVERHEAD_BYTES = 100
 
 
 class KafkaSink:
     """Sends readings through an idempotent producer and counts what all in-sync replicas have acknowledged.
 
-    The producer never doubles a message by its own retries; what the caller writes again after an error may be on
+    The producer's own retries never duplicate a message; messages that the caller writes again after an error may be on
     the topic twice, in order.
 
     Args:
-        options: how to reach the brokers, see `telemetry.kafka_client.client_options`.
-        partitions: of the topic, where it does not exist yet.
-        timeout_s: longest that a call waits for the brokers.
+        options: connection options, see `telemetry.kafka_client.client_options`.
+        partitions: partitions of the topic, where it is created.
+        timeout_s: longest time that a call waits for the brokers.
     """
 
-    kinds: tuple[Kind, ...] = ("reading",)
+    kinds: tuple[RowKind, ...] = ("reading",)
 
     def __init__(
         self,
@@ -79,19 +79,20 @@ class KafkaSink:
         """The brokers of TWIN_KAFKA_BOOTSTRAP_SERVERS."""
         if settings.kafka_bootstrap_servers is None:
             raise SinkOffError(
-                "TWIN_KAFKA_BOOTSTRAP_SERVERS is not set: name the brokers to send to.", field="kafka_bootstrap_servers"
+                "TWIN_KAFKA_BOOTSTRAP_SERVERS is not set: set it to the brokers to send to.",
+                field="kafka_bootstrap_servers",
             )
         return cls(client_options(settings), partitions=settings.kafka_partitions)
 
     def setup(self) -> None:
-        """Connect, and create the topic where it does not exist."""
+        """Connect and create the topic where it does not exist."""
         producer = self._opened()
         with self._as_unavailable():
             self._create_topic()
             producer.partitions_for(self._topic)
 
     def write(self, batch: Batch) -> None:
-        """Hand the readings to the producer; tables other than readings have no topic here."""
+        """Pass the readings to the producer; other kinds of rows have no topic."""
         if not batch.readings:
             return
         messages = reading_messages(batch.readings)
@@ -127,7 +128,7 @@ class KafkaSink:
         self._pending = []
         if self._producer is not None:
             producer, self._producer = self._producer, None
-            # `close` alone first waits for what cannot be sent, then fails and leaves its thread running.
+            # `close` alone first waits for messages that cannot be sent, then fails and leaves its thread running.
             producer._sender.force_close()
             with suppress(KafkaError):
                 producer.close(timeout=self._timeout_s)
@@ -164,35 +165,35 @@ class KafkaSink:
             )
         try:
             if self._topic not in admin.list_topics():
-                # -1: as many replicas as the brokers say.
+                # -1: the brokers' default replication factor.
                 admin.create_topics({self._topic: {"num_partitions": self._partitions, "replication_factor": -1}})
         except TopicAlreadyExistsError:
-            pass  # another client was faster
+            pass  # created by another client in between
         finally:
             admin.close()
 
     @contextmanager
     def _connecting(self) -> Iterator[Callable[..., KafkaNetClient]]:
-        """Makes a client's connections, and closes them should the client itself not come about: it would not."""
-        made: list[KafkaNetClient] = []
+        """Factory of a client's connections, which are closed if the client's constructor fails (it does not do so)."""
+        created: list[KafkaNetClient] = []
 
         def connections(**options: Any) -> KafkaNetClient:
-            made.append(KafkaNetClient(**options))
-            return made[-1]
+            created.append(KafkaNetClient(**options))
+            return created[-1]
 
         try:
             with self._as_unavailable():
                 yield connections
         except BaseException:
-            for client in made:
+            for client in created:
                 client.close()
             raise
 
     @contextmanager
     def _as_unavailable(self) -> Iterator[None]:
-        """Turn Kafka's errors into a sink's; after one of the connection the producer is made anew.
+        """Translate Kafka's exceptions into sink errors; connection errors also discard the producer.
 
-        What waits in a producer would otherwise be sent later, in between what the caller writes again.
+        Messages pending in the old producer would otherwise be sent later, between those that the caller writes again.
         """
         try:
             yield
@@ -200,18 +201,18 @@ class KafkaSink:
             raise SinkRefusedError(f"Kafka refused a message for {self._topic}: {error}") from error
         except (KafkaConfigurationError, ValueError) as error:
             self.close()
-            raise TwinError(f"Kafka cannot be used as the settings say: {error}", field="kafka") from error
+            raise TwinError(f"Kafka cannot be used with these settings: {error}", field="kafka") from error
         except (AuthorizationError, PolicyViolationError) as error:
             self.close()
-            raise SinkUnavailableError(f"Kafka at {self._servers} does not allow it: {error}") from error
+            raise SinkUnavailableError(f"Kafka at {self._servers} denied access: {error}") from error
         except (KafkaError, OSError) as error:
             self.close()
-            raise SinkUnavailableError(f"Kafka at {self._servers} did not take the batch: {error}") from error
+            raise SinkUnavailableError(f"Kafka at {self._servers} did not accept the batch: {error}") from error
 
 
 def _check_size(battery_id: str, message: bytes) -> None:
     size = len(battery_id.encode()) + len(message) + _MESSAGE_OVERHEAD_BYTES
     if size > _LARGEST_REQUEST_BYTES:
         raise SinkRefusedError(
-            f"A reading of {battery_id[:50]} is {size} bytes as a message, and Kafka takes {_LARGEST_REQUEST_BYTES}."
+            f"A reading of {battery_id[:50]} is a message of {size} bytes; Kafka accepts {_LARGEST_REQUEST_BYTES}."
         )

@@ -1,4 +1,4 @@
-"""Readings as messages, for the sinks of message brokers."""
+"""Serializes readings to messages for the MQTT and Kafka sinks."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from telemetry.wire import reading_message
 
 
 def reading_messages(readings: Sequence[Row]) -> list[tuple[str, bytes]]:
-    """Battery id and message of each reading, all of them before the first is sent.
+    """Battery id and message of each reading; all are serialized before the first is sent.
 
     Raises:
-        SinkRefusedError: a reading cannot be written as a message.
+        SinkRefusedError: a reading cannot be serialized.
     """
     return [_message(row) for row in readings]
 
@@ -22,5 +22,5 @@ def _message(row: Row) -> tuple[str, bytes]:
     try:
         return str(row["battery_id"]), reading_message(row)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        named = str(row.get("battery_id"))[:50]
-        raise SinkRefusedError(f"A reading of {named} cannot be written as a message: {error!r}") from error
+        battery_id = str(row.get("battery_id"))[:50]
+        raise SinkRefusedError(f"A reading of {battery_id} cannot be serialized: {error!r}") from error

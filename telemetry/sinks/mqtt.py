@@ -1,4 +1,4 @@
-"""Sink: readings to an MQTT broker, QoS 1, to the topic of the fleet and to that of the battery."""
+"""Sink that publishes readings to an MQTT broker with QoS 1, on the fleet's topic and on the battery's topic."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from telemetry.batch import Batch, Kind
+from telemetry.batch import Batch, RowKind
 from telemetry.settings import Settings
 from telemetry.sinks.base import SinkOffError, SinkRefusedError, SinkUnavailableError
 from telemetry.sinks.messages import reading_messages
@@ -18,21 +18,21 @@ TOPIC = "ev/battery/telemetry"
 _QOS = 1
 #: paho's default of 20 unacknowledged messages would make a tick of 10 batteries wait for the broker twice.
 _IN_FLIGHT = 1000
-#: A flush ends after so many times the timeout, whatever the broker acknowledges meanwhile.
+#: Limit of a flush as a multiple of the timeout, also while the broker acknowledges messages.
 _LONGEST_FLUSH = 12
 
 
 class MqttSink:
-    """Publishes readings and counts what the broker has acknowledged.
+    """Publishes readings and counts the messages that the broker has acknowledged.
 
-    After an error the connection is made anew: what waits in a client would be sent later, in between what the caller
-    writes again, and pile up while the broker is away.
+    After an error the client is discarded: messages pending in it would be sent later, between those that the caller
+    writes again, and accumulate while the broker is unavailable.
 
     Args:
         timeout_s: longest wait for a connection, and for the broker's next acknowledgement.
     """
 
-    kinds: tuple[Kind, ...] = ("reading",)
+    kinds: tuple[RowKind, ...] = ("reading",)
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class MqttSink:
     def from_settings(cls, settings: Settings) -> MqttSink:
         """The broker of TWIN_MQTT_HOST."""
         if settings.mqtt_host is None:
-            raise SinkOffError("TWIN_MQTT_HOST is not set: name the broker to publish to.", field="mqtt_host")
+            raise SinkOffError("TWIN_MQTT_HOST is not set: set it to the broker to publish to.", field="mqtt_host")
         password = settings.mqtt_password
         return cls(
             settings.mqtt_host,
@@ -70,11 +70,11 @@ class MqttSink:
         )
 
     def setup(self) -> None:
-        """Connect; the client's own thread keeps the connection from here on."""
+        """Connect; the client's thread keeps the connection alive from then on."""
         self._connected()
 
     def write(self, batch: Batch) -> None:
-        """Hand the readings to the client; tables other than readings have no topic."""
+        """Pass the readings to the client; other kinds of rows have no topic."""
         if not batch.readings:
             return
         messages = reading_messages(batch.readings)
@@ -84,17 +84,17 @@ class MqttSink:
                 try:
                     self._pending.append(client.publish(topic, message, qos=_QOS))
                 except ValueError as error:
-                    raise SinkRefusedError(f"MQTT takes no message to {topic[:100]!r}: {error}") from error
+                    raise SinkRefusedError(f"MQTT accepts no message to {topic[:100]!r}: {error}") from error
 
     def flush(self) -> None:
         """Wait until the broker has acknowledged every message written."""
         pending, self._pending = self._pending, []
         last = time.monotonic() + _LONGEST_FLUSH * self._timeout_s
-        for place, info in enumerate(pending):
-            # Each acknowledgement earns the next one time: a slow broker is not a dead one.
+        for index, info in enumerate(pending):
+            # Each acknowledgement restarts the timeout: the broker may be slow but available.
             if not _acknowledged(info, min(time.monotonic() + self._timeout_s, last)):
                 self.close()
-                raise SinkUnavailableError(f"{self._broker} did not acknowledge {len(pending) - place} messages.")
+                raise SinkUnavailableError(f"{self._broker} did not acknowledge {len(pending) - index} messages.")
             self.acknowledged += 1
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class MqttSink:
         return f"The MQTT broker at {host}:{port}"
 
     def _connected(self) -> mqtt.Client:
-        """The client, with its thread running and the broker's consent."""
+        """The connected client, with its thread running."""
         if self._client is not None and not self._client.is_connected():
             self.close()
         if self._client is None:
@@ -143,7 +143,7 @@ class MqttSink:
 
 
 def _acknowledged(info: mqtt.MQTTMessageInfo, deadline: float) -> bool:
-    # Published without a connection: paho keeps the message and sends it later, but reports the code.
+    # Published without a connection: paho queues the message and sends it later, but reports the code.
     if info.rc not in (mqtt.MQTT_ERR_SUCCESS, mqtt.MQTT_ERR_NO_CONN):
         return False
     try:

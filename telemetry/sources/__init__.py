@@ -1,4 +1,4 @@
-"""Where telemetry comes from: one entry for each source, and one function that reads any of them."""
+"""Registry of the telemetry sources, and `read_source`, which reads any of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from telemetry.errors import TwinError
 from telemetry.field_map import load_field_map
 from telemetry.sources import csv, ev_faults, matr, nasa_pcoe, simulated_fleet, timescale
 from telemetry.sources.base import Source, Telemetry
-from telemetry.sources.batteries import describe, fill_defaults, read_batteries
+from telemetry.sources.batteries import fill_defaults, merge_batteries, read_batteries
 
 SOURCES: dict[str, Source] = {
     entry.name: entry
@@ -28,10 +28,10 @@ __all__ = ["SOURCES", "Source", "Telemetry", "read_source", "source"]
 
 
 def source(name: str) -> Source:
-    """The entry of that name.
+    """The source of that name.
 
     Raises:
-        TwinError: listing the known names.
+        TwinError: there is none; the message lists the known names.
     """
     if name not in SOURCES:
         raise TwinError(f"there is no source {name!r}; known are {', '.join(SOURCES)}", field="source.name", value=name)
@@ -51,17 +51,17 @@ def read_source(
     Args:
         name: an entry of SOURCES.
         path: the folder or file that the user names.
-        field_map: path of a YAML file or the name of a shipped one; None for the source's own.
-        batteries: CSV with what each battery is made of; it goes before what the source says itself.
-        defaults: for batteries that do not say; None values leave the source's own default.
+        field_map: path of a YAML file or the name of a shipped one; None for the source's default.
+        batteries: CSV with the nominal data of the batteries; it takes precedence over that of the source.
+        defaults: nominal data of batteries without it; None values leave the source's default.
 
     Raises:
-        TwinError: where the files as a whole cannot be read; a bad row is in `rejected` instead.
+        TwinError: the files as a whole cannot be read; an invalid row is in `rejected` instead.
     """
     entry = source(name)
     chosen = field_map or entry.field_map
     telemetry = entry.read(Path(path), load_field_map(chosen) if chosen else None)
     if batteries is not None:
-        telemetry = describe(telemetry, *read_batteries(Path(batteries)))
-    given = {key: value for key, value in (defaults or {}).items() if value is not None}
-    return fill_defaults(telemetry, {**entry.battery_defaults, **given})
+        telemetry = merge_batteries(telemetry, *read_batteries(Path(batteries)))
+    set_defaults = {key: value for key, value in (defaults or {}).items() if value is not None}
+    return fill_defaults(telemetry, {**entry.battery_defaults, **set_defaults})

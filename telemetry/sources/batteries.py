@@ -1,4 +1,4 @@
-"""The batteries table: what each battery is made of, from a CSV that goes with any source."""
+"""Reads the batteries CSV (nominal data of each battery) and merges it into the telemetry of any source."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _NAMES = tuple(f.name for f in BATTERY_FIELDS)
 
 
 def read_batteries(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """A CSV with contract columns, and notes on what was left aside; every cell but the id may be empty.
+    """A CSV with contract columns, and notes on ignored columns; every cell but the id may be empty.
 
     Raises:
-        TwinError: naming file, row, column and value at fault.
+        TwinError: names the invalid file, row, column and value.
     """
     if not path.is_file():
         raise TwinError(
@@ -43,32 +43,32 @@ def read_batteries(path: Path) -> tuple[pd.DataFrame, list[str]]:
     return table, [f"{path.name}: column {column} is not one of the contract and was ignored" for column in ignored]
 
 
-def describe(telemetry: Telemetry, table: pd.DataFrame, notes: list[str]) -> Telemetry:
-    """`telemetry` with what `table` says about its batteries; the table goes before the source's own words."""
+def merge_batteries(telemetry: Telemetry, table: pd.DataFrame, notes: list[str]) -> Telemetry:
+    """`telemetry` with the nominal data of `table`, which takes precedence over that of the source."""
     known = telemetry.batteries.set_index("battery_id")
-    told = table.set_index("battery_id")
-    strangers = sorted(set(told.index) - set(known.index))
-    merged = told.loc[told.index.isin(known.index)].reindex(known.index).combine_first(known)
-    stranger_notes = [f"the batteries table describes {i}, of which there is no telemetry" for i in strangers]
+    described = table.set_index("battery_id")
+    unknown = sorted(set(described.index) - set(known.index))
+    merged = described.loc[described.index.isin(known.index)].reindex(known.index).combine_first(known)
+    unknown_notes = [f"the batteries table describes {i}, of which there is no telemetry" for i in unknown]
     return replace(
         telemetry,
         batteries=complete(merged.reset_index(), BATTERY_FIELDS),
-        notes=[*telemetry.notes, *notes, *stranger_notes],
+        notes=[*telemetry.notes, *notes, *unknown_notes],
     )
 
 
 def fill_defaults(telemetry: Telemetry, defaults: Mapping[str, float | str]) -> Telemetry:
-    """`telemetry` whose batteries got `defaults` where they do not say themselves.
+    """`telemetry` with `defaults` in place of missing nominal data.
 
     Raises:
-        TwinError: for a default that is no field of a battery or has an impossible value.
+        TwinError: a default is not a field of a battery or has an impossible value.
     """
     batteries = telemetry.batteries.copy()
     fields = {f.name: f for f in BATTERY_FIELDS if f.name != "battery_id"}
     for name, value in defaults.items():
         if name not in fields:
             raise TwinError(
-                f"battery_defaults.{name} is no field of a battery; known are {', '.join(fields)}",
+                f"battery_defaults.{name} is not a field of a battery; known are {', '.join(fields)}",
                 field=f"battery_defaults.{name}",
             )
         text = pd.Series([str(value)], index=[1], dtype="str")
@@ -77,17 +77,17 @@ def fill_defaults(telemetry: Telemetry, defaults: Mapping[str, float | str]) -> 
 
 
 def _values(text: pd.Series, field: Field, name: str) -> pd.Series:
-    """The cells of one column in the contract's type; an impossible one is an error, as no row stands behind it."""
+    """The cells of one column in the contract's type; an invalid one is an error, not a rejected row."""
     text = text.str.strip()
-    given = text != ""
-    values = _parsed(text.where(given), field)
-    bad = given & values.isna()
+    present = text != ""
+    values = _parsed(text.where(present), field)
+    bad = present & values.isna()
     if field.minimum is not None:
         bad |= values < field.minimum
     if field.maximum is not None:
         bad |= values > field.maximum
     if field.required:
-        bad |= ~given
+        bad |= ~present
     if bad.any():
         row, found = next((row, cell) for row, cell, is_bad in zip(text.index, text, bad, strict=True) if is_bad)
         raise TwinError(

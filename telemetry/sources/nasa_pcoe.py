@@ -1,8 +1,8 @@
-"""18650 cells that the NASA Ames Prognostics Center of Excellence aged (Saha and Goebel).
+"""Source for the 18650 ageing data of the NASA Ames Prognostics Center of Excellence (Saha and Goebel).
 
 `metadata.csv` lists every test of every cell with the capacity measured at each discharge;
-`discharge/<cell>.csv` holds the telemetry of the discharges of some cells.  Discharge rows of the
-metadata become cycles, telemetry rows become readings.  Its charge and impedance rows are neither:
+`discharge/<cell>.csv` contains the telemetry of the discharges of some cells.  Discharge rows of the
+metadata become cycles, telemetry rows become readings.  Charge and impedance rows of the metadata are neither:
 they are counted in a note and not among the rows read.
 """
 
@@ -16,13 +16,22 @@ import pandas as pd
 from telemetry.contract import CYCLE_FIELDS
 from telemetry.errors import TwinError
 from telemetry.field_map import FieldMap
-from telemetry.sources.base import PROVENANCE, Piece, Source, Telemetry, collect, complete, mapped, rejections
+from telemetry.sources.base import (
+    PROVENANCE,
+    ParsedFile,
+    Source,
+    Telemetry,
+    collect,
+    complete,
+    rejections,
+    require_field_map,
+)
 from telemetry.sources.raw import RawTable, csv_files, distinct_ids, read_csv
 from telemetry.sources.translate import content, translate
 
 NOMINAL_CAPACITY_AH = 2.0
-#: Below this a discharge was broken off: the publisher's notes call such runs unexplained, and a
-#: cell that lost nine tenths of its charge would not deliver most of it again in the next cycle.
+#: Below this a discharge was aborted: the publisher's notes call such runs unexplained, and a cell
+#: that lost nine tenths of its capacity would not deliver most of it again in the next cycle.
 LEAST_CAPACITY_AH = 0.1 * NOMINAL_CAPACITY_AH
 
 _METADATA = ("type", "start_time", "ambient_temperature", "battery_id", "Capacity")
@@ -30,30 +39,30 @@ _TEST = "cycle_idx"
 
 
 def read(path: Path, field_map: FieldMap | None) -> Telemetry:
-    """Readings of the discharges and one cycle for each capacity measured.
+    """Readings of the discharges and one cycle for each measured capacity.
 
     `cycle_index` and `charge_cycles` number the discharge tests of a cell from 1; a test whose capacity
-    is refused keeps its number.  Start times carry no zone and are taken as UTC: only differences matter.
+    is rejected keeps its number.  Start times have no zone and are taken as UTC: only differences matter.
     """
-    field_map = mapped(field_map, "readings")
+    field_map = require_field_map(field_map, "readings")
     metadata = read_csv(path / "metadata.csv", _METADATA)
     tests = _discharge_tests(metadata)
     readings = _readings(path / "discharge", field_map, tests)
     other = metadata.cells["type"].value_counts()
-    left_aside = ", ".join(f"{n} {kind}" for kind, n in sorted(other.items()) if kind != "discharge")
+    ignored = ", ".join(f"{n} {kind}" for kind, n in sorted(other.items()) if kind != "discharge")
     return collect(
         readings=readings,
         cycles=[_cycles(tests, metadata)],
         notes=[
-            f"metadata.csv: {left_aside or 'no other'} tests are neither readings nor cycles, so not counted",
-            "start times carry no zone and are taken as UTC",
-            "the discharge cut-off voltage differs between cells, so their capacities compare only with their own past",
+            f"metadata.csv: {ignored or 'no other'} tests are neither readings nor cycles, so not counted",
+            "start times have no time zone and are taken as UTC",
+            "the discharge cut-off voltage differs between cells, so capacities are comparable only within a cell",
         ],
     )
 
 
 def _discharge_tests(metadata: RawTable) -> pd.DataFrame:
-    """The discharge rows of the metadata with `ordinal` (from 1 in each cell) and `start` (NaT where unreadable)."""
+    """The discharge rows of the metadata with `ordinal` (from 1 in each cell) and `start` (NaT where invalid)."""
     tests = metadata.cells[metadata.cells["type"].str.strip() == "discharge"].copy()
     if tests.empty:
         raise TwinError("metadata.csv lists no discharge; is it the metadata of the NASA cells?", field="type")
@@ -68,11 +77,11 @@ def _discharge_tests(metadata: RawTable) -> pd.DataFrame:
     return tests
 
 
-def _cycles(tests: pd.DataFrame, metadata: RawTable) -> Piece:
+def _cycles(tests: pd.DataFrame, metadata: RawTable) -> ParsedFile:
     capacity = pd.to_numeric(tests["Capacity"], errors="coerce")
     reasons = pd.Series("", index=tests.index, dtype="str")
     reasons[capacity < LEAST_CAPACITY_AH] = (
-        f"capacity below {LEAST_CAPACITY_AH:g} Ah, a tenth of nominal: the discharge was broken off"
+        f"capacity below {LEAST_CAPACITY_AH:g} Ah, a tenth of nominal: the discharge was aborted"
     )
     reasons[capacity == 0.0] = "capacity is 0"
     reasons[capacity.isna()] = "capacity is not a number"
@@ -108,12 +117,12 @@ def _cycles(tests: pd.DataFrame, metadata: RawTable) -> Piece:
             PROVENANCE[1]: good.index,
         }
     )
-    return Piece(complete(kept, CYCLE_FIELDS, PROVENANCE), rejected)
+    return ParsedFile(complete(kept, CYCLE_FIELDS, PROVENANCE), rejected)
 
 
-def _readings(folder: Path, field_map: FieldMap, tests: pd.DataFrame) -> list[Piece]:
+def _readings(folder: Path, field_map: FieldMap, tests: pd.DataFrame) -> list[ParsedFile]:
     files = csv_files(folder)
-    pieces = []
+    parsed = []
     time_source = field_map.source_of("time")
     for file, battery_id in zip(files, distinct_ids([f.stem for f in files]), strict=True):
         raw = read_csv(
@@ -127,14 +136,14 @@ def _readings(folder: Path, field_map: FieldMap, tests: pd.DataFrame) -> list[Pi
             )
         absolute, ambient = _from_test(raw, of_cell, str(time_source))
         dated = replace(raw, cells=raw.cells.assign(**{str(time_source): absolute}))
-        pieces.append(translate(dated, field_map, {"battery_id": battery_id, "ambient_temperature": ambient}))
-    return pieces
+        parsed.append(translate(dated, field_map, {"battery_id": battery_id, "ambient_temperature": ambient}))
+    return parsed
 
 
 def _from_test(raw: RawTable, of_cell: pd.DataFrame, time_source: str) -> tuple[pd.Series, pd.Series]:
-    """Unix seconds as text, and the ambient temperature, from the test that each row belongs to.
+    """Unix seconds as text, and the ambient temperature, of each row, from the test that it belongs to.
 
-    What cannot be dated becomes a text that says why, so that the row is rejected with it as its value.
+    Where the time cannot be computed, the text names test and seconds; the row is rejected with it as its value.
     """
     ordinal = pd.to_numeric(raw.cells[_TEST], errors="coerce")
     elapsed = pd.to_numeric(raw.cells[time_source], errors="coerce")
@@ -152,8 +161,8 @@ SOURCE = Source(
     description="18650 cells of NASA Ames: discharge telemetry and measured capacities",
     read=read,
     field_map="nasa_pcoe",
-    # The publisher names the rated capacity, not the chemistry.
+    # The publisher states the rated capacity, not the chemistry.
     battery_defaults={"nominal_capacity_ah": NOMINAL_CAPACITY_AH, "cells_in_series": 1.0},
-    # The publisher's own end of life: 30 % fade in rated capacity.
+    # The publisher's end of life: 30 % fade in rated capacity.
     target_defaults={"eol_fraction": 0.7},
 )

@@ -1,4 +1,4 @@
-"""Text tables as they stand in files: found, counted and split into cells, nothing interpreted yet."""
+"""Reads CSV files into tables of uninterpreted text cells, and derives battery ids from file names."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from telemetry.contract import BATTERY_ID
 from telemetry.errors import TwinError
 from telemetry.field_map import UTF_8
 
-#: How many lines are searched for the header; some publishers put a title above it.
+#: Lines that are searched for the header; some publishers put a title above it.
 _HEADER_WITHIN = 20
-#: What else than the comma parts cells, of what people have.
+#: Delimiters that the error message for a missing column suggests.
 _OTHER_DELIMITERS = (";", "\t", "|", ",")
 
 
 @dataclass(frozen=True)
 class RawTable:
-    """One CSV as text.
+    """One CSV file as text.
 
     Attributes:
-        name: of the file, for messages and `source_file`.
+        name: file name, for messages and `source_file`.
         cells: str columns named as in the file; the index is the number of the data row, from 1.
-        malformed: row number -> what is wrong with it, for rows whose cells cannot be told apart.
-        header: every column of the file, also those that were not asked for.
-        torn: row number -> its cells as they stand, for the rows in `malformed`.
+        malformed: row number -> reason, for rows with the wrong number of cells.
+        header: all columns of the file, also those that were not requested.
+        malformed_cells: row number -> its unchanged cells, for the rows in `malformed`.
     """
 
     name: str
     cells: pd.DataFrame
     malformed: dict[int, str]
     header: tuple[str, ...]
-    torn: Mapping[int, list[str]] = field(default_factory=dict)
+    malformed_cells: Mapping[int, list[str]] = field(default_factory=dict)
 
     @property
     def rows_read(self) -> int:
@@ -50,10 +50,10 @@ class RawTable:
 
 
 def csv_files(path: Path) -> list[Path]:
-    """The CSV files of a folder (not of its subfolders) in the order of their names, or the one file.
+    """The CSV files of a folder (not of its subfolders) ordered by name, or the one file.
 
     Raises:
-        TwinError: where there is nothing to read.
+        TwinError: there is no file.
     """
     if path.is_file():
         return [path]
@@ -75,7 +75,7 @@ def read_csv(
     """The columns `required` and, where present, `also` of a CSV file.
 
     Raises:
-        TwinError: where the file as a whole cannot be read, lacks a column or has no row.
+        TwinError: the file cannot be read, lacks a column or has no row.
     """
     try:
         with path.open("rb") as stream:
@@ -93,14 +93,14 @@ def read_csv_stream(
     delimiter: str = ",",
     encoding: str = UTF_8,
 ) -> RawTable:
-    """As `read_csv`, from bytes that come from anywhere; `stream` is closed."""
+    """As `read_csv`, from a binary stream, which is closed."""
     try:
         with io.TextIOWrapper(stream, encoding=encoding, newline="") as text:
             return _parse(csv.reader(text, delimiter=delimiter, strict=True), name, required, also)
     except UnicodeError as error:
         called = "UTF-8" if encoding == UTF_8 else encoding
         raise TwinError(
-            f"{name} is not a CSV file in {called}; set `encoding` in the field map to what it is in (cp1252 and"
+            f"{name} is not a CSV file in {called}; set `encoding` in the field map to its encoding (cp1252 and"
             " utf-16 are common), convert it or remove it",
             field="source.path",
             value=name,
@@ -114,25 +114,25 @@ def read_csv_stream(
 
 
 def damaged_zip(name: str) -> TwinError:
-    """What to tell about an archive that cannot be read."""
+    """The error for an archive that cannot be read."""
     return TwinError(f"{name} is a damaged or truncated zip; download it again", field="source.path", value=name)
 
 
 def battery_id_from(stem: str) -> str:
-    """A file's name as a battery id: what the contract does not allow becomes `-`."""
+    """A file name as a battery id: characters that the contract does not allow become `-`."""
     kept = "".join(c if BATTERY_ID.match(c) else "-" for c in stem)[:50]
     if not kept:
-        raise TwinError("a file without a name cannot name its battery; rename it", field="battery_id", value=stem)
+        raise TwinError("a file without a name gives no battery id; rename it", field="battery_id", value=stem)
     return kept
 
 
 def distinct_ids(names: Sequence[str]) -> list[str]:
-    """Battery ids of files; refuses two files that would become one battery."""
+    """Battery ids of files; two files with the same id are an error."""
     ids = [battery_id_from(name) for name in names]
     for name, battery_id in zip(names, ids, strict=True):
         if ids.count(battery_id) > 1:
             raise TwinError(
-                f"two files would both be battery {battery_id}, one of them {name}; rename one",
+                f"two files have the battery id {battery_id}, for example {name}; rename one",
                 field="battery_id",
                 value=battery_id,
             )
@@ -145,31 +145,31 @@ def _parse(reader: Iterator[list[str]], name: str, required: Sequence[str], also
     for column in wanted:
         if header.count(column) > 1:
             raise TwinError(f"{name} has two columns {column}; rename or remove one", field=column, value=name)
-    places = [header.index(column) for column in wanted]
+    indices = [header.index(column) for column in wanted]
     width = len(header)
     rows: list[list[str]] = []
     numbers: list[int] = []
     malformed: dict[int, str] = {}
-    torn: dict[int, list[str]] = {}
+    malformed_cells: dict[int, list[str]] = {}
     number = 0
     for row in reader:
         if not row:
             continue
         number += 1
         if len(row) == width:
-            rows.append([row[i] for i in places])
+            rows.append([row[i] for i in indices])
             numbers.append(number)
         else:
             malformed[number] = f"{len(row)} cells, the header has {width}"
-            torn[number] = row
+            malformed_cells[number] = row
     if number == 0:
         raise TwinError(f"{name} has a header but no rows; remove it or complete it", field="source.path", value=name)
     cells = pd.DataFrame(rows, columns=wanted, index=numbers, dtype=str)
-    return RawTable(name, cells, malformed, tuple(header), torn)
+    return RawTable(name, cells, malformed, tuple(header), malformed_cells)
 
 
 def _find_header(reader: Iterator[list[str]], name: str, required: Sequence[str]) -> list[str]:
-    """The first row that has every required column; a title may stand above it."""
+    """The first row that has every required column; a title may precede it."""
     seen: list[list[str]] = []
     for row in itertools.islice(reader, _HEADER_WITHIN):
         cells = [cell.strip() for cell in row]
@@ -180,10 +180,10 @@ def _find_header(reader: Iterator[list[str]], name: str, required: Sequence[str]
     if not best:
         raise TwinError(f"{name} is empty; remove it or complete it", field="source.path", value=name)
     absent = [column for column in required if column not in best]
-    delimiter = next((one for one in _OTHER_DELIMITERS if len(best) == 1 and one in best[0]), None)
+    delimiter = next((mark for mark in _OTHER_DELIMITERS if len(best) == 1 and mark in best[0]), None)
     if delimiter is not None:
         raise TwinError(
-            f"{name} has the single column {best[0][:200]!r}, so its cells seem to be parted by {delimiter!r}; set"
+            f"{name} has the single column {best[0][:200]!r}, so its delimiter seems to be {delimiter!r}; set"
             f" `delimiter: {json.dumps(delimiter)}` in the field map, or correct the file",
             field="delimiter",
             value=name,

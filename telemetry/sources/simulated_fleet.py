@@ -1,4 +1,4 @@
-"""The simulated fleet: two parquet files that the `simulate` stage wrote, already in contract columns."""
+"""Source for the simulated fleet: two Parquet files in contract columns that the stage `simulate` writes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, READING_REQUIRED
 from telemetry.errors import TwinError
 from telemetry.field_map import FieldMap
-from telemetry.sources.base import PROVENANCE, Piece, Source, Telemetry, collect, complete, rejections
-from telemetry.sources.tables import contract_table
+from telemetry.sources.base import PROVENANCE, ParsedFile, Source, Telemetry, collect, complete, rejections
+from telemetry.sources.parquet import contract_table
 
 READINGS = "readings.parquet"
 BATTERIES = "batteries.parquet"
@@ -19,11 +19,11 @@ def read(path: Path, field_map: FieldMap | None) -> Telemetry:
     """Readings and batteries of the fleet.
 
     Raises:
-        TwinError: for a folder or file that is absent or damaged, or a column of the wrong type.
+        TwinError: a folder or file is absent or damaged, or a column has the wrong type.
     """
     if field_map is not None:
         raise TwinError(
-            "the source fleet is in contract columns already; leave source.field_map empty", field="source.field_map"
+            "the source fleet has contract columns already; leave source.field_map empty", field="source.field_map"
         )
     readings = contract_table(path / READINGS, READING_FIELDS, READING_REQUIRED, _REMEDY)
     batteries = contract_table(path / BATTERIES, BATTERY_FIELDS, ("battery_id",), _REMEDY)
@@ -35,11 +35,11 @@ def read(path: Path, field_map: FieldMap | None) -> Telemetry:
     readings[PROVENANCE[0]] = READINGS
     readings[PROVENANCE[1]] = range(1, len(readings) + 1)
     kept = complete(readings, READING_FIELDS, PROVENANCE)
-    return collect(readings=[Piece(kept, rejections())], batteries=batteries)
+    return collect(readings=[ParsedFile(kept, rejections())], batteries=batteries)
 
 
 SOURCE = Source(
     name="fleet",
-    description="the simulated fleet that the stage `simulate` wrote",
+    description="the simulated fleet that the stage `simulate` writes",
     read=read,
 )

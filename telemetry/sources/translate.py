@@ -1,4 +1,4 @@
-"""From a text table and a field map to contract columns; a row that cannot be read is rejected with its reason."""
+"""Converts a text table to contract columns by a field map; rows that cannot be parsed are rejected with a reason."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ import pandas as pd
 from telemetry.contract import BATTERY_ID
 from telemetry.errors import TwinError
 from telemetry.field_map import TABLES, ColumnMap, FieldMap, code
-from telemetry.sources.base import PROVENANCE, Piece, complete, rejections
+from telemetry.sources.base import PROVENANCE, ParsedFile, complete, rejections
 from telemetry.sources.raw import RawTable
 
-#: Spellings of 'no value', compared without case.
+#: Texts that mean 'missing', compared without case.
 _EMPTY = frozenset({"", "nan", "null", "none", "na", "n/a", "-", "[]"})
 _NO_NUMBER = "not a number"
-#: What a decimal comma and points between thousands may be part of.
+#: A number with a decimal comma or thousands separators.
 _NUMBER_LIKE = r"[+-]?[\d.,]*\d[\d.,]*(?:[eE][+-]?\d+)?"
 _DECIMAL_COMMA = r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?"
 _SWAPPED = str.maketrans(",.", ".,")
 _HAS_ZONE = r"(?:Z|z|[+-]\d{2}:?\d{2})$"
 
 
-def translate(raw: RawTable, field_map: FieldMap, constants: Mapping[str, object] | None = None) -> Piece:
-    """Read the text cells of `raw` as the field map says.
+def translate(raw: RawTable, field_map: FieldMap, constants: Mapping[str, object] | None = None) -> ParsedFile:
+    """Convert the text cells of `raw` by the field map.
 
-    A cell that is empty becomes a missing value; one that cannot be read (text in a number, an
-    impossible date, an unknown code) rejects its row.  Ranges are the business of `validate`.
+    An empty cell becomes a missing value; one that cannot be parsed (text in a number, an impossible date, an unknown
+    code) rejects its row.  Ranges are checked by `validate`.
 
     Args:
-        constants: values that the source knows from elsewhere, e.g. the battery id from the file's
-            name; what the field map gives goes first.  A value may be one for all rows or a Series on raw.cells' index.
+        constants: values from the source, e.g. the battery id from the file name; the field map takes precedence.
+            A value may be one for all rows or a Series with the index of raw.cells.
     """
     cells = raw.cells
     columns: dict[str, pd.Series] = {}
@@ -42,32 +42,34 @@ def translate(raw: RawTable, field_map: FieldMap, constants: Mapping[str, object
     for column in field_map.columns:
         if column.source not in cells:
             continue
-        stands = cells[column.source].str.strip()
-        text = _with_decimal_point(stands) if field_map.decimal == "," and _is_numeric(column) else stands
+        stripped = cells[column.source].str.strip()
+        text = _with_decimal_point(stripped) if field_map.decimal == "," and _is_numeric(column) else stripped
         missing = text.str.lower().isin(_EMPTY)
         if column.missing:
-            stands_for_missing = _codes(text).isin(column.missing) & ~missing
-            if stands_for_missing.any():
+            missing_code = _codes(text).isin(column.missing) & ~missing
+            if missing_code.any():
                 notes.append(
-                    f"{raw.name}: {column.source} says {text[stands_for_missing].iloc[0]} in"
-                    f" {int(stands_for_missing.sum())} rows, which stands for missing; the rows stay"
+                    f"{raw.name}: {column.source} is {text[missing_code].iloc[0]} in {int(missing_code.sum())} rows,"
+                    " which means missing; the rows are kept"
                 )
-            missing |= stands_for_missing
+            missing |= missing_code
         elif missing.any() and not column.target.required:
-            notes.append(f"{raw.name}: {column.source} is empty in {int(missing.sum())} rows; the rows stay")
-        values, reason = _read(text.mask(missing), column, raw.name)
-        unread = values.isna() & ~missing & ~_means_missing(text, column)
-        problems.append(_problem(raw, stands[unread], column.target.name, _reasons(text[unread], reason, field_map)))
+            notes.append(f"{raw.name}: {column.source} is empty in {int(missing.sum())} rows; the rows are kept")
+        values, reason = _parse(text.mask(missing), column, raw.name)
+        invalid = values.isna() & ~missing & ~_means_missing(text, column)
+        problems.append(
+            _problem(raw, stripped[invalid], column.target.name, _reasons(text[invalid], reason, field_map))
+        )
         columns[column.target.name] = values
     for name, value in {**(constants or {}), **field_map.constants}.items():
         if name not in columns:
             columns[name] = pd.Series(value, index=cells.index) if not isinstance(value, pd.Series) else value
-    rejected = _one_each(pd.concat(problems, ignore_index=True), field_map.table)
+    rejected = _merge_problems(pd.concat(problems, ignore_index=True), field_map.table)
     rejected["content"] = pd.Series(contents(raw, rejected["row"]), dtype="str")
     kept = pd.DataFrame(columns, index=cells.index)
     kept = kept[~kept.index.isin(rejected["row"])]
     kept = kept.assign(source_file=raw.name, source_row=kept.index)
-    return Piece(complete(kept, TABLES[field_map.table], PROVENANCE), rejected, notes)
+    return ParsedFile(complete(kept, TABLES[field_map.table], PROVENANCE), rejected, notes)
 
 
 def content(raw: RawTable, row: int) -> str:
@@ -76,9 +78,10 @@ def content(raw: RawTable, row: int) -> str:
 
 
 def contents(raw: RawTable, rows: pd.Series) -> list[str]:
-    """JSON of the cells of each of `rows` as they stand: by column, or a list where they cannot be told apart."""
-    whole = rows[~rows.isin(raw.torn)]
-    cells = {**dict(zip(whole, raw.cells.loc[whole].to_dict("records"), strict=True)), **raw.torn}
+    """JSON of the unchanged cells of each of `rows`: by column, or a list for malformed rows."""
+    well_formed = rows[~rows.isin(raw.malformed_cells)]
+    by_column = raw.cells.loc[well_formed].to_dict("records")
+    cells = {**dict(zip(well_formed, by_column, strict=True)), **raw.malformed_cells}
     return [json.dumps(cells[row], ensure_ascii=False, default=str) for row in rows]
 
 
@@ -89,21 +92,21 @@ def _is_numeric(column: ColumnMap) -> bool:
 
 
 def _with_decimal_point(text: pd.Series) -> pd.Series:
-    """Numbers with a decimal comma as Python reads them; a point in one, as in 1.234, is left to be no number."""
+    """Numbers with a decimal comma converted to a decimal point; one with a point, as in 1.234, becomes invalid."""
     numbers = text.str.fullmatch(_NUMBER_LIKE)
     return text.mask(numbers, text.str.translate(_SWAPPED))
 
 
 def _reasons(text: pd.Series, reason: str, field_map: FieldMap) -> pd.Series:
-    """`reason` for each cell that could not be read, with a hint where its decimal comma is why."""
+    """`reason` for each invalid cell, with a hint where a decimal comma is the cause."""
     reasons = pd.Series(reason, index=text.index, dtype="str")
     if reason != _NO_NUMBER or field_map.decimal == ",":
         return reasons
     return reasons.mask(text.str.fullmatch(_DECIMAL_COMMA), f'{reason}; set `decimal: ","` in the field map')
 
 
-def _read(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, str]:
-    """Values of the contract's type, missing where the text could not be read, and the reason to give then."""
+def _parse(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, str]:
+    """Values of the contract's type, missing where the text is invalid, and the reason for these."""
     kind = column.target.kind
     if column.values is not None:
         known: dict[str, object] = dict(column.values)
@@ -121,7 +124,7 @@ def _read(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, str
         return flags.astype("float64"), "neither true nor false"
     if column.target.name == "battery_id":
         return text.where(text.str.match(BATTERY_ID)), "not 1 to 50 characters of A-Z a-z 0-9 _ . -"
-    return text, "not a text"
+    return text, "not a string"
 
 
 def _typed(values: pd.Series, kind: str) -> pd.Series:
@@ -129,9 +132,9 @@ def _typed(values: pd.Series, kind: str) -> pd.Series:
 
 
 def _means_missing(text: pd.Series, column: ColumnMap) -> pd.Series:
-    """Rows whose code is known and stands for no value."""
-    nothing = [theirs for theirs, ours in (column.values or {}).items() if ours is None]
-    return _codes(text).isin(nothing) if nothing else pd.Series(False, index=text.index)
+    """Rows whose code is mapped to 'missing'."""
+    codes = [source_code for source_code, value in (column.values or {}).items() if value is None]
+    return _codes(text).isin(codes) if codes else pd.Series(False, index=text.index)
 
 
 def _codes(text: pd.Series) -> pd.Series:
@@ -142,7 +145,7 @@ def _times(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, st
     layout = column.time_format
     if layout in ("unix_s", "unix_ms"):
         numbers = pd.to_numeric(text, errors="coerce").astype("float64") * (1e6 if layout == "unix_s" else 1e3)
-        # Microseconds as integers are exact; what lies outside the years 1970 to 2200 is no time.
+        # Microseconds as integers are exact; times outside the years 1970 to 2200 are invalid.
         numbers = numbers.where((numbers >= 0.0) & (numbers < 7.3e15)).round()
         return pd.to_datetime(numbers, unit="us", utc=True).astype("datetime64[us, UTC]"), "not a Unix time"
     iso = layout == "iso"
@@ -150,8 +153,8 @@ def _times(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, st
     reason = "not a time" if iso else f"not a time of the form {layout}"
     if column.zone is None and bool((text.notna() & ~zoned).any()):
         raise TwinError(
-            f"{name}: times in {column.source} carry no zone (e.g. {text[text.notna() & ~zoned].iloc[0]});"
-            f" add `zone: UTC`, or the zone they are in, to {column.source} in the field map",
+            f"{name}: times in {column.source} have no time zone (e.g. {text[text.notna() & ~zoned].iloc[0]});"
+            f" add `zone: UTC`, or their zone, to {column.source} in the field map",
             field=column.source,
         )
     pandas_format = "ISO8601" if iso else layout
@@ -159,15 +162,15 @@ def _times(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, st
     result = aware.astype("datetime64[us, UTC]")
     if column.zone is not None:
         naive = pd.to_datetime(text.mask(zoned), format=pandas_format, errors="coerce")
-        # An hour that a clock change skips or repeats names no single moment: such a row is rejected.
+        # A local time that a clock change skips or repeats is not unique: such a row is rejected.
         local = naive.dt.tz_localize(column.zone, ambiguous="NaT", nonexistent="NaT")
         result = result.fillna(local.dt.tz_convert("UTC").astype("datetime64[us, UTC]"))
-        reason += f" that exists once in {column.zone}"
+        reason += f" that occurs exactly once in {column.zone}"
     return result, reason
 
 
 def _problem(raw: RawTable, values: pd.Series, field: str, reasons: pd.Series) -> pd.DataFrame:
-    """Rejections of the rows in `values`, for the reasons on the same index."""
+    """Rejections of the rows of `values`, with the reasons at the same index."""
     return pd.DataFrame(
         {
             "source_file": raw.name,
@@ -179,8 +182,8 @@ def _problem(raw: RawTable, values: pd.Series, field: str, reasons: pd.Series) -
     )
 
 
-def _one_each(problems: pd.DataFrame, table: str) -> pd.DataFrame:
-    """One rejection for each row: the first field at fault, every reason."""
+def _merge_problems(problems: pd.DataFrame, table: str) -> pd.DataFrame:
+    """One rejection for each row: the first field at fault and every reason."""
     if problems.empty:
         return rejections()
     problems["value"] = problems["value"].astype("str").str.slice(0, 100)

@@ -1,1 +1,1 @@
-"""The durable spool: what a producer handed over is on this machine's disk before it is acknowledged to it."""
+"""Durable spool: rows are on the local disk before they are acknowledged to their producer."""

@@ -1,4 +1,4 @@
-"""`python -m telemetry.spool`: rows that a sink would not take, and why."""
+"""`python -m telemetry.spool`: prints the rows that a sink refused, with the reason."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import sys
 from pathlib import Path
 
 from telemetry.settings import Settings
-from telemetry.spool.spool import quarantined_in
+from telemetry.spool.spool import read_quarantined
 
 
 def main() -> int:
-    """Print one line for each row that was set aside: the sink, the reason, the row."""
+    """Print one line for each quarantined row: the sink, the reason, the row."""
     parser = argparse.ArgumentParser(prog="python -m telemetry.spool", description=__doc__)
     parser.add_argument("--path", type=Path, default=Settings().spool_path, help="the spool's file")
     path: Path = parser.parse_args().path
     if not path.exists():
         print(f"{path} does not exist: name the spool's file with --path", file=sys.stderr)
         return 2
-    rows = quarantined_in(path)
+    rows = read_quarantined(path)
     for row in rows:
         print(f"{row.consumer}\t{row.reason}\t{row.kind}\t{row.body.decode()}")
-    print(f"{len(rows)} rows set aside", file=sys.stderr)
+    print(f"{len(rows)} rows quarantined", file=sys.stderr)
     return 0
 
 

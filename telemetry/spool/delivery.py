@@ -1,4 +1,4 @@
-"""What consumes a spool, each on a thread of its own: one that is away holds up nobody."""
+"""Delivers spooled rows to each consumer on its own thread with retries; an unavailable sink does not delay others."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from telemetry.spool.spool import Spool
 logger = logging.getLogger(__name__)
 
 BATCH_ROWS = 2000
-#: Waits between attempts at something that is away double from the first to the last.
+#: Exponential backoff between attempts: from the first to the last.
 FIRST_RETRY_S, LAST_RETRY_S = 0.25, 5.0
 _IDLE_S = 1.0
 
 
 @dataclass(frozen=True)
-class Made:
-    """What a consumer made of rows: kept in one step with its place behind them.
+class WorkResult:
+    """Output of a consumer, committed in one transaction with its cursor.
 
     Attributes:
         append: rows for the other consumers.
-        states: by name, what it has to know to go on.
+        states: by name, the consumer's state from which it resumes.
     """
 
     append: Batch | None = None
@@ -37,22 +37,22 @@ class Made:
 
 
 class Worker(Protocol):
-    """What is done with the rows of one consumer; errors are those of a sink, see `telemetry.sinks.base`."""
+    """Processes the rows of one consumer; errors are those of a sink, see `telemetry.sinks.base`."""
 
     def setup(self) -> None:
-        """Make ready; harmless when repeated."""
+        """Prepare for rows; idempotent."""
         ...
 
-    def handle(self, entries: Sequence[Entry]) -> Made:
-        """Deal with `entries`, perhaps not for the first time."""
+    def handle(self, entries: Sequence[Entry]) -> WorkResult:
+        """Process `entries`, at least once."""
         ...
 
-    def kept(self, entries: Sequence[Entry], made: Made) -> None:
-        """`made` is on the disk and `entries` will not come again."""
+    def committed(self, entries: Sequence[Entry], result: WorkResult) -> None:
+        """Called when `result` is on the disk and `entries` will not be delivered again."""
         ...
 
     def close(self) -> None:
-        """Let go of everything; harmless when repeated."""
+        """Release all resources; idempotent."""
         ...
 
 
@@ -63,17 +63,17 @@ class SinkWorker:
         self.sink = sink
 
     def setup(self) -> None:
-        """Make the sink ready."""
+        """Set up the sink."""
         self.sink.setup()
 
-    def handle(self, entries: Sequence[Entry]) -> Made:
-        """Write `entries` and wait for the sink's word that it has them."""
+    def handle(self, entries: Sequence[Entry]) -> WorkResult:
+        """Write `entries` and wait for the sink's acknowledgement."""
         self.sink.write(batch_of(entries))
         self.sink.flush()
-        return Made()
+        return WorkResult()
 
-    def kept(self, entries: Sequence[Entry], made: Made) -> None:
-        """Nothing is left to do."""
+    def committed(self, entries: Sequence[Entry], result: WorkResult) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Close the sink."""
@@ -81,16 +81,16 @@ class SinkWorker:
 
 
 class Delivery:
-    """Hands the rows of one consumer to `worker` in order, at least once each, until it is stopped.
+    """Delivers the rows of one consumer to `worker` in order, at least once, until it is stopped.
 
-    The cursor moves when the worker has done its work.  A batch that it refuses is halved until the rows at
-    fault stand alone; those are set aside with its reason, and the rest goes on.
+    The cursor advances when the worker has processed the rows.  A refused batch is halved until the invalid rows are
+    isolated; these are quarantined with the reason, and the others are delivered.
 
     Attributes:
-        delivered: rows that were dealt with.
-        failures: attempts that have to be repeated.
-        refused: rows set aside, and `refused_readings` of them readings.
-        last_error: the sentence of the newest failure or refusal; None after a success.
+        delivered: delivered rows.
+        failures: failed attempts, which are retried.
+        refused: quarantined rows; `refused_readings` of them are readings.
+        last_error: message of the newest failure or refusal; None after a success.
     """
 
     def __init__(self, spool: Spool, consumer: str, worker: Worker, *, batch_rows: int = BATCH_ROWS) -> None:
@@ -107,11 +107,11 @@ class Delivery:
         self._thread = threading.Thread(target=self._run, name=f"spool-{consumer}", daemon=True)
 
     def start(self) -> None:
-        """Begin; the worker is made ready by the thread, again and again while it is away."""
+        """Start the thread, which sets up the worker and retries while its sink is unavailable."""
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Stop after the batch at hand and close the worker; False if it took longer than `timeout_s`."""
+        """Stop after the current batch and close the worker; False if it took longer than `timeout_s`."""
         self.stop_soon()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
@@ -121,12 +121,12 @@ class Delivery:
         return True
 
     def stop_soon(self) -> None:
-        """Stop after the batch at hand, without waiting for it."""
+        """Stop after the current batch, without waiting for it."""
         self._stopping.set()
 
     @property
     def is_drained(self) -> bool:
-        """True when nothing waits for this consumer."""
+        """True when this consumer has no undelivered rows."""
         return self._spool.is_drained(self.consumer)
 
     def _run(self) -> None:
@@ -140,19 +140,19 @@ class Delivery:
                     self._deliver(entries)
                 else:
                     self._spool.wait(appends, _IDLE_S)
-            except Exception as error:  # of a kind that nobody foresaw: the rows are still there, so go on
+            except Exception as error:  # unexpected: the rows are still in the spool, so retry
                 logger.exception("%s: a delivery failed", self.consumer)
                 self.failures += 1
                 self.last_error = f"{type(error).__name__}: {error}"
                 self._stopping.wait(LAST_RETRY_S)
 
     def _deliver(self, entries: Sequence[Entry]) -> None:
-        """Deliver `entries` and move the cursor behind them; returns early only when stopping."""
+        """Deliver `entries` and advance the cursor past them; returns early only when stopping."""
 
         def work() -> None:
-            made = self._worker.handle(entries)
-            self._spool.advance(self.consumer, entries[-1].position, append=made.append, states=made.states)
-            self._worker.kept(entries, made)
+            result = self._worker.handle(entries)
+            self._spool.advance(self.consumer, entries[-1].offset, append=result.append, states=result.states)
+            self._worker.committed(entries, result)
 
         try:
             done = self._attempt(work)
@@ -163,24 +163,24 @@ class Delivery:
                 if not self._stopping.is_set():
                     self._deliver(entries[half:])
             else:
-                self._set_aside(entries[0], str(error))
+                self._quarantine(entries[0], str(error))
             return
         if done:
             self.delivered += len(entries)
             self.last_error = None
 
-    def _set_aside(self, refused: Entry, reason: str) -> None:
-        if self._attempt(lambda: self._spool.set_aside(self.consumer, refused, reason)):
+    def _quarantine(self, refused: Entry, reason: str) -> None:
+        if self._attempt(lambda: self._spool.quarantine(self.consumer, refused, reason)):
             self.refused += 1
             self.refused_readings += refused.kind == "reading"
             self.last_error = reason
-            logger.error("%s does not take a %s: %s", self.consumer, refused.kind, reason)
+            logger.error("%s refused a %s, which is quarantined: %s", self.consumer, refused.kind, reason)
 
     def _attempt(self, call: Callable[[], None]) -> bool:
-        """Repeat `call` until it returns; False if told to stop before.
+        """Retry `call` with backoff until it returns; False if stopped before.
 
         Raises:
-            SinkRefusedError: repeating it is useless.
+            SinkRefusedError: retrying is useless.
         """
         wait_s = FIRST_RETRY_S
         while not self._stopping.is_set():
@@ -193,7 +193,7 @@ class Delivery:
                 if self.last_error != str(error):
                     logger.warning("%s: %s", self.consumer, error)
                 self.last_error = str(error)
-                # Spread, so that many deliveries do not come back to a sink at one moment.
+                # Jitter, so that many deliveries do not retry a sink at the same time.
                 self._stopping.wait(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
                 wait_s = min(2 * wait_s, LAST_RETRY_S)
             else:

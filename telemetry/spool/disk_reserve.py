@@ -1,4 +1,4 @@
-"""Room on the disk that is kept for consumers: they need some to write down that they have made some."""
+"""Preallocated file that is deleted on ENOSPC so that consumers can commit."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextlib import suppress
 from pathlib import Path
 
 
-class Reserve:
-    """A file of `size` bytes that holds nothing and is given back when the disk is full."""
+class DiskReserve:
+    """A preallocated file of `size` bytes."""
 
     def __init__(self, path: Path, size: int) -> None:
         self._path = path
         self._size = size
 
     def fill(self) -> bool:
-        """Take the room if it is not taken; False if the disk does not have it."""
+        """Allocate the file unless it exists; False if the disk has too little space."""
         if self._path.exists():
             return True
         descriptor = os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600)
@@ -29,7 +29,7 @@ class Reserve:
         return True
 
     def release(self) -> bool:
-        """Give the room back; False if there was none."""
+        """Delete the file; False if it does not exist."""
         if not self._path.exists():
             return False
         with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a spool and of what is delivered from it."""
+"""Prometheus metrics of a spool and its deliveries."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from telemetry.spool.spool import Spool
 
 
 def spool_metrics(spool: Spool, deliveries: Sequence[Delivery]) -> Iterator[Metric]:
-    """What waits for each consumer and how delivering goes, now."""
-    depth = GaugeMetricFamily("spool_depth", "rows that wait", labels=["consumer"])
-    waiting_bytes = GaugeMetricFamily("spool_waiting_bytes", "bytes of the rows that wait", labels=["consumer"])
-    age = GaugeMetricFamily("spool_oldest_age_seconds", "how long the oldest row has waited", labels=["consumer"])
-    # The same as a share of what is kept in rows, under the name that people know.
+    """Current backlog and delivery counts of each consumer, and the used space."""
+    depth = GaugeMetricFamily("spool_depth", "undelivered rows", labels=["consumer"])
+    waiting_bytes = GaugeMetricFamily("spool_waiting_bytes", "bytes of the undelivered rows", labels=["consumer"])
+    age = GaugeMetricFamily("spool_oldest_age_seconds", "age of the oldest undelivered row", labels=["consumer"])
+    # The readings among these rows, under the metric name of earlier versions.
     readings = GaugeMetricFamily("live_waiting_readings", "readings not acknowledged by the sink yet", labels=["sink"])
     for consumer in spool.consumers:
         waiting = spool.depth(consumer)
@@ -23,16 +23,18 @@ def spool_metrics(spool: Spool, deliveries: Sequence[Delivery]) -> Iterator[Metr
         waiting_bytes.add_metric([consumer], waiting.bytes)
         age.add_metric([consumer], waiting.oldest_s)
         readings.add_metric([consumer], waiting.readings)
-    delivered = CounterMetricFamily("spool_delivered", "rows dealt with", labels=["consumer"])
-    failures = CounterMetricFamily("spool_failures", "attempts that had to be repeated", labels=["consumer"])
-    set_aside = CounterMetricFamily("spool_set_aside", "rows that were refused and set aside", labels=["consumer"])
+    delivered = CounterMetricFamily("spool_delivered", "delivered rows", labels=["consumer"])
+    failures = CounterMetricFamily("spool_failures", "failed attempts, which are retried", labels=["consumer"])
+    quarantined = CounterMetricFamily("spool_set_aside", "refused rows, which are quarantined", labels=["consumer"])
     for delivery in deliveries:
         delivered.add_metric([delivery.consumer], delivery.delivered)
         failures.add_metric([delivery.consumer], delivery.failures)
-        set_aside.add_metric([delivery.consumer], delivery.refused)
-    yield from (depth, waiting_bytes, age, readings, delivered, failures, set_aside)
-    yield GaugeMetricFamily("spool_used_bytes", "bytes of the file that are in use", value=spool.used_bytes())
+        quarantined.add_metric([delivery.consumer], delivery.refused)
+    yield from (depth, waiting_bytes, age, readings, delivered, failures, quarantined)
+    yield GaugeMetricFamily("spool_used_bytes", "bytes in use in the spool file", value=spool.used_bytes())
     yield GaugeMetricFamily(
         "spool_producers_max_bytes", "bytes in use above which readings are refused", value=spool.producers_max_bytes
     )
-    yield GaugeMetricFamily("spool_max_bytes", "bytes that the file and its log may take", value=spool.max_bytes)
+    yield GaugeMetricFamily(
+        "spool_max_bytes", "limit for the spool file, its log and the disk reserve", value=spool.max_bytes
+    )

@@ -1,1 +1,1 @@
-"""Where telemetry is kept: PostgreSQL, with TimescaleDB where it is installed."""
+"""Telemetry store: PostgreSQL, with TimescaleDB where it is installed."""

@@ -1,7 +1,7 @@
-"""Read back from the store what batteries are made of and what they have lived, as the fold takes it.
+"""Reads batteries, readings and cycles from the store as arrays for the state update.
 
-Readings come by binary COPY: with every missing value as NaN all rows have one size, and a page of them becomes an
-array without a Python object for each value.
+Readings are read by binary COPY: with missing values as NaN all rows have the same size, and a page of them becomes an
+array without a Python object per value.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 
 from telemetry.batch import Row
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, SIGNALS, names
-from telemetry.order import set_apart
+from telemetry.row_order import separate_equal_ages
 
 FloatArray = NDArray[np.float64]
 Connection = psycopg2.extensions.connection
 
-#: Readings fetched at once: some megabytes.
+#: Readings per page: some megabytes.
 PAGE_ROWS = 50_000
 
 # PostgreSQL counts microseconds from the year 2000.
@@ -32,11 +32,11 @@ _BOOLEANS = frozenset(field.name for field in READING_FIELDS if field.kind == "b
 
 
 def batteries(connection: Connection, battery_ids: Sequence[str]) -> dict[str, Row]:
-    """Rows of the table `batteries`, by id; one that the table does not know is left out."""
+    """Rows of the table `batteries`, by id; unknown batteries are left out."""
     columns = names(BATTERY_FIELDS)
     with connection, connection.cursor() as cursor:
         cursor.execute(
-            f"SELECT {', '.join(columns)} FROM batteries WHERE battery_id = ANY(%s)",  # noqa: S608 - our own names
+            f"SELECT {', '.join(columns)} FROM batteries WHERE battery_id = ANY(%s)",  # noqa: S608 - constant names
             (list(battery_ids),),
         )
         rows = [dict(zip(columns, row, strict=True)) for row in cursor]
@@ -56,21 +56,21 @@ def readings(
     """One battery's readings with `begin` <= time < `until` (None: no bound), in time order, page by page.
 
     Args:
-        every_s: only the first of each interval so long; None: all of them.
+        every_s: only the first reading of each interval of this length; None: all readings.
 
     Yields:
         float64[n, 1 + len(columns)]: time in seconds since the epoch, then `columns`, NaN where missing; n > 0.
     """
     values = ", ".join(f"COALESCE({_as_number(column)}, 'NaN')" for column in columns)
     since: int | None = None
-    # Intervals begin where COPY counts from.
-    tick = "floor(extract(epoch FROM time - timestamptz '2000-01-01 00:00:00+00') / %(every)s)"
-    once, order = ("", "time") if every_s is None else (f"DISTINCT ON ({tick})", f"{tick}, time")
+    # Intervals are counted from the epoch of binary COPY.
+    interval = "floor(extract(epoch FROM time - timestamptz '2000-01-01 00:00:00+00') / %(every)s)"
+    distinct, order = ("", "time") if every_s is None else (f"DISTINCT ON ({interval})", f"{interval}, time")
     while True:
         with connection, connection.cursor() as cursor:
-            # A row without a voltage holds a prediction whose reading has not come yet.
+            # A row without a voltage holds a prediction whose reading has not arrived yet.
             query = cursor.mogrify(
-                f"COPY (SELECT {once} time, {values} FROM ev_telemetry "  # noqa: S608 - our own names
+                f"COPY (SELECT {distinct} time, {values} FROM ev_telemetry "  # noqa: S608 - constant names
                 "WHERE battery_id = %(id)s AND voltage IS NOT NULL "
                 "AND time > COALESCE(timestamptz '2000-01-01 00:00:00+00' "
                 "                    + %(since)s::float8 * INTERVAL '1 microsecond', '-infinity') "
@@ -102,10 +102,10 @@ def readings(
 def cycles(
     connection: Connection, battery_id: str, *, first_reading: datetime | None, until: datetime | None
 ) -> FloatArray:
-    """One battery's summaries from before `until`, by index, as far as folding its readings does not make them again.
+    """One battery's cycles from before `until`, by index, without those that a replay of its readings would repeat.
 
-    A published cycle (kind `cycle`) always counts.  A session was summarised from readings: it counts if it ended
-    before the oldest reading that is still there.
+    Published cycles (kind `cycle`) are always included.  Sessions are summaries of readings: they are included if they
+    ended before the oldest reading that is still stored.
 
     Returns:
         float64[m, 1 + len(SIGNALS)]: cycle_index, then the signals, NaN where missing; rows without any are left out.
@@ -124,7 +124,7 @@ def cycles(
         )
         rows = cursor.fetchall()
     table = np.array(rows, dtype=np.float64).reshape(len(rows), 2 + len(SIGNALS))
-    table[:, 1] = set_apart(table[:, 1], table[:, 0] == 1.0)
+    table[:, 1] = separate_equal_ages(table[:, 1], table[:, 0] == 1.0)
     return table[:, 1:]
 
 
@@ -133,7 +133,7 @@ def _as_number(column: str) -> str:
 
 
 def _read_page(raw: memoryview, n_columns: int) -> tuple[NDArray[np.int64], FloatArray]:
-    """Times in microseconds since 2000, and the page, from what COPY wrote."""
+    """Times in microseconds since 2000, and the page, from the output of binary COPY."""
     item = np.dtype(
         [("fields", ">i2"), ("time_size", ">i4"), ("time_us", ">i8")]
         + [(f"{kind}{i}", format_) for i in range(n_columns) for kind, format_ in (("size", ">i4"), ("value", ">f8"))]

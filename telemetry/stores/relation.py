@@ -1,7 +1,6 @@
-"""Somebody's own table or query in a database, read through a field map.
+"""Builds SQL that reads an external table or query through a field map.
 
-Values leave the database as text, so that one translation (`telemetry.sources.translate`) reads CSV files and
-tables alike.
+Values are selected as text, so that the same code (`telemetry.sources.translate`) converts CSV files and tables.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from telemetry.field_map import ColumnMap, FieldMap
 
 @dataclass(frozen=True)
 class Relation:
-    """Where a field map's columns are.
+    """An external table or query and its columns.
 
-    Every statement made of it has to be executed with values, if only an empty tuple: its `%` are doubled.
+    Statements composed from it must be executed with parameters, if only an empty tuple, because `%` is doubled.
 
     Attributes:
-        columns: the mapped columns that are there, in the map's order.
-        types: PostgreSQL's name of the type of each column that is there.
+        columns: the mapped columns that exist, in the map's order.
+        types: PostgreSQL's type name of each existing column.
     """
 
     field_map: FieldMap
@@ -33,24 +32,24 @@ class Relation:
     types: dict[str, str]
 
     def texts(self) -> sql.Composable:
-        """The mapped columns for a SELECT, each as text."""
+        """The mapped columns as a SELECT list of text values."""
         return sql.SQL(", ").join(_as_text(column) for column in self.columns)
 
     def column(self, target: str) -> sql.Composable | None:
-        """Their column that becomes `target`; None where none does."""
+        """The column that is mapped to `target`; None where there is none."""
         source = self.field_map.source_of(target)
         return None if source is None or source not in self.types else quoted("site", source)
 
     def type_of(self, target: str) -> sql.SQL:
-        """The type of that column, for a cast."""
+        """The SQL type of the column that is mapped to `target`, for a cast."""
         return sql.SQL(self.types[str(self.field_map.source_of(target))])
 
 
 def find_relation(connection: psycopg2.extensions.connection, field_map: FieldMap) -> Relation:
-    """Look at the table or query of `field_map`.
+    """Inspect the table or query of `field_map`.
 
     Raises:
-        TwinError: the map names neither, it is not there, may not be read or lacks a column.
+        TwinError: the map names neither, or the table does not exist, may not be read or lacks a column.
     """
     item = _item(field_map)
     try:
@@ -67,14 +66,14 @@ def find_relation(connection: psycopg2.extensions.connection, field_map: FieldMa
         connection.rollback()
         reason = " ".join(str(error).split())
         raise TwinError(
-            f"{field_map.name}: what it reads cannot be read: {reason}",
+            f"{field_map.name}: its {'query' if field_map.query else 'relation'} cannot be read: {reason}",
             field="query" if field_map.query else "relation",
             value=field_map.query or field_map.relation,
         ) from error
     absent = [name for name in field_map.required_sources if name not in types]
     if absent:
         raise TwinError(
-            f"{field_map.name}: there is no column {absent[0]} (there are: {', '.join(types)}); correct the map",
+            f"{field_map.name}: column {absent[0]} does not exist (existing: {', '.join(types)}); correct the map",
             field=absent[0],
         )
     return Relation(field_map, item, tuple(c for c in field_map.columns if c.source in types), types)
@@ -82,23 +81,22 @@ def find_relation(connection: psycopg2.extensions.connection, field_map: FieldMa
 
 def _item(field_map: FieldMap) -> sql.Composable:
     if field_map.query is not None:
-        # The operator's own statement, in a transaction that may only read; the line break ends a comment in it.
+        # The operator's statement, in a read-only transaction; the line break ends a comment at its end.
         return sql.SQL("({}\n) AS site").format(sql.SQL(field_map.query.replace("%", "%%")))
     if field_map.relation is None:
         raise TwinError(
-            f"{field_map.name} does not say where its columns are; add `relation:` with a table or `query:` with a "
-            "SELECT",
+            f"{field_map.name} names no database table; add `relation:` with a table or `query:` with a SELECT",
             field="relation",
         )
     return sql.SQL("{} AS site").format(quoted(*field_map.relation.split(".")))
 
 
 def quoted(*parts: str) -> sql.Identifier:
-    """A name as PostgreSQL takes it letter by letter."""
+    """A quoted SQL identifier, with `%` doubled."""
     return sql.Identifier(*(part.replace("%", "%%") for part in parts))
 
 
 def _as_text(column: ColumnMap) -> sql.Composable:
-    # As JSON a time is ISO 8601 with its zone in full, whatever the session's style of dates.
+    # As JSON a time is ISO 8601 with its full zone offset, independent of the connection's DateStyle.
     form = "to_json({}) #>> '{{}}'" if column.target.kind == "time" else "{}::text"
     return sql.SQL(form).format(quoted("site", column.source))

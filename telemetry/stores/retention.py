@@ -1,4 +1,4 @@
-"""Retire old readings and predictions where no policy of TimescaleDB does it.
+"""Deletes old readings and predictions where no retention policy of TimescaleDB does.
 
 python -m telemetry.stores.retention --days 30    # the database of TWIN_TELEMETRY_DSN
 """
@@ -19,11 +19,11 @@ RETENTION_DAYS = 30
 _TABLES = ("ev_telemetry", "battery_predictions")
 
 
-def retire(dsn: str, older_than: datetime) -> dict[str, int]:
+def delete_old_rows(dsn: str, older_than: datetime) -> dict[str, int]:
     """Delete rows before `older_than` and return how many, by table.
 
-    Chunks of a hypertable go whole.  The rest goes battery by battery: each step is answered by the index
-    (battery_id, time) and holds its locks only for a moment.  Batteries and cycles are never touched.
+    Whole chunks of a hypertable are dropped.  Other rows are deleted battery by battery: each statement uses the index
+    (battery_id, time) and holds its locks only briefly.  Batteries and cycles are never deleted.
     """
     deleted = dict.fromkeys(_TABLES, 0)
     connection = psycopg2.connect(dsn, connect_timeout=10, application_name="battery-twin-retention")
@@ -36,7 +36,7 @@ def retire(dsn: str, older_than: datetime) -> dict[str, int]:
         batteries = [battery_id for (battery_id,) in cursor.fetchall()]
         for battery_id in batteries:
             for table in _TABLES:
-                sql = f"DELETE FROM {table} WHERE battery_id = %s AND time < %s"  # noqa: S608 - our own names
+                sql = f"DELETE FROM {table} WHERE battery_id = %s AND time < %s"  # noqa: S608 - constant names
                 cursor.execute(sql, (battery_id, older_than))
                 deleted[table] += cursor.rowcount
     return deleted
@@ -55,11 +55,11 @@ def _hypertables(cursor: psycopg2.extensions.cursor) -> list[str]:
 
 
 def _drop_chunks(cursor: psycopg2.extensions.cursor, table: str, older_than: datetime) -> int:
-    """Drop the chunks of `table` that end before `older_than` and return how many rows they had."""
+    """Drop the chunks of `table` that end before `older_than` and return the number of their rows."""
     cursor.execute("SELECT show_chunks(%s::regclass, older_than => %s)::text", (table, older_than))
     rows = 0
     for (chunk,) in cursor.fetchall():
-        cursor.execute(f"SELECT count(*) FROM {chunk}")  # noqa: S608 - TimescaleDB's own name, quoted by it
+        cursor.execute(f"SELECT count(*) FROM {chunk}")  # noqa: S608 - a name that TimescaleDB has quoted
         (count,) = cursor.fetchone() or (0,)
         rows += int(count)
     cursor.execute("SELECT drop_chunks(%s::regclass, older_than => %s)", (table, older_than))
@@ -67,7 +67,7 @@ def _drop_chunks(cursor: psycopg2.extensions.cursor, table: str, older_than: dat
 
 
 def main() -> int:
-    """Retire what is older than `--days`."""
+    """Delete rows older than `--days`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--days", type=float, default=RETENTION_DAYS)
     days = parser.parse_args().days
@@ -75,7 +75,7 @@ def main() -> int:
     if dsn is None:
         print("TWIN_TELEMETRY_DSN is not set: name the database to clean.", file=sys.stderr)
         return 2
-    for table, count in retire(dsn.get_secret_value(), datetime.now(UTC) - timedelta(days=days)).items():
+    for table, count in delete_old_rows(dsn.get_secret_value(), datetime.now(UTC) - timedelta(days=days)).items():
         print(f"{table}: {count} rows older than {days:g} days deleted")
     return 0
 

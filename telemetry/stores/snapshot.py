@@ -1,8 +1,8 @@
-"""The telemetry store as files to learn from: a consistent copy that stays as it is while the store lives on.
+"""Copies the telemetry store into Parquet files for training: a consistent snapshot in a folder of its own.
 
-Cycles are taken whole, since they are few and kept for good; of the readings, the last days of a sample of the
-batteries, since whoever learns from the copy holds all of them in memory.  Rows pass through in chunks, so that a store
-of any size is copied in bounded memory.
+All cycles are copied, since they are few and never deleted; of the readings, the last days of a sample of the
+batteries, since training holds all of them in memory.  Rows are copied in chunks, so that memory is bounded for a store
+of any size.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ from telemetry.stores.relation import find_relation
 
 MANIFEST = "snapshot.json"
 READINGS, CYCLES, BATTERIES = "readings.parquet", "cycles.parquet", "batteries.parquet"
-#: A table of the site's own, as text in its own columns.
-THEIRS = "theirs.parquet"
+#: An external table, as text in its own columns.
+EXTERNAL = "theirs.parquet"
+#: Its entry in the manifest.
+EXTERNAL_KEY = "theirs"
 
-#: Sessions of which readings are further apart would fall to pieces.
+#: Readings further apart than this would split a session.
 _LONGEST_STEP_S = 60.0
 _CHUNK_ROWS = 50_000
 _ARROW = {"text": pa.string(), "time": pa.timestamp("us", "UTC"), "float": pa.float64(), "bool": pa.bool_()}
@@ -40,12 +42,12 @@ _ARROW = {"text": pa.string(), "time": pa.timestamp("us", "UTC"), "float": pa.fl
 
 @dataclass(frozen=True)
 class SnapshotParams:
-    """What is copied; `snapshot` in params.yaml.
+    """Extent of a snapshot; `snapshot` in params.yaml.
 
     Attributes:
-        days: how much of each battery's readings, back from its newest one.
-        every_s: at most one reading a battery in so many seconds, and each at which an alarm changes; 0: all of them.
-        batteries: whose readings are taken; as far as possible the same in every snapshot.
+        days: time range of each battery's readings, back from its newest one.
+        every_s: at most one reading per battery in this time, and each at which the alarm level changes; 0: all.
+        batteries: number of batteries whose readings are copied; as far as possible the same in every snapshot.
     """
 
     days: float = 7.0
@@ -63,7 +65,7 @@ class SnapshotParams:
             )
         if not self.batteries >= 1:
             raise TwinError(
-                f"snapshot.batteries is {self.batteries!r}; give a number from 1 on",
+                f"snapshot.batteries is {self.batteries!r}; give a number of at least 1",
                 field="snapshot.batteries",
                 value=self.batteries,
             )
@@ -80,17 +82,17 @@ def take_snapshot(
 ) -> Path:
     """Copy the store's batteries, cycles and newest readings into a new folder under `folder`.
 
-    Everything is as of one moment.  The same content gives the same bytes and the same folder, which is named by
-    its newest row and its hash.
+    All tables are read in one transaction.  The same content gives the same bytes and the same folder, whose name is
+    the time of the newest row and a hash.
 
     Args:
-        until: leave aside what happened later; None for all that there is.
-        field_map: with a table or query of the site's own, which is copied as it is, all of it, in place of our
-            table for the same rows; whoever reads the files translates it.
-        check: called for each battery and each chunk of rows; what it raises ends the copy, and nothing is left of it.
+        until: copy rows up to this time; None: all.
+        field_map: of an external table or query, which is copied completely and unconverted in place of the contract's
+            table for the same rows; the source that reads the files converts it.
+        check: called for each battery and each chunk of rows; an exception from it aborts the copy and removes it.
 
     Raises:
-        TwinError: the store cannot be read or holds nothing to learn from.
+        TwinError: the store cannot be read or holds no readings and cycles.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -99,25 +101,25 @@ def take_snapshot(
             closing(psycopg2.connect(dsn, connect_timeout=10, application_name="battery-twin-snapshot")) as connection,
         ):
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
-            arriving = Path(scratch) / "snapshot"
-            arriving.mkdir()
-            newest = _copy(connection, arriving, params, until, field_map, check)
-            digest = hashlib.sha256((arriving / MANIFEST).read_bytes()).hexdigest()
-            taken = folder / f"{newest:%Y%m%dT%H%M%SZ}-{digest[:8]}"
-            if not taken.is_dir():
-                arriving.rename(taken)
+            incomplete = Path(scratch) / "snapshot"
+            incomplete.mkdir()
+            newest = _copy(connection, incomplete, params, until, field_map, check)
+            digest = hashlib.sha256((incomplete / MANIFEST).read_bytes()).hexdigest()
+            snapshot = folder / f"{newest:%Y%m%dT%H%M%SZ}-{digest[:8]}"
+            if not snapshot.is_dir():
+                incomplete.rename(snapshot)
     except psycopg2.Error as error:
         lines = str(error).strip().splitlines()
         raise TwinError(
             f"the telemetry store could not be read ({lines[0] if lines else type(error).__name__}); name it in "
-            "TWIN_TELEMETRY_DSN, and bring it up to date with `python -m telemetry.stores.migrate`",
+            "TWIN_TELEMETRY_DSN, and migrate it with `python -m telemetry.stores.migrate`",
             field="telemetry_dsn",
         ) from error
-    return taken
+    return snapshot
 
 
 def file_sha256(path: Path) -> str:
-    """Hash of a file's bytes, as the manifest holds it."""
+    """SHA-256 of a file, as in the manifest."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -130,14 +132,14 @@ def _copy(
     field_map: FieldMap | None,
     check: Callable[[], None],
 ) -> datetime:
-    """Write tables and manifest; the time of the newest thing in them, now where nothing of ours has a time."""
+    """Write tables and manifest; the newest time in the contract's tables, or now where they have none."""
     last = until or datetime.max.replace(tzinfo=UTC)
     with connection.cursor() as cursor:
         cursor.execute("SET TIME ZONE 'UTC'")
         cursor.execute("SELECT battery_id FROM batteries ORDER BY battery_id")
         ids = [battery_id for (battery_id,) in cursor.fetchall()]
-    theirs = None if field_map is None else _write_theirs(connection, folder / THEIRS, field_map, check)
-    ours = [table for table in ("readings", "cycles") if field_map is None or field_map.table != table]
+    external = None if field_map is None else _write_external(connection, folder / EXTERNAL, field_map, check)
+    contract_tables = [table for table in ("readings", "cycles") if field_map is None or field_map.table != table]
     batteries = _write(
         folder / BATTERIES,
         BATTERY_FIELDS,
@@ -147,19 +149,19 @@ def _copy(
     cycles = _write(
         folder / CYCLES,
         CYCLE_FIELDS,
-        _rows(connection, _CYCLES_SQL, CYCLE_FIELDS, {"until": last}) if "cycles" in ours else iter(()),
+        _rows(connection, _CYCLES_SQL, CYCLE_FIELDS, {"until": last}) if "cycles" in contract_tables else iter(()),
         check,
     )
     readings = _write(
         folder / READINGS,
         READING_FIELDS,
-        _readings(connection, ids, params, last, check) if "readings" in ours else iter(()),
+        _readings(connection, ids, params, last, check) if "readings" in contract_tables else iter(()),
         check,
     )
     newest = max((table.newest for table in (cycles, readings) if table.newest is not None), default=None)
-    if newest is None and theirs is None:
+    if newest is None and external is None:
         raise TwinError(
-            "the telemetry store holds no reading and no cycle with a time, so there is nothing to learn from yet",
+            "the telemetry store holds no reading and no cycle with a time, so there is nothing to copy yet",
             field="telemetry_dsn",
         )
     manifest = {
@@ -173,17 +175,17 @@ def _copy(
         },
         "cycles": {"rows": cycles.rows, "from": _text(cycles.oldest), "until": _text(cycles.newest)},
         "batteries": {"rows": batteries.rows},
-        "theirs": None if field_map is None else {"rows": theirs, "table": field_map.table},
+        EXTERNAL_KEY: None if field_map is None else {"rows": external, "table": field_map.table},
         "sha256": {path.name: file_sha256(path) for path in sorted(folder.glob("*.parquet"))},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return newest or datetime.now(UTC)
 
 
-def _write_theirs(
+def _write_external(
     connection: psycopg2.extensions.connection, path: Path, field_map: FieldMap, check: Callable[[], None]
 ) -> int:
-    """Write the mapped columns of somebody's table or query as text, in its order of batteries and times."""
+    """Write the mapped columns of an external table or query as text, ordered by battery and time."""
     relation = find_relation(connection, field_map)
     order = [column for target in ("battery_id", "time", "cycle_index") if (column := relation.column(target))]
     query = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(
@@ -191,7 +193,7 @@ def _write_theirs(
     )
     schema = pa.schema([pa.field(column.source, pa.string()) for column in relation.columns])
     rows = 0
-    with connection.cursor(name="theirs") as cursor, pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with connection.cursor(name="external") as cursor, pq.ParquetWriter(path, schema, compression="zstd") as writer:
         cursor.execute(query, ())
         while chunk := cursor.fetchmany(_CHUNK_ROWS):
             check()
@@ -207,18 +209,18 @@ _CYCLES_SQL = sql.SQL("""
     ORDER BY battery_id, cycle_index, end_time NULLS FIRST, kind
 """)
 
-# The first reading of each step of `every_s`, and each at which the alarm is another than before; in the order of the
-# index, so that nothing has to be sorted.
+# The first reading of each interval of `every_s`, and each at which the alarm level changes; in the order of the index,
+# so that no sort is needed.
 _READINGS_SQL = sql.SQL("""
     SELECT {} FROM (
         SELECT *,
-               lag(floor(extract(epoch FROM time)::float8 / %(every_s)s)) OVER (ORDER BY time) AS step_before,
-               lag(warning_level) OVER (ORDER BY time) AS warning_before
+               lag(floor(extract(epoch FROM time)::float8 / %(every_s)s)) OVER (ORDER BY time) AS previous_interval,
+               lag(warning_level) OVER (ORDER BY time) AS previous_warning
         FROM ev_telemetry
         WHERE battery_id = %(battery_id)s AND time > %(after)s AND time <= %(until)s AND voltage IS NOT NULL
     ) AS readings
-    WHERE step_before IS DISTINCT FROM floor(extract(epoch FROM time)::float8 / %(every_s)s)
-       OR warning_before IS DISTINCT FROM warning_level
+    WHERE previous_interval IS DISTINCT FROM floor(extract(epoch FROM time)::float8 / %(every_s)s)
+       OR previous_warning IS DISTINCT FROM warning_level
     ORDER BY time
 """)
 _ALL_READINGS_SQL = sql.SQL("""
@@ -235,7 +237,7 @@ def _readings(
     until: datetime,
     check: Callable[[], None],
 ) -> Iterator[list[tuple[object, ...]]]:
-    """Each battery's window, battery by battery: one that has fallen silent teaches with what it said last."""
+    """Each battery's time range, battery by battery; for a battery that stopped reporting, its last readings."""
     query = _READINGS_SQL if params.every_s else _ALL_READINGS_SQL
     for battery_id, newest in sorted(_sample(connection, ids, params.batteries, until, check)):
         values = {
@@ -254,7 +256,7 @@ def _sample(
     until: datetime,
     check: Callable[[], None],
 ) -> list[tuple[str, datetime]]:
-    """The first `count` batteries with readings, in the order of a hash of their names, and the newest of each."""
+    """The first `count` batteries with readings, ordered by a hash of their ids, and their newest times."""
     found: list[tuple[str, datetime]] = []
     for battery_id in sorted(ids, key=lambda name: hashlib.sha256(name.encode()).hexdigest()):
         if len(found) == count:
@@ -277,7 +279,7 @@ def _rows(
     fields: Sequence[Field],
     values: dict[str, object] | None = None,
 ) -> Iterator[list[tuple[object, ...]]]:
-    """The rows of `query`, whose `{}` becomes the columns of `fields`, in chunks from a cursor of the server."""
+    """The rows of `query`, whose `{}` becomes the columns of `fields`, in chunks from a server-side cursor."""
     with connection.cursor(name="snapshot") as cursor:
         columns = sql.SQL(", ").join(map(sql.Identifier, names(fields)))
         cursor.execute(query.format(columns), values)
@@ -286,7 +288,7 @@ def _rows(
 
 
 @dataclass(frozen=True)
-class _Written:
+class _WrittenTable:
     rows: int
     oldest: datetime | None
     newest: datetime | None
@@ -294,8 +296,8 @@ class _Written:
 
 def _write(
     path: Path, fields: Sequence[Field], chunks: Iterator[list[tuple[object, ...]]], check: Callable[[], None]
-) -> _Written:
-    """Write one table; how many rows it got and from when to when."""
+) -> _WrittenTable:
+    """Write one table; its number of rows and time range."""
     schema = pa.schema([pa.field(field.name, _ARROW[field.kind]) for field in fields])
     clock = next((i for i, field in enumerate(fields) if field.name in ("time", "end_time")), None)
     rows, times = 0, list[datetime]()
@@ -309,7 +311,7 @@ def _write(
             rows += len(chunk)
             if clock is not None and (seen := [time for row in chunk if isinstance(time := row[clock], datetime)]):
                 times = [min([*times, *seen]), max([*times, *seen])]
-    return _Written(rows, times[0] if times else None, times[-1] if times else None)
+    return _WrittenTable(rows, times[0] if times else None, times[-1] if times else None)
 
 
 def _text(time: datetime | None) -> str | None:

@@ -22,7 +22,7 @@ from deploy.servers.minio import REGION, Minio
 from deploy.servers.process import HOST, Command, Server, responds, unused_port
 from telemetry.batch import Batch, rows_of
 from telemetry.contract import CYCLE_FIELDS, names
-from telemetry.settings import NO_TELEMETRY
+from telemetry.settings import USAGE_STATISTICS_OFF
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
 from training.params import read_json
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def environment_of(clone: Path) -> dict[str, str]:
     environment = {
         **os.environ,
-        **NO_TELEMETRY,
+        **USAGE_STATISTICS_OFF,
         "PYTHONPATH": str(clone),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }

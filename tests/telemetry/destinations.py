@@ -1,4 +1,4 @@
-"""What has arrived at a broker."""
+"""Reads messages back from MQTT and Kafka brokers, for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from telemetry.settings import Settings
 
 
 class Subscriber:
-    """Collects what a broker delivers, by topic."""
+    """Collects the messages of an MQTT broker, by topic."""
 
     def __init__(self, settings: Settings) -> None:
         self.messages: list[tuple[str, dict[str, object]]] = []
@@ -44,7 +44,7 @@ class Subscriber:
 
 
 def consumed(settings: Settings, topic: str) -> list[tuple[str, dict[str, object]]]:
-    """Key and message of everything on `topic`, partition by partition."""
+    """Key and message of all records on `topic`, partition by partition."""
     consumer = KafkaConsumer(**client_options(settings), enable_auto_commit=False, metadata_max_age_ms=100)
     try:
         partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)]

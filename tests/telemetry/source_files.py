@@ -1,4 +1,4 @@
-"""Small files in the layout of every source, for tests."""
+"""Writes small files in the layout of every source, for tests."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def nasa_pcoe(folder: Path) -> Path:
 
 
 def car(rows: int = 400, *, seed: int = 0) -> pd.DataFrame:
-    """A drive of a car with four cells in series, three of them reported, current positive while discharging."""
+    """A drive of a car with four cells in series, of which three are reported; current positive while discharging."""
     random = np.random.default_rng(seed)
     current = np.round(random.normal(20.0, 25.0, rows), 1)
     soc = 90.0 - np.cumsum(current) * 10.0 / 3600.0 / 120.0 * 100.0
@@ -153,7 +153,7 @@ def fleet(folder: Path, rows: int = 60) -> Path:
 
 
 def timescale(folder: Path, rows: int = 60) -> Path:
-    """A snapshot of a store with a battery that is driving and two of its sessions; returns the readings file."""
+    """A snapshot of a store with two batteries and two sessions; returns the readings file."""
     fleet(folder, rows)
     sessions = pd.DataFrame(
         {
@@ -167,22 +167,22 @@ def timescale(folder: Path, rows: int = 60) -> Path:
         }
     )
     sessions.to_parquet(folder / "cycles.parquet", index=False)
-    sealed = sorted(folder.glob("*.parquet"))
+    tables = sorted(folder.glob("*.parquet"))
     manifest = {
         "readings": {"rows": 2 * rows, "from": "a", "until": "b", "days": 7, "every_s": 10},
         "theirs": None,
-        "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sealed},
+        "sha256": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in tables},
     }
     (folder / "snapshot.json").write_text(json.dumps(manifest))
     return folder / "readings.parquet"
 
 
 def csv_of(folder: Path) -> Path:
-    """As `eviot`, for the source csv, which is given the shipped map by name."""
+    """As `eviot`, for the source csv with the shipped field map of that name."""
     return eviot(folder)
 
 
-#: source -> writes a small data set into a folder and returns the file that tests damage.
+#: Source -> function that writes a small data set into a folder and returns the file that tests damage.
 LAYOUTS: dict[str, Callable[[Path], Path]] = {
     "fleet": fleet,
     "matr": matr,

@@ -1,4 +1,4 @@
-"""Request models, message schema and SQL columns follow from the contract."""
+"""Request models, message schema and SQL columns that are derived from the contract."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field
 from telemetry.errors import TwinError
 from telemetry.schemas import message, sql
-from telemetry.schemas.request import Battery, Cycle, Reading, parse, parse_request, unknown_fields
+from telemetry.schemas.request import Battery, Cycle, Reading, parse_model, parse_request, unknown_fields
 
 READING = {"time": "2026-01-01T00:00:00Z", "voltage": 361.2, "current": 42.0, "temperature": 27.5}
 ROWS = {Reading: (READING_FIELDS, READING), Cycle: (CYCLE_FIELDS, {"cycle_index": 3.0}), Battery: (BATTERY_FIELDS, {})}
@@ -42,7 +42,7 @@ def refusal(content: object) -> TwinError:
 
 
 @pytest.mark.parametrize("model", ROWS)
-def test_models_have_the_contracts_fields(model: type) -> None:
+def test_models_have_the_fields_of_the_contract(model: type) -> None:
     fields, _ = ROWS[model]
     assert list(model.model_fields) == [f.name for f in fields]
     required = {name for name, info in model.model_fields.items() if info.is_required()}
@@ -50,33 +50,33 @@ def test_models_have_the_contracts_fields(model: type) -> None:
 
 
 @pytest.mark.parametrize(("model", "field"), BOUNDED, ids=by_name)
-def test_bounds(model: type, field: Field) -> None:
+def test_models_check_the_bounds_of_the_contract(model: type, field: Field) -> None:
     _, row = ROWS[model]
-    parse(model, {**row, field.name: field.minimum})
+    parse_model(model, {**row, field.name: field.minimum})
     with pytest.raises(TwinError, match=field.name):
-        parse(model, {**row, field.name: field.minimum - 1.0})
+        parse_model(model, {**row, field.name: field.minimum - 1.0})
     if field.maximum is not None:
-        parse(model, {**row, field.name: field.maximum})
+        parse_model(model, {**row, field.name: field.maximum})
         with pytest.raises(TwinError, match=field.name):
-            parse(model, {**row, field.name: field.maximum * 1.001 + 1.0})
+            parse_model(model, {**row, field.name: field.maximum * 1.001 + 1.0})
 
 
 @pytest.mark.parametrize(("model", "field"), FLOATS, ids=by_name)
 @pytest.mark.parametrize("value", ["12", True, math.inf, -math.inf, [1.0]])
-def test_only_finite_numbers_are_numbers(model: type, field: Field, value: object) -> None:
+def test_strings_booleans_and_infinity_are_refused_as_numbers(model: type, field: Field, value: object) -> None:
     with pytest.raises(TwinError, match=field.name):
-        parse(model, {**ROWS[model][1], field.name: value})
+        parse_model(model, {**ROWS[model][1], field.name: value})
 
 
 @pytest.mark.parametrize("missing", [None, math.nan])
 def test_null_and_nan_are_missing(missing: object) -> None:
     optional = {f.name: missing for f in READING_FIELDS if not f.required}
-    assert parse(Reading, {**READING, **optional}) == parse(Reading, READING)
+    assert parse_model(Reading, {**READING, **optional}) == parse_model(Reading, READING)
     assert refusal(request(voltage=missing)).sentence == "batteries[0].readings[0].voltage is missing; it is required"
 
 
 @pytest.mark.parametrize(
-    ("content", "field", "says"),
+    ("content", "field", "message_part"),
     [
         (request(time="2026-01-01T00:00:00"), "batteries[0].readings[0].time", "must carry a zone"),
         (request(time=1767225600), "batteries[0].readings[0].time", "must be a time with zone"),
@@ -98,10 +98,10 @@ def test_null_and_nan_are_missing(missing: object) -> None:
         ([1], "the request", "must be an object"),
     ],
 )
-def test_refusals_name_path_value_and_rule(content: object, field: str, says: str) -> None:
+def test_errors_name_path_value_and_rule(content: object, field: str, message_part: str) -> None:
     error = refusal(content)
     assert error.field == field
-    assert says in error.sentence
+    assert message_part in error.sentence
 
 
 def test_unknown_fields_are_ignored_and_counted() -> None:
@@ -109,7 +109,7 @@ def test_unknown_fields_are_ignored_and_counted() -> None:
     content["batteries"].append({"battery_id": "EV-8", "battery": {"colour": 1}, "readings": None, "mood": "good"})
     content["version"] = 2
     parsed = parse_request(content)
-    assert parsed.batteries[0].readings[0] == parse(Reading, READING)
+    assert parsed.batteries[0].readings[0] == parse_model(Reading, READING)
     assert unknown_fields(content) == {"colour": 2, "timestamp": 1, "mood": 1, "version": 1}
 
 
@@ -132,7 +132,7 @@ def test_message_round_trip(values: dict[str, float | None], time) -> None:
 
 
 @pytest.mark.parametrize(
-    ("raw", "field", "says"),
+    ("raw", "field", "message_part"),
     [
         (b"\xff", None, "not JSON"),
         (b"[1]", None, "not a JSON object"),
@@ -154,20 +154,20 @@ def test_message_round_trip(values: dict[str, float | None], time) -> None:
         ),
     ],
 )
-def test_bad_messages(raw: bytes, field: str | None, says: str) -> None:
-    with pytest.raises(TwinError, match=says) as caught:
+def test_invalid_messages_are_refused(raw: bytes, field: str | None, message_part: str) -> None:
+    with pytest.raises(TwinError, match=message_part) as caught:
         message.decode(raw)
     assert caught.value.field == field
 
 
-def test_message_ignores_and_names_unknown_fields() -> None:
+def test_unknown_fields_of_a_message_are_ignored_and_returned() -> None:
     raw = json.dumps({"battery_id": "a", "timestamp": READING["time"], **READING, "colour": "red"})
     decoded, unknown = message.decode(raw)
-    assert unknown == ["colour", "time"], "`time` is not what a message calls it"
+    assert unknown == ["colour", "time"], "messages call it `timestamp`"
     assert decoded["voltage"] == 361.2
 
 
-def test_json_schema_names_the_contract() -> None:
+def test_json_schema_matches_the_contract() -> None:
     schema = message.json_schema()
     assert set(schema["properties"]) == {f.name for f in READING_FIELDS} - {"time"} | {"timestamp"}
     assert set(schema["required"]) == {"battery_id", "timestamp", "voltage", "current", "temperature"}
@@ -178,7 +178,7 @@ def test_json_schema_names_the_contract() -> None:
     ("table", "fields"),
     [("ev_telemetry", READING_FIELDS), ("batteries", BATTERY_FIELDS), ("battery_cycles", CYCLE_FIELDS)],
 )
-def test_sql_columns(table: str, fields: tuple[Field, ...]) -> None:
+def test_sql_columns_match_the_contract(table: str, fields: tuple[Field, ...]) -> None:
     made = sql.columns(table)
     assert [c.name for c in made] == [f.name for f in fields]
     types = {"text": "text", "time": "timestamptz", "float": "double precision", "bool": "boolean"}
@@ -188,8 +188,8 @@ def test_sql_columns(table: str, fields: tuple[Field, ...]) -> None:
         assert field.unit in column.comment
 
 
-def test_request_models_stay_light() -> None:
-    """The service must not pay for tables and Great Expectations to check a request."""
+def test_request_models_do_not_import_pandas_or_great_expectations() -> None:
+    """The import time of the service must not include them."""
     heavy = "{'pandas', 'great_expectations', 'numpy'}"
     code = f"import sys; import telemetry.schemas.request; print({heavy} & set(sys.modules))"
     root = Path(__file__).resolve().parents[2]

@@ -1,4 +1,4 @@
-"""The contract of a sink, which every entry of SINKS passes on the real thing."""
+"""The sink protocol, tested for every entry of SINKS on real servers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 from pydantic import SecretStr
 
 from telemetry.batch import Batch
-from telemetry.embedded.defaults import embedded_parts
-from telemetry.embedded.mqtt_broker import embedded_mqtt_broker
+from telemetry.embedded.mqtt_broker import embedded_mqtt_broker, ensure_mqtt_broker
 from telemetry.embedded.ports import free_port
+from telemetry.embedded.postgres import ensure_telemetry_store
 from telemetry.errors import TwinError
 from telemetry.kafka_client import client_options
 from telemetry.settings import Settings
@@ -62,7 +62,7 @@ def keys(rows: list[dict[str, object]]) -> set[Key]:
 
 @dataclass(frozen=True)
 class Harness:
-    """A destination as a test sees it: the sink to it, and what has arrived there."""
+    """A sink and the readings that have arrived at its destination."""
 
     sink: Sink
     arrived: Callable[[], set[Key]]
@@ -150,7 +150,7 @@ def kafka(request: pytest.FixtureRequest) -> Iterator[Harness]:
     yield Harness(sink, lambda: message_keys([message for _, message in consumed(settings, topic)]))
 
 
-#: Every sink on every server that the project supports.
+#: Every sink on every supported server.
 DESTINATIONS: dict[str, tuple[str, Destination]] = {
     "embedded": ("store", embedded_store),
     "postgresql-15": ("store", store_of("postgres15_dsn")),
@@ -168,11 +168,11 @@ def harness(request: pytest.FixtureRequest) -> Iterator[Harness]:
     yield from destination(request)
 
 
-def test_every_sink_is_here() -> None:
+def test_every_sink_has_a_test_destination() -> None:
     assert {sink for sink, _ in DESTINATIONS.values()} == set(SINKS)
 
 
-def test_what_was_flushed_has_arrived(harness: Harness) -> None:
+def test_flushed_readings_have_arrived(harness: Harness) -> None:
     sink = harness.sink
     sink.setup()
     sink.write(Batch(readings=READINGS))
@@ -181,7 +181,7 @@ def test_what_was_flushed_has_arrived(harness: Harness) -> None:
     sink.close()
 
 
-def test_setup_close_and_flush_may_be_repeated(harness: Harness) -> None:
+def test_setup_close_and_flush_are_idempotent(harness: Harness) -> None:
     sink = harness.sink
     sink.setup()
     sink.setup()
@@ -194,7 +194,7 @@ def test_setup_close_and_flush_may_be_repeated(harness: Harness) -> None:
     assert harness.arrived() == keys(READINGS)
 
 
-def test_writing_again_adds_nothing_new(harness: Harness) -> None:
+def test_repeated_write_adds_no_new_readings(harness: Harness) -> None:
     sink = harness.sink
     sink.setup()
     for _ in range(2):
@@ -204,7 +204,7 @@ def test_writing_again_adds_nothing_new(harness: Harness) -> None:
     sink.close()
 
 
-def test_an_empty_batch_and_missing_values_are_fine(harness: Harness) -> None:
+def test_empty_batches_and_missing_values_are_accepted(harness: Harness) -> None:
     sink = harness.sink
     sink.setup()
     sink.write(Batch())
@@ -215,7 +215,7 @@ def test_an_empty_batch_and_missing_values_are_fine(harness: Harness) -> None:
     sink.close()
 
 
-def test_every_table_is_accepted(harness: Harness) -> None:
+def test_every_kind_of_row_is_accepted(harness: Harness) -> None:
     sink = harness.sink
     sink.setup()
     sink.write(
@@ -240,7 +240,7 @@ def test_every_table_is_accepted(harness: Harness) -> None:
     sink.close()
 
 
-def test_a_sink_used_after_close_opens_again(harness: Harness) -> None:
+def test_sink_reconnects_when_used_after_close(harness: Harness) -> None:
     sink = harness.sink
     sink.setup()
     sink.close()
@@ -258,8 +258,8 @@ UNREACHABLE: dict[str, Callable[[int], Sink]] = {
 
 
 @pytest.mark.parametrize("name", list(SINKS))
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # kafka-python leaves the socket to the collector
-def test_an_unreachable_destination_says_so_soon_and_leaves_no_thread(name: str) -> None:
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # kafka-python leaves the socket to garbage collection
+def test_unreachable_destination_fails_within_seconds_and_leaves_no_thread(name: str) -> None:
     sink = UNREACHABLE[name](free_port("127.0.0.1", 18990))
     threads = set(threading.enumerate())
     began = time.monotonic()
@@ -276,7 +276,7 @@ def test_an_unreachable_destination_says_so_soon_and_leaves_no_thread(name: str)
 
 
 @pytest.mark.parametrize("name", list(SINKS))
-def test_a_destination_that_is_not_named_is_off_and_says_so(name: str) -> None:
+def test_unconfigured_destination_is_off_with_a_reason(name: str) -> None:
     settings = Settings(telemetry_dsn=None, mqtt_host=None, kafka_bootstrap_servers=None)
     with pytest.raises(TwinError, match="TWIN_"):
         SINKS[name](settings)
@@ -285,14 +285,14 @@ def test_a_destination_that_is_not_named_is_off_and_says_so(name: str) -> None:
     assert "TWIN_" in off[name]
 
 
-def test_only_what_is_named_is_made() -> None:
+def test_only_configured_sinks_are_created() -> None:
     sinks, off = make_sinks(Settings(telemetry_dsn=None, mqtt_host="broker", kafka_bootstrap_servers=None))
     assert list(sinks) == ["mqtt"]
     assert list(off) == ["store", "kafka"]
 
 
 @pytest.mark.parametrize("name", ["embedded", "mosquitto", "kafka"])
-def test_a_reading_that_cannot_be_written_is_refused_and_its_neighbours_are_not(
+def test_batch_with_an_invalid_reading_is_refused_and_the_next_is_accepted(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     for harness in DESTINATIONS[name][1](request):
@@ -305,7 +305,7 @@ def test_a_reading_that_cannot_be_written_is_refused_and_its_neighbours_are_not(
         sink.close()
 
 
-def test_a_store_that_is_not_ready_is_no_fault_of_the_readings(postgres_dsn: str) -> None:
+def test_unmigrated_store_is_unavailable_and_does_not_refuse_readings(postgres_dsn: str) -> None:
     sink = StoreSink(postgres_dsn)
     with pytest.raises(SinkUnavailableError, match="does not exist"):
         deliver(sink)
@@ -316,7 +316,7 @@ def test_a_store_that_is_not_ready_is_no_fault_of_the_readings(postgres_dsn: str
 
 
 @pytest.mark.parametrize("reading_of", ["a battery of another pattern", "x" * 5000])
-def test_the_store_refuses_what_its_rules_forbid(postgres_dsn: str, reading_of: str) -> None:
+def test_store_refuses_rows_that_violate_its_constraints(postgres_dsn: str, reading_of: str) -> None:
     sink = StoreSink(postgres_dsn)
     sink.setup()
     with pytest.raises(SinkRefusedError, match="refused"):
@@ -343,7 +343,7 @@ def test_kafka_key_message_and_order(kafka_bootstrap: str) -> None:
     sink.close()
 
 
-def test_kafka_refuses_a_message_that_is_too_large_and_sends_none_of_its_batch(kafka_bootstrap: str) -> None:
+def test_kafka_sink_refuses_a_batch_with_a_too_large_message(kafka_bootstrap: str) -> None:
     settings = Settings(kafka_bootstrap_servers=kafka_bootstrap)
     topic = f"readings_{uuid.uuid4().hex}"
     sink = KafkaSink(client_options(settings), topic=topic)
@@ -355,7 +355,7 @@ def test_kafka_refuses_a_message_that_is_too_large_and_sends_none_of_its_batch(k
     sink.close()
 
 
-def test_kafka_settings_that_make_no_sense_are_a_sentence() -> None:
+def test_invalid_kafka_settings_are_an_error() -> None:
     half = Settings(kafka_bootstrap_servers="broker:9092", kafka_security_protocol="SASL_SSL", kafka_username="me")
     with pytest.raises(TwinError, match="TWIN_KAFKA_PASSWORD"):
         KafkaSink.from_settings(half)
@@ -365,7 +365,7 @@ def test_kafka_settings_that_make_no_sense_are_a_sentence() -> None:
         client_options(Settings(kafka_bootstrap_servers=" , "))
 
 
-def test_mosquitto_lets_nobody_in_without_the_password(request: pytest.FixtureRequest) -> None:
+def test_mosquitto_refuses_a_missing_or_wrong_password(request: pytest.FixtureRequest) -> None:
     broker = request.getfixturevalue("mosquitto")
     for password in (None, "wrong"):
         sink = MqttSink(broker.host, broker.port, username=broker.username, password=password, timeout_s=1.0)
@@ -374,8 +374,8 @@ def test_mosquitto_lets_nobody_in_without_the_password(request: pytest.FixtureRe
         sink.close()
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # paho leaves the socket to the collector
-def test_a_broker_with_another_certificate_is_not_trusted(request: pytest.FixtureRequest) -> None:
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # paho leaves the socket to garbage collection
+def test_broker_with_an_untrusted_certificate_is_refused(request: pytest.FixtureRequest) -> None:
     broker = request.getfixturevalue("mosquitto")
     sink = MqttSink(broker.host, broker.tls_port, username=broker.username, password=broker.password, tls=True)
     with pytest.raises(SinkUnavailableError, match="certificate"):
@@ -407,8 +407,8 @@ def test_mqtt_topics_and_message(mqtt_broker: tuple[str, int]) -> None:
     subscriber.close()
 
 
-def test_mqtt_goes_on_when_the_broker_is_back() -> None:
-    """Nothing is acknowledged while the broker is away, everything after, and only what is written then is sent."""
+def test_mqtt_sink_resumes_after_a_broker_restart() -> None:
+    """Nothing is acknowledged while the broker is unavailable; afterwards only newly written readings are sent."""
     port = free_port("127.0.0.1", 18950)
     with embedded_mqtt_broker("127.0.0.1", port):
         sink = MqttSink("127.0.0.1", port, timeout_s=0.5)
@@ -433,27 +433,28 @@ def test_mqtt_goes_on_when_the_broker_is_back() -> None:
         sink.close()
 
 
-def test_the_embedded_broker_stays_on_loopback() -> None:
+def test_embedded_broker_listens_on_loopback_only() -> None:
     with pytest.raises(TwinError, match="loopback"), embedded_mqtt_broker("0.0.0.0", 18999):
         pass
 
 
-def test_a_taken_port_is_a_sentence(mqtt_broker: tuple[str, int]) -> None:
+def test_port_in_use_is_an_error(mqtt_broker: tuple[str, int]) -> None:
     host, port = mqtt_broker
     with pytest.raises(TwinError, match=f"cannot listen on {host}:{port}"), embedded_mqtt_broker(host, port):
         pass
     assert free_port(host, port) > port
 
 
-def test_embedded_parts_fill_only_the_gaps(server_folders: Path) -> None:
+def test_embedded_servers_are_started_only_where_none_is_configured(server_folders: Path) -> None:
     named = Settings(
         var=server_folders, telemetry_dsn=SecretStr("postgresql://elsewhere"), mqtt_host="broker", mqtt_port=9
     )
-    with embedded_parts(named) as parts:
-        assert parts == named
-    with embedded_parts(Settings(var=server_folders, mqtt_port=18970)) as parts:
-        sinks, off = make_sinks(parts)
-        assert list(off) == ["kafka"], "there is no embedded one"
+    with ensure_telemetry_store(named) as stored, ensure_mqtt_broker(stored) as settings:
+        assert settings == named
+    unnamed = Settings(var=server_folders, mqtt_port=18970)
+    with ensure_telemetry_store(unnamed) as stored, ensure_mqtt_broker(stored) as settings:
+        sinks, off = make_sinks(settings)
+        assert list(off) == ["kafka"], "there is no embedded Kafka"
         for sink in sinks.values():
             sink.setup()
             sink.close()

@@ -1,4 +1,4 @@
-"""The telemetry store as a source: what a snapshot takes, that it can be repeated, and a table of the site's own."""
+"""Snapshots of the telemetry store: content, reproducibility, sampling, and external tables."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ SESSIONS: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def dsn(postgres_server: str, new_database: Callable[[str], str]) -> str:
-    """A store with a lively battery, one that fell silent a month ago, old sessions, and a table of the site's own."""
+    """A store with an active battery, one that stopped reporting a month ago, old sessions, and an external table."""
     database = new_database(postgres_server)
     migrate(database)
-    lively = [reading("EV-1", second, soh=93.5, is_charging=False) for second in range(0, 3000, 3)]
-    lively[500] |= {"warning_level": 3.0}
-    silent = [reading("EV-2", 30 * 86_400 + second) for second in range(0, 600, 20)]
+    active = [reading("EV-1", second, soh=93.5, is_charging=False) for second in range(0, 3000, 3)]
+    active[500] |= {"warning_level": 3.0}
+    stale = [reading("EV-2", 30 * 86_400 + second) for second in range(0, 600, 20)]
     store = PostgresStore(database)
-    store.write(Batch(readings=[*lively, *silent], cycles=SESSIONS, batteries=[{"battery_id": "EV-1", "model": "m"}]))
+    store.write(Batch(readings=[*active, *stale], cycles=SESSIONS, batteries=[{"battery_id": "EV-1", "model": "m"}]))
     store.write(Batch(predictions=[prediction("EV-3")]))
     store.close()
     connection = psycopg2.connect(database)
@@ -90,13 +90,13 @@ def prediction(battery_id: str) -> dict[str, Any]:
     }
 
 
-def taken(dsn: str, folder: Path, params: SnapshotParams = EVERYTHING, **more: Any) -> Telemetry:
+def read_snapshot(dsn: str, folder: Path, params: SnapshotParams = EVERYTHING, **more: Any) -> Telemetry:
     return read_source("timescale", take_snapshot(dsn, folder, params, **more))
 
 
-def test_everything_comes_back_as_it_was_stored(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshot_round_trip_preserves_all_rows(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshot, "_CHUNK_ROWS", 7)
-    telemetry = taken(dsn, tmp_path)
+    telemetry = read_snapshot(dsn, tmp_path)
     stored = pd.DataFrame(query(dsn, f"SELECT {', '.join(f.name for f in READING_FIELDS)} FROM ev_telemetry "
                                      "WHERE voltage IS NOT NULL ORDER BY battery_id, time"))  # fmt: skip
     stored.columns = [f.name for f in READING_FIELDS]
@@ -110,7 +110,7 @@ def test_everything_comes_back_as_it_was_stored(dsn: str, tmp_path: Path, monkey
     assert telemetry.batteries["model"].tolist()[0] == "m"
 
 
-def test_the_same_store_gives_the_same_folder_until_it_changes(postgres_dsn: str, tmp_path: Path) -> None:
+def test_unchanged_store_gives_the_same_snapshot_folder(postgres_dsn: str, tmp_path: Path) -> None:
     migrate(postgres_dsn)
     store = PostgresStore(postgres_dsn)
     store.write(Batch(readings=[reading("EV-1", second) for second in range(50)]))
@@ -121,44 +121,45 @@ def test_the_same_store_gives_the_same_folder_until_it_changes(postgres_dsn: str
     store.close()
     second = take_snapshot(postgres_dsn, tmp_path, EVERYTHING)
     assert second != first
-    assert {path.name: path.read_bytes() for path in first.iterdir()} == content, "a snapshot stays as it was taken"
+    assert {path.name: path.read_bytes() for path in first.iterdir()} == content, "an existing snapshot is not changed"
     assert take_snapshot(postgres_dsn, tmp_path, EVERYTHING, until=NOW) == first
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([first.name, second.name]), "nothing is left over"
-    assert not [name for name, held in content.items() if b"postgres" in held], "no address and no password"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([first.name, second.name]), "no temporary files"
+    assert not [name for name, data in content.items() if b"postgres" in data], "no address and no password"
 
 
-def test_the_window_is_each_batterys_own_and_cycles_are_whole(dsn: str, tmp_path: Path) -> None:
-    telemetry = taken(dsn, tmp_path, SnapshotParams(days=600 / 86_400, every_s=0.0))
+def test_days_count_from_the_newest_reading_of_each_battery_and_all_cycles_are_copied(dsn: str, tmp_path: Path) -> None:
+    telemetry = read_snapshot(dsn, tmp_path, SnapshotParams(days=600 / 86_400, every_s=0.0))
     assert telemetry.readings["battery_id"].value_counts().to_dict() == {"EV-1": 200, "EV-2": 30}
     assert len(telemetry.cycles) == len(SESSIONS)
-    assert "each battery's last" in telemetry.notes[0]
+    assert "days of each battery" in telemetry.notes[0]
 
 
-def test_readings_are_thinned_but_no_alarm_is(dsn: str, tmp_path: Path) -> None:
-    readings = taken(dsn, tmp_path, SnapshotParams(days=1000.0, every_s=30.0)).readings
-    lively = readings[readings["battery_id"] == "EV-1"]
-    assert len(lively) == pytest.approx(100, abs=4)
-    assert lively["warning_level"].max() == 3.0
-    steps = lively["time"].astype("int64") // 30_000_000
-    assert set(steps.value_counts()[lambda count: count > 1].index) == set(steps[lively["warning_level"] == 3.0])
+def test_thinning_keeps_every_alarm_change(dsn: str, tmp_path: Path) -> None:
+    readings = read_snapshot(dsn, tmp_path, SnapshotParams(days=1000.0, every_s=30.0)).readings
+    active = readings[readings["battery_id"] == "EV-1"]
+    assert len(active) == pytest.approx(100, abs=4)
+    assert active["warning_level"].max() == 3.0
+    intervals = active["time"].astype("int64") // 30_000_000
+    with_alarm = set(intervals[active["warning_level"] == 3.0])
+    assert set(intervals.value_counts()[lambda count: count > 1].index) == with_alarm
 
 
-def test_readings_are_of_a_stable_sample_and_cycles_of_all(dsn: str, tmp_path: Path) -> None:
+def test_readings_are_of_a_stable_sample_and_cycles_of_all_batteries(dsn: str, tmp_path: Path) -> None:
     one = SnapshotParams(days=1000.0, every_s=0.0, batteries=1)
-    telemetry = taken(dsn, tmp_path, one)
+    telemetry = read_snapshot(dsn, tmp_path, one)
     (first,) = sorted(["EV-1", "EV-2"], key=lambda name: hashlib.sha256(name.encode()).hexdigest())[:1]
     assert set(telemetry.readings["battery_id"]) == {first}
     assert len(telemetry.cycles) == len(SESSIONS)
-    assert len(telemetry.batteries) == 3, "one that has no readings takes nobody's place"
-    assert set(taken(dsn, tmp_path).readings["battery_id"]) == {"EV-1", "EV-2"}
+    assert len(telemetry.batteries) == 3, "a battery without readings is not part of the sample"
+    assert set(read_snapshot(dsn, tmp_path).readings["battery_id"]) == {"EV-1", "EV-2"}
 
 
-@pytest.mark.parametrize("asked", [1, 3, 6])
-def test_a_copy_that_is_told_to_stop_leaves_nothing(asked: int, dsn: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopping_call", [1, 3, 6])
+def test_stopped_copy_leaves_no_files(stopping_call: int, dsn: str, tmp_path: Path) -> None:
     calls = iter(range(1, 100))
 
     def check() -> None:
-        if next(calls) == asked:
+        if next(calls) == stopping_call:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -167,24 +168,24 @@ def test_a_copy_that_is_told_to_stop_leaves_nothing(asked: int, dsn: str, tmp_pa
 
 
 @pytest.mark.parametrize("field", ["days", "every_s", "batteries"])
-def test_parameters_that_make_no_sense_are_refused(field: str) -> None:
+def test_invalid_snapshot_parameters_are_refused(field: str) -> None:
     with pytest.raises(TwinError, match=rf"snapshot\.{field}"):
         SnapshotParams(**{field: -1.0})
 
 
-def test_a_snapshot_that_was_changed_is_refused(dsn: str, tmp_path: Path) -> None:
+def test_modified_snapshot_is_refused(dsn: str, tmp_path: Path) -> None:
     folder = take_snapshot(dsn, tmp_path, EVERYTHING)
     file = folder / snapshot.CYCLES
     file.write_bytes(file.read_bytes() + b"x")
-    with pytest.raises(TwinError, match=r"cycles\.parquet is not as it was"):
+    with pytest.raises(TwinError, match=r"cycles\.parquet has changed"):
         read_source("timescale", folder)
 
 
-def test_what_cannot_be_taken_is_said_without_the_password(postgres_dsn: str, tmp_path: Path) -> None:
-    with pytest.raises(TwinError, match=r"data\.stores\.migrate"):
+def test_snapshot_errors_do_not_contain_the_password(postgres_dsn: str, tmp_path: Path) -> None:
+    with pytest.raises(TwinError, match=r"telemetry\.stores\.migrate"):
         take_snapshot(postgres_dsn, tmp_path, EVERYTHING)
     migrate(postgres_dsn)
-    with pytest.raises(TwinError, match="nothing to learn from yet"):
+    with pytest.raises(TwinError, match="nothing to copy yet"):
         take_snapshot(postgres_dsn, tmp_path, EVERYTHING)
     with pytest.raises(TwinError) as caught:
         take_snapshot("postgresql://me:hunter2@127.0.0.1:1/none", tmp_path, EVERYTHING)
@@ -211,7 +212,9 @@ def site_map(**where: str) -> FieldMap:
     ],
     ids=["relation", "query"],
 )
-def test_a_table_of_the_sites_own(where: dict[str, str], dsn: str, tmp_path: Path, monkeypatch: Any) -> None:
+def test_external_table_is_copied_and_converted(
+    where: dict[str, str], dsn: str, tmp_path: Path, monkeypatch: Any
+) -> None:
     field_map = site_map(**where)
     folder = take_snapshot(dsn, tmp_path, EVERYTHING, field_map=field_map)
     monkeypatch.setattr("telemetry.sources.load_field_map", lambda _: field_map)
@@ -219,7 +222,7 @@ def test_a_table_of_the_sites_own(where: dict[str, str], dsn: str, tmp_path: Pat
     assert telemetry.rows_read == 100 + len(SESSIONS)
     readings = telemetry.readings
     assert len(readings) == 100
-    assert readings["voltage"].isna().sum() == 1, "validation sets it aside"
+    assert readings["voltage"].isna().sum() == 1, "validation quarantines it"
     assert readings["time"].iloc[0] == pd.Timestamp("2026-01-05T08:00:00Z")
     assert readings["current"].tolist()[:2] == [0.0, 1.0]
     assert readings["temperature"].iloc[0] == pytest.approx(25.0)
@@ -227,43 +230,43 @@ def test_a_table_of_the_sites_own(where: dict[str, str], dsn: str, tmp_path: Pat
     assert "EV-7" in telemetry.batteries["battery_id"].tolist()
 
 
-def test_a_map_for_a_snapshot_without_one_and_the_other_way_round(dsn: str, tmp_path: Path) -> None:
+def test_snapshot_is_read_with_a_field_map_only_if_taken_with_one(dsn: str, tmp_path: Path) -> None:
     with pytest.raises(TwinError, match="without a field map"):
         read_source("timescale", take_snapshot(dsn, tmp_path, EVERYTHING), field_map="eviot")
-    theirs = take_snapshot(dsn, tmp_path, EVERYTHING, field_map=site_map(relation="plant.pack log"))
+    external = take_snapshot(dsn, tmp_path, EVERYTHING, field_map=site_map(relation="plant.pack log"))
     with pytest.raises(TwinError, match=r"set source\.field_map"):
-        read_source("timescale", theirs)
+        read_source("timescale", external)
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "message"),
     [
         ({}, "add `relation:`"),
         ({"relation": "plant.nothing"}, "does not exist"),
-        ({"relation": "batteries"}, "there is no column at %"),
+        ({"relation": "batteries"}, "column at % does not exist"),
         ({"query": "SELECT 1 FROM"}, "syntax error"),
         ({"query": "WITH gone AS (DELETE FROM batteries RETURNING *) SELECT * FROM gone"}, "cannot be read"),
     ],
 )
-def test_a_site_table_that_cannot_be_read_is_told_in_one_sentence(
-    where: dict[str, str], said: str, dsn: str, tmp_path: Path
+def test_unreadable_external_table_is_an_error_in_one_sentence(
+    where: dict[str, str], message: str, dsn: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(TwinError, match=said) as caught:
+    with pytest.raises(TwinError, match=message) as caught:
         take_snapshot(dsn, tmp_path, EVERYTHING, field_map=site_map(**where))
     assert "\n" not in caught.value.sentence
     assert query(dsn, "SELECT count(*) FROM batteries") == [(3,)]
 
 
 @pytest.mark.parametrize(
-    ("where", "said"),
+    ("where", "message"),
     [
-        ({"relation": "a", "query": "SELECT 1"}, "keep one of them"),
+        ({"relation": "a", "query": "SELECT 1"}, "exclude each other"),
         ({"query": "DELETE FROM batteries"}, "must be a SELECT"),
-        ({"relation": 3}, "must be a text"),
+        ({"relation": 3}, "must be a string"),
     ],
 )
-def test_a_map_that_names_no_place(where: Any, said: str) -> None:
-    with pytest.raises(TwinError, match=said):
+def test_invalid_relation_or_query_is_refused(where: Any, message: str) -> None:
+    with pytest.raises(TwinError, match=message):
         site_map(**where)
 
 
@@ -277,7 +280,7 @@ def query(dsn: str, statement: str) -> list[tuple[Any, ...]]:
     return rows
 
 
-def test_the_manifest_says_what_was_taken(dsn: str, tmp_path: Path) -> None:
+def test_manifest_describes_the_snapshot(dsn: str, tmp_path: Path) -> None:
     manifest = json.loads((take_snapshot(dsn, tmp_path, EVERYTHING) / snapshot.MANIFEST).read_text())
     assert manifest["readings"]["rows"] == 1030
     assert manifest["readings"]["until"] == "2026-01-10T00:00:00+00:00"

@@ -1,4 +1,4 @@
-"""Every source on a small file in its layout, on damaged ones, and on the real data where it is at hand."""
+"""Every source on a small file in its layout, on damaged files, and on the real data where available."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def one_sentence(error: TwinError) -> str:
     return error.sentence
 
 
-def test_every_source_has_a_layout_here() -> None:
+def test_every_source_has_a_test_layout() -> None:
     assert set(SOURCES) == set(files.LAYOUTS)
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
-def test_small_file(name: str, tmp_path: Path) -> None:
+def test_source_reads_a_small_file(name: str, tmp_path: Path) -> None:
     files.LAYOUTS[name](tmp_path)
     telemetry = read(name, tmp_path)
     assert_conserved(telemetry)
@@ -58,7 +58,7 @@ def test_small_file(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(SOURCES))
-def test_missing_folder(name: str, tmp_path: Path) -> None:
+def test_missing_folder_is_an_error(name: str, tmp_path: Path) -> None:
     with pytest.raises(TwinError) as caught:
         read(name, tmp_path / "nowhere")
     assert caught.value.field == "source.path"
@@ -69,7 +69,7 @@ def test_missing_folder(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"\x00\xff\xfe\x00" * 50, b"just one line of prose"], ids=["empty", "binary", "prose"]
 )
-def test_not_that_kind_of_file(name: str, content: bytes, tmp_path: Path) -> None:
+def test_file_of_another_kind_is_an_error(name: str, content: bytes, tmp_path: Path) -> None:
     damaged = files.LAYOUTS[name](tmp_path)
     damaged.write_bytes(content)
     with pytest.raises(TwinError) as caught:
@@ -78,31 +78,31 @@ def test_not_that_kind_of_file(name: str, content: bytes, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", [n for n in TEXT_SOURCES if n != "ev_faults"])
-def test_wrong_columns(name: str, tmp_path: Path) -> None:
+def test_missing_column_is_an_error(name: str, tmp_path: Path) -> None:
     damaged = files.LAYOUTS[name](tmp_path)
     lines = damaged.read_text().splitlines()
-    lost = {"matr": "capacity", "nasa_pcoe": "Voltage_measured"}.get(name, "Battery_Voltage")
-    damaged.write_text("\n".join([lines[0].replace(lost, "other"), *lines[1:]]))
-    with pytest.raises(TwinError, match=f"lacks the column {lost} .*correct the file or its field map"):
+    missing = {"matr": "capacity", "nasa_pcoe": "Voltage_measured"}.get(name, "Battery_Voltage")
+    damaged.write_text("\n".join([lines[0].replace(missing, "other"), *lines[1:]]))
+    with pytest.raises(TwinError, match=f"lacks the column {missing} .*correct the file or its field map"):
         read(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", [n for n in TEXT_SOURCES if n != "ev_faults"])
-def test_no_rows_and_one_row(name: str, tmp_path: Path) -> None:
+def test_file_with_one_row_is_read_and_without_rows_is_an_error(name: str, tmp_path: Path) -> None:
     damaged = files.LAYOUTS[name](tmp_path)
     lines = damaged.read_text().splitlines()
     damaged.write_text("\n".join(lines[:2]))
     telemetry = read(name, tmp_path)
     assert_conserved(telemetry)
-    own = pd.concat([telemetry.readings["source_file"], telemetry.cycles["source_file"]])
-    assert (own == damaged.name).sum() == 1
+    origin = pd.concat([telemetry.readings["source_file"], telemetry.cycles["source_file"]])
+    assert (origin == damaged.name).sum() == 1
     damaged.write_text(lines[0] + "\n")
     with pytest.raises(TwinError, match="has a header but no rows"):
         read(name, tmp_path)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
-def test_truncated_zip(share: float, tmp_path: Path) -> None:
+def test_truncated_zip_is_an_error(share: float, tmp_path: Path) -> None:
     archive = files.ev_faults(tmp_path)
     whole = archive.read_bytes()
     archive.write_bytes(whole[: int(share * len(whole))])
@@ -110,7 +110,7 @@ def test_truncated_zip(share: float, tmp_path: Path) -> None:
         read("ev_faults", tmp_path)
 
 
-def test_corrupted_inside_a_zip(tmp_path: Path) -> None:
+def test_corrupted_zip_member_is_an_error(tmp_path: Path) -> None:
     archive = files.ev_faults(tmp_path)
     content = bytearray(archive.read_bytes())
     content[200:260] = b"\x00" * 60
@@ -128,18 +128,18 @@ def test_rows_are_conserved_under_random_damage(
     damaged = files.LAYOUTS[name](folder)
     header, *lines = damaged.read_text().splitlines()
     intact = read(name, folder).rows_read
-    for place in data.draw(st.lists(st.integers(0, len(lines) - 1), max_size=8)):
-        cells = lines[place].split(",")
+    for line in data.draw(st.lists(st.integers(0, len(lines) - 1), max_size=8)):
+        cells = lines[line].split(",")
         cell = data.draw(st.integers(0, len(cells) - 1))
         new = data.draw(st.sampled_from(["", "NaN", "abc", "1e999", "-1", "1,2", "2020-13-45", "∞", "[]"]))
-        lines[place] = ",".join([*cells[:cell], new, *cells[cell + 1 :]])
+        lines[line] = ",".join([*cells[:cell], new, *cells[cell + 1 :]])
     damaged.write_text("\n".join([header, *lines]))
     telemetry = read(name, folder)
     assert_conserved(telemetry)
     assert telemetry.rows_read == intact
 
 
-def test_text_in_numbers_rejects_the_row_and_names_it(tmp_path: Path) -> None:
+def test_row_with_text_in_a_number_is_rejected_with_its_content(tmp_path: Path) -> None:
     table = files.car().astype({"BMSBatteryVoltage": "object"})
     table.loc[6, "BMSBatteryVoltage"] = "fault"
     files.ev_faults(tmp_path, table)
@@ -155,9 +155,9 @@ def test_text_in_numbers_rejects_the_row_and_names_it(tmp_path: Path) -> None:
             "content": rejected["content"].iloc[0],
         }
     ]
-    whole = json.loads(rejected["content"].iloc[0])
-    assert whole["BMSBatteryVoltage"] == "fault"
-    assert len(whole) > 10, "the other cells are there as well"
+    content = json.loads(rejected["content"].iloc[0])
+    assert content["BMSBatteryVoltage"] == "fault"
+    assert len(content) > 10, "the other cells are included"
 
 
 GERMAN = """columns:
@@ -171,21 +171,21 @@ GERMAN_ROWS = "Zeit;Spannung;Strom;°C\n01.02.2026 08:00;361,2;-40,5;21,5\n01.02
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
-def test_a_file_of_excel_in_another_language(encoding: str, tmp_path: Path) -> None:
+def test_csv_of_a_localized_excel_is_read(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "EV-1.csv").write_bytes(GERMAN_ROWS.encode(encoding))
     field_map = tmp_path / "map.yaml"
-    told = "" if encoding == "utf-8-sig" else f"encoding: {encoding}\n"
-    field_map.write_text(f'{GERMAN}decimal: ","\n{told}')
+    option = "" if encoding == "utf-8-sig" else f"encoding: {encoding}\n"
+    field_map.write_text(f'{GERMAN}decimal: ","\n{option}')
     telemetry = read_source("csv", tmp_path, field_map=field_map)
     row = telemetry.readings.iloc[0]
     assert (row["voltage"], row["current"], row["temperature"]) == (361.2, -40.5, 21.5)
-    torn = telemetry.rejected.iloc[0]
-    assert (torn["row"], torn["reason"]) == (2, "3 cells, the header has 4")
-    assert json.loads(torn["content"]) == ["01.02.2026 08:01", "361,3", "-40,5"]
+    malformed = telemetry.rejected.iloc[0]
+    assert (malformed["row"], malformed["reason"]) == (2, "3 cells, the header has 4")
+    assert json.loads(malformed["content"]) == ["01.02.2026 08:01", "361,3", "-40,5"]
 
 
 @pytest.mark.parametrize(
-    ("encoding", "told", "hint"),
+    ("encoding", "option", "hint"),
     [
         ("cp1252", "", "not a CSV file in UTF-8; set `encoding` in the field map"),
         ("utf-16", "", "not a CSV file in UTF-8; set `encoding` in the field map"),
@@ -193,16 +193,16 @@ def test_a_file_of_excel_in_another_language(encoding: str, tmp_path: Path) -> N
         ("utf-8", 'delimiter: ","\n', 'set `delimiter: ";"` in the field map'),
     ],
 )
-def test_what_the_map_does_not_tell_is_hinted_at(encoding: str, told: str, hint: str, tmp_path: Path) -> None:
+def test_error_suggests_encoding_or_delimiter(encoding: str, option: str, hint: str, tmp_path: Path) -> None:
     (tmp_path / "EV-1.csv").write_bytes(GERMAN_ROWS.encode(encoding))
     field_map = tmp_path / "map.yaml"
-    field_map.write_text((GERMAN.replace('delimiter: ";"\n', "") if "delimiter" in told else GERMAN) + told)
+    field_map.write_text((GERMAN.replace('delimiter: ";"\n', "") if "delimiter" in option else GERMAN) + option)
     with pytest.raises(TwinError) as caught:
         read_source("csv", tmp_path, field_map=field_map)
     assert hint in one_sentence(caught.value)
 
 
-def test_tabs_are_hinted_at_too(tmp_path: Path) -> None:
+def test_error_suggests_tab_as_delimiter(tmp_path: Path) -> None:
     (tmp_path / "EV-1.csv").write_text(GERMAN_ROWS.replace(";", "\t"))
     field_map = tmp_path / "map.yaml"
     field_map.write_text(GERMAN)
@@ -222,7 +222,7 @@ def test_matr_rows_are_cycles(tmp_path: Path) -> None:
     assert SOURCES["matr"].target_defaults == {"eol_fraction": 0.85}
 
 
-def test_a_default_is_a_parameter(tmp_path: Path) -> None:
+def test_default_of_the_source_can_be_overridden(tmp_path: Path) -> None:
     files.matr(tmp_path)
     telemetry = read("matr", tmp_path, defaults={"nominal_capacity_ah": 2.0, "chemistry": None})
     assert telemetry.batteries["nominal_capacity_ah"].tolist() == [2.0, 2.0]
@@ -246,7 +246,7 @@ def test_nasa_times_sign_and_capacities(tmp_path: Path) -> None:
     assert any("1 charge, 1 impedance tests" in note for note in telemetry.notes)
 
 
-def test_nasa_row_of_a_test_that_metadata_does_not_list(tmp_path: Path) -> None:
+def test_nasa_row_of_a_test_absent_from_the_metadata_is_rejected(tmp_path: Path) -> None:
     damaged = files.nasa_pcoe(tmp_path)
     table = pd.read_csv(damaged)
     table.loc[3, "cycle_idx"] = 99
@@ -258,7 +258,7 @@ def test_nasa_row_of_a_test_that_metadata_does_not_list(tmp_path: Path) -> None:
     assert "test 99" in row["value"]
 
 
-def test_car_faults_are_repaired_and_counted(tmp_path: Path) -> None:
+def test_known_faults_of_car_files_are_repaired_and_noted(tmp_path: Path) -> None:
     table = files.car()
     table.loc[:4, "vehOdo"] = 0.0
     table.loc[:9, "BMSChargeStatus"] = np.nan
@@ -273,20 +273,20 @@ def test_car_faults_are_repaired_and_counted(tmp_path: Path) -> None:
     assert readings["is_charging"].sum() == 10
     assert readings["temperature"].eq(25.0).all(), "not the probes with the offset"
     assert readings["time"].iloc[0] == pd.Timestamp("2019-04-15 10:00:00", tz="UTC")
-    assert readings["insulation_resistance"].eq(500.0).all(), "MOhm became kOhm"
+    assert readings["insulation_resistance"].eq(500.0).all(), "converted from MOhm to kOhm"
     assert telemetry.batteries["cells_in_series"].tolist() == [4.0]
     assert telemetry.batteries["battery_id"].tolist() == ["car3"]
-    told = " ".join(telemetry.notes)
+    notes = " ".join(telemetry.notes)
     for expected in (
-        "vehOdo says 0.0 in 5 rows",
+        "vehOdo is 0.0 in 5 rows",
         "BMSChargeStatus is empty in 10 rows",
         "+08:00 is assumed",
         "120 Ah is assumed",
     ):
-        assert expected in told
+        assert expected in notes
 
 
-def test_unzipped_car_is_the_same_battery(tmp_path: Path) -> None:
+def test_zipped_and_extracted_car_give_the_same_battery(tmp_path: Path) -> None:
     files.ev_faults(tmp_path / "zipped")
     (tmp_path / "plain").mkdir()
     files.car().to_csv(tmp_path / "plain" / "car3_processed.csv", index=False)
@@ -295,16 +295,16 @@ def test_unzipped_car_is_the_same_battery(tmp_path: Path) -> None:
     )
     pd.testing.assert_frame_equal(zipped, plain)
     files.car().to_csv(tmp_path / "zipped" / "car3_processed.csv", index=False)
-    with pytest.raises(TwinError, match="two files would both be battery car3"):
+    with pytest.raises(TwinError, match="two files have the battery id car3"):
         read("ev_faults", tmp_path / "zipped")
 
 
-def test_title_row_changes_nothing(tmp_path: Path) -> None:
+def test_title_row_is_skipped(tmp_path: Path) -> None:
     files.eviot(tmp_path / "a")
     files.eviot(tmp_path / "b", title=True)
     without, with_title = (read("eviot", tmp_path / folder).readings for folder in "ab")
     pd.testing.assert_frame_equal(without, with_title)
-    assert without["soc"].between(10.0, 90.0).all(), "fractions became percent"
+    assert without["soc"].between(10.0, 90.0).all(), "converted from fractions to percent"
     assert set(without["warning_level"]) == {0.0, 3.0}
     assert set(without["battery_id"]) == {"eviot"}
 
@@ -315,7 +315,7 @@ def test_csv_needs_a_field_map(tmp_path: Path) -> None:
         read_source("csv", tmp_path)
 
 
-def test_newest_first_is_turned_round(tmp_path: Path) -> None:
+def test_file_with_the_newest_reading_first_is_reversed(tmp_path: Path) -> None:
     path = files.eviot(tmp_path)
     header, *lines = path.read_text().splitlines()
     before = read("eviot", path).readings
@@ -326,7 +326,7 @@ def test_newest_first_is_turned_round(tmp_path: Path) -> None:
     assert any("newest reading comes first" in note for note in telemetry.notes)
 
 
-def test_cycles_by_a_field_map(tmp_path: Path) -> None:
+def test_cycles_are_read_through_a_field_map(tmp_path: Path) -> None:
     (tmp_path / "map.yaml").write_text(
         "table: cycles\ncolumns: {n: cycle_index, cell: battery_id, Q: {to: capacity_ah, unit: mAh}}\ndelimiter: ';'\n"
     )
@@ -336,7 +336,7 @@ def test_cycles_by_a_field_map(tmp_path: Path) -> None:
     assert telemetry.batteries["battery_id"].tolist() == ["A", "B"]
 
 
-def test_batteries_table(tmp_path: Path) -> None:
+def test_batteries_table_takes_precedence_over_source_and_defaults(tmp_path: Path) -> None:
     files.fleet(tmp_path)
     table = tmp_path / "what.csv"
     table.write_text("battery_id,nominal_capacity_ah,chemistry,colour\nEV-1,60,lfp,red\nEV-9,1,,blue\n")
@@ -350,7 +350,7 @@ def test_batteries_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "message"),
     [
         ("EV-1,sixty,NMC", "row 1: nominal_capacity_ah is 'sixty'; it must be a number"),
         ("EV-1,-5,NMC", "row 1: nominal_capacity_ah is '-5'; it must be a number"),
@@ -360,21 +360,21 @@ def test_batteries_table(tmp_path: Path) -> None:
         ("EV-1,60", "row 1: 2 cells, the header has 3"),
     ],
 )
-def test_bad_batteries_table(rows: str, says: str, tmp_path: Path) -> None:
+def test_invalid_batteries_table_is_an_error(rows: str, message: str, tmp_path: Path) -> None:
     files.fleet(tmp_path)
     table = tmp_path / "what.csv"
     table.write_text(f"battery_id,nominal_capacity_ah,chemistry\n{rows}\n")
     with pytest.raises(TwinError) as caught:
         read("fleet", tmp_path, batteries=table)
-    assert says in one_sentence(caught.value)
+    assert message in one_sentence(caught.value)
 
 
-def test_unknown_source_and_default() -> None:
+def test_unknown_source_is_an_error() -> None:
     with pytest.raises(TwinError, match="known are fleet, matr"):
         read_source("tesla", "x")
 
 
-def test_damaged_fleet_file(tmp_path: Path) -> None:
+def test_fleet_file_without_a_required_column_is_an_error(tmp_path: Path) -> None:
     readings = files.fleet(tmp_path)
     pd.read_parquet(readings).drop(columns="current").to_parquet(readings)
     with pytest.raises(TwinError, match="lacks the column current"):
@@ -385,7 +385,9 @@ def test_damaged_fleet_file(tmp_path: Path) -> None:
     ("name", "readings", "cycles", "rejected", "batteries"),
     [("matr", 0, 56458, 0, 89), ("nasa_pcoe", 100570, 2563, 231, 34), ("ev_faults", 64385, 0, 0, 2)],
 )
-def test_real_data(name: str, readings: int, cycles: int, rejected: int, batteries: int, shared_data: Path) -> None:
+def test_row_counts_of_the_real_data(
+    name: str, readings: int, cycles: int, rejected: int, batteries: int, shared_data: Path
+) -> None:
     telemetry = read_source(name, shared_data / name)
     assert_conserved(telemetry)
     counts = (len(telemetry.readings), len(telemetry.cycles), len(telemetry.rejected), len(telemetry.batteries))

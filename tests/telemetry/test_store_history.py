@@ -1,4 +1,4 @@
-"""Readings come back in pages, between two moments, thinned where asked."""
+"""Reading history from the store: pages, time range and thinning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from tests.monitoring.store_rows import START, at, reading, write
 
 @pytest.mark.parametrize("page_rows", [7, 10_000])
 @pytest.mark.parametrize("every_s", [None, 0.5, 10.0, 60.0])
-def test_the_first_reading_of_each_interval(postgres_dsn: str, every_s: float | None, page_rows: int) -> None:
+def test_history_returns_the_first_reading_of_each_interval(
+    postgres_dsn: str, every_s: float | None, page_rows: int
+) -> None:
     migrate(postgres_dsn)
     seconds = np.cumsum(np.random.default_rng(2).uniform(0.5, 9.0, size=300)).round(3)
     write(postgres_dsn, readings=[reading("EV-1", s, temperature=s / 100) for s in seconds])
@@ -23,10 +25,10 @@ def test_the_first_reading_of_each_interval(postgres_dsn: str, every_s: float | 
     connection = psycopg2.connect(postgres_dsn)
     pages = list(history.readings(connection, "EV-1", ["temperature"], until, page_rows, begin=begin, every_s=every_s))
     connection.close()
-    asked = seconds[(seconds >= 100.0) & (seconds < (until - START) / timedelta(seconds=1))]
+    expected = seconds[(seconds >= 100.0) & (seconds < (until - START) / timedelta(seconds=1))]
     if every_s is not None:
-        asked = asked[np.diff(np.floor((asked + START.timestamp()) / every_s), prepend=-np.inf) > 0]
+        expected = expected[np.diff(np.floor((expected + START.timestamp()) / every_s), prepend=-np.inf) > 0]
     found = np.concatenate(pages)
-    assert found[:, 0] - START.timestamp() == pytest.approx(asked, abs=1e-6)
-    assert found[:, 1] == pytest.approx(asked / 100)
+    assert found[:, 0] - START.timestamp() == pytest.approx(expected, abs=1e-6)
+    assert found[:, 1] == pytest.approx(expected / 100)
     assert all(len(page) <= page_rows for page in pages)

@@ -1,4 +1,4 @@
-"""The writer: stored once, in any order, nothing known is erased, nothing missing becomes a number."""
+"""PostgresStore: idempotent and order-independent upserts, missing values, transactions and session labels."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ FORECAST = [prediction("soh", 92.0), prediction("rul", 700.0, lower=600.0, upper
 
 
 def everything(dsn: str) -> list[list[tuple[Any, ...]]]:
-    """All rows with the transaction that wrote them: rewriting a row would show."""
+    """All rows with the id of the transaction that wrote them, which a rewrite would change."""
     tables = ("ev_telemetry", "battery_predictions", "batteries", "battery_cycles")
     return [query(dsn, f"SELECT xmin::text, t.* FROM {table} t ORDER BY 2, 3") for table in tables]
 
@@ -99,13 +99,13 @@ def test_readings_and_predictions_meet_in_one_row_in_any_order(
     assert rows == [(360.0, 80.0, 700.0, 0.8, NOW + timedelta(seconds=1), "CRITICAL")]
 
 
-def test_the_challenger_is_recorded_and_not_shown(dsn: str, store: PostgresStore) -> None:
+def test_challenger_predictions_are_stored_only_in_battery_predictions(dsn: str, store: PostgresStore) -> None:
     store.write(Batch(readings=[READING], predictions=[prediction("failure", 0.9, role="challenger")]))
     assert query(dsn, "SELECT failure_probability, prediction_timestamp FROM ev_telemetry") == [(None, None)]
     assert query(dsn, "SELECT role, value FROM battery_predictions") == [("challenger", 0.9)]
 
 
-def test_nan_null_and_absent_are_all_null(dsn: str, store: PostgresStore) -> None:
+def test_nan_none_and_absent_values_become_null(dsn: str, store: PostgresStore) -> None:
     frame = pd.DataFrame([{**READING, "soc": math.nan, "soh": None, "is_charging": 1.0}])
     frame["time"] = frame["time"].astype("datetime64[us, UTC]")
     store.write(Batch(readings=frame.to_dict("records")))
@@ -113,14 +113,14 @@ def test_nan_null_and_absent_are_all_null(dsn: str, store: PostgresStore) -> Non
     assert rows == [(NOW, 360.0, None, None, None, True, "NORMAL")]
 
 
-def test_a_missing_value_never_erases_a_known_one(dsn: str, store: PostgresStore) -> None:
+def test_missing_value_does_not_overwrite_a_known_one(dsn: str, store: PostgresStore) -> None:
     store.write(Batch(readings=[READING], batteries=[{"battery_id": "EV-1", "chemistry": "LFP"}]))
     store.write(Batch(readings=[{**READING, "soc": None, "soh": 90.0}], batteries=[{"battery_id": "EV-1"}]))
     assert query(dsn, "SELECT soc, soh FROM ev_telemetry") == [(80.0, 90.0)]
     assert query(dsn, "SELECT chemistry FROM batteries") == [("LFP",)]
 
 
-def test_text_survives_whatever_it_holds(dsn: str, store: PostgresStore) -> None:
+def test_text_with_special_characters_round_trips(dsn: str, store: PostgresStore) -> None:
     awkward = 'a "quoted", comma\nnew line \\. \t ü 電池'
     store.write(Batch(batteries=[{"battery_id": "EV-1", "model": awkward}]))
     assert query(dsn, "SELECT model FROM batteries") == [(awkward,)]
@@ -128,7 +128,7 @@ def test_text_survives_whatever_it_holds(dsn: str, store: PostgresStore) -> None
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40))
-def test_any_text_comes_back(dsn: str, store: PostgresStore, text: str) -> None:
+def test_any_text_round_trips(dsn: str, store: PostgresStore, text: str) -> None:
     query(dsn, "TRUNCATE batteries")
     store.write(Batch(batteries=[{"battery_id": "EV-1", "model": text, "chemistry": "null"}]))
     assert query(dsn, "SELECT model, chemistry FROM batteries") == [(text, "null")]
@@ -137,13 +137,13 @@ def test_any_text_comes_back(dsn: str, store: PostgresStore, text: str) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"model": "\ud800"}, {"cells_in_series": {"a": 1, "b": 2}}, {"cells_in_series": "x"}]
 )
-def test_what_no_column_takes_is_an_error_of_the_row(dsn: str, store: PostgresStore, wrong: dict[str, object]) -> None:
+def test_value_of_an_unsupported_type_is_an_error(dsn: str, store: PostgresStore, wrong: dict[str, object]) -> None:
     with pytest.raises((TypeError, ValueError, psycopg2.DataError)):
         store.write(Batch(readings=[READING], batteries=[{"battery_id": "EV-1", **wrong}]))
     assert query(dsn, "SELECT count(*) FROM ev_telemetry") == [(0,)]
 
 
-def test_a_battery_is_known_once_whoever_writes_and_however_the_rows_are_mixed(dsn: str, store: PostgresStore) -> None:
+def test_writing_readings_registers_their_batteries(dsn: str, store: PostgresStore) -> None:
     rows = [{**READING, "battery_id": f"EV-{n % 3}", "time": NOW + timedelta(seconds=n)} for n in range(9)]
     store.write(Batch(readings=rows))
     assert query(dsn, "SELECT battery_id FROM batteries ORDER BY 1") == [("EV-0",), ("EV-1",), ("EV-2",)]
@@ -154,10 +154,10 @@ def test_a_battery_is_known_once_whoever_writes_and_however_the_rows_are_mixed(d
         f"BEGIN; SAVEPOINT s; INSERT INTO ev_telemetry {values}; ROLLBACK TO SAVEPOINT s; "
         f"INSERT INTO ev_telemetry {values}; COMMIT",
     )
-    assert query(dsn, "SELECT battery_id FROM batteries") == [("EV-9",)], "what was rolled back is forgotten"
+    assert query(dsn, "SELECT battery_id FROM batteries") == [("EV-9",)], "a rollback also clears the cached battery id"
 
 
-def test_a_batch_is_stored_whole_or_not_at_all(dsn: str, store: PostgresStore) -> None:
+def test_batch_is_written_atomically(dsn: str, store: PostgresStore) -> None:
     incomplete = {"battery_id": "EV-2", "time": NOW, "voltage": 1.0}
     with pytest.raises(psycopg2.errors.CheckViolation):
         store.write(Batch(readings=[READING, incomplete]))
@@ -166,7 +166,7 @@ def test_a_batch_is_stored_whole_or_not_at_all(dsn: str, store: PostgresStore) -
     assert query(dsn, "SELECT count(*) FROM ev_telemetry") == [(1,)]
 
 
-def test_a_transaction_is_stored_whole_or_not_at_all(dsn: str, store: PostgresStore) -> None:
+def test_transaction_is_written_atomically(dsn: str, store: PostgresStore) -> None:
     def interrupted() -> None:
         with store.transaction() as transaction:
             transaction.write(Batch(readings=[READING]))
@@ -193,7 +193,7 @@ SESSION = {
 }
 
 
-def test_sessions_at_one_age_of_a_coarse_counter_stay_apart(dsn: str, store: PostgresStore) -> None:
+def test_sessions_with_the_same_cycle_index_are_separate_rows(dsn: str, store: PostgresStore) -> None:
     second = {**SESSION, "start_time": NOW + timedelta(hours=1), "end_time": NOW + timedelta(hours=2)}
     store.write(Batch(cycles=[SESSION, second, {"battery_id": "EV-1", "cycle_index": 12.0, "capacity_ah": 140.0}]))
     store.write(Batch(cycles=[{**SESSION, "temperature_mean_c": 21.0}]))
@@ -202,7 +202,7 @@ def test_sessions_at_one_age_of_a_coarse_counter_stay_apart(dsn: str, store: Pos
     assert rows == [("discharge", 21.0, None, None), ("discharge", None, None, None), ("cycle", None, 140.0, 93.0)]
 
 
-def test_a_session_gets_its_labels_from_its_readings(dsn: str, store: PostgresStore) -> None:
+def test_session_labels_are_filled_from_its_readings(dsn: str, store: PostgresStore) -> None:
     alarms = {0: 1.0, 10: 3.0, 20: 0.0, 30: 5.0}
     readings = [
         {**READING, "time": NOW + timedelta(seconds=second), "soh": 90.0 - second / 10, "warning_level": alarm}
@@ -215,7 +215,7 @@ def test_a_session_gets_its_labels_from_its_readings(dsn: str, store: PostgresSt
     assert rows == [("charge", 88.0, 3.0), ("cycle", None, None), ("discharge", 77.0, 3.0)]
 
 
-def test_the_store_comes_back_after_its_connection_was_cut(dsn: str, store: PostgresStore) -> None:
+def test_store_reconnects_after_its_connection_was_terminated(dsn: str, store: PostgresStore) -> None:
     store.write(Batch(readings=[READING]))
     query(
         dsn,
@@ -228,7 +228,7 @@ def test_the_store_comes_back_after_its_connection_was_cut(dsn: str, store: Post
     assert query(dsn, "SELECT voltage, rul_prediction FROM ev_telemetry") == [(360.0, 700.0)]
 
 
-def test_counting_ignores_predictions_without_a_reading(store: PostgresStore) -> None:
+def test_count_and_newest_time_ignore_predictions_without_a_reading(store: PostgresStore) -> None:
     assert store.newest_time(["EV-1"]) is None
     store.write(Batch(predictions=FORECAST))
     assert store.count_readings(["EV-1"], NOW, NOW) == 0
@@ -244,7 +244,7 @@ OPTIONAL = [field.name for field in READING_FIELDS if field.kind == "float" and 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(values=st.dictionaries(st.sampled_from(OPTIONAL), NUMBERS))
-def test_numbers_come_back_bit_for_bit(dsn: str, store: PostgresStore, values: dict[str, float | None]) -> None:
+def test_floats_round_trip_exactly(dsn: str, store: PostgresStore, values: dict[str, float | None]) -> None:
     query(dsn, "TRUNCATE ev_telemetry")
     store.write(Batch(readings=[{**READING, "soc": None, **values}]))
     (row,) = query(dsn, f"SELECT {', '.join(OPTIONAL)} FROM ev_telemetry")
@@ -252,7 +252,7 @@ def test_numbers_come_back_bit_for_bit(dsn: str, store: PostgresStore, values: d
     assert list(row) == [None if value is None or math.isnan(value) else value for value in expected]
 
 
-def test_a_late_reading_is_stored_and_flagged_unless_it_was_predicted_from(dsn: str, store: PostgresStore) -> None:
+def test_late_reading_is_flagged_unless_a_prediction_from_it_exists(dsn: str, store: PostgresStore) -> None:
     late = {**READING, "time": NOW - timedelta(seconds=10)}
     store.write(Batch(predictions=FORECAST, late=[late, READING]))
     before = everything(dsn)

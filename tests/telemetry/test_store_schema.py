@@ -21,7 +21,7 @@ from telemetry.embedded.postgres import embedded_postgres
 from telemetry.health import battery_health
 from telemetry.stores.migrate import MIGRATIONS, MigrationError, migrate, statements_digest
 from telemetry.stores.postgres import PREDICTION_FIELDS
-from telemetry.stores.retention import retire
+from telemetry.stores.retention import delete_old_rows
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SQL_TYPES = {
@@ -50,7 +50,7 @@ def query(dsn: str, sql: str, values: Any = None) -> list[tuple[Any, ...]]:
         connection.close()
 
 
-def test_migrating_again_applies_nothing(dsn: str) -> None:
+def test_repeated_migration_applies_nothing(dsn: str) -> None:
     recorded = query(dsn, "SELECT * FROM schema_migrations ORDER BY name")
     assert migrate(dsn) == []
     assert query(dsn, "SELECT * FROM schema_migrations ORDER BY name") == recorded
@@ -131,7 +131,7 @@ def test_full_text_digest_of_an_unknown_text_is_refused(postgres_dsn: str) -> No
         migrate(postgres_dsn)
 
 
-def test_a_failing_migration_leaves_nothing_and_can_be_repeated(postgres_dsn: str, tmp_path: Path) -> None:
+def test_failed_migration_is_rolled_back_and_can_be_repeated(postgres_dsn: str, tmp_path: Path) -> None:
     file = tmp_path / "0001_first.sql"
     file.write_text("CREATE TABLE first (x int); SELECT 1 / 0")
     with pytest.raises(psycopg2.Error):
@@ -155,23 +155,23 @@ def test_no_migration_drops_a_table() -> None:
         ("battery_predictions", PREDICTION_FIELDS),
     ],
 )
-def test_columns_are_those_of_the_contract(dsn: str, table: str, fields: tuple[Field, ...]) -> None:
+def test_table_columns_match_the_contract(dsn: str, table: str, fields: tuple[Field, ...]) -> None:
     stored = dict(
         query(dsn, "SELECT column_name, data_type FROM information_schema.columns WHERE table_name = %s", (table,))
     )
     assert {field.name: SQL_TYPES[field.kind] for field in fields}.items() <= stored.items()
-    added = set(stored) - {field.name for field in fields}
-    headline = {"status", "rul_prediction", "failure_probability", "prediction_timestamp", "created_at", "late"}
-    assert added == (headline if table == "ev_telemetry" else set())
+    additional = set(stored) - {field.name for field in fields}
+    expected = {"status", "rul_prediction", "failure_probability", "prediction_timestamp", "created_at", "late"}
+    assert additional == (expected if table == "ev_telemetry" else set())
 
 
-def test_the_latest_view_shows_every_column_of_a_reading(dsn: str) -> None:
+def test_latest_view_has_every_column_of_a_reading(dsn: str) -> None:
     columns = "SELECT column_name FROM information_schema.columns WHERE table_name = %s ORDER BY 1"
     assert query(dsn, columns, ("latest_battery_status",)) == query(dsn, columns, ("ev_telemetry",))
 
 
 def expected_health(soc: float | None, soh: float | None, temperature: float | None, failure: float | None) -> str:
-    """The contract's rule, in words of its own."""
+    """Independent implementation of the contract's rule."""
 
     def worse(soc_limit: float, soh_limit: float, hot: float, risky: float) -> bool:
         return any(
@@ -186,8 +186,8 @@ def expected_health(soc: float | None, soh: float | None, temperature: float | N
     return "CRITICAL" if worse(15, 75, 60, 0.7) else "WARNING" if worse(30, 85, 45, 0.3) else "NORMAL"
 
 
-def test_status_truth_table(dsn: str) -> None:
-    """Each value below, at and above both limits, and missing; all combinations, through the trigger."""
+def test_health_status_truth_table(dsn: str) -> None:
+    """Each value below, at and above both limits, and missing; all combinations, computed by the trigger."""
     cases = list(
         itertools.product(
             (None, 14.9, 15.0, 29.9, 30.0),
@@ -212,7 +212,7 @@ def test_status_truth_table(dsn: str) -> None:
     assert set(statuses) == {"NORMAL", "WARNING", "CRITICAL"}
 
 
-def test_nan_triggers_nothing_and_an_update_renews_the_status(dsn: str) -> None:
+def test_nan_matches_no_rule_and_updates_recompute_the_status(dsn: str) -> None:
     assert query(dsn, "SELECT get_battery_health('NaN', 'NaN', 'NaN', 'NaN')") == [("NORMAL",)]
     key = "battery_id = 'renewed'"
     query(
@@ -225,7 +225,7 @@ def test_nan_triggers_nothing_and_an_update_renews_the_status(dsn: str) -> None:
     assert query(dsn, f"SELECT status FROM ev_telemetry WHERE {key}") == [("CRITICAL",)]
 
 
-def test_a_reading_without_its_required_values_is_refused(dsn: str) -> None:
+def test_reading_without_required_values_is_refused(dsn: str) -> None:
     with pytest.raises(psycopg2.errors.CheckViolation):
         query(dsn, "INSERT INTO ev_telemetry (battery_id, time, voltage) VALUES ('half', %s, 1)", (NOW,))
 
@@ -239,7 +239,7 @@ def fill(dsn: str, battery_id: str, rows: int, start: datetime) -> None:
     )
 
 
-def test_a_prediction_that_comes_before_its_reading_hides_no_reading(dsn: str) -> None:
+def test_latest_view_skips_a_prediction_stored_before_its_reading(dsn: str) -> None:
     fill(dsn, "early", 10, NOW)
     query(
         dsn,
@@ -253,25 +253,25 @@ def test_a_prediction_that_comes_before_its_reading_hides_no_reading(dsn: str) -
     assert query(dsn, newest) == [(0.0, None)]
 
 
-def test_latest_view_probes_the_index_and_keeps_silent_batteries(dsn: str) -> None:
-    fill(dsn, "busy", 20_000, NOW)
-    fill(dsn, "silent", 10, NOW - timedelta(days=60))
+def test_latest_view_uses_the_index_and_keeps_stale_batteries(dsn: str) -> None:
+    fill(dsn, "active", 20_000, NOW)
+    fill(dsn, "stale", 10, NOW - timedelta(days=60))
     query(dsn, "ANALYZE ev_telemetry")
     latest = dict(query(dsn, "SELECT battery_id, voltage FROM latest_battery_status"))
-    assert latest["busy"] == 19_999.0
-    assert latest["silent"] == 9.0
+    assert latest["active"] == 19_999.0
+    assert latest["stale"] == 9.0
     plan = "\n".join(row[0] for row in query(dsn, "EXPLAIN SELECT * FROM latest_battery_status"))
     assert "ev_telemetry_battery_time" in plan
     assert "Seq Scan on ev_telemetry" not in plan
 
-    deleted = retire(dsn, NOW - timedelta(days=30))
+    deleted = delete_old_rows(dsn, NOW - timedelta(days=30))
     assert deleted["ev_telemetry"] == 10
     latest = dict(query(dsn, "SELECT battery_id, voltage FROM latest_battery_status"))
-    assert latest["busy"] == 19_999.0
-    assert latest["silent"] is None
+    assert latest["active"] == 19_999.0
+    assert latest["stale"] is None
 
 
-def test_hourly_view_is_in_hours_of_utc(dsn: str) -> None:
+def test_hourly_view_has_buckets_of_utc_hours(dsn: str) -> None:
     fill(dsn, "hourly", 7200, NOW)
     rows = query(
         dsn,
@@ -281,7 +281,7 @@ def test_hourly_view_is_in_hours_of_utc(dsn: str) -> None:
     assert rows == [(NOW, 1799.5), (NOW + timedelta(hours=1), 5399.5)]
 
 
-def test_roles_can_do_their_work_and_no_more(dsn: str) -> None:
+def test_roles_have_least_privilege(dsn: str) -> None:
     def as_role(role: str, sql: str) -> None:
         query(dsn, f"SET ROLE {role}; {sql}")
 
@@ -289,7 +289,7 @@ def test_roles_can_do_their_work_and_no_more(dsn: str) -> None:
     as_role("twin_writer", insert)
     as_role("twin_writer", "INSERT INTO twin_consumers (consumer) VALUES ('role') ON CONFLICT DO NOTHING")
     as_role("twin_writer", "INSERT INTO drift_models VALUES ('soh', 'battery-soh', '1', now(), now())")
-    as_role("twin_writer", "DELETE FROM drift_status WHERE target = 'soh'")  # of a champion that is none any more
+    as_role("twin_writer", "DELETE FROM drift_status WHERE target = 'soh'")  # of a replaced champion
     as_role("twin_reader", "SELECT * FROM latest_battery_status")
     for role, sql in (
         ("twin_reader", insert),
@@ -302,7 +302,7 @@ def test_roles_can_do_their_work_and_no_more(dsn: str) -> None:
             as_role(role, sql)
 
 
-def test_the_embedded_server_is_shared_and_stopped_by_the_last_user(server_folders: Path) -> None:
+def test_embedded_server_is_shared_and_stopped_by_the_last_user(server_folders: Path) -> None:
     folder = server_folders / "shared"
     pid_file = folder / "data" / "postmaster.pid"
     with embedded_postgres(folder) as dsn:
@@ -317,20 +317,19 @@ def test_the_embedded_server_is_shared_and_stopped_by_the_last_user(server_folde
         assert query(dsn, "SELECT to_regclass('kept')") == [("kept",)]
 
 
-def test_a_killed_user_of_the_embedded_server_does_not_keep_it_running(server_folders: Path) -> None:
-    folder = server_folders / "its user was killed"
+def test_killed_user_of_the_embedded_server_does_not_keep_it_running(server_folders: Path) -> None:
+    folder = server_folders / "killed user"
     script = f"""
 import os, signal
 from pathlib import Path
 from telemetry.embedded.postgres import embedded_postgres
-from telemetry.health import battery_health
 with embedded_postgres(Path({str(folder)!r})):
     os.kill(os.getpid(), signal.SIGKILL)
 """
     root = Path(__file__).resolve().parents[2]
     assert subprocess.run([sys.executable, "-c", script], cwd=root, check=False).returncode == -9
     pid_file = folder / "data" / "postmaster.pid"
-    assert pid_file.exists(), "the server outlives the process that was killed"
+    assert pid_file.exists(), "the server still runs after its user was killed"
     with embedded_postgres(folder) as dsn:
         assert query(dsn, "SELECT 1") == [(1,)]
     assert not pid_file.exists()

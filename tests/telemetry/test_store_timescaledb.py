@@ -19,12 +19,12 @@ from telemetry.batch import Batch
 from telemetry.sinks.postgres import StoreSink
 from telemetry.stores.migrate import MIGRATIONS, MigrationError, migrate
 from telemetry.stores.postgres import PostgresStore
-from telemetry.stores.retention import retire
+from telemetry.stores.retention import delete_old_rows
 from tests.needs import need
 
-#: Of the wall clock, as the policies count from it.
+#: Wall-clock time, which the policies use.
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-#: Chunks are days of UTC: what counts them begins at the same hour of a day, whenever it runs.
+#: Chunks are days of UTC: tests that count chunks begin at a fixed hour of the day.
 NOON = NOW.replace(hour=12)
 OWN_JOBS = "timescaledb_information.jobs WHERE owner = USER::text::regrole"
 HOURLY_COLUMNS = [
@@ -45,7 +45,7 @@ def query(dsn: str, sql: str, values: Any = None) -> list[tuple[Any, ...]]:
 
 
 def new_login(server: str, database: str) -> str:
-    """DSN of `database` for a new login that may do nothing yet."""
+    """DSN of `database` for a new login without privileges."""
     name, password = f"login_{secrets.token_hex(4)}", secrets.token_hex(16)
     query(server, f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
     parts = urlsplit(database)
@@ -58,10 +58,10 @@ def login_name(dsn: str) -> str:
 
 @pytest.fixture(scope="module")
 def owned_database(timescaledb_dsn: str, new_database: Callable[[str], str]) -> Callable[[], str]:
-    """Makes a database as compose has it: the owner is no superuser, and nobody else may connect."""
+    """Creates a database as compose does: the owner is not a superuser, and no other login may connect."""
     query(
         timescaledb_dsn,
-        # Without twin_console: a group that does not exist keeps nobody else from what is theirs.
+        # Without twin_console: a missing role must not prevent the grants to the others.
         "DO $$ BEGIN CREATE ROLE twin_writer; CREATE ROLE twin_reader; EXCEPTION WHEN duplicate_object THEN END $$",
     )
 
@@ -78,7 +78,7 @@ def owned_database(timescaledb_dsn: str, new_database: Callable[[str], str]) -> 
 
 @pytest.fixture
 def dsn(owned_database: Callable[[], str]) -> str:
-    """A migrated database of an owner's, whose jobs run when a test says so."""
+    """A migrated database with an owner, whose jobs run only when a test runs them."""
     database = owned_database()
     migrate(database)
     stop_jobs(database)
@@ -107,7 +107,7 @@ def refresh_hourly(dsn: str) -> None:
 
 
 def readings(battery_id: str, start: datetime, rows: int, *, every_s: float = 600.0) -> list[dict[str, Any]]:
-    """`rows` readings whose voltage is their number."""
+    """`rows` readings whose voltage is their index."""
     return [
         {
             "battery_id": battery_id,
@@ -139,7 +139,7 @@ def compress(dsn: str, table: str = "ev_telemetry") -> None:
     assert query(dsn, compressed, (table,)) != [(0,)]
 
 
-def test_policies_are_those_of_the_contract(dsn: str) -> None:
+def test_policies_match_the_contract(dsn: str) -> None:
     assert query(dsn, "SELECT rolsuper, rolcreaterole FROM pg_roles WHERE rolname = USER") == [(False, False)]
     jobs = query(
         dsn,
@@ -162,9 +162,9 @@ def test_policies_are_those_of_the_contract(dsn: str) -> None:
     assert len(query(dsn, f"SELECT job_id FROM {OWN_JOBS}")) == len(jobs)
 
 
-def test_latest_view_probes_the_index_of_each_chunk(dsn: str) -> None:
-    write(dsn, Batch(readings=readings("busy", NOW - timedelta(days=10), 1440) + readings("new", NOW, 10)))
-    write(dsn, Batch(readings=readings("silent", NOW - timedelta(days=9), 10)))
+def test_latest_view_uses_the_index_of_each_chunk(dsn: str) -> None:
+    write(dsn, Batch(readings=readings("active", NOW - timedelta(days=10), 1440) + readings("new", NOW, 10)))
+    write(dsn, Batch(readings=readings("stale", NOW - timedelta(days=9), 10)))
     query(dsn, "ANALYZE ev_telemetry")
     plan = "\n".join(row[0] for row in query(dsn, "EXPLAIN SELECT * FROM latest_battery_status"))
     assert "chunk_ev_telemetry_battery_time" in plan
@@ -172,15 +172,15 @@ def test_latest_view_probes_the_index_of_each_chunk(dsn: str) -> None:
     assert "Sort" not in plan
     compress(dsn)
     latest = dict(query(dsn, "SELECT battery_id, voltage FROM latest_battery_status"))
-    assert latest == {"busy": 1439.0, "new": 9.0, "silent": 9.0}
+    assert latest == {"active": 1439.0, "new": 9.0, "stale": 9.0}
 
 
-def test_batches_for_compressed_chunks_are_stored_once(dsn: str) -> None:
+def test_writes_to_compressed_chunks_are_idempotent(dsn: str) -> None:
     old = readings("EV-1", NOW - timedelta(days=9), 500, every_s=1.0)
     write(dsn, Batch(readings=old))
     compress(dsn)
     late = readings("EV-2", NOW - timedelta(days=9), 500, every_s=1.0)
-    # A limit that stops an ordinary client: a batch of ours is as large as it is.
+    # A limit that ordinary clients exceed; the store lifts it for its batches.
     query(dsn, f"ALTER ROLE {login_name(dsn)} SET timescaledb.max_tuples_decompressed_per_dml_transaction = 10")
     with pytest.raises(psycopg2.Error, match="decompression limit exceeded"):
         query(dsn, "UPDATE ev_telemetry SET soc = 50 WHERE battery_id = 'EV-1'")
@@ -194,7 +194,7 @@ def test_batches_for_compressed_chunks_are_stored_once(dsn: str) -> None:
     assert query(dsn, "SELECT DISTINCT status FROM ev_telemetry") == [("NORMAL",)]
 
 
-def test_hours_of_late_readings_appear(dsn: str) -> None:
+def test_late_readings_are_added_to_the_hourly_aggregate(dsn: str) -> None:
     hours = "SELECT bucket, avg_voltage FROM ev_telemetry_hourly WHERE battery_id = 'EV-1' ORDER BY bucket"
     write(dsn, Batch(readings=readings("EV-1", NOW - timedelta(hours=3), 6)))
     refresh_hourly(dsn)
@@ -205,24 +205,22 @@ def test_hours_of_late_readings_appear(dsn: str) -> None:
     assert query(dsn, hours) == [(late, 2.5), (NOW - timedelta(hours=3), 2.5)]
 
 
-def test_retention_keeps_a_silent_battery_in_the_latest_view(dsn: str) -> None:
-    write(dsn, Batch(readings=readings("silent", NOW - timedelta(days=60), 10) + readings("busy", NOW, 10)))
-    hours = "SELECT count(*) FROM ev_telemetry_hourly WHERE battery_id = 'silent'"
+def test_retention_keeps_a_stale_battery_in_the_latest_view(dsn: str) -> None:
+    write(dsn, Batch(readings=readings("stale", NOW - timedelta(days=60), 10) + readings("active", NOW, 10)))
+    hours = "SELECT count(*) FROM ev_telemetry_hourly WHERE battery_id = 'stale'"
     query(dsn, "CALL refresh_continuous_aggregate('ev_telemetry_hourly', NULL, NULL)")
     assert query(dsn, hours) == [(2,)]
     run_job(dsn, "policy_retention", "ev_telemetry")
     refresh_hourly(dsn)
-    assert query(dsn, "SELECT DISTINCT battery_id FROM ev_telemetry") == [("busy",)]
+    assert query(dsn, "SELECT DISTINCT battery_id FROM ev_telemetry") == [("active",)]
     assert query(dsn, "SELECT battery_id, voltage FROM latest_battery_status ORDER BY 1") == [
-        ("busy", 9.0),
-        ("silent", None),
+        ("active", 9.0),
+        ("stale", None),
     ]
-    assert query(dsn, hours) == [(2,)], "the hours are kept for good"
+    assert query(dsn, hours) == [(2,)], "the hourly aggregate has no retention"
 
 
-def test_a_database_with_compressed_chunks_is_migrated_further(
-    owned_database: Callable[[], str], tmp_path: Path
-) -> None:
+def test_database_with_compressed_chunks_can_be_migrated(owned_database: Callable[[], str], tmp_path: Path) -> None:
     dsn = owned_database()
     for file in (*sorted(MIGRATIONS.glob("000[123]_*.sql")), MIGRATIONS / "repeatable_1_timescaledb.sql"):
         shutil.copy(file, tmp_path)
@@ -239,14 +237,14 @@ def test_a_database_with_compressed_chunks_is_migrated_further(
     assert query(dsn, "SELECT count(*), count(cycle_index), sum(value) FROM battery_predictions") == [(100, 0, 4950.0)]
 
 
-def test_a_writer_and_a_reader_can_do_their_work_and_no_more(timescaledb_dsn: str, dsn: str) -> None:
-    writer, reader, nobody = (new_login(timescaledb_dsn, dsn) for _ in range(3))
+def test_writer_and_reader_logins_have_least_privilege(timescaledb_dsn: str, dsn: str) -> None:
+    writer, reader, other = (new_login(timescaledb_dsn, dsn) for _ in range(3))
     query(timescaledb_dsn, f"GRANT twin_writer TO {login_name(writer)}; GRANT twin_reader TO {login_name(reader)}")
     with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
-        psycopg2.connect(nobody)
+        psycopg2.connect(other)
     sink = StoreSink(writer)
     sink.setup()
-    # Days that have no chunk yet, and one that is compressed.
+    # Days without a chunk, and one with a compressed chunk.
     write(dsn, Batch(readings=readings("EV-1", NOW - timedelta(days=9), 10)))
     compress(dsn)
     rows = readings("EV-1", NOW - timedelta(days=9), 60, every_s=6 * 3600.0)
@@ -272,7 +270,7 @@ def test_a_writer_and_a_reader_can_do_their_work_and_no_more(timescaledb_dsn: st
             query(login, sql)
 
 
-def test_who_may_not_migrate_is_told_what_is_missing(
+def test_login_without_create_privilege_gets_an_error_that_names_the_missing_migration(
     timescaledb_dsn: str, dsn: str, owned_database: Callable[[], str], tmp_path: Path
 ) -> None:
     writer = new_login(timescaledb_dsn, dsn)
@@ -283,15 +281,15 @@ def test_who_may_not_migrate_is_told_what_is_missing(
     with pytest.raises(MigrationError, match=r"lacks 9999_next\.sql and this login may not apply it"):
         migrate(writer, tmp_path)
     empty = owned_database()
-    stranger = new_login(timescaledb_dsn, empty)
-    query(empty, f"GRANT CONNECT ON DATABASE {urlsplit(empty).path.removeprefix('/')} TO {login_name(stranger)}")
+    unprivileged = new_login(timescaledb_dsn, empty)
+    query(empty, f"GRANT CONNECT ON DATABASE {urlsplit(empty).path.removeprefix('/')} TO {login_name(unprivileged)}")
     with pytest.raises(MigrationError, match=r"lacks 0001_tables\.sql"):
-        migrate(stranger)
+        migrate(unprivileged)
 
 
 @pytest.fixture(scope="module")
 def apache(server_folders: Path, new_database: Callable[[str], str]) -> Iterator[str]:
-    """A migrated database on a TimescaleDB that has its Apache-licensed features only."""
+    """A migrated database on a TimescaleDB with its Apache-licensed features only."""
     need(DEBIAN["postgresql-15"])
     if reason := missing_timescaledb():
         pytest.skip(reason)
@@ -301,7 +299,7 @@ def apache(server_folders: Path, new_database: Callable[[str], str]) -> Iterator
         yield database
 
 
-def test_apache_licensed_features_are_enough(apache: str) -> None:
+def test_apache_licensed_features_suffice(apache: str) -> None:
     assert query(apache, "SHOW timescaledb.license") == [("apache",)]
     assert migrate(apache) == []
     hypertables = "SELECT hypertable_name FROM timescaledb_information.hypertables ORDER BY 1"
@@ -315,15 +313,15 @@ def test_apache_licensed_features_are_enough(apache: str) -> None:
 
     chunks = "SELECT count(*) FROM show_chunks('ev_telemetry')"
     assert query(apache, chunks) == [(3,)]
-    # In the middle of a chunk: whole ones are dropped, of this one the rows go.
-    assert retire(apache, old[190]["time"]) == {"ev_telemetry": 190, "battery_predictions": 190}
+    # In the middle of a chunk: complete chunks are dropped, of this one only the old rows are deleted.
+    assert delete_old_rows(apache, old[190]["time"]) == {"ev_telemetry": 190, "battery_predictions": 190}
     assert query(apache, chunks) == [(2,)]
     assert query(apache, "SELECT voltage FROM latest_battery_status") == [(9.0,)]
-    assert retire(apache, NOON + timedelta(days=3)) == {"ev_telemetry": 20, "battery_predictions": 20}
+    assert delete_old_rows(apache, NOON + timedelta(days=3)) == {"ev_telemetry": 20, "battery_predictions": 20}
     assert query(apache, chunks) == [(0,)]
 
 
-def test_a_plain_database_gains_timescaledb_with_its_rows(server_folders: Path) -> None:
+def test_plain_database_with_rows_is_converted_when_timescaledb_is_installed(server_folders: Path) -> None:
     need(DEBIAN["postgresql-15"])
     if reason := missing_timescaledb():
         pytest.skip(reason)

@@ -1,4 +1,4 @@
-"""What `validate` lets through, sets aside and refuses."""
+"""Validation: valid, quarantined and refused data, the sign test and the report."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from telemetry.contract import CYCLE_FIELDS, READING_FIELDS, Field, names
 from telemetry.errors import TwinError
-from telemetry.order import in_longest_run
+from telemetry.row_order import in_longest_increasing_subsequence
 from telemetry.schemas import expectations
 from telemetry.sign_test import sign_verdicts
 from telemetry.sources import Telemetry, read_source
-from telemetry.sources.base import Piece, collect, complete, rejections
-from telemetry.validation import RefusedError, ValidationResult, validate
+from telemetry.sources.base import ParsedFile, collect, complete, rejections
+from telemetry.validation import ValidationFailedError, ValidationResult, validate
 from telemetry.validation_report import render, summary
 from tests.telemetry import source_files as files
 
@@ -28,7 +28,7 @@ START = pd.Timestamp("2026-01-01", tz="UTC")
 
 
 def frame(rows: int = 200, *, battery_id: str = "EV-1", seed: int = 0) -> pd.DataFrame:
-    """A drive with a voltage that sags and a state of charge that falls."""
+    """A drive in which voltage sags under load and the state of charge falls."""
     current = np.random.default_rng(seed).normal(20.0, 30.0, rows)
     table = pd.DataFrame(
         {
@@ -46,14 +46,14 @@ def frame(rows: int = 200, *, battery_id: str = "EV-1", seed: int = 0) -> pd.Dat
 
 
 def telemetry(*frames: pd.DataFrame, notes: tuple[str, ...] = ()) -> Telemetry:
-    return collect(readings=[Piece(f, rejections()) for f in frames], notes=notes)
+    return collect(readings=[ParsedFile(f, rejections()) for f in frames], notes=notes)
 
 
 def failed(result: ValidationResult) -> dict[str, int]:
     return {rule.rule: rule.failed for rule in result.rules if rule.failed}
 
 
-def test_a_clean_drive_passes_whole() -> None:
+def test_valid_drive_passes_completely() -> None:
     result = validate(telemetry(frame()))
     assert len(result.readings) == 200
     assert list(result.readings) == names(READING_FIELDS)
@@ -66,15 +66,15 @@ RANGED = [f for f in READING_FIELDS if f.minimum is not None or f.maximum is not
 
 @pytest.fixture(scope="module")
 def out_of_range() -> tuple[ValidationResult, dict[str, list[int]]]:
-    """A drive in which every bounded field once lies just below and once just above its range."""
+    """A drive in which every bounded field is once just below and once just above its range."""
     table = frame()
     broken: dict[str, list[int]] = {}
-    for place, field in enumerate(RANGED):
+    for index, field in enumerate(RANGED):
         assert field.minimum is not None
         assert field.maximum is not None
-        table.loc[2 * place, field.name] = field.minimum - 1e-3
-        table.loc[2 * place + 1, field.name] = field.maximum * (1 + 1e-6) + 1e-3
-        broken[field.name] = [2 * place + 1, 2 * place + 2]
+        table.loc[2 * index, field.name] = field.minimum - 1e-3
+        table.loc[2 * index + 1, field.name] = field.maximum * (1 + 1e-6) + 1e-3
+        broken[field.name] = [2 * index + 1, 2 * index + 2]
     return validate(telemetry(table)), broken
 
 
@@ -86,16 +86,16 @@ def test_every_bound_of_the_contract_is_a_rule(field: Field, out_of_range) -> No
     assert at_fault["reason"].str.startswith(f"{field.name}: not from {field.minimum:g} to {field.maximum:g}").all()
 
 
-def test_bounds_themselves_are_legal() -> None:
+def test_bounds_are_inclusive() -> None:
     table = frame()
-    for place, field in enumerate(RANGED):
-        table.loc[2 * place, field.name] = field.minimum
-        table.loc[2 * place + 1, field.name] = field.maximum
+    for index, field in enumerate(RANGED):
+        table.loc[2 * index, field.name] = field.minimum
+        table.loc[2 * index + 1, field.name] = field.maximum
     assert failed(validate(telemetry(table))) == {}
 
 
 @pytest.mark.parametrize("field", RANGED, ids=lambda f: f.name)
-def test_a_changed_bound_changes_the_suite(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_bound_changes_the_suite(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
     narrower = dataclasses.replace(field, maximum=field.maximum - 1.0)
     changed = tuple(narrower if f is field else f for f in READING_FIELDS)
     before = suite_bounds("readings")
@@ -145,7 +145,7 @@ def test_missing_optional_values_are_legal() -> None:
     assert failed(validate(telemetry(table))) == {}
 
 
-def test_malformed_ids() -> None:
+def test_malformed_battery_ids_are_quarantined() -> None:
     table = frame()
     table.loc[3, "battery_id"] = "EV 1"
     table.loc[4, "battery_id"] = "x" * 51
@@ -154,7 +154,7 @@ def test_malformed_ids() -> None:
     assert result.quarantine["value"].tolist() == ["EV 1", "x" * 51]
 
 
-def test_a_row_that_breaks_several_rules_counts_once() -> None:
+def test_row_that_fails_several_rules_is_quarantined_once() -> None:
     table = frame()
     table.loc[0, ["voltage", "temperature", "soc"]] = [-1.0, 999.0, 101.0]
     result = validate(telemetry(table))
@@ -166,28 +166,28 @@ def test_a_row_that_breaks_several_rules_counts_once() -> None:
     assert sum(failed(result).values()) == 3
 
 
-def test_duplicates_and_disorder() -> None:
+def test_duplicate_and_out_of_order_rows_are_quarantined() -> None:
     table = frame(100)
     table.loc[10, "time"] = table.loc[9, "time"]
     table.loc[50, "time"] = START - pd.Timedelta("1D")
     result = validate(telemetry(table, frame(100, battery_id="EV-2")))
     assert result.quarantine["row"].tolist() == [11, 51]
     assert result.quarantine["reason"].tolist() == [
-        "time: repeats an earlier row of its battery",
+        "time: duplicate of an earlier row of its battery",
         "time: out of order within its battery",
     ]
-    assert failed(result) == {"time is new to its battery": 1, "time increases": 1}
+    assert failed(result) == {"time is unique within its battery": 1, "time increases": 1}
 
 
-def test_one_clock_error_does_not_condemn_what_follows() -> None:
+def test_one_clock_error_does_not_reject_the_rows_after_it() -> None:
     table = frame()
     table.loc[2, "time"] = pd.Timestamp("2099-01-01", tz="UTC")
     assert validate(telemetry(table)).quarantine["row"].tolist() == [3]
 
 
 @given(st.lists(st.integers(0, 12), max_size=14), st.booleans())
-def test_longest_run_is_in_order_and_longest(values: list[int], strictly: bool) -> None:
-    member = in_longest_run(np.array(values, dtype=float), strictly=strictly)
+def test_longest_increasing_subsequence_is_increasing_and_longest(values: list[int], strictly: bool) -> None:
+    member = in_longest_increasing_subsequence(np.array(values, dtype=float), strictly=strictly)
     run = [value for value, kept in zip(values, member, strict=True) if kept]
     assert all(a < b if strictly else a <= b for a, b in itertools.pairwise(run))
     lengths: list[int] = []
@@ -222,37 +222,37 @@ def test_rows_are_conserved(damage: list[tuple[int, str]]) -> None:
             )
         )
     )
-    assert again.quarantine.empty, "what passed once passes again"
+    assert again.quarantine.empty, "valid rows stay valid"
 
 
-def test_a_lost_row_is_noticed() -> None:
+def test_lost_row_is_detected() -> None:
     short = dataclasses.replace(telemetry(frame()), rows_read=201)
     with pytest.raises(AssertionError, match="200 rows kept and 0 quarantined, but 201 read"):
         validate(short)
 
 
-def test_nothing_left_is_one_sentence() -> None:
+def test_data_without_a_valid_row_is_refused() -> None:
     table = frame().assign(temperature=-300.0)
-    with pytest.raises(TwinError, match=r"none of the 200 rows read passed.*temperature: not from -50 to 150 degC"):
+    with pytest.raises(TwinError, match=r"none of the 200 rows read is valid.*temperature: not from -50 to 150 degC"):
         validate(telemetry(table))
     with pytest.raises(TwinError, match="holds no rows"):
         validate(telemetry(frame(0)))
 
 
-def test_required_column_missing() -> None:
+def test_missing_required_column_is_an_error() -> None:
     given_ = telemetry(frame())
     with pytest.raises(TwinError, match="required column current of readings is missing"):
         validate(dataclasses.replace(given_, readings=given_.readings.drop(columns="current")))
 
 
-def test_wrong_type_of_a_column() -> None:
+def test_column_of_the_wrong_type_is_an_error() -> None:
     given_ = telemetry(frame())
     texts = given_.readings.assign(voltage=given_.readings["voltage"].astype("str"))
     with pytest.raises((TwinError, RuntimeError), match="voltage"):
         validate(dataclasses.replace(given_, readings=texts))
 
 
-def test_an_impossible_battery_is_an_error() -> None:
+def test_invalid_nominal_capacity_is_an_error() -> None:
     given_ = telemetry(frame())
     with pytest.raises(TwinError, match=r"battery EV-1: nominal_capacity_ah is -1.0, not from"):
         validate(dataclasses.replace(given_, batteries=given_.batteries.assign(nominal_capacity_ah=-1.0)))
@@ -267,7 +267,7 @@ def test_cycles_of_two_kinds_may_share_an_index() -> None:
         }
     ).assign(source_file="a.csv", source_row=range(1, 6))
     cycles = complete(table, CYCLE_FIELDS, ("source_file", "source_row"))
-    result = validate(collect(cycles=[Piece(cycles, rejections())]))
+    result = validate(collect(cycles=[ParsedFile(cycles, rejections())]))
     assert result.quarantine["row"].tolist() == [4, 5]
 
 
@@ -278,22 +278,22 @@ def test_right_sign_passes_and_reversed_sign_is_refused() -> None:
     table = frame(400)
     assert [v.sign for v in sign_verdicts(table)] == [1]
     reversed_ = table.assign(current=-table["current"])
-    with pytest.raises(RefusedError, match=r"current looks reversed for EV-1.*`sign: -1`") as caught:
+    with pytest.raises(ValidationFailedError, match=r"current looks reversed for EV-1.*`sign: -1`") as caught:
         validate(telemetry(reversed_))
-    assert caught.value.result.refused == caught.value.sentence, "the report says it too"
+    assert caught.value.result.refused == caught.value.sentence, "the report includes the reason"
     assert validate(telemetry(table)).refused is None
 
 
-@pytest.mark.parametrize("witness", ["voltage", "soc"])
-def test_each_witness_alone_is_enough(witness: str) -> None:
+@pytest.mark.parametrize("signal", ["voltage", "soc"])
+def test_one_correlation_suffices_for_a_sign_verdict(signal: str) -> None:
     table = frame(800)
-    other = {"voltage": {"soc": np.nan}, "soc": {"voltage": 360.0}}[witness]
+    other = {"voltage": {"soc": np.nan}, "soc": {"voltage": 360.0}}[signal]
     alone = table.assign(**other)
     assert [v.sign for v in sign_verdicts(alone)] == [1]
     assert [v.sign for v in sign_verdicts(alone.assign(current=-alone["current"]))] == [-1]
 
 
-def test_without_evidence_there_is_a_note_and_no_verdict() -> None:
+def test_untestable_sign_gives_a_note_and_no_verdict() -> None:
     noise = np.random.default_rng(3)
     table = frame(2000).assign(voltage=noise.normal(360, 10, 2000), soc=noise.uniform(0, 100, 2000))
     few = frame(10, battery_id="EV-2")
@@ -302,14 +302,14 @@ def test_without_evidence_there_is_a_note_and_no_verdict() -> None:
     assert notes == ["the sign of current could not be tested for 2 of 2 batteries (EV-1, EV-2)"]
 
 
-def test_gaps_are_no_evidence() -> None:
+def test_sampling_gaps_are_not_used_by_the_sign_test() -> None:
     table = frame(400)
     table["time"] = table["time"].iloc[0] + pd.to_timedelta(np.arange(400) * 3600.0, unit="s")
     assert [v.sign for v in sign_verdicts(table.assign(current=-table["current"]))] == [0]
 
 
 def test_field_map_with_the_wrong_sign_is_caught(tmp_path: Path) -> None:
-    """From the file to the error: a car whose current is negative while discharging, read without `sign: -1`."""
+    """End to end: a car whose current is negative while discharging, read without `sign: -1`."""
     table = files.car(600)
     table["BMSBatteryCurrent"] *= -1
     files.ev_faults(tmp_path, table)
@@ -320,15 +320,16 @@ def test_field_map_with_the_wrong_sign_is_caught(tmp_path: Path) -> None:
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
-def test_report_counts_and_escapes() -> None:
+def test_report_has_counts_and_escapes_html() -> None:
     table = frame()
     table.loc[0:4, "temperature"] = 200.0
     table.loc[7, "battery_id"] = "<script>alert(1)</script>"
     result = validate(dataclasses.replace(telemetry(frame(), notes=("a <b>note</b>",)), readings=table))
-    told = summary(result, "test")
-    assert (told["rows_read"], told["rows_kept"], told["rows_quarantined"]) == (200, 194, 6)
-    assert told["quarantine"][0] == {"table": "readings", "reason": "temperature: not from -50 to 150 degC", "rows": 5}
-    assert {r["rule"]: r["failed"] for r in told["rules"]}["temperature is from -50 to 150 degC"] == 5
+    counts = summary(result, "test")
+    assert (counts["rows_read"], counts["rows_kept"], counts["rows_quarantined"]) == (200, 194, 6)
+    reason = "temperature: not from -50 to 150 degC"
+    assert counts["quarantine"][0] == {"table": "readings", "reason": reason, "rows": 5}
+    assert {r["rule"]: r["failed"] for r in counts["rules"]}["temperature is from -50 to 150 degC"] == 5
     page = render(result, "test")
     assert "<script>" not in page
     assert "&lt;script&gt;" in page

@@ -1,4 +1,4 @@
-"""The spool keeps what it acknowledged, in order, for every consumer, and never more than it may."""
+"""Spool: order, durable cursors, space limits, crash safety and recovery of torn logs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from telemetry.batch import Batch, Kind
+from telemetry.batch import Batch, RowKind
 from telemetry.errors import TwinError
-from telemetry.spool.spool import MAX_BATCH_BYTES, MIN_BYTES, Spool, SpoolFullError, quarantined_in
+from telemetry.spool.spool import MAX_BATCH_BYTES, MIN_BYTES, Spool, SpoolFullError, read_quarantined
 from tests.chaos.small_disk import small_disk
 from tests.telemetry.spool.rows import CONSUMERS, prediction, reading
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def numbers(spool: Spool, consumer: str, limit: int = 10_000) -> list[int]:
-    """What waits for `consumer`, by the number that `reading` and `prediction` were given."""
+    """Undelivered rows of `consumer`, by the number passed to `reading` and `prediction`."""
     return [
         int(str(entry.row["current" if entry.kind == "reading" else "value"]).split(".")[0])
         for entry in spool.read(consumer, limit)
@@ -45,22 +45,22 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     spool.close()
 
 
-def test_a_row_comes_back_as_it_was_given(spool: Spool) -> None:
+def test_row_round_trip_drops_missing_values(spool: Spool) -> None:
     spool.append(Batch(readings=[reading(1, soc=math.nan, is_charging=True, ambient_temperature=None)]))
     (entry,) = spool.read("mqtt")
     assert entry.kind == "reading"
     assert entry.row == reading(1, is_charging=True)
 
 
-def test_each_consumer_has_a_place_of_its_own(spool: Spool) -> None:
+def test_each_consumer_has_its_own_cursor(spool: Spool) -> None:
     spool.append(Batch(readings=[reading(n) for n in range(5)]))
-    spool.advance("mqtt", spool.read("mqtt", 3)[-1].position)
+    spool.advance("mqtt", spool.read("mqtt", 3)[-1].offset)
     assert numbers(spool, "mqtt") == [3, 4]
     assert numbers(spool, "store") == [0, 1, 2, 3, 4]
     assert (spool.depth("mqtt").readings, spool.depth("store").readings) == (2, 5)
 
 
-def test_a_place_is_kept_over_a_restart_and_never_moves_back(spool: Spool) -> None:
+def test_cursor_survives_a_restart_and_never_moves_back(spool: Spool) -> None:
     last = spool.append(Batch(readings=[reading(n) for n in range(5)]))
     spool.advance("mqtt", last - 1)
     spool.advance("mqtt", 1)
@@ -71,7 +71,7 @@ def test_a_place_is_kept_over_a_restart_and_never_moves_back(spool: Spool) -> No
     again.close()
 
 
-def test_what_goes_with_a_cursor_is_all_or_nothing(spool: Spool) -> None:
+def test_cursor_output_and_states_are_committed_atomically(spool: Spool) -> None:
     last = spool.append(Batch(readings=[reading(0)]))
     with pytest.raises(AttributeError):
         spool.advance("mqtt", last, append=Batch(predictions=[None]), states={"EV-1": b"one"})  # type: ignore[list-item]
@@ -83,31 +83,31 @@ def test_what_goes_with_a_cursor_is_all_or_nothing(spool: Spool) -> None:
     assert spool.states("mqtt") == {"EV-1": b"one"}
 
 
-def test_a_consumer_that_is_named_no_more_gives_up_its_place(spool: Spool) -> None:
+def test_cursor_of_a_removed_consumer_is_deleted_and_its_undelivered_rows_counted(spool: Spool) -> None:
     spool.append(Batch(readings=[reading(0), reading(1)]))
     spool.advance("store", 2)
     spool.close()
     again = Spool(spool.path, {"store": CONSUMERS["store"], "kafka": ("reading",)}, max_bytes=MIN_BYTES)
-    assert again.forgotten == {"mqtt": 2}
+    assert again.removed_consumers == {"mqtt": 2}
     assert numbers(again, "store") == []
-    assert numbers(again, "kafka") == [0, 1]  # begins with the oldest that is still there
+    assert numbers(again, "kafka") == [0, 1]  # a new consumer begins with the oldest stored row
     again.close()
 
 
-def test_a_refused_row_is_kept_with_its_reason(spool: Spool) -> None:
+def test_refused_row_is_quarantined_with_its_reason(spool: Spool) -> None:
     spool.append(Batch(readings=[reading(0), reading(1)]))
-    spool.set_aside("store", spool.read("store")[0], "too hot")
+    spool.quarantine("store", spool.read("store")[0], "too hot")
     assert numbers(spool, "store") == [1]
-    (kept,) = quarantined_in(spool.path)
-    assert (kept.consumer, kept.kind, kept.reason) == ("store", "reading", "too hot")
+    (quarantined,) = read_quarantined(spool.path)
+    assert (quarantined.consumer, quarantined.kind, quarantined.reason) == ("store", "reading", "too hot")
 
 
-def test_only_one_process_has_the_file(spool: Spool) -> None:
+def test_second_process_is_refused(spool: Spool) -> None:
     with pytest.raises(TwinError, match="in use by another process"):
         Spool(spool.path, CONSUMERS, max_bytes=MIN_BYTES)
 
 
-def test_a_file_of_another_version_is_refused(spool: Spool) -> None:
+def test_file_of_another_version_is_refused(spool: Spool) -> None:
     spool.close()
     with sqlite3.connect(spool.path) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -116,19 +116,50 @@ def test_a_file_of_another_version_is_refused(spool: Spool) -> None:
         Spool(spool.path, CONSUMERS, max_bytes=MIN_BYTES)
 
 
+def test_file_of_version_1_opens(tmp_path: Path) -> None:
+    """Table and column names are persisted in existing files and must not change."""
+    path = tmp_path / "spool.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            """
+            CREATE TABLE entries (position INTEGER PRIMARY KEY AUTOINCREMENT, kind TEXT NOT NULL,
+                appended_at REAL NOT NULL, bytes INTEGER NOT NULL, body BLOB NOT NULL);
+            CREATE INDEX entries_by_kind ON entries (kind, position, bytes);
+            CREATE TABLE consumers (name TEXT NOT NULL, kind TEXT NOT NULL, position INTEGER NOT NULL,
+                PRIMARY KEY (name, kind));
+            CREATE TABLE states (consumer TEXT NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL,
+                PRIMARY KEY (consumer, name));
+            CREATE TABLE set_aside (consumer TEXT NOT NULL, kind TEXT NOT NULL, body BLOB NOT NULL,
+                reason TEXT NOT NULL, at REAL NOT NULL);
+            INSERT INTO entries (kind, appended_at, bytes, body) VALUES
+                ('reading', 1.0, 2, CAST('{"current":1}' AS BLOB)), ('reading', 2.0, 2, CAST('{"current":2}' AS BLOB));
+            INSERT INTO consumers VALUES ('store', 'reading', 1), ('mqtt', 'reading', 0);
+            INSERT INTO states VALUES ('mqtt', 'EV-1', CAST('state' AS BLOB));
+            INSERT INTO set_aside VALUES ('store', 'reading', CAST('{}' AS BLOB), 'refused', 3.0);
+            PRAGMA user_version = 1;
+            """
+        )
+    connection.close()
+    spool = Spool(path, CONSUMERS, max_bytes=MIN_BYTES)
+    assert (numbers(spool, "store"), numbers(spool, "mqtt")) == ([2], [1, 2])
+    assert spool.states("mqtt") == {"EV-1": b"state"}
+    assert [row.reason for row in spool.quarantined()] == ["refused"]
+    spool.close()
+
+
 def test_too_little_space_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TwinError, match="spool_max_bytes"):
         Spool(tmp_path / "spool.db", CONSUMERS, max_bytes=MIN_BYTES - 1)
 
 
-def test_when_full_a_reading_is_refused_and_nothing_is_evicted(spool: Spool) -> None:
+def test_full_spool_refuses_readings_and_evicts_nothing(spool: Spool) -> None:
     accepted = fill(spool)
     files = sum(file.stat().st_size for file in spool.path.parent.glob("spool.db*"))
     assert files <= MIN_BYTES
     assert spool.depth("store").readings == spool.depth("mqtt").readings == accepted
-    # A consumer may still add what it made of what it read, and by going on it makes room.
-    spool.advance("mqtt", spool.read("mqtt", 2000)[-1].position, append=Batch(predictions=[prediction(1)] * 500))
-    spool.advance("store", spool.read("store", accepted)[-1].position)
+    # A consumer may still append its output, and its advancing cursor frees space.
+    spool.advance("mqtt", spool.read("mqtt", 2000)[-1].offset, append=Batch(predictions=[prediction(1)] * 500))
+    spool.advance("store", spool.read("store", accepted)[-1].offset)
     spool.append(Batch(readings=[reading(accepted)]))
     waiting = numbers(spool, "mqtt", accepted)
     assert (waiting[0], waiting[-1], len(waiting)) == (2000, accepted, accepted - 1999)
@@ -144,17 +175,17 @@ def fill(spool: Spool, rows: int = 2000) -> int:
         accepted += rows
 
 
-def test_a_full_disk_refuses_the_reading(spool: Spool) -> None:
+def test_reading_is_refused_when_the_disk_is_full(spool: Spool) -> None:
     spool.append(Batch(readings=[reading(0)]))
     limit_pages(spool)
-    with pytest.raises(SpoolFullError, match="make room on its disk"):
+    with pytest.raises(SpoolFullError, match="free disk space"):
         spool.append(Batch(readings=[reading(n) for n in range(10_000)]))
     assert numbers(spool, "store") == [0]
 
 
 @pytest.fixture
 def disk() -> Iterator[Path]:
-    """A file system of 24 MiB; not in pytest's own folder, which pytest would try to empty."""
+    """A file system of 24 MiB; not in pytest's temporary folder, which pytest would try to empty."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         try:
@@ -164,41 +195,41 @@ def disk() -> Iterator[Path]:
         yield folder
 
 
-def test_a_disk_without_room_refuses_keeps_what_it_took_and_lets_consumers_make_room(disk: Path) -> None:
+def test_full_disk_loses_no_stored_rows_and_lets_consumers_free_space(disk: Path) -> None:
     path = disk / "spool.db"
     spool = Spool(path, CONSUMERS, max_bytes=4 * MIN_BYTES)
-    kept = fill(spool)
-    assert kept > 10_000
-    with pytest.raises(SpoolFullError, match="make room on its disk"):
-        spool.append(Batch(readings=[reading(kept + n) for n in range(2000)]))
-    assert numbers(spool, "store", 10**6) == list(range(kept))
+    stored = fill(spool)
+    assert stored > 10_000
+    with pytest.raises(SpoolFullError, match="free disk space"):
+        spool.append(Batch(readings=[reading(stored + n) for n in range(2000)]))
+    assert numbers(spool, "store", 10**6) == list(range(stored))
     spool.close()
     assert shutil.disk_usage(disk).free < 2**20
-    # The same for who comes after: in the room that is kept for them consumers go on, and by it producers.
+    # The same after a restart: consumers advance by means of the disk reserve, and producers can append again.
     again = Spool(path, CONSUMERS, max_bytes=4 * MIN_BYTES)
-    assert numbers(again, "store", 10**6) == list(range(kept))
+    assert numbers(again, "store", 10**6) == list(range(stored))
     for consumer in CONSUMERS:
         while entries := again.read(consumer, 2000):
-            again.advance(consumer, entries[-1].position)
-    again.append(Batch(readings=[reading(kept)]))
-    assert numbers(again, "mqtt") == [kept]
+            again.advance(consumer, entries[-1].offset)
+    again.append(Batch(readings=[reading(stored)]))
+    assert numbers(again, "mqtt") == [stored]
     again.close()
 
 
 def limit_pages(spool: Spool) -> None:
-    """As a disk that has no room left: SQLite reports both with the same error."""
+    """Simulates a full disk: SQLite reports both with the same error."""
     connection = spool._opened()
     (pages,) = connection.execute("PRAGMA page_count").fetchone()
     connection.execute(f"PRAGMA max_page_count = {pages}")
 
 
-def test_a_batch_that_is_too_large_for_one_step_is_a_sentence(spool: Spool) -> None:
+def test_too_large_batch_is_refused_with_advice(spool: Spool) -> None:
     with pytest.raises(TwinError, match="append it in parts"):
         spool.append(Batch(readings=[reading(n) for n in range(MAX_BATCH_BYTES // 100)]))
     assert numbers(spool, "store") == []
 
 
-def test_what_a_producer_has_to_know_goes_with_its_batch(spool: Spool) -> None:
+def test_producer_state_is_committed_with_its_batch(spool: Spool) -> None:
     spool.append(Batch(readings=[reading(0)]), producer="car", states={"time": b"now"})
     assert spool.states("car") == {"time": b"now"}
     limit_pages(spool)
@@ -207,15 +238,15 @@ def test_what_a_producer_has_to_know_goes_with_its_batch(spool: Spool) -> None:
     assert spool.states("car") == {"time": b"now"}
 
 
-def test_a_damaged_file_is_a_sentence(tmp_path: Path) -> None:
+def test_damaged_file_is_refused_with_advice(tmp_path: Path) -> None:
     path = tmp_path / "spool.db"
     path.write_bytes(b"not a database " * 1000)
     with pytest.raises(TwinError, match="move it away"):
         Spool(path, CONSUMERS, max_bytes=MIN_BYTES)
 
 
-def test_any_thread_may_ask_and_leaves_nothing_open(spool: Spool) -> None:
-    """Each scrape of the metrics is a thread of its own."""
+def test_reads_from_many_threads_open_no_further_files(spool: Spool) -> None:
+    """Each scrape of the metrics runs in a new thread."""
     open_files = len(list(Path("/proc/self/fd").iterdir()))
     spool.append(Batch(readings=[reading(0)]))
     for _ in range(20):
@@ -230,16 +261,16 @@ def test_any_thread_may_ask_and_leaves_nothing_open(spool: Spool) -> None:
 
 
 def test_producers_and_consumers_in_many_threads(spool: Spool) -> None:
-    """Every row once and in order, the files never larger than they may be."""
-    taken: dict[str, list[int]] = {consumer: [] for consumer in CONSUMERS}
+    """Every row is delivered once and in order, and the files stay within the limit."""
+    delivered: dict[str, list[int]] = {consumer: [] for consumer in CONSUMERS}
     largest = 0
 
     def consume(consumer: str) -> None:
-        while len(taken[consumer]) < 4 * 300 * 5:
+        while len(delivered[consumer]) < 4 * 300 * 5:
             appends = spool.appends
             if entries := spool.read(consumer, 500):
-                taken[consumer] += [int(str(entry.row["current"]).split(".")[0]) for entry in entries]
-                spool.advance(consumer, entries[-1].position)
+                delivered[consumer] += [int(str(entry.row["current"]).split(".")[0]) for entry in entries]
+                spool.advance(consumer, entries[-1].offset)
             else:
                 spool.wait(appends, 1.0)
 
@@ -256,21 +287,21 @@ def test_producers_and_consumers_in_many_threads(spool: Spool) -> None:
             thread.join(0.01)
             largest = max(largest, sum(file.stat().st_size for file in spool.path.parent.glob("spool.db*")))
     assert largest <= MIN_BYTES
-    for numbers_taken in taken.values():
+    for consumed in delivered.values():
         for first in range(0, 40_000, 10_000):
-            own = [number for number in numbers_taken if first <= number < first + 10_000]
-            assert own == list(range(first, first + 1500))
+            of_producer = [number for number in consumed if first <= number < first + 10_000]
+            assert of_producer == list(range(first, first + 1500))
     assert all(spool.is_drained(consumer) for consumer in CONSUMERS)
 
 
 class Cursors(RuleBasedStateMachine):
-    """Against a list and an index for each consumer."""
+    """State machine that compares the spool with a list and one index per consumer."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.log: list[tuple[Kind, int]] = []
-        self.place = dict.fromkeys(CONSUMERS, 0)
-        self.remembered: dict[str, bytes] = {}
+        self.log: list[tuple[RowKind, int]] = []
+        self.cursors = dict.fromkeys(CONSUMERS, 0)
+        self.states: dict[str, bytes] = {}
         self.folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"spool-{os.getpid()}-{random.random()}"  # noqa: S108
         self.spool: Spool | None = None
 
@@ -282,7 +313,7 @@ class Cursors(RuleBasedStateMachine):
     def append(self, count: int, predictions: int) -> None:
         assert self.spool is not None
         first = len(self.log)
-        kinds: list[Kind] = ["reading"] * count + ["prediction"] * predictions
+        kinds: list[RowKind] = ["reading"] * count + ["prediction"] * predictions
         self.log += [(kind, first + n) for n, kind in enumerate(kinds)]
         batch = Batch(
             readings=[reading(first + n) for n in range(count)],
@@ -294,22 +325,22 @@ class Cursors(RuleBasedStateMachine):
     def consume(self, consumer: str, count: int) -> None:
         assert self.spool is not None
         entries = self.spool.read(consumer, count)
-        assert [entry.position for entry in entries] == [n + 1 for n in self.waiting(consumer)[:count]]
+        assert [entry.offset for entry in entries] == [n + 1 for n in self.waiting(consumer)[:count]]
         if entries:
-            self.spool.advance(consumer, entries[-1].position)
-            self.place[consumer] = entries[-1].position
+            self.spool.advance(consumer, entries[-1].offset)
+            self.cursors[consumer] = entries[-1].offset
 
     @rule(limit=st.integers(1, 5))
-    def make(self, limit: int) -> None:
-        """As the prediction client: what was made, what is remembered and the place go together."""
+    def append_output(self, limit: int) -> None:
+        """As the prediction consumer: output, states and cursor are committed together."""
         assert self.spool is not None
         if entries := self.spool.read("mqtt", limit):
             first = len(self.log)
-            made = Batch(predictions=[prediction(first + n) for n in range(len(entries))])
+            output = Batch(predictions=[prediction(first + n) for n in range(len(entries))])
             self.log += [("prediction", first + n) for n in range(len(entries))]
-            self.place["mqtt"] = entries[-1].position
-            self.remembered["newest"] = str(first).encode()
-            self.spool.advance("mqtt", entries[-1].position, append=made, states=self.remembered)
+            self.cursors["mqtt"] = entries[-1].offset
+            self.states["newest"] = str(first).encode()
+            self.spool.advance("mqtt", entries[-1].offset, append=output, states=self.states)
 
     @rule()
     def restart(self) -> None:
@@ -318,18 +349,18 @@ class Cursors(RuleBasedStateMachine):
         self.open()
 
     @invariant()
-    def nothing_is_lost_or_doubled(self) -> None:
+    def nothing_is_lost_or_duplicated(self) -> None:
         if self.spool is not None:
             for consumer in CONSUMERS:
                 waiting = self.waiting(consumer)
                 assert numbers(self.spool, consumer) == waiting
                 assert self.spool.depth(consumer).entries == len(waiting)
                 assert self.spool.is_drained(consumer) == (not waiting)
-            assert self.spool.states("mqtt") == self.remembered
+            assert self.spool.states("mqtt") == self.states
 
     def waiting(self, consumer: str) -> list[int]:
         kinds = CONSUMERS[consumer]
-        return [number for kind, number in self.log[self.place[consumer] :] if kind in kinds]
+        return [number for kind, number in self.log[self.cursors[consumer] :] if kind in kinds]
 
     def teardown(self) -> None:
         if self.spool is not None:
@@ -345,7 +376,7 @@ PRODUCER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from telemetry.batch import Batch, Kind
+from telemetry.batch import Batch, RowKind
 from telemetry.spool.spool import MIN_BYTES, Spool
 from tests.telemetry.spool.rows import CONSUMERS, prediction, reading
 
@@ -357,39 +388,41 @@ while True:
     print(number, flush=True)
     for entry in spool.read("mqtt", 1):
         done = int(entry.row["current"])
-        made = Batch(predictions=[prediction(done)])
-        spool.advance("mqtt", entry.position, append=made, states={"done": b"%d" % done})
+        output = Batch(predictions=[prediction(done)])
+        spool.advance("mqtt", entry.offset, append=output, states={"done": b"%d" % done})
 """
 
 
-def test_kill_9_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    path, told, rng = tmp_path / "spool.db", 0, random.Random(7)
+def test_sigkill_loses_and_duplicates_no_row(tmp_path: Path) -> None:
+    path, acknowledged, rng = tmp_path / "spool.db", 0, random.Random(7)
     for _ in range(6):
         child = subprocess.Popen(
-            [sys.executable, "-c", PRODUCER, str(path), str(ROOT), str(told)], stdout=subprocess.PIPE, cwd=ROOT
+            [sys.executable, "-c", PRODUCER, str(path), str(ROOT), str(acknowledged)],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
         )
         assert child.stdout is not None
         for _ in range(rng.randrange(1, 40)):
-            told = int(child.stdout.readline())
+            acknowledged = int(child.stdout.readline())
         child.send_signal(signal.SIGKILL)
-        rest = child.stdout.read().split(b"\n")[:-1]  # a line that was cut off acknowledged nothing
+        rest = child.stdout.read().split(b"\n")[:-1]  # an incomplete line acknowledges nothing
         child.stdout.close()
         child.wait()
-        told = int(rest[-1]) if rest else told
+        acknowledged = int(rest[-1]) if rest else acknowledged
         spool = Spool(path, CONSUMERS, max_bytes=MIN_BYTES)
-        kept = [int(str(e.row["current"]).split(".")[0]) for e in spool.read("store", 10**6) if e.kind == "reading"]
-        # Whole pairs, and perhaps one pair that was on the disk before it could be acknowledged.
-        assert kept == list(range(len(kept)))
-        assert len(kept) in (told, told + 2)
-        told = len(kept)
+        stored = [int(str(e.row["current"]).split(".")[0]) for e in spool.read("store", 10**6) if e.kind == "reading"]
+        # Complete pairs, possibly with one that was on the disk before it was acknowledged.
+        assert stored == list(range(len(stored)))
+        assert len(stored) in (acknowledged, acknowledged + 2)
+        acknowledged = len(stored)
         done = int(spool.states("mqtt").get("done", b"-1"))
         predicted = [int(str(e.row["value"]).split(".")[0]) for e in spool.read("store", 10**6) if e.kind != "reading"]
         assert predicted == list(range(done + 1))
-        assert numbers(spool, "mqtt", 10**6) == list(range(done + 1, told))
+        assert numbers(spool, "mqtt", 10**6) == list(range(done + 1, acknowledged))
         spool.close()
 
 
-def test_a_torn_log_ends_at_the_last_whole_transaction(tmp_path: Path) -> None:
+def test_torn_log_is_recovered_to_the_last_complete_transaction(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool.db", CONSUMERS, max_bytes=MIN_BYTES)
     log = tmp_path / "spool.db-wal"
     sizes = []
@@ -402,18 +435,18 @@ def test_a_torn_log_ends_at_the_last_whole_transaction(tmp_path: Path) -> None:
         shutil.copy(tmp_path / file, frozen / file)
     spool.close()
     whole = (frozen / "spool.db-wal").read_bytes()
-    # Every byte near a border, and a coarse walk between.
+    # Every byte near a transaction boundary, and some in between.
     cuts = {size + offset for size in sizes for offset in (-2, -1, 0, 1)} | set(range(sizes[0], sizes[-1], 997))
     for number, cut in enumerate(sorted(cuts & set(range(len(whole) + 1)))):
         torn = whole[:cut] + (bytes(len(whole) - cut) if number % 2 else b"")
-        assert kept_in(frozen, torn, tmp_path / "torn") == list(range(sum(size <= cut for size in sizes))), cut
+        assert recovered(frozen, torn, tmp_path / "torn") == list(range(sum(size <= cut for size in sizes))), cut
     garbled = bytearray(whole)
     garbled[sizes[2] + 500] ^= 0xFF
-    assert kept_in(frozen, bytes(garbled), tmp_path / "torn") == [0, 1, 2]
+    assert recovered(frozen, bytes(garbled), tmp_path / "torn") == [0, 1, 2]
 
 
-def test_a_log_torn_or_garbled_at_any_byte_of_its_last_transaction(tmp_path: Path) -> None:
-    """By SQLite alone, in memory: four thousand bytes, each missing, zero or wrong, leave the transaction before."""
+def test_log_torn_or_corrupted_at_any_byte_of_the_last_transaction(tmp_path: Path) -> None:
+    """With SQLite only, in memory: any of 4,000 bytes missing, zero or wrong leaves the previous transaction."""
     spool = Spool(tmp_path / "spool.db", CONSUMERS, max_bytes=MIN_BYTES)
     log = tmp_path / "spool.db-wal"
     spool.append(Batch(readings=[reading(0)]))
@@ -431,7 +464,7 @@ def test_a_log_torn_or_garbled_at_any_byte_of_its_last_transaction(tmp_path: Pat
             tail = whole[:cut] if kind == 0 else whole[:cut] + bytes(len(whole) - cut)
             if kind == 2:
                 tail = whole[:cut] + bytes([whole[cut] ^ 0xFF]) + whole[cut + 1 :]
-            # Where the rest was zero already, zeroes change nothing.
+            # Where the rest is zero already, zeros change nothing.
             expected = [1, 2] if tail == whole else [1]
             assert positions(torn, database, tail) == expected, cut
         assert before < last_frame
@@ -442,7 +475,7 @@ def positions(path: Path, database: bytes, log: bytes) -> list[int]:
     path.with_name(f"{path.name}-wal").write_bytes(log)
     connection = sqlite3.connect(path)
     try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # needs no shared memory, which would cost the most
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # needs no shared memory, the most expensive part
         return [position for (position,) in connection.execute("SELECT position FROM entries ORDER BY position")]
     finally:
         connection.close()
@@ -450,7 +483,7 @@ def positions(path: Path, database: bytes, log: bytes) -> list[int]:
             path.with_name(f"{path.name}{part}").unlink(missing_ok=True)
 
 
-def kept_in(frozen: Path, log: bytes, folder: Path) -> list[int]:
+def recovered(frozen: Path, log: bytes, folder: Path) -> list[int]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     shutil.copy(frozen / "spool.db", folder / "spool.db")

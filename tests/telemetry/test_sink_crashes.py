@@ -1,4 +1,4 @@
-"""A destination that dies between `write` and `flush`: what was acknowledged is there, and the rest comes again."""
+"""Sinks whose destination is killed between `write` and `flush`: unacknowledged readings are delivered again."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def rows(first: int, count: int = 200) -> list[Row]:
 
 
 @dataclass(frozen=True)
-class Mortal:
-    """A destination that can be killed, and the voltages that have arrived there (of MQTT, since it is back)."""
+class KillableDestination:
+    """A destination that can be killed, and the voltages that have arrived there (for MQTT: since its restart)."""
 
     sink: Sink
     server: Server
     arrived: Callable[[], set[float]]
-    come_back: Callable[[], None]
+    restart: Callable[[], None]
 
 
-def store(_: pytest.FixtureRequest, folder: Path) -> Iterator[Mortal]:
+def store(_: pytest.FixtureRequest, folder: Path) -> Iterator[KillableDestination]:
     need(DEBIAN["postgresql-15"])
     with postgres(folder / "postgres", durable=False) as running:
 
@@ -67,10 +67,10 @@ def store(_: pytest.FixtureRequest, folder: Path) -> Iterator[Mortal]:
             assert len(found) == len(set(found))
             return set(found)
 
-        yield Mortal(StoreSink(running.tcp_dsn), running.server, arrived, running.server.start)
+        yield KillableDestination(StoreSink(running.tcp_dsn), running.server, arrived, running.server.start)
 
 
-def mqtt(_: pytest.FixtureRequest, folder: Path) -> Iterator[Mortal]:
+def mqtt(_: pytest.FixtureRequest, folder: Path) -> Iterator[KillableDestination]:
     need(DEBIAN["mosquitto"], DEBIAN["openssl"])
     with mosquitto(folder / "mosquitto") as broker:
         settings = Settings(
@@ -81,7 +81,7 @@ def mqtt(_: pytest.FixtureRequest, folder: Path) -> Iterator[Mortal]:
         )
         subscribers: list[Subscriber] = []
 
-        def come_back() -> None:
+        def restart() -> None:
             broker.server.start()
             subscribers.append(Subscriber(settings))
 
@@ -89,49 +89,49 @@ def mqtt(_: pytest.FixtureRequest, folder: Path) -> Iterator[Mortal]:
             subscribers[0].wait_for(2 * 800)
             return {float(str(message["voltage"])) for _, message in subscribers[0].messages}
 
-        yield Mortal(MqttSink.from_settings(settings), broker.server, arrived, come_back)
+        yield KillableDestination(MqttSink.from_settings(settings), broker.server, arrived, restart)
         for subscriber in subscribers:
             subscriber.close()
 
 
-def kafka(request: pytest.FixtureRequest, _: Path) -> Iterator[Mortal]:
+def kafka(request: pytest.FixtureRequest, _: Path) -> Iterator[KillableDestination]:
     broker = request.getfixturevalue("kafka_server")
     settings = Settings(kafka_bootstrap_servers=broker.bootstrap)
-    topic = f"mortal_{uuid.uuid4().hex}"
+    topic = f"killed_{uuid.uuid4().hex}"
 
     def arrived() -> set[float]:
         return {float(str(message["voltage"])) for _, message in consumed(settings, topic)}
 
     try:
-        yield Mortal(
+        yield KillableDestination(
             KafkaSink(client_options(settings), topic=topic, partitions=3, timeout_s=2.0),
             broker.server,
             arrived,
             broker.server.start,
         )
     finally:
-        broker.server.start()  # it belongs to the other tests too
+        broker.server.start()  # other tests share it
         gc.collect()
 
 
 @pytest.fixture(params=[store, mqtt, kafka])
-def mortal(request: pytest.FixtureRequest, server_folders: Path) -> Iterator[Mortal]:
-    yield from request.param(request, server_folders / f"mortal-{request.param.__name__}")
+def destination(request: pytest.FixtureRequest, server_folders: Path) -> Iterator[KillableDestination]:
+    yield from request.param(request, server_folders / f"killed-{request.param.__name__}")
 
 
-@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # kafka-python leaves sockets to the collector
-def test_a_destination_that_dies_before_the_flush(mortal: Mortal) -> None:
-    sink = mortal.sink
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # kafka-python leaves sockets to garbage collection
+def test_unflushed_readings_are_delivered_after_the_destination_was_killed(destination: KillableDestination) -> None:
+    sink = destination.sink
     sink.setup()
     sink.write(Batch(readings=rows(0)))
     sink.flush()
     acknowledged = sink.acknowledged
     sink.write(Batch(readings=rows(200)))
-    mortal.server.kill()
+    destination.server.kill()
     for first in (400, 600, 800):
         with pytest.raises(SinkUnavailableError):
             write(sink, first)
-    mortal.come_back()
+    destination.restart()
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -141,7 +141,7 @@ def test_a_destination_that_dies_before_the_flush(mortal: Mortal) -> None:
         except SinkUnavailableError:
             assert time.monotonic() < deadline
     assert sink.acknowledged > acknowledged
-    assert mortal.arrived() >= {float(number) for number in range(200, 1000)}
+    assert destination.arrived() >= {float(number) for number in range(200, 1000)}
     sink.close()
 
 

@@ -1,4 +1,4 @@
-"""Tables that a stage of ours wrote as parquet, already in contract columns."""
+"""Reads and checks Parquet files in contract columns."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from telemetry.sources.base import complete
 
 
 def contract_table(path: Path, fields: tuple[Field, ...], required: tuple[str, ...], remedy: str) -> pd.DataFrame:
-    """The table in the parquet file `path`; columns that it lacks are left out.
+    """The table in the Parquet file `path`; absent columns are left out.
 
     Args:
         required: columns that it must have.
-        remedy: what to do about a file that is absent or damaged.
+        remedy: advice in the error message for an absent or damaged file.
 
     Raises:
-        TwinError: for a file that is absent or damaged, or a column of the wrong type.
+        TwinError: the file is absent or damaged, or a column has the wrong type.
     """
     if not path.is_file():
         raise TwinError(f"{path} does not exist; {remedy}", field="source.path", value=str(path))
@@ -28,7 +28,7 @@ def contract_table(path: Path, fields: tuple[Field, ...], required: tuple[str, .
         table = pd.read_parquet(path)
     except (pa.ArrowException, OSError) as error:
         raise TwinError(
-            f"{path.name} is not a readable parquet file; {remedy}", field="source.path", value=str(path)
+            f"{path.name} is not a readable Parquet file; {remedy}", field="source.path", value=str(path)
         ) from error
     absent = [name for name in required if name not in table]
     if absent:
