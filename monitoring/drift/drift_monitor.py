@@ -230,15 +230,15 @@ def registered_references(settings: Settings) -> ReferenceOf:
     """Loader of the training references that are registered with the models."""
 
     def reference_of(target: str, name: str, version: str) -> Reference | None:
-        domain = name.removesuffix(f"-{target}")
-        if not version.isdecimal() or domain == name or not has_registry(settings):
+        namespace = name.removesuffix(f"-{target}")
+        if not version.isdecimal() or namespace == name or not has_registry(settings):
             return None
         from mlflow.exceptions import MlflowException
 
         from training.registry.registry_store import RegistryStore
 
         try:
-            rows = RegistryStore.open(settings, domain, fail_fast=True).reference(target, int(version))
+            rows = RegistryStore.open(settings, namespace, fail_fast=True).reference(target, int(version))
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None

@@ -13,7 +13,7 @@ import psycopg2
 from features.table import LabelParams
 from monitoring.evaluation.observations import observe
 from monitoring.evaluation.outcome_store import ROLES, DueForecast, EvaluationStore, Role
-from monitoring.evaluation.outcomes import Outcome, evaluate, temperature_truth
+from monitoring.evaluation.outcomes import Outcome, evaluate, temperature_label
 from telemetry.stores.retention import RETENTION_DAYS
 
 logger = logging.getLogger(__name__)
@@ -110,6 +110,7 @@ class Evaluator:
         return EvaluationRound(outcomes, more)
 
     def _observe(self) -> bool:
+        """Observe new readings; whether more may be waiting."""
         batteries = self._store.new_readings(READINGS_PER_ROUND)
         observed = []
         for battery in batteries:
@@ -146,7 +147,7 @@ class Evaluator:
         outcomes: list[Outcome] = []
         for number, (prediction, definitions) in enumerate(with_prediction):
             if number in readings:
-                actual = temperature_truth(prediction, *readings[number], definitions)
+                actual = temperature_label(prediction, *readings[number], definitions)
                 if actual is not None:
                     outcomes.append(Outcome(prediction, actual, prediction.due or prediction.time))
         until = [(one.battery_id, self._end_of_interval(one.time)) for one, _ in ready]

@@ -74,7 +74,7 @@ class BatteryHistory:
     known_at: datetime
 
 
-def temperature_truth(
+def temperature_label(
     prediction: StoredPrediction, time_s: FloatArray, temperature_c: FloatArray, definitions: LabelParams
 ) -> float | None:
     """Temperature at the time for which `prediction` was made; None without a reading near enough.
