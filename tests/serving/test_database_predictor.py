@@ -576,7 +576,7 @@ def test_site_with_one_battery_and_no_id_column(embedded: Site, predictor: Predi
 
 @pytest.mark.parametrize(
     ("relation", "message"),
-    [({"relation": "nothing"}, "does not exist"), ({"relation": "batteries"}, "no column when")],
+    [({"relation": "nothing"}, "does not exist"), ({"relation": "batteries"}, "column when does not exist")],
 )
 def test_missing_table_or_column_is_reported_at_the_start(
     relation: dict[str, str], message: str, embedded: Site
