@@ -1,4 +1,4 @@
-"""Finds late rows: rows inserted behind the newest row that has been read, which polling by time does not return.
+"""Finds late rows: rows with times before the newest row that has been read, which polling by time does not return.
 
 Late rows are stored, flagged and counted, but never applied to a state.  Every few seconds the range of each battery's
 newest keys is read again and compared with the keys that were read.  Rows later than that range are not detected.

@@ -87,13 +87,13 @@ def test_unknown_fields_are_ignored_and_counted(service: httpx.Client, battery: 
     assert scraped(service)["unknown_fields_total"] == before + 2
 
 
-def test_stale_readings_are_noted(service: httpx.Client, battery: Battery) -> None:
+def test_stale_readings_are_reported_in_the_notes(service: httpx.Client, battery: Battery) -> None:
     (first,) = predicted(service, battery(readings=range(5)))
     (second,) = predicted(service, battery(readings=[1, 2, 5], state=first["state"]))
     assert second["notes"] == ["2 readings older than the state were left out"]
 
 
-def test_unknown_capacity_is_noted(service: httpx.Client, battery: Battery) -> None:
+def test_unknown_capacity_is_reported_in_the_notes(service: httpx.Client, battery: Battery) -> None:
     (got,) = predicted(service, battery(battery=None))
     assert "battery.nominal_capacity_ah" in got["notes"][0]
 
@@ -117,7 +117,9 @@ BAD_READINGS: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("change", "field"), BAD_READINGS)
-def test_bad_reading(service: httpx.Client, battery: Battery, change: dict[str, Any], field: str) -> None:
+def test_invalid_reading_is_rejected_with_422(
+    service: httpx.Client, battery: Battery, change: dict[str, Any], field: str
+) -> None:
     entry = battery(readings=[0])
     reading = entry["readings"][0] | change
     entry["readings"] = [{key: value for key, value in reading.items() if value is not DROP}]
@@ -162,7 +164,7 @@ BAD_BODIES: list[tuple[bytes, int, str | None]] = [
 
 
 @pytest.mark.parametrize(("body", "status", "field"), BAD_BODIES, ids=[f"{body[:60]!r}" for body, *_ in BAD_BODIES])
-def test_bad_body(service: httpx.Client, body: bytes, status: int, field: str | None) -> None:
+def test_invalid_body_is_rejected(service: httpx.Client, body: bytes, status: int, field: str | None) -> None:
     response = service.post("/predict", content=body)
     assert response.status_code == status, response.text
     error = ErrorResponse.model_validate_json(response.content)
@@ -170,14 +172,14 @@ def test_bad_body(service: httpx.Client, body: bytes, status: int, field: str | 
     assert "Traceback" not in response.text
 
 
-def test_too_many_rows(service: httpx.Client) -> None:
+def test_too_many_rows_are_rejected_with_413(service: httpx.Client) -> None:
     readings = [{"time": "2026-01-01T00:00:00Z", "voltage": 1, "current": 1, "temperature": 1}] * 2001
     response = post(service, {"battery_id": "a", "readings": readings})
     assert response.status_code == 413
     assert "2000 readings" in response.json()["error"]
 
 
-def test_too_large_without_content_length(service: httpx.Client) -> None:
+def test_large_body_without_content_length_is_rejected_with_413(service: httpx.Client) -> None:
     response = service.post("/predict", content=(b" " * 100_000 for _ in range(11)))
     assert response.status_code == 413
 
@@ -201,7 +203,7 @@ def test_unusable_state_is_rejected_with_409(
     assert "history" in response.json()["error"]
 
 
-def test_wrong_method_and_path(service: httpx.Client) -> None:
+def test_wrong_method_and_path_are_rejected(service: httpx.Client) -> None:
     assert service.get("/predict").status_code == 405
     assert service.get("/nothing").status_code == 404
 
@@ -304,7 +306,7 @@ def test_closed_sessions_are_returned_on_request(service: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("value", ["yes", 1, []])
-def test_every_reading_is_true_or_false(service: httpx.Client, battery: Battery, value: object) -> None:
+def test_every_reading_has_to_be_a_boolean(service: httpx.Client, battery: Battery, value: object) -> None:
     response = service.post("/predict", content=json.dumps({"batteries": [battery()], "every_reading": value}))
     assert response.status_code == 422
     assert response.json() == {
