@@ -17,6 +17,7 @@ from console.alerts.alert_lifecycle import Key, find_transitions
 from console.alerts.alert_store import AlertStore
 from console.alerts.rules import RULES, Category, Severity
 from console.api.health import ConsoleMetrics
+from console.changes import FleetChanges
 from console.connection_pool import StoreRow, StoreUnavailableError
 from console.queries import Queries
 
@@ -30,6 +31,8 @@ _BUSY_SHARE = 0.2
 _MAX_PAUSE_S = 10.0
 #: A poll that takes longer is reported on every page, repeatedly.
 _OVERDUE_S = 3.0
+#: Interval at which the changes of the last day are read, while a page is open.
+_CHANGES_INTERVAL_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,13 @@ class LiveUpdates:
 
     Attributes:
         snapshot: result of the last poll.
+        changes: changes of the last day, at most a minute old; None until they have been read.
         open_pages: number of open browser pages.
     """
 
     def __init__(self, queries: Queries, alerts: AlertStore, metrics: ConsoleMetrics) -> None:
         self.snapshot = FleetSnapshot()
+        self.changes: FleetChanges | None = None
         self.changed: Event[FleetSnapshot, frozenset[str]] = Event()
         self.open_pages = 0
         self._queries = queries
@@ -87,10 +92,26 @@ class LiveUpdates:
 
     async def run(self) -> None:
         """Poll until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow_snapshots())
+            group.create_task(self._follow_changes())
+
+    async def _follow_snapshots(self) -> None:
         while True:
             began = time.monotonic()
             await self.poll()
             await asyncio.sleep(self._pause(time.monotonic() - began))
+
+    async def _follow_changes(self) -> None:
+        """Read the changes of the last day once a minute; pages show them with the next snapshot."""
+        while True:
+            if self.open_pages and self.snapshot.rows:
+                try:
+                    self.changes = await asyncio.to_thread(self._queries.changes, self.snapshot.rows)
+                except StoreUnavailableError as error:
+                    _log.warning("changes of the last day: %s", error.sentence)
+                await asyncio.sleep(_CHANGES_INTERVAL_S)
+            await asyncio.sleep(INTERVAL_S)
 
     def _pause(self, taken: float) -> float:
         """Seconds until the next poll, after one that took `taken` seconds."""

@@ -25,9 +25,10 @@ _NO_COUNT = "The number of cells in series is unknown."
 _MIN_SPAN: Mapping[Quantity, float] = {"temperature": 4.0, "voltage": 0.04}
 _UNITS: Mapping[Quantity, tuple[str, int]] = {"temperature": ("°C", 1), "voltage": ("V", 3)}
 
-#: cividis (Nunez et al. 2018, doi:10.1371/journal.pone.0199239) at ten positions; suits colour blindness.
-CIVIDIS = (
-    "#00224e", "#123570", "#3b496c", "#575d6d", "#707173", "#8a8678", "#a59c74", "#c3b369", "#e1cc55", "#fee838",
+#: viridis (Smith and van der Walt 2015) at ten positions: suits colour blindness, and no part of it is grey, which
+#: stands for boxes without a value.
+VIRIDIS = (
+    "#440154", "#482878", "#3e4a89", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725",
 )  # fmt: skip
 
 
@@ -96,9 +97,9 @@ def pack_cells(row: Mapping[str, Any], quantity: Quantity) -> PackCells:
 
 def scale_colour(share: float) -> str:
     """Colour at the fraction `share` (clipped to 0 to 1) of the scale."""
-    position = min(max(share, 0.0), 1.0) * (len(CIVIDIS) - 1)
-    lower = min(int(position), len(CIVIDIS) - 2)
-    ends = zip(_rgb(CIVIDIS[lower]), _rgb(CIVIDIS[lower + 1]), strict=True)
+    position = min(max(share, 0.0), 1.0) * (len(VIRIDIS) - 1)
+    lower = min(int(position), len(VIRIDIS) - 2)
+    ends = zip(_rgb(VIRIDIS[lower]), _rgb(VIRIDIS[lower + 1]), strict=True)
     mixed = (round(a + (position - lower) * (b - a)) for a, b in ends)
     return "#" + "".join(f"{value:02x}" for value in mixed)
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import cast
 
 from console.alerts.rules import RULES
+from console.changes import FleetChanges, read_changes
 from console.connection_pool import Database, StoreRow, is_finite
 from features.targets import TARGET_NAMES
 from monitoring.latest_predictions import PREDICTION_VALID_FOR
@@ -212,6 +213,10 @@ class Queries:
     def snapshots(self) -> list[StoreRow]:
         """The same for every battery, sorted by id."""
         return self._database.fetch(f"{_SNAPSHOT} ORDER BY b.battery_id", self._newest)
+
+    def changes(self, rows: Mapping[str, StoreRow]) -> FleetChanges:
+        """What changed within a day, for the batteries with the present values `rows`, see `read_changes`."""
+        return read_changes(self._database, rows)
 
     def alert_candidates(self) -> list[StoreRow]:
         """Columns used by the alert rules, for every battery for which a rule may be triggered."""

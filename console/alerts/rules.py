@@ -23,6 +23,8 @@ class AlertRule:
         is_high: True if a value above the threshold triggers the rule, False if one below it does.
         warning, critical: thresholds, exclusive; `critical` None if the rule has no critical level.
         margin: hysteresis: distance back beyond the threshold at which an open alert is resolved.
+        action: what to do about it, for the list of the fleet page.
+        short: name of the value in that list.
     """
 
     name: str
@@ -34,6 +36,8 @@ class AlertRule:
     warning: float
     critical: float | None
     margin: float
+    action: str
+    short: str = ""
     decimals: int = 1
 
     def value(self, row: Mapping[str, object]) -> float | None:
@@ -62,6 +66,10 @@ class AlertRule:
         end = limit - self.margin if self.is_high else limit + self.margin
         return f"{self.title} {self._shown(value)} has not returned to {self._shown(end)} yet"
 
+    def brief(self, value: float) -> str:
+        """Short name and value, e.g. `RUL 80 cycles`."""
+        return f"{self.short} {self._shown(value)}".lstrip()
+
     def _shown(self, value: float) -> str:
         return f"{value:.{self.decimals}f}{f' {self.unit}' if self.unit else ''}"
 
@@ -70,20 +78,17 @@ class AlertRule:
         return value > threshold - margin if self.is_high else value < threshold + margin
 
 
-RULES: dict[str, AlertRule] = {
-    rule.name: rule
-    for rule in (
-        AlertRule("thermal", "Temperature", "safety", ("temperature",), "°C", True, 45.0, 60.0, 2.0),
-        AlertRule(
-            "failure_risk", "Failure probability", "safety", ("failure_probability",), "", True, 0.3, 0.7, 0.05, 2
-        ),
-        AlertRule("poor_health", "State of health", "health", ("soh", "soh_predicted"), "%", False, 85.0, 75.0, 0.5),
-        AlertRule(
-            "short_life", "Remaining useful life", "health", ("rul_prediction",), "cycles", False, 100.0, None, 10.0, 0
-        ),
-        AlertRule("low_charge", "State of charge", "charge", ("soc",), "%", False, 30.0, 15.0, 3.0),
-    )
-}
+_RULES = (
+    AlertRule("thermal", "Temperature", "safety", ("temperature",), "°C", True, 45.0, 60.0, 2.0, "inspect cooling"),
+    AlertRule("failure_risk", "Failure probability", "safety", ("failure_probability",), "", True, 0.3, 0.7, 0.05,
+              "inspect the pack", "failure probability", 2),
+    AlertRule("poor_health", "State of health", "health", ("soh", "soh_predicted"), "%", False, 85.0, 75.0, 0.5,
+              "plan replacement", "SoH"),
+    AlertRule("short_life", "Remaining useful life", "health", ("rul_prediction",), "cycles", False, 100.0, None, 10.0,
+              "plan replacement", "RUL", 0),
+    AlertRule("low_charge", "State of charge", "charge", ("soc",), "%", False, 30.0, 15.0, 3.0, "charge", "SoC"),
+)  # fmt: skip
+RULES: dict[str, AlertRule] = {rule.name: rule for rule in _RULES}
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class AlertList:
 
     Args:
         page_size: alerts per state that are shown at first, and that "Show more" adds.
+        unfolds_resolved: whether the resolved alerts are unfolded while none is open.
     """
 
     def __init__(
@@ -55,11 +56,13 @@ class AlertList:
         battery_id: str | None = None,
         categories: tuple[Category, ...] | None = None,
         page_size: int = 50,
+        unfolds_resolved: bool = False,
     ) -> None:
         self._context = context
         self._visitor = visitor
         self._battery_id = battery_id
         self._rules = [rule.name for rule in RULES.values() if categories is None or rule.category in categories]
+        self._unfolds_resolved = unfolds_resolved
         self._text = ""
         self._page_size = self._limit = page_size
         self._loaded_keys: object = None
@@ -99,6 +102,8 @@ class AlertList:
             return
         by_state = {state: [alert for alert in alerts if alert["state"] == state] for state in _STATES}
         self._show(by_state)
+        if self._unfolds_resolved and not by_state["open"]:
+            self._groups["resolved"].props("open")
         if by_state["open"]:
             self._message.clear()
             if (total := by_state["open"][0]["state_total"]) > len(by_state["open"]):
@@ -107,7 +112,8 @@ class AlertList:
         elif by_state["muted"]:
             self._show_message("No open alerts", "All open alerts are muted.")
         else:
-            self._show_message("No open alerts", "No battery matches the search." if self._text.strip() else "")
+            hint = "" if by_state["resolved"] else "None was resolved recently either."
+            self._show_message("No open alerts", "No battery matches the search." if self._text.strip() else hint)
 
     def _open_keys(self, snapshot: FleetSnapshot) -> object:
         rules = set(self._rules)

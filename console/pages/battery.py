@@ -18,13 +18,15 @@ from console.live_updates import FleetSnapshot
 from console.pack_layout import series_count
 from console.pages import charts
 from console.pages.alert_list import AlertList
-from console.pages.charts import ReadingRange, TargetLines, milliseconds
+from console.pages.charts import AxisSpan, ReadingRange, TargetLines, milliseconds
 from console.pages.components import (
+    DASH,
     STALE_S,
     age,
     button,
     div,
     empty,
+    facts,
     facts_html,
     number,
     panel,
@@ -46,6 +48,9 @@ _POINTS = 400
 _POINTS_PER_SPAN = 7200
 _RETRY_S = 10.0
 _CYCLES = 60
+_SESSIONS_LISTED = 9
+_HOUR_MS = 3.6e6
+_SLOW_HOURS = 720.0
 _SPANS = {"1 h": 1.0, "6 h": 6.0, "24 h": 24.0, "7 d": 168.0, "30 d": 720.0}
 
 
@@ -58,6 +63,8 @@ class CardSpec:
         value: column of a battery row with the prediction.
         actual: column of a reading with the measured value, None if readings have none.
         missing: text that is shown without a measured value.
+        axis_span: smallest span of the value axis, and as a fraction of the values.
+        is_slow: whether the chart always covers `_SLOW_HOURS`: health and life hardly move within hours.
     """
 
     title: str
@@ -67,16 +74,24 @@ class CardSpec:
     decimals: int
     actual: str | None
     missing: str
+    axis_span: AxisSpan
+    is_slow: bool = True
 
 
 CARDS: tuple[CardSpec, ...] = (
-    CardSpec("State of health", "soh", "soh_predicted", "%", 1, "soh", "not reported by this pack"),
-    CardSpec("Temperature forecast", "temperature", "temperature_predicted", "°C", 1, "temperature", "not reported"),
-    CardSpec("Remaining useful life", "rul", "rul_prediction", "cycles", 0, None, "known at end of life"),
-    CardSpec("Failure probability", "failure", "failure_probability", "", 3, None, "known after the horizon"),
+    CardSpec("State of health", "soh", "soh_predicted", "%", 1, "soh", "not reported by this pack", (2.0, 0.0)),
+    CardSpec("Temperature forecast", "temperature", "temperature_predicted", "°C", 1, "temperature", "not reported",
+             (5.0, 0.0), is_slow=False),
+    CardSpec("Remaining useful life", "rul", "rul_prediction", "cycles", 0, None, "known at end of life", (20.0, 0.1)),
+    CardSpec("Failure probability", "failure", "failure_probability", "", 3, None, "known after the horizon",
+             (0.02, 0.0)),
+)  # fmt: skip
+#: Column, title, unit, decimals, smallest span of the axis: a cell of a laboratory has 1/100 of the voltage of a pack.
+_ELECTRICAL: tuple[tuple[str, str, str, int, AxisSpan], ...] = (
+    ("voltage", "Voltage", "V", 1, (0.05, 0.02)),
+    ("current", "Current", "A", 1, (1.0, 0.2)),
+    ("power", "Power", "kW", 1, (0.5, 0.2)),
 )
-#: Column, title, unit, decimals.
-_ELECTRICAL = (("voltage", "Voltage", "V", 1), ("current", "Current", "A", 1), ("power", "Power", "kW", 1))
 
 
 def battery_page(context: PageContext, visitor: Visitor, battery_id: str) -> None:
@@ -113,7 +128,8 @@ class _BatteryPage:
         self._context = context
         self._battery_id: str = row["battery_id"]
         self._hours = 1.0
-        self._last_point_at: datetime | None = None
+        #: Time of the last point in the charts, by their time span in hours.
+        self._last_points: dict[float, datetime] = {}
         self._appended = 0
         self._drawn_sessions: Sequence[StoreRow] | None = None
         self._is_loaded = False
@@ -126,18 +142,22 @@ class _BatteryPage:
         self._loading = text("Loading history …", "muted small").props('role="status"')
         with div("quad"):
             self._cards = [_TargetCard(card) for card in CARDS]
-        with div("half"):
-            with div("stack"):
-                with panel("Voltage, current and power", "positive while discharging"):
-                    self._electrical = [self._line_chart(title, unit) for _, title, unit, _ in _ELECTRICAL]
-                with panel("Alerts"):
-                    self._alerts = AlertList(context, visitor, battery_id=self._battery_id, page_size=10)
-            with div("stack"):
-                cells = series_count(row)
-                with panel("Pack", f"{cells} cells in series" if cells else "number of cells unknown"):
-                    self._pack = PackView(row)
-                with panel("Charge sessions", "throughput and resistance over equivalent full cycles"):
-                    self._session_panel = div()
+        with div("trio"):
+            with panel("Voltage, current and power", "positive while discharging"):
+                self._electrical = [self._line_chart(title, unit, span) for _, title, unit, _, span in _ELECTRICAL]
+            cells = series_count(row)
+            with panel("Pack", f"{cells} cells in series" if cells else "number of cells unknown"):
+                self._pack = PackView(row)
+            with div("stack last-grows"):
+                with panel("Data sheet"):
+                    facts(_data_sheet(row))
+                with panel("Alerts") as box:
+                    box.classes("narrow")
+                    self._alerts = AlertList(
+                        context, visitor, battery_id=self._battery_id, page_size=10, unfolds_resolved=True
+                    )
+        with panel("Charge sessions", "throughput and resistance over equivalent full cycles"):
+            self._session_panel = div("sessions")
         self._show(row, context.live.snapshot.store_time)
         context.live.changed.subscribe(self._update)
         ui.timer(0.05, self._load, once=True)
@@ -164,9 +184,9 @@ class _BatteryPage:
             text(name, "k")
             return text("–", "v")
 
-    def _line_chart(self, title: str, unit: str) -> ui.echart:
+    def _line_chart(self, title: str, unit: str, span: AxisSpan) -> ui.echart:
         text(f"{title}, {unit}", "muted small")
-        chart = ui.echart(charts.line_chart([], ReadingRange(), 1)).classes("chart").style("height:112px")
+        chart = ui.echart(charts.line_chart([], ReadingRange(), 1, span)).classes("chart").style("height:118px")
         charts.paint(chart, charts.LINE_COLOURS)
         return chart
 
@@ -195,16 +215,24 @@ class _BatteryPage:
             await self._load()
 
     def _append(self, row: StoreRow) -> None:
-        window = timedelta(hours=self._hours)
-        if self._last_point_at is not None and row["time"] - self._last_point_at < window / _POINTS_PER_SPAN:
-            return  # closer than one pixel
-        self._last_point_at = row["time"]
+        if self._is_new_pixel(row["time"], _SLOW_HOURS):
+            for card in self._cards:
+                card.append(row, _SLOW_HOURS, is_slow=True)
+        if not self._is_new_pixel(row["time"], self._hours):
+            return
         self._appended += 1
-        window_ms = window.total_seconds() * 1e3
         for card in self._cards:
-            card.append(row, window_ms)
-        for (column, _, _, _), chart in zip(_ELECTRICAL, self._electrical, strict=True):
-            charts.append(chart, {charts.ACTUAL: [_point(row, column)]}, window_ms)
+            card.append(row, self._hours, is_slow=False)
+        for (column, *_), chart in zip(_ELECTRICAL, self._electrical, strict=True):
+            charts.append(chart, {charts.ACTUAL: [_point(row, column)]}, self._hours * _HOUR_MS)
+
+    def _is_new_pixel(self, time: datetime, hours: float) -> bool:
+        """Whether a point at `time` is not closer than one pixel to the last one in charts of `hours`; remembers it."""
+        last = self._last_points.get(hours)
+        if last is not None and time - last < timedelta(hours=hours) / _POINTS_PER_SPAN:
+            return False
+        self._last_points[hours] = time
+        return True
 
     def _needs_reload(self) -> bool:
         """Whether the history failed to load, or so many points were appended that it should be downsampled again."""
@@ -229,12 +257,17 @@ class _BatteryPage:
         hours = self._hours
         row = self._context.live.snapshot.rows[self._battery_id]
         until = row["time"] or datetime.now(UTC)
-        window = HistoryWindow(self._battery_id, until - timedelta(hours=hours), until, _POINTS)
+        window, slow = (
+            HistoryWindow(self._battery_id, until - timedelta(hours=span), until, _POINTS)
+            for span in (hours, _SLOW_HOURS)
+        )
         histories, queries = self._context.histories, self._context.queries
         try:
-            readings, predictions, cycles = await asyncio.gather(
+            readings, predictions, slow_readings, slow_predictions, cycles = await asyncio.gather(
                 asyncio.to_thread(histories.readings, window),
                 asyncio.to_thread(histories.predictions, window),
+                asyncio.to_thread(histories.readings, slow),
+                asyncio.to_thread(histories.predictions, slow),
                 asyncio.to_thread(queries.cycles, self._battery_id, _CYCLES),
             )
         except StoreUnavailableError as error:
@@ -242,18 +275,21 @@ class _BatteryPage:
             return
         if hours != self._hours:
             return  # another time span was chosen in the meantime
-        self._draw(readings, predictions)
+        for card in self._cards:
+            if card.is_slow:
+                card.draw(slow_readings.rows, slow_predictions.rows)
+            else:
+                card.draw(readings.rows, predictions.rows)
+        self._draw_electrical(readings)
         self._draw_sessions(cycles)
         set_text(self._loading, _description(readings, until))
-        self._last_point_at, self._appended, self._is_loaded = until, 0, True
+        self._last_points, self._appended, self._is_loaded = {hours: until, _SLOW_HOURS: until}, 0, True
 
-    def _draw(self, readings: HistorySeries, predictions: HistorySeries) -> None:
-        for card in self._cards:
-            card.draw(readings.rows, predictions.rows)
-        for (column, _, _, decimals), chart in zip(_ELECTRICAL, self._electrical, strict=True):
+    def _draw_electrical(self, readings: HistorySeries) -> None:
+        for (column, _, _, decimals, span), chart in zip(_ELECTRICAL, self._electrical, strict=True):
             points = [_point(row, column) for row in readings.rows]
             chart.options.clear()
-            chart.options.update(charts.line_chart(points, _reading_range(readings.rows, column), decimals))
+            chart.options.update(charts.line_chart(points, _reading_range(readings.rows, column), decimals, span))
             charts.paint(chart, charts.LINE_COLOURS)
 
     def _draw_sessions(self, cycles: Sequence[StoreRow]) -> None:
@@ -265,8 +301,13 @@ class _BatteryPage:
             if not cycles:
                 empty("No charge sessions yet", "A session is stored when the battery stops charging or discharging.")
                 return
-            chart = ui.echart(charts.sessions_chart(cycles)).classes("chart")
-            charts.paint(chart, {"throughput": {"line": "muted"}, "resistance": {"line": "predicted"}})
+            with div():
+                chart = ui.echart(charts.sessions_chart(cycles)).classes("chart sessions-chart")
+                charts.paint(chart, charts.SESSION_COLOURS)
+                with div("legend"):
+                    text("charged, Ah", "c", "span")
+                    text("discharged, Ah", "d", "span")
+                    text("resistance, mΩ", "r", "span")
             table(
                 ("Type", "End", "Cycles", "Ah", "mΩ", "Temp. rise °C"),
                 [
@@ -276,7 +317,7 @@ class _BatteryPage:
                         number(None if cycle["resistance_ohm"] is None else cycle["resistance_ohm"] * 1e3, 2),
                         number(cycle["temperature_rise_c"]),
                     )
-                    for cycle in cycles[:8]
+                    for cycle in cycles[:_SESSIONS_LISTED]
                 ],
                 numeric=(2, 3, 4, 5),
             )  # fmt: skip
@@ -287,12 +328,13 @@ class _TargetCard:
 
     def __init__(self, card: CardSpec) -> None:
         self._card = card
-        with panel(card.title):
+        self.is_slow = card.is_slow
+        with panel(card.title, f"{_SLOW_HOURS / 24:.0f} days" if card.is_slow else ""):
             with div("row-wrap").style("align-items:baseline;gap:2px 10px"):
                 self._value = text("–", "big")
                 self._interval = text("", "muted small")
             self._facts = ui.html("", tag="dl", sanitize=False).classes("facts")
-            self._chart = ui.echart(charts.target_chart(TargetLines(), card.decimals)).classes("chart")
+            self._chart = ui.echart(charts.target_chart(TargetLines(), card.decimals, card.axis_span)).classes("chart")
             charts.paint(self._chart, charts.TARGET_COLOURS)
             with div("legend"):
                 if card.actual is not None:
@@ -340,18 +382,20 @@ class _TargetCard:
             if at is not None and row[card.prefix] is not None:
                 _add_prediction(lines, at, row[card.prefix], row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"])
         self._chart.options.clear()
-        self._chart.options.update(charts.target_chart(lines, card.decimals))
+        self._chart.options.update(charts.target_chart(lines, card.decimals, card.axis_span))
         charts.paint(self._chart, charts.TARGET_COLOURS)
         self._band.set_visibility(lines.has_interval)
 
-    def append(self, row: StoreRow, window_ms: float) -> None:
-        """Append the newest values to the chart."""
+    def append(self, row: StoreRow, hours: float, *, is_slow: bool) -> None:
+        """Append the newest values to the chart, which covers `hours`, if it is slow or not as said."""
         card = self._card
+        if card.is_slow != is_slow:
+            return
         lines = TargetLines(actual=[] if card.actual is None else [_point(row, card.actual)])
         at = row["temperature_due"] if card.prefix == "temperature" else row["time"]
         if at is not None and row[card.value] is not None:
             _add_prediction(lines, at, row[card.value], row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"])
-        charts.append(self._chart, lines.by_id(), window_ms)
+        charts.append(self._chart, lines.by_id(), hours * _HOUR_MS)
 
 
 def _add_prediction(lines: TargetLines, at: datetime, value: float, lower: float | None, upper: float | None) -> None:
@@ -387,6 +431,28 @@ def _tiles(row: StoreRow, now: datetime | None) -> dict[str, str]:
         "Speed": number(row["speed_kmh"], 0, "km/h"),
         "Last seen": "–" if row["created_at"] is None else f"{age(row['created_at'], now)} ago",
     }
+
+
+def _data_sheet(row: StoreRow) -> list[tuple[str, str]]:
+    """Names and values of what is known about the pack besides its readings."""
+    in_series, in_parallel = series_count(row), row["cells_in_parallel"]
+    since = row["in_service_since"]
+    pairs = [
+        ("model", row["model"]),
+        ("fleet", row["fleet"]),
+        ("chemistry", row["chemistry"]),
+        ("nominal capacity", number(row["nominal_capacity_ah"], 0, "Ah")),
+        ("nominal voltage", number(row["nominal_voltage"], 0, "V")),
+        (
+            "cells",
+            f"{in_series} in series" + (f", {in_parallel:.0f} in parallel" if in_parallel else "")
+            if in_series
+            else None,
+        ),
+        ("in service since", f"{since:%Y-%m-%d}" if since else None),
+        ("odometer", number(row["odometer_km"], 0, "km")),
+    ]
+    return [(name, value) for name, value in pairs if value and value != DASH]
 
 
 def _description(series: HistorySeries, until: datetime) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -12,9 +12,13 @@ from typing import Any
 
 from nicegui import ui
 
+from console.alerts.rules import RULES, AlertRule
+
 #: [milliseconds since 1970, value]; None breaks the line.
 Point = list[float | None]
 Colours = Mapping[str, Mapping[str, str]]
+#: Smallest span of a value axis, so that noise does not fill the chart: absolute, and as a fraction of the values.
+AxisSpan = tuple[float, float]
 
 ACTUAL, PREDICTED, LOWER, WIDTH = "actual", "predicted", "lower", "width"
 LOWEST, HIGHEST, SPREAD = "lowest", "highest", "spread"
@@ -36,6 +40,25 @@ _MAP = {
     "CRITICAL": ("rect", "#d55e00"),
     "STALE": ("emptyCircle", "#8a94a0"),
 }
+#: Up to this number of batteries the points of the map have names.
+_MAX_NAMED = 40
+_MAX_BINS = 16
+_MIN_BINS = 6
+#: Smallest spans of the axes of the map.
+_TEMPERATURE_SPAN = 20.0
+_SOH_SPAN = 10.0
+#: Theme colours of the names in the map.
+MAP_COLOURS: Colours = {status: {"label": "muted"} for status in _MAP}
+SESSION_COLOURS: Colours = {
+    "charge": {"line": "predicted"},
+    "discharge": {"line": "muted"},
+    "resistance": {"line": "warning-fill"},
+}
+_SESSION_KINDS: tuple[tuple[str, Callable[[Mapping[str, Any]], bool]], ...] = (
+    ("charge", lambda row: row["kind"] == "charge"),
+    ("discharge", lambda row: row["kind"] != "charge"),
+)
+_RESISTANCE_SPAN: AxisSpan = (0.0, 0.2)
 _INVISIBLE: dict[str, Any] = {"lineStyle": {"opacity": 0}, "silent": True}
 #: Lines along the band, because a short peak is too narrow to be visible as an area.
 _THIN: dict[str, Any] = {"lineStyle": {"width": 1, "opacity": 0.6}, "silent": True}
@@ -121,10 +144,10 @@ def append(chart: ui.echart, points: Mapping[str, Sequence[Point]], window_ms: f
     ui.run_javascript(f"twin.append({chart.id}, {json.dumps(points)}, {window_ms:.0f})")
 
 
-def target_chart(lines: TargetLines, decimals: int) -> dict[str, Any]:
+def target_chart(lines: TargetLines, decimals: int, span: AxisSpan) -> dict[str, Any]:
     """Chart of actual and predicted values with the prediction interval, and minimum and maximum behind means."""
     return {
-        **_frame(decimals),
+        **_frame(decimals, span),
         "series": [
             _line(LOWER, with_gaps(lines.lower), stack="band", **_STACKED, **_INVISIBLE, **_NO_TOOLTIP),
             _line(WIDTH, with_gaps(lines.width), stack="band", areaStyle={}, **_STACKED, **_INVISIBLE, **_NO_TOOLTIP),
@@ -135,30 +158,37 @@ def target_chart(lines: TargetLines, decimals: int) -> dict[str, Any]:
     }
 
 
-def line_chart(points: list[Point], reading_range: ReadingRange, decimals: int) -> dict[str, Any]:
+def line_chart(points: list[Point], reading_range: ReadingRange, decimals: int, span: AxisSpan) -> dict[str, Any]:
     """Chart of one quantity over time."""
     return {
-        **_frame(decimals),
+        **_frame(decimals, span),
         "series": [*reading_range.series(), _line(ACTUAL, with_gaps(points), lineStyle={"width": 1.5})],
     }
 
 
 def sessions_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Chart of throughput and resistance of each session over the equivalent full cycles of the battery."""
-    options = _frame(2)
+    options = _frame(2, _RESISTANCE_SPAN)
     options["xAxis"] = {**options["xAxis"], "type": "value", "scale": True, "name": "cycles", "nameLocation": "end"}
     options["yAxis"] = [
-        {**options["yAxis"], "name": "Ah", "scale": False},  # bars start at zero
+        {"type": "value", "axisLabel": {"fontSize": 11}, "splitNumber": 3, "name": "Ah"},  # bars start at zero
         {**options["yAxis"], "name": "mΩ", "splitLine": {"show": False}},
     ]
-    throughput = [[row["cycle_index"], row["throughput_ah"]] for row in reversed(rows)]
     resistance = [
         [row["cycle_index"], None if row["resistance_ohm"] is None else row["resistance_ohm"] * 1e3]
         for row in reversed(rows)
     ]
     options["grid"] = {**options["grid"], "right": 46, "top": 26}
     options["series"] = [
-        {**_line("throughput", throughput), "type": "bar", "barMaxWidth": 6},
+        *(
+            {
+                **_line(kind, [[row["cycle_index"], row["throughput_ah"]] for row in reversed(rows) if is_kind(row)]),
+                "type": "bar",
+                "barMaxWidth": 8,
+                "barGap": "-100%",
+            }
+            for kind, is_kind in _SESSION_KINDS
+        ),
         {
             **_line("resistance", resistance, lineStyle={"width": 2}),
             "yAxisIndex": 1,
@@ -171,11 +201,11 @@ def sessions_chart(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def health_map() -> dict[str, Any]:
     """Scatter chart of state of health against temperature, one point per battery; without points."""
-    axis: dict[str, Any] = {"type": "value", "scale": True, "nameLocation": "middle", "axisLabel": {"fontSize": 11}}
+    axis: dict[str, Any] = {"type": "value", "nameLocation": "middle", "axisLabel": {"fontSize": 11}}
     return {
         "textStyle": _TEXT,
         "animation": False,
-        "grid": {"left": 46, "right": 14, "top": 30, "bottom": 40},
+        "grid": {"left": 48, "right": 54, "top": 30, "bottom": 40},
         "legend": {
             "top": 0,
             "left": 0,
@@ -184,8 +214,8 @@ def health_map() -> dict[str, Any]:
             "textStyle": {"color": "#8a94a0", "fontSize": 11},
         },
         "tooltip": {"trigger": "item", ":formatter": "p => `${p.value[2]}: ${p.value[1]} % at ${p.value[0]} °C`"},
-        "xAxis": {**axis, "name": "temperature, °C", "nameGap": 24},
-        "yAxis": {**axis, "name": "state of health, %", "nameGap": 34},
+        "xAxis": {**axis, **_axis_range(_TEMPERATURE_SPAN, ticks=6), "name": "temperature, °C", "nameGap": 24},
+        "yAxis": {**axis, **_axis_range(_SOH_SPAN, ticks=5), "name": "state of health, %", "nameGap": 34},
         **health_points(()),
     }
 
@@ -196,6 +226,8 @@ def health_points(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     for line in lines:
         if line["temperature"] is not None and line["soh"] is not None:
             points[line["status"]].append([line["temperature"], line["soh"], line["battery_id"]])
+    is_named = sum(map(len, points.values())) <= _MAX_NAMED
+    label = {"show": is_named, "position": "right", ":formatter": "p => p.value[2]", "fontSize": 11}
     return {
         "series": [
             {
@@ -203,13 +235,82 @@ def health_points(lines: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 "name": status,
                 "type": "scatter",
                 "symbol": symbol,
-                "symbolSize": 9,
+                "symbolSize": 10,
                 "itemStyle": {"color": colour, "opacity": 0.85},
+                "label": label,
+                "labelLayout": {"hideOverlap": True, "moveOverlap": "shiftY"},
                 "data": [{"value": point} for point in points[status]],
+                **({"markLine": _limits()} if status == "NORMAL" else {}),
             }
             for status, (symbol, colour) in _MAP.items()
         ]
     }
+
+
+def _limits() -> dict[str, Any]:
+    """Thresholds of temperature and state of health as dashed lines, where they lie within the axes."""
+    lines = []
+    for name, axis in (("thermal", "xAxis"), ("poor_health", "yAxis")):
+        rule = RULES[name]
+        for severity, threshold in (("WARNING", rule.warning), ("CRITICAL", rule.critical)):
+            lines.append({axis: threshold, "lineStyle": {"color": _MAP[severity][1], "type": "dashed", "opacity": 0.7}})
+    return {"silent": True, "symbol": "none", "label": {"show": False}, "data": lines}
+
+
+def histogram(values: Iterable[float], rule: AlertRule, unit: str, widths: Sequence[float]) -> dict[str, Any]:
+    """Histogram of the batteries by one value, stacked by the severity that `rule` gives it.
+
+    Args:
+        widths: widths of the bins to choose from, ascending; the first that gives at most 16 bins.
+    """
+    known = sorted(values)
+    width = next((w for w in widths if known and (known[-1] - known[0]) / w <= _MAX_BINS), widths[-1])
+    first = int(known[0] // width) if known else 0
+    count = (int(known[-1] // width) - first + 1) if known else 1
+    pad = max(_MIN_BINS - count, 0) // 2
+    first, count = max(first - pad, 0), max(count, _MIN_BINS)
+    counts = {status: [0] * count for status in ("NORMAL", "WARNING", "CRITICAL")}
+    for value in known:
+        counts[rule.severity(value) or "NORMAL"][int(value // width) - first] += 1
+    edges = [(first + index) * width for index in range(count)]
+    return {
+        "textStyle": _TEXT,
+        "animation": False,
+        "grid": {"left": 30, "right": 8, "top": 8, "bottom": 22},
+        "tooltip": {
+            "trigger": "axis",
+            "axisPointer": {"type": "shadow"},
+            "confine": True,
+            ":formatter": f"ps => ps[0].name + ' {unit}: ' + ps.reduce((n, p) => n + p.value, 0) + ' batteries'",
+        },
+        "xAxis": {
+            "type": "category",
+            "data": [f"{edge:g}–{edge + width:g}" for edge in edges],
+            "axisLabel": {"fontSize": 11, "hideOverlap": True},
+            "axisTick": {"show": False},
+        },
+        "yAxis": {"type": "value", "minInterval": 1, "splitNumber": 3, "axisLabel": {"fontSize": 11}},
+        "series": [
+            {
+                "id": status,
+                "type": "bar",
+                "stack": "batteries",
+                "barCategoryGap": "12%",
+                "itemStyle": {"color": _MAP[status][1]},
+                "data": counts[status],
+            }
+            for status in counts
+        ],
+    }
+
+
+def _axis_range(span: float, fraction: float = 0.0, ticks: int = 3) -> dict[str, Any]:
+    """Limits of a value axis that spans at least `span`, and at least `fraction` of the values."""
+    limits = {
+        f":{end}": f"v => twin.range(v, {span}, {fraction}, {ticks})[{index}]"
+        for index, end in enumerate(("min", "max"))
+    }
+    return {**limits, "splitNumber": ticks}
 
 
 def _line(name: str, points: Sequence[Sequence[float | None]], **more: Any) -> dict[str, Any]:
@@ -225,7 +326,7 @@ def _line(name: str, points: Sequence[Sequence[float | None]], **more: Any) -> d
     }
 
 
-def _frame(decimals: int) -> dict[str, Any]:
+def _frame(decimals: int, span: AxisSpan) -> dict[str, Any]:
     return {
         "textStyle": _TEXT,
         "animation": False,
@@ -241,5 +342,5 @@ def _frame(decimals: int) -> dict[str, Any]:
             "splitLine": {"show": False},
             "axisTick": {"show": False},
         },
-        "yAxis": {"type": "value", "scale": True, "axisLabel": {"fontSize": 11}, "splitNumber": 3},
+        "yAxis": {"type": "value", **_axis_range(*span), "axisLabel": {"fontSize": 11}},
     }

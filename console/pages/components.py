@@ -89,9 +89,15 @@ def set_text(element: ui.html, content: str) -> None:
     element.set_content(html.escape(content))
 
 
-def chip(status: str) -> ui.html:
-    """Label of a status with its colour and symbol."""
-    return text(status, f"chip s-{status}", "span")
+def entry(symbol: str, battery_id: str | None, content: str, when: str = "") -> None:
+    """One line of a list: status symbol, link to a battery, text and time."""
+    with div("entry"):
+        text("", f"chip s-{symbol}", "span").props(f'role="img" aria-label="{symbol.lower()}"')
+        with div():
+            if battery_id is not None:
+                ui.link(battery_id, f"/battery/{battery_id}").classes("id")
+            text(content, tag="span")
+        text(when, "muted small", "span")
 
 
 def empty(title: str, hint: str) -> ui.element:

@@ -8,7 +8,8 @@ from console.connection_pool import StoreRow
 from console.pack_layout import UNKNOWN, PackCells, Quantity, box_count, box_positions, pack_cells
 from console.pages.components import button, div, press, set_text, text
 
-_VIEWS = {"Tilt": (2.6, -6.9, 6.0), "Top": (0.0, -0.01, 8.2), "Side": (0.0, -8.0, 1.2)}
+#: Camera positions for a pack of twelve boxes in a row.
+_VIEWS = {"Tilt": (2.5, -6.3, 5.4), "Top": (0.0, -0.01, 8.2), "Side": (0.0, -8.0, 1.2)}
 
 
 class PackView:
@@ -29,7 +30,7 @@ class PackView:
                 for name in _VIEWS:
                     button(name, lambda _, view=name: self._set_camera(view), classes="")
         with div("scene-box"):
-            self._scene = ui.scene(width=640, height=330, grid=False, fps=20)
+            self._scene = ui.scene(width=640, height=400, grid=False, fps=20)
             self._scene.classes("w-full").props('role="img" aria-label="cells of the pack"')
             tip = div("scene-tip").props(f'id="tip-{self._scene.id}"')
             tip.style("left:0;top:0")
@@ -37,6 +38,7 @@ class PackView:
         self._set_camera("Tilt")
         ui.run_javascript(f"twin.hover({self._scene.id}, 'tip-{self._scene.id}')")
         with div("scale"):
+            self._scale_title = text("", tag="b")
             ui.element("i")
             self._scale_labels = [text("", tag="span") for _ in range(3)]
         self._note = text("", "muted small")
@@ -51,6 +53,7 @@ class PackView:
         cells = pack_cells(row, self._quantity)
         for element, share in zip(self._scale_labels, (0.0, 0.5, 1.0), strict=True):
             set_text(element, cells.at(share) if cells.values else "")
+        set_text(self._scale_title, f"{self._quantity.capitalize()}, {cells.unit}")
         set_text(self._note, cells.note)
         colours, labels = self._appearance(cells)
         calls = self._material_calls(colours) + self._name_calls(labels)

@@ -23,13 +23,14 @@
 
   // Charts are drawn on canvas, where CSS does not apply: colours are resolved from CSS variables.
   const colour = (name) => getComputedStyle(document.body).getPropertyValue(`--${name}`).trim();
-  const painted = new Map(); // element id -> {series id: {line: name, area: name}}
+  const painted = new Map(); // element id -> {series id: {line: name, area: name, label: name}}
   const paint = (id) => {
     const chart = getElement(id)?.chart;
     if (!chart) return false;
     const series = Object.entries(painted.get(id)).map(([key, names]) => ({
       id: key,
       ...(names.line && { lineStyle: { color: colour(names.line) }, itemStyle: { color: colour(names.line) } }),
+      ...(names.label && { label: { color: colour(names.label) } }),
       ...(names.area && { areaStyle: { color: colour(names.area) } }),
     }));
     const axis = {
@@ -67,6 +68,27 @@
       series.push({ id: line.id, data: data.filter((point) => point[0] >= oldest) });
     }
     if (series.length) chart.setOption({ series });
+  };
+
+  // The distance of ECharts' ticks on an axis of this length.
+  const tickStep = (length, ticks) => {
+    const power = 10 ** Math.floor(Math.log10(length / ticks));
+    const [share] = [[1, 1.5], [2, 2.5], [3, 4], [5, 7], [10, Infinity]].find(([, below]) => length / ticks / power < below);
+    return share * power;
+  };
+  // Limits of an axis over the data {min, max}: at least `span` and `fraction` of the values apart, on ticks, and not below
+  // 0 for data that is not.
+  twin.range = ({ min, max }, span, fraction = 0, ticks = 3) => {
+    if (!isFinite(min) || !isFinite(max)) return [0, span || 1];
+    const length = Math.max(span, fraction * Math.max(Math.abs(min), Math.abs(max)), max - min) || 1;
+    const missing = (length - (max - min)) / 2;
+    let [low, high] = [min - missing, max + missing];
+    if (low < 0 && min >= 0) [low, high] = [0, Math.max(high, length)];
+    for (let pass = 0; pass < 3; pass++) {
+      const step = tickStep(high - low, ticks);
+      [low, high] = [Math.floor(low / step + 1e-9) * step, Math.ceil(high / step - 1e-9) * step];
+    }
+    return [+low.toFixed(9), +high.toFixed(9)];
   };
 
   // Filter the fleet table by status; other column filters stay.

@@ -346,7 +346,7 @@ def test_battery_page_is_at_most_two_seconds_behind(visit: Callable[..., Any]) -
     delays = []
     for _ in range(8):
         shown = page.evaluate(
-            """() => Math.max(...[...document.querySelectorAll('.chart')].slice(0, 1).map(e => {
+            """() => Math.max(...[...document.querySelectorAll('.quad .chart')].slice(1, 2).map(e => {
                  const chart = getElement(parseInt(e.id.slice(1))).chart;
                  const data = chart.getOption().series.find(s => s.id === 'actual').data;
                  return Date.now() - data[data.length - 1][0]; }))"""
@@ -492,7 +492,7 @@ def test_dark_theme_and_phone_viewport(path: str, visit: Callable[..., Any], sit
 
 
 _GRID = "const api = getElement(+document.querySelector('.fleet-grid .nicegui-aggrid').id.slice(1)).api;"
-_DATA = "getElement(+document.querySelector('.quad .chart').id.slice(1)).chart.getOption().series.at(-1).data"
+_DATA = "getElement(+document.querySelectorAll('.quad .chart')[1].id.slice(1)).chart.getOption().series.at(-1).data"
 
 
 def test_new_batteries_appear_under_active_filters_and_sorting(visit: Callable[..., Any], site: Site) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from console.pack_layout import CIVIDIS, box_count, box_positions, pack_cells, scale_colour
+from console.pack_layout import VIRIDIS, box_count, box_positions, pack_cells, scale_colour
 
 TEMPERATURES = st.floats(-40.0, 120.0)
 VOLTAGES = st.floats(1.0, 5.0)
@@ -62,8 +62,8 @@ def test_colour_scale_has_a_minimum_span() -> None:
 
 
 def test_colour_scale_is_clipped_at_both_ends() -> None:
-    assert (scale_colour(0.0), scale_colour(1.0)) == (CIVIDIS[0], CIVIDIS[-1])
-    assert (scale_colour(-5.0), scale_colour(7.0)) == (CIVIDIS[0], CIVIDIS[-1])
+    assert (scale_colour(0.0), scale_colour(1.0)) == (VIRIDIS[0], VIRIDIS[-1])
+    assert (scale_colour(-5.0), scale_colour(7.0)) == (VIRIDIS[0], VIRIDIS[-1])
 
 
 @given(st.integers(1, 400))
