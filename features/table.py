@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from features import labels
 from features.state import MAX_GAP_S, FloatArray, new_states, set_battery
@@ -21,23 +23,25 @@ from features.state_update import (
 )
 from features.targets import TARGETS, Target
 from telemetry.contract import SIGNALS
+from telemetry.parameters import Parameters
 
 #: Columns of every table besides features and labels.
 KEYS: tuple[str, ...] = ("battery_id", "time", "cycle_index", "life_quarter")
 
 
-@dataclass(frozen=True)
-class LabelParams:
+class LabelParams(Parameters):
     """Label definitions: end of life, failure and horizons; `targets` in params.yaml."""
 
-    eol_fraction: float = 0.8
-    failure_horizon_cycles: float = 100.0
-    temperature_horizon_s: float = 300.0
-    temperature_tolerance_s: float = 30.0
-    temperature_every_s: float = 300.0
+    section: ClassVar[str] = "targets"
+
+    eol_fraction: float = Field(0.8, gt=0.0, lt=1.0)
+    failure_horizon_cycles: PositiveFloat = 100.0
+    temperature_horizon_s: PositiveFloat = 300.0
+    temperature_tolerance_s: NonNegativeFloat = 30.0
+    temperature_every_s: PositiveFloat = 300.0
     fault_warning_level: float = 3.0
-    min_rows: int = 50
-    min_events: int = 10
+    min_rows: PositiveInt = 50
+    min_events: NonNegativeInt = 10
 
 
 @dataclass(frozen=True)

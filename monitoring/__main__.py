@@ -20,9 +20,10 @@ import psycopg2
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.registry import Collector
 
+from features.table import LabelParams
 from monitoring.drift.drift_monitor import DriftMonitor, registered_references
-from monitoring.drift.drift_params import project_drift
-from monitoring.evaluation.definitions import ModelDefinitions, project_definitions
+from monitoring.drift.drift_params import DriftParams
+from monitoring.evaluation.definitions import ModelDefinitions
 from monitoring.evaluation.evaluator import Evaluator
 from monitoring.exporter import TwinCollector
 from monitoring.fleet_queries import FleetReader
@@ -47,9 +48,9 @@ def run_monitoring(settings: Settings, params_file: Path, stop: threading.Event)
     if settings.telemetry_dsn is None:
         raise TwinError("No telemetry store is configured.", field="telemetry_dsn")
     dsn = settings.telemetry_dsn.get_secret_value()
-    definitions = project_definitions(params_file)
+    definitions = LabelParams.read(params_file)
     evaluator = Evaluator(dsn, ModelDefinitions(settings, definitions), definitions.temperature_every_s)
-    drift = DriftMonitor(dsn, registered_references(settings), project_drift(params_file))
+    drift = DriftMonitor(dsn, registered_references(settings), DriftParams.read(params_file))
     registry = RegistryPoller(settings)
     reader = FleetReader(dsn)
     with ExitStack() as stack:

@@ -11,10 +11,11 @@ import pandas as pd
 
 from features.targets import TARGETS
 from telemetry.command import exit_code
+from telemetry.parameters import load_params
 from training import plots
 from training.evaluate import add_linear_extrapolation, by_fold, permutation_importance, report
 from training.onnx_runtime import OnnxForest
-from training.params import FEATURES, MODELS, REPORTS, load_params, read_json, start_logging, write_json
+from training.params import FEATURES, MODELS, REPORTS, read_json, start_logging, write_json
 
 log = logging.getLogger(__name__)
 

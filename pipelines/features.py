@@ -13,7 +13,8 @@ from features.state import STATE_VERSION
 from features.table import KEYS, FeatureTables, LabelParams, build
 from features.targets import TARGETS
 from telemetry.command import exit_code
-from training.params import FEATURES, VALIDATED, load_params, parse_section, start_logging, write_json
+from telemetry.parameters import load_params
+from training.params import FEATURES, VALIDATED, start_logging, write_json
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def features(
 
 def _without_minimum_rows(params: LabelParams) -> LabelParams:
     """The same definitions, without the minimum number of rows for training."""
-    return LabelParams(**{**vars(params), "min_rows": 1, "min_events": 0})
+    return params.model_copy(update={"min_rows": 1, "min_events": 0})
 
 
 def _row_key(table: pd.DataFrame) -> tuple[str, ...]:
@@ -90,7 +91,7 @@ def main() -> None:
     readings, cycles, batteries = (
         pd.read_parquet(VALIDATED / f"{name}.parquet") for name in ("readings", "cycles", "batteries")
     )
-    built = features(readings, cycles, batteries, parse_section(LabelParams, params["targets"], "targets"))
+    built = features(readings, cycles, batteries, LabelParams.of(params))
     FEATURES.mkdir(parents=True, exist_ok=True)
     for target in TARGETS.values():
         empty = pd.DataFrame(columns=[*KEYS, *target.feature_names, target.label])

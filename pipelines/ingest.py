@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from telemetry.command import exit_code
+from telemetry.parameters import load_params
 from telemetry.sources import Telemetry, read_source
-from training.params import INTERIM, load_params, start_logging, write_json
+from training.params import INTERIM, start_logging, write_json
 
 log = logging.getLogger(__name__)
 

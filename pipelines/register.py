@@ -13,9 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from telemetry.command import exit_code
+from telemetry.parameters import load_params
 from telemetry.settings import Settings
 from training.gate import GateThresholds
-from training.params import MODELS, REPORTS, load_params, read_json, start_logging
+from training.params import MODELS, REPORTS, read_json, start_logging
 from training.registry.promotion import current_user
 from training.registry.provenance import provenance_in
 from training.registry.registration import RegistrationReport, register_all

@@ -9,7 +9,7 @@ import pandas as pd
 
 from simulator.fleet import SimulateParams, simulate_fleet
 from telemetry.command import exit_code
-from training.params import load_params
+from telemetry.parameters import load_params
 
 FLEET = Path("data/raw/fleet")
 
@@ -24,7 +24,7 @@ def write_fleet(readings: pd.DataFrame, batteries: pd.DataFrame, folder: Path) -
 def main() -> None:
     """Simulate the fleet of params.yaml."""
     params = load_params()
-    readings, batteries = simulate_fleet(SimulateParams.from_mapping(params["simulate"]), params["seed"])
+    readings, batteries = simulate_fleet(SimulateParams.of(params), params["seed"])
     write_fleet(readings, batteries, FLEET)
     print(f"{len(batteries)} batteries, {len(readings)} readings -> {FLEET}")
 

@@ -13,11 +13,12 @@ from features.state import STATE_VERSION
 from features.targets import TARGET_NAMES, TARGETS
 from telemetry.command import exit_code
 from telemetry.errors import TwinError
+from telemetry.parameters import load_params
 from training.crossfit import fit_final, out_of_fold, predict_with_baselines
 from training.forests import ForestParams, inputs
 from training.model_files import save_canonical_skops
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference, to_onnx
-from training.params import FEATURES, MODELS, TUNED, load_params, read_json, start_logging, write_json
+from training.params import FEATURES, MODELS, TUNED, read_json, start_logging, write_json
 from training.splits import split
 
 log = logging.getLogger(__name__)

@@ -11,10 +11,11 @@ import pandas as pd
 
 from features.targets import TARGET_NAMES, TARGETS
 from telemetry.command import exit_code
+from telemetry.parameters import load_params
 from telemetry.settings import Settings
 from training import tracking
 from training.forest_library import forests
-from training.params import FEATURES, TUNED, file_hash, load_params, parse_section, read_json, start_logging, write_json
+from training.params import FEATURES, TUNED, file_hash, read_json, start_logging, write_json
 from training.splits import split
 from training.tuning import TuneParams, study_name, tune_forest
 
@@ -35,7 +36,7 @@ def main() -> None:
     settings = Settings()
     source = FEATURES / f"{target.name}.parquet"
     table = pd.read_parquet(source)
-    tune = parse_section(TuneParams, params["tune"], "tune")
+    tune = TuneParams.of(params)
     name = study_name(params["domain"], target, file_hash(source), tune, params["seed"])
     settings.var.mkdir(parents=True, exist_ok=True)
     library = forests(tune.library).tag

@@ -23,8 +23,9 @@ import psycopg2
 from retraining.retrainer import open_retrainer
 from telemetry.embedded.postgres import ensure_telemetry_store
 from telemetry.errors import TwinError
+from telemetry.parameters import load_params
 from telemetry.settings import Settings
-from training.params import load_params, start_logging
+from training.params import start_logging
 
 
 def main(argv: Sequence[str] | None = None) -> int:

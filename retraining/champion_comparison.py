@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator
 from scipy import stats
 
 from features.state import FloatArray
-from telemetry.errors import TwinError
+from telemetry.parameters import Parameters
 
 
-@dataclass(frozen=True)
-class RollbackParams:
+class RollbackParams(Parameters):
     """Section `rollback` of params.yaml.
 
     Attributes:
@@ -25,27 +26,20 @@ class RollbackParams:
         alpha: false rollback probability over all comparisons after a promotion.
     """
 
-    min_outcomes: int = 200
-    max_outcomes: int = 3200
-    watch_s: float = 86_400.0
-    min_batteries: int = 4
-    alpha: float = 0.01
+    section: ClassVar[str] = "rollback"
 
-    def __post_init__(self) -> None:
-        checks = (
-            ("min_outcomes", self.min_outcomes, self.min_outcomes >= 1, "at least 1"),
-            ("max_outcomes", self.max_outcomes, self.max_outcomes >= self.min_outcomes, "at least min_outcomes"),
-            ("watch_s", self.watch_s, self.watch_s >= 0.0, "at least 0"),
-            ("min_batteries", self.min_batteries, self.min_batteries >= 2, "at least 2"),
-            ("alpha", self.alpha, 0.0 < self.alpha < 1.0, "between 0 and 1"),
-        )
-        for name, value, is_valid, rule in checks:
-            if not is_valid:
-                raise TwinError(
-                    f"params.yaml: rollback.{name} is {value!r}: it must be {rule}.",
-                    field=f"rollback.{name}",
-                    value=value,
-                )
+    min_outcomes: PositiveInt = 200
+    max_outcomes: PositiveInt = Field(3200, validate_default=True)
+    watch_s: NonNegativeFloat = 86_400.0
+    min_batteries: int = Field(4, ge=2)
+    alpha: float = Field(0.01, gt=0.0, lt=1.0)
+
+    @field_validator("max_outcomes")
+    @classmethod
+    def _not_fewer_than_min_outcomes(cls, max_outcomes: int, info: ValidationInfo) -> int:
+        if max_outcomes < (least := info.data.get("min_outcomes", 0)):
+            raise ValueError(f"it should be at least rollback.min_outcomes, {least}")
+        return max_outcomes
 
     @property
     def max_comparisons(self) -> int:

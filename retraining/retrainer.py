@@ -25,7 +25,7 @@ from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 from telemetry.stores.snapshot import SnapshotParams
-from training.params import parse_section, read_json
+from training.params import read_json
 from training.registry.promotion import current_user
 from training.registry.registry_store import RegistryStore
 from training.splits import MIN_BATTERIES_FOR_GATE
@@ -170,10 +170,10 @@ def open_retrainer(settings: Settings, params: Mapping[str, Any], stop: threadin
     """
     if settings.telemetry_dsn is None:
         raise TwinError("No telemetry store is configured.", field="telemetry_dsn")
-    policy = parse_section(RetrainParams, params.get("retrain", {}), "retrain")
-    rollback = parse_section(RollbackParams, params.get("rollback", {}), "rollback")
-    drift = parse_section(DriftParams, params.get("drift", {}), "drift")
-    parse_section(SnapshotParams, params.get("snapshot", {}), "snapshot")  # reported before a training begins
+    policy = RetrainParams.of(params)
+    rollback = RollbackParams.of(params)
+    drift = DriftParams.of(params)
+    SnapshotParams.of(params)  # reported before a training begins
     dsn = settings.telemetry_dsn.get_secret_value()
     migrate(dsn)
     records = RetrainStore(dsn, settings.domain, current_user())

@@ -26,7 +26,7 @@ from telemetry.settings import Settings
 from telemetry.stores.snapshot import MANIFEST, SnapshotParams, take_snapshot
 from training.gate import GateThresholds
 from training.mlflow_client import experiment_id, record_run_status
-from training.params import parse_section, read_json
+from training.params import read_json
 from training.registry.provenance import provenance_in
 from training.registry.registration import RegistrationReport, register_all
 from training.registry.registry_store import RegistryStore
@@ -172,7 +172,7 @@ class TrainingRun:
     def _take_snapshot(self, workspace: Workspace) -> Path:
         if self.settings.telemetry_dsn is None:
             raise TwinError("No telemetry store is configured.", field="telemetry_dsn")
-        params = parse_section(SnapshotParams, self.params.get("snapshot", {}), "snapshot")
+        params = SnapshotParams.of(self.params)
         return take_snapshot(
             self.settings.telemetry_dsn.get_secret_value(),
             workspace.folder / "data" / "raw" / SOURCE,

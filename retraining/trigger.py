@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import ClassVar
 
-from telemetry.errors import TwinError
+from pydantic import Field, NonNegativeFloat, PositiveInt, ValidationInfo, field_validator
+
+from telemetry.parameters import Parameters
 
 
-@dataclass(frozen=True)
-class RetrainParams:
+class RetrainParams(Parameters):
     """Section `retrain` of params.yaml.
 
     Attributes:
@@ -19,18 +21,18 @@ class RetrainParams:
         kept: number of training workspaces kept under `var/retrains`.
     """
 
-    pause_s: float = 3600.0
-    longest_pause_s: float = 86_400.0
-    kept: int = 3
+    section: ClassVar[str] = "retrain"
 
-    def __post_init__(self) -> None:
-        for name, smallest in (("pause_s", 0.0), ("longest_pause_s", self.pause_s), ("kept", 1)):
-            if not getattr(self, name) >= smallest:
-                raise TwinError(
-                    f"params.yaml: retrain.{name} is {getattr(self, name)!r}: it must be at least {smallest:g}.",
-                    field=f"retrain.{name}",
-                    value=getattr(self, name),
-                )
+    pause_s: NonNegativeFloat = 3600.0
+    longest_pause_s: NonNegativeFloat = Field(86_400.0, validate_default=True)
+    kept: PositiveInt = 3
+
+    @field_validator("longest_pause_s")
+    @classmethod
+    def _not_shorter_than_pause(cls, longest_pause_s: float, info: ValidationInfo) -> float:
+        if longest_pause_s < (least := info.data.get("pause_s", 0.0)):
+            raise ValueError(f"it should be at least retrain.pause_s, {least:g}")
+        return longest_pause_s
 
 
 @dataclass(frozen=True)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from simulator.battery import Battery, random_streams
 from simulator.designs import CAR_MODELS
 from telemetry.contract import BATTERY_FIELDS, names
-from telemetry.errors import TwinError
+from telemetry.parameters import Parameters
 
 DAYS_PER_YEAR = 365.25
 
 
-@dataclass(frozen=True)
-class SimulateParams:
-    """Section `simulate` of params.yaml; a value out of range is a `TwinError`.
+class SimulateParams(Parameters):
+    """Section `simulate` of params.yaml.
 
     Attributes:
         batteries: number of batteries.
@@ -37,61 +35,39 @@ class SimulateParams:
         models: names of the car models in the fleet (`simulator.designs.CAR_MODELS`); empty: all, by their shares.
     """
 
-    batteries: int = 24
-    sampling_s: float = 30.0
-    cycles_between_logs: float = 22.0
-    observation_end: str = "2026-01-01"
-    years_in_service: tuple[float, float] = (2.0, 8.0)
-    retire_below_soh: float = 0.8
-    cycles_after_retirement: float = 30.0
-    ageing_spread: float = 1.0
-    hazard_scale: float = 1.0
+    section: ClassVar[str] = "simulate"
+
+    batteries: PositiveInt = 24
+    sampling_s: PositiveFloat = 30.0
+    cycles_between_logs: PositiveFloat = 22.0
+    observation_end: date = date(2026, 1, 1)
+    years_in_service: tuple[PositiveFloat, PositiveFloat] = (2.0, 8.0)
+    retire_below_soh: float = Field(0.8, ge=0.5, lt=1.0)
+    cycles_after_retirement: NonNegativeFloat = 30.0
+    ageing_spread: NonNegativeFloat = 1.0
+    hazard_scale: PositiveFloat = 1.0
     models: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        for name in ("batteries", "sampling_s", "cycles_between_logs", "hazard_scale"):
-            if not getattr(self, name) > 0:
-                raise _invalid(name, getattr(self, name), "it must be greater than 0")
-        for name in ("cycles_after_retirement", "ageing_spread"):
-            if not getattr(self, name) >= 0:
-                raise _invalid(name, getattr(self, name), "it must not be negative")
-        if not 0.5 <= self.retire_below_soh < 1.0:
-            raise _invalid("retire_below_soh", self.retire_below_soh, "it must be a fraction from 0.5 to below 1")
-        for name in self.models:
-            if name not in {model.name for model in CAR_MODELS}:
-                known = ", ".join(model.name for model in CAR_MODELS)
-                raise _invalid("models", name, f"it must be one of {known}")
-        if len(self.years_in_service) != 2 or not 0 < self.years_in_service[0] <= self.years_in_service[1]:
-            raise _invalid("years_in_service", self.years_in_service, "it must be the shortest and the longest time")
-        try:
-            datetime.fromisoformat(str(self.observation_end))
-        except ValueError as error:
-            raise _invalid("observation_end", self.observation_end, "it must be a date such as 2026-01-01") from error
-
+    @field_validator("years_in_service")
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> SimulateParams:
-        """From the section `simulate` of params.yaml.
+    def _shortest_first(cls, years: tuple[float, float]) -> tuple[float, float]:
+        if years[0] > years[1]:
+            raise ValueError("it should be the shortest and the longest time")
+        return years
 
-        Raises:
-            TwinError: a key is unknown or a value is out of range.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            if name not in known:
-                raise _invalid(name, values[name], f"it must be one of {', '.join(known)}")
-        given: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
-        return cls(**given)
+    @field_validator("models")
+    @classmethod
+    def _known_models(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        known = [model.name for model in CAR_MODELS]
+        if unknown := sorted(set(models) - set(known)):
+            raise ValueError(f"there is no {', '.join(unknown)}: it should be some of {', '.join(known)}")
+        return models
 
     @property
     def observation_end_s(self) -> float:
         """End of observation, seconds since 1970."""
-        end = datetime.fromisoformat(str(self.observation_end))
-        return (end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp()
-
-
-def _invalid(name: str, value: object, rule: str) -> TwinError:
-    field = f"simulate.{name}"
-    return TwinError(f"{field} is {value!r}: {rule}.", field=field, value=value)
+        end = self.observation_end
+        return datetime(end.year, end.month, end.day, tzinfo=UTC).timestamp()
 
 
 def new_battery(params: SimulateParams, seed: int, index: int, in_service_since: datetime) -> Battery:

@@ -22,7 +22,6 @@ from pathlib import Path
 from threading import Event
 
 import psycopg2
-import yaml
 from rich.console import Console
 
 from simulator.fleet import SimulateParams
@@ -40,6 +39,7 @@ from telemetry.embedded.mqtt_broker import ensure_mqtt_broker
 from telemetry.embedded.ports import free_port
 from telemetry.embedded.postgres import ensure_telemetry_store
 from telemetry.errors import TwinError
+from telemetry.parameters import load_params
 from telemetry.settings import Settings
 from telemetry.sinks import make_sinks
 from telemetry.sinks.base import Sink, SinkError, SinkUnavailableError
@@ -227,8 +227,8 @@ def _store(settings: Settings) -> PostgresStore:
 
 def start_batteries(count: int, params_file: Path, at: datetime) -> list[LivePack]:
     """`count` batteries of the fleet in `params_file`, not in its training files, spread over the battery life."""
-    params = yaml.safe_load(params_file.read_text(encoding="utf-8"))
-    simulate = SimulateParams.from_mapping(params["simulate"])
+    params = load_params(params_file)
+    simulate = SimulateParams.of(params)
     youngest, oldest = LIFE_SHARES
     return [
         LivePack.start(

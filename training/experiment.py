@@ -16,9 +16,9 @@ from pathlib import Path
 from features.table import LabelParams
 from telemetry.command import exit_code
 from telemetry.errors import TwinError
+from telemetry.parameters import load_params
 from telemetry.settings import USAGE_STATISTICS_OFF
 from telemetry.sources import source
-from training.params import load_params
 from training.release import validate_domain
 from training.snapshot import take_snapshot
 
@@ -60,7 +60,7 @@ def source_overrides(
     mapped = Path(field_map).resolve() if field_map and Path(field_map).exists() else field_map
     overrides.append(f"source.field_map={mapped or 'null'}")
     overrides.append(f"source.batteries={Path(batteries).resolve() if batteries else 'null'}")
-    definitions = {"eol_fraction": LabelParams.eol_fraction, **entry.target_defaults}
+    definitions = {"eol_fraction": LabelParams().eol_fraction, **entry.target_defaults}
     return overrides + [f"targets.{key}={value}" for key, value in definitions.items()]
 
 

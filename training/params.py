@@ -1,20 +1,13 @@
-"""Reads params.yaml, names the folders of the DVC stages and writes their JSON files reproducibly."""
+"""Folders of the DVC stages, and their JSON files, written reproducibly."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import logging
 import math
 from pathlib import Path
-from typing import Any, TypeVar
-
-import yaml
-
-from telemetry.errors import TwinError
-
-T = TypeVar("T")
+from typing import Any
 
 INTERIM = Path("data/interim")
 VALIDATED = Path("data/validated")
@@ -23,33 +16,6 @@ FEATURES = Path("data/features")
 TUNED = Path("reports/tuning")
 MODELS = Path("models")
 REPORTS = Path("reports")
-
-
-def load_params(path: str | Path = "params.yaml") -> dict[str, Any]:
-    """The parameters as nested dictionaries."""
-    with open(path, encoding="utf-8") as file:
-        loaded: dict[str, Any] = yaml.safe_load(file)
-    return loaded
-
-
-def parse_section(cls: type[T], section: dict[str, Any], name: str) -> T:
-    """`section` of params.yaml as the dataclass `cls`; lists become tuples.
-
-    Raises:
-        TwinError: for an unknown or missing parameter.
-    """
-    known = {field.name for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in section:
-        if key not in known:
-            raise TwinError(
-                f"params.yaml: {name}.{key} is not a parameter; valid are {', '.join(sorted(known))}",
-                field=f"{name}.{key}",
-                value=section[key],
-            )
-    try:
-        return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in section.items()})
-    except TypeError as error:
-        raise TwinError(f"params.yaml: section {name} is incomplete: {error}", field=name) from error
 
 
 def file_hash(*paths: Path) -> str:

@@ -18,7 +18,6 @@ from telemetry.field_map import load_field_map
 from telemetry.settings import Settings
 from telemetry.sources import source
 from telemetry.stores.snapshot import SnapshotParams
-from training.params import load_params, parse_section
 
 
 def take_snapshot(name: str, field_map: str | None = None) -> Path:
@@ -30,7 +29,7 @@ def take_snapshot(name: str, field_map: str | None = None) -> Path:
     entry = source(name)
     if entry.take_snapshot is None:
         raise TwinError(f"the source {name} consists of files already", field="source", value=name)
-    params = parse_section(SnapshotParams, load_params()["snapshot"], "snapshot")
+    params = SnapshotParams.read()
     return entry.take_snapshot(Settings(), params, load_field_map(field_map) if field_map else None)
 
 

@@ -6,13 +6,15 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import optuna
 import pandas as pd
+from pydantic import PositiveInt
 
 from features.targets import Target
+from telemetry.parameters import Parameters
 from training.forest_library import Library
 from training.forests import ForestParams, fit, predict
 from training.measures import error_measure, measures
@@ -22,8 +24,7 @@ from training.splits import Split
 OnTrial = Callable[[int, dict[str, Any], float], None]
 
 
-@dataclass(frozen=True)
-class TuneParams:
+class TuneParams(Parameters):
     """Extent and search space of the tuning; `tune` in params.yaml.
 
     Attributes:
@@ -33,8 +34,10 @@ class TuneParams:
         n_estimators, max_depth, max_features, min_samples_leaf, max_samples: the values to choose from.
     """
 
-    trials: int
-    max_rows: int
+    section: ClassVar[str] = "tune"
+
+    trials: PositiveInt
+    max_rows: PositiveInt
     library: Library
     n_estimators: tuple[int, ...]
     max_depth: tuple[int | None, ...]

@@ -34,6 +34,7 @@ from simulator.run_statistics import RunStatistics
 from telemetry.embedded.ports import free_port
 from telemetry.embedded.postgres import embedded_postgres
 from telemetry.errors import TwinError
+from telemetry.parameters import load_params
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 
@@ -110,7 +111,7 @@ class LoopResult:
 
 def demonstration_params(project: Path, options: LoopOptions) -> dict[str, Any]:
     """`params.yaml` of the project with the overrides for a fast run."""
-    params: dict[str, Any] = yaml.safe_load((project / "params.yaml").read_text(encoding="utf-8"))
+    params = load_params(project / "params.yaml")
     fast: dict[str, dict[str, Any]] = {
         # Few old logs: only the newest days are used here.
         "simulate": {"cycles_between_logs": 150.0},

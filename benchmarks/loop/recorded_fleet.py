@@ -42,7 +42,7 @@ def recorded_fleet(
     Args:
         params: content of params.yaml; the batteries are not in the training files of these parameters.
     """
-    simulate = SimulateParams.from_mapping(params["simulate"])
+    simulate = SimulateParams.of(params)
     youngest, oldest = LIFE_SHARES
     store = PostgresStore(dsn)
     packs = []

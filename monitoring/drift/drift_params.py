@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from typing import ClassVar
 
-import yaml
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 
-from telemetry.errors import TwinError
-from training.params import parse_section
+from telemetry.parameters import Parameters
 
 
-@dataclass(frozen=True)
-class DriftParams:
+class DriftParams(Parameters):
     """How windows are formed and when they count as drift.
 
     Attributes:
@@ -24,32 +21,20 @@ class DriftParams:
         out_windows, windows: a model drifts when the newest window and `out_windows` of the last `windows` are out.
     """
 
-    window_s: float = 86_400.0
-    min_rows: int = 20
-    min_batteries: int = 3
-    batteries: int = 50
-    rows_per_battery: int = 12
-    false_alarms: float = 0.005
-    out_windows: int = 3
-    windows: int = 5
+    section: ClassVar[str] = "drift"
 
-    def __post_init__(self) -> None:
-        for name in ("window_s", "min_rows", "min_batteries", "batteries", "rows_per_battery", "out_windows"):
-            if not getattr(self, name) > 0:
-                raise _invalid(name, getattr(self, name), "it must be greater than 0")
-        if not 0.0 < self.false_alarms < 1.0:
-            raise _invalid("false_alarms", self.false_alarms, "it must lie between 0 and 1")
-        if self.windows < self.out_windows:
-            raise _invalid("windows", self.windows, f"it must be at least drift.out_windows, {self.out_windows}")
+    window_s: PositiveFloat = 86_400.0
+    min_rows: PositiveInt = 20
+    min_batteries: PositiveInt = 3
+    batteries: PositiveInt = 50
+    rows_per_battery: PositiveInt = 12
+    false_alarms: float = Field(0.005, gt=0.0, lt=1.0)
+    out_windows: PositiveInt = 3
+    windows: PositiveInt = Field(5, validate_default=True)
 
-
-def project_drift(params_file: Path) -> DriftParams:
-    """Section `drift` of `params_file`; the defaults without the file or the section."""
-    if not params_file.is_file():
-        return DriftParams()
-    params = yaml.safe_load(params_file.read_text(encoding="utf-8"))
-    return parse_section(DriftParams, params.get("drift", {}), "drift")
-
-
-def _invalid(name: str, value: object, rule: str) -> TwinError:
-    return TwinError(f"params.yaml: drift.{name} is {value!r}: {rule}.", field=f"drift.{name}", value=value)
+    @field_validator("windows")
+    @classmethod
+    def _not_fewer_than_out_windows(cls, windows: int, info: ValidationInfo) -> int:
+        if windows < (least := info.data.get("out_windows", 0)):
+            raise ValueError(f"it should be at least drift.out_windows, {least}")
+        return windows

@@ -30,7 +30,7 @@ from telemetry.stores import history
 Connection = psycopg2.extensions.connection
 
 #: One row per battery and interval, as in training.
-_ROW_INTERVAL_S = LabelParams.temperature_every_s
+_ROW_INTERVAL_S = LabelParams().temperature_every_s
 #: Readings are thinned to one per battery and interval.
 _READING_INTERVAL_S = 10.0
 #: Longer than a charge overnight and many times the time constants of the state.

@@ -8,8 +8,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import yaml
-
 from features.table import LabelParams
 from monitoring.registry_poll import RegistryUnavailableError, has_registry
 from telemetry.errors import TwinError
@@ -68,7 +66,7 @@ class ModelDefinitions:
         except (TwinError, OSError) as error:
             raise RegistryUnavailableError(str(error)) from error
         try:
-            return LabelParams(**json.loads(fit)["definitions"])
+            return LabelParams.model_validate(json.loads(fit)["definitions"])
         except (ValueError, KeyError, TypeError):  # another system's file of the same name
             return self._project_definitions(name, version)
 
@@ -77,11 +75,3 @@ class ModelDefinitions:
             "the registry has no label definitions of %s version %s: using those of this project", name, version
         )
         return self._project
-
-
-def project_definitions(params_file: Path) -> LabelParams:
-    """Section `targets` of `params_file`; the defaults without the file."""
-    if not params_file.is_file():
-        return LabelParams()
-    params = yaml.safe_load(params_file.read_text(encoding="utf-8"))
-    return LabelParams(**params["targets"])

@@ -50,7 +50,7 @@ class Evaluator:
     """
 
     def __init__(
-        self, dsn: str, definitions_of: DefinitionsOf, every_s: float = LabelParams.temperature_every_s
+        self, dsn: str, definitions_of: DefinitionsOf, every_s: float = LabelParams().temperature_every_s
     ) -> None:
         self._store = EvaluationStore(dsn)
         self._definitions_of = definitions_of

@@ -15,16 +15,20 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated, ClassVar
 
+import annotated_types
 import psycopg2
 import psycopg2.extensions
 import pyarrow as pa
 import pyarrow.parquet as pq
 from psycopg2 import sql
+from pydantic import PositiveFloat, PositiveInt
 
 from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field, names
 from telemetry.errors import TwinError
 from telemetry.field_map import FieldMap
+from telemetry.parameters import Parameters
 from telemetry.stores.relation import find_relation
 
 MANIFEST = "snapshot.json"
@@ -40,8 +44,7 @@ _CHUNK_ROWS = 50_000
 _ARROW = {"text": pa.string(), "time": pa.timestamp("us", "UTC"), "float": pa.float64(), "bool": pa.bool_()}
 
 
-@dataclass(frozen=True)
-class SnapshotParams:
+class SnapshotParams(Parameters):
     """Extent of a snapshot; `snapshot` in params.yaml.
 
     Attributes:
@@ -50,25 +53,11 @@ class SnapshotParams:
         batteries: number of batteries whose readings are copied; as far as possible the same in every snapshot.
     """
 
-    days: float = 7.0
-    every_s: float = 10.0
-    batteries: int = 50
+    section: ClassVar[str] = "snapshot"
 
-    def __post_init__(self) -> None:
-        if not self.days > 0.0:
-            raise TwinError(f"snapshot.days is {self.days!r}; give a number above 0", field="snapshot.days")
-        if not 0.0 <= self.every_s <= _LONGEST_STEP_S:
-            raise TwinError(
-                f"snapshot.every_s is {self.every_s!r}; give a number from 0 to {_LONGEST_STEP_S:g}",
-                field="snapshot.every_s",
-                value=self.every_s,
-            )
-        if not self.batteries >= 1:
-            raise TwinError(
-                f"snapshot.batteries is {self.batteries!r}; give a number of at least 1",
-                field="snapshot.batteries",
-                value=self.batteries,
-            )
+    days: PositiveFloat = 7.0
+    every_s: Annotated[float, annotated_types.Interval(ge=0.0, le=_LONGEST_STEP_S)] = 10.0
+    batteries: PositiveInt = 50
 
 
 def take_snapshot(

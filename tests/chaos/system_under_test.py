@@ -172,7 +172,7 @@ class Twin:
 def simulated_batteries() -> list[Row]:
     """The batteries of the simulators, as rows of the table `batteries`."""
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    simulate = SimulateParams.from_mapping(params["simulate"])
+    simulate = SimulateParams.of(params)
     now = datetime.now(UTC)
     return [
         new_battery(simulate, params["seed"], simulate.batteries + number, now).identity.row()

@@ -103,7 +103,7 @@ def test_noise_starts_at_most_one_training_in_fifty_windows() -> None:
 )
 def test_invalid_retrain_parameter_is_named(invalid: dict[str, float]) -> None:
     with pytest.raises(TwinError, match="retrain"):
-        RetrainParams(**invalid)  # type: ignore[arg-type]
+        RetrainParams.of({"retrain": invalid})
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_invalid_retrain_parameter_is_named(invalid: dict[str, float]) -> None:
 )
 def test_invalid_rollback_parameter_is_named(invalid: dict[str, float]) -> None:
     with pytest.raises(TwinError, match="rollback"):
-        RollbackParams(**invalid)  # type: ignore[arg-type]
+        RollbackParams.of({"rollback": invalid})
 
 
 def losses(rng: np.random.Generator, batteries: int, worse: float, outcomes: int = 40) -> list[PairedLoss]:

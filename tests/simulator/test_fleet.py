@@ -228,11 +228,11 @@ def test_a_shorter_observation_is_a_prefix_of_a_longer_one() -> None:
 )
 def test_an_invalid_parameter_is_reported_with_field_and_value(name: str, value: object) -> None:
     with pytest.raises(TwinError, match=f"simulate.{name}") as caught:
-        SimulateParams.from_mapping({name: value})
+        SimulateParams.of({"simulate": {name: value}})
     assert caught.value.field == f"simulate.{name}"
     assert caught.value.value == value
 
 
 def test_parameters_from_yaml() -> None:
-    assert SimulateParams.from_mapping({}) == SimulateParams()
-    assert SimulateParams.from_mapping({"years_in_service": [1.0, 2.0]}).years_in_service == (1.0, 2.0)
+    assert SimulateParams.of({}) == SimulateParams()
+    assert SimulateParams.of({"simulate": {"years_in_service": [1.0, 2.0]}}).years_in_service == (1.0, 2.0)

@@ -170,7 +170,7 @@ def test_stopped_copy_leaves_no_files(stopping_call: int, dsn: str, tmp_path: Pa
 @pytest.mark.parametrize("field", ["days", "every_s", "batteries"])
 def test_invalid_snapshot_parameters_are_refused(field: str) -> None:
     with pytest.raises(TwinError, match=rf"snapshot\.{field}"):
-        SnapshotParams(**{field: -1.0})
+        SnapshotParams.of({"snapshot": {field: -1}})
 
 
 def test_modified_snapshot_is_refused(dsn: str, tmp_path: Path) -> None:

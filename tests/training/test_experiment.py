@@ -13,7 +13,6 @@ from telemetry.sources import read_source
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
 from training.experiment import dvc_arguments, source_overrides
-from training.params import parse_section
 from training.snapshot import take_snapshot
 from training.tuning import TuneParams
 
@@ -46,7 +45,7 @@ def test_invalid_model_namespace_is_rejected_before_the_run(tmp_path: Path) -> N
 
 def test_unknown_parameter_is_named() -> None:
     with pytest.raises(TwinError, match=r"tune\.trails is not a parameter"):
-        parse_section(TuneParams, {"trails": 3}, "tune")
+        TuneParams.of({"tune": {"trails": 3}})
 
 
 def test_experiment_on_another_source_runs_no_fleet_simulation(tmp_path: Path) -> None:

@@ -16,7 +16,16 @@ from training.splits import split
 from training.tuning import TuneParams, tune_forest
 
 PARAMS = ForestParams(n_estimators=20, max_depth=6, max_features=0.1, min_samples_leaf=5)
-TUNE = TuneParams(4, 800, "scikit-learn", (10, 20), (4, 10, None), (1.0, 0.2), (1, 5), (None, 0.5))
+TUNE = TuneParams(
+    trials=4,
+    max_rows=800,
+    library="scikit-learn",
+    n_estimators=(10, 20),
+    max_depth=(4, 10, None),
+    max_features=(1.0, 0.2),
+    min_samples_leaf=(1, 5),
+    max_samples=(None, 0.5),
+)
 
 
 def table_of(target: Target, *, signal: float, seed: int = 0) -> pd.DataFrame:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -41,7 +40,7 @@ from tests.monitoring.store_rows import query, write
 
 PARAMS = DriftParams(window_s=DAY_S, min_rows=12, out_windows=3, windows=5)
 #: For tests in which the bounds do not matter: fewer windows are sampled for them.
-QUICK = replace(PARAMS, false_alarms=0.05)
+QUICK = PARAMS.model_copy(update={"false_alarms": 0.05})
 SEED = 3
 #: Batteries outside of the references.
 LIVE = range(100, 108)

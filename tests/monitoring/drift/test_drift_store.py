@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monitoring.drift.drift_params import DriftParams, project_drift
+from monitoring.drift.drift_params import DriftParams
 from monitoring.drift.drift_store import DriftStore, DriftWindow, MonitoredModel, drift_status
 from telemetry.errors import TwinError
 from telemetry.stores.migrate import migrate
@@ -120,10 +120,10 @@ def test_advisory_lock_admits_one_monitor(dsn: str, store: DriftStore) -> None:
 def test_invalid_parameter_error_names_the_field(tmp_path: Path, section: str, field: str) -> None:
     (tmp_path / "params.yaml").write_text(f"drift:\n  {section.strip('{}').replace(', ', chr(10) + '  ')}\n")
     with pytest.raises(TwinError) as error:
-        project_drift(tmp_path / "params.yaml")
+        DriftParams.read(tmp_path / "params.yaml")
     assert error.value.field == field
 
 
 def test_project_parameters_are_read() -> None:
-    params = project_drift(Path(__file__).resolve().parents[3] / "params.yaml")
+    params = DriftParams.read(Path(__file__).resolve().parents[3] / "params.yaml")
     assert 1 < params.out_windows <= params.windows
