@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from nicegui import ui
 
@@ -15,11 +14,15 @@ from console.connection_pool import StoreRow, StoreUnavailableError
 from console.live_updates import FleetSnapshot
 from console.pages.components import action_button, age, button, div, empty, number, set_text, text, timestamp
 from console.pages.context import PageContext, Visitor
+from console.pages.forms import choice_field, form_dialog, text_field
 from telemetry.errors import TwinError
 
 #: Interval at which changes by other users, and mutes that expire, are read.
 REFRESH_S = 10.0
-_MUTE_HOURS = {1: "1 hour", 8: "8 hours", 24: "1 day", 168: "1 week"}
+#: Presets of the duration of a mute.
+MUTE_HOURS = {1: "1 hour", 8: "8 hours", 24: "1 day", 168: "1 week", 720: "30 days"}
+#: Alerts that the form to acknowledge several names.
+_ALERTS_NAMED = 8
 _EVIDENCE = {
     "temperature": ("hottest probe", 1, "°C"), "ambient_temperature": ("ambient", 1, "°C"), "soc": ("SoC", 1, "%"),
     "soh": ("SoH", 1, "%"), "soh_predicted": ("predicted SoH", 1, "%"), "current": ("current", 1, "A"),
@@ -226,77 +229,73 @@ class AlertList:
         scope = alert["mute_battery_id"], alert["mute_rule"]
         is_single = scope == (alert["battery_id"], alert["rule"])
 
-        async def unmute() -> None:
-            await self._apply(lambda: self._context.alerts.unmute(*scope))
-
-        action_button("Unmute" if is_single else "Unmute all", unmute)
+        action_button("Unmute" if is_single else "Unmute all", lambda: self._unmute(*scope))
 
     def _acknowledge(self, alerts: list[StoreRow]) -> None:
         seen: dict[int, Severity] = {alert["alert_id"]: alert["severity"] for alert in alerts}
-        with self._dialogs, ui.dialog() as dialog, ui.card():
-            text(_title(alerts), "h2")
-            note = ui.input("Note (optional)").props("autofocus outlined dense maxlength=500").classes("w-full")
 
-            def change() -> str | None:
-                done = self._context.alerts.acknowledge(seen, by=self._visitor.name or "", note=note.value or "")
-                return (
-                    None
-                    if done == len(seen)
-                    else f"{done} of {len(seen)} alerts acknowledged; the others have changed."
-                )
+        def change() -> str | None:
+            done = self._context.alerts.acknowledge(seen, by=self._visitor.name or "", note=note.value or "")
+            if done == len(seen):
+                return None
+            return f"{done} of {len(seen)} alerts acknowledged; the others have changed."
 
-            with div("acts row-wrap"):
-                action_button("Acknowledge", lambda: self._apply(change, dialog))
-                button("Cancel", dialog.close)
-        dialog.open()
+        with form_dialog(self._dialogs, _title(alerts), "Acknowledge", lambda: self._submit(change)):
+            for alert in alerts[:_ALERTS_NAMED]:
+                text(f"{alert['battery_id']}: {alert['reason']}", "small")
+            if len(alerts) > _ALERTS_NAMED:
+                text(f"and {len(alerts) - _ALERTS_NAMED} more", "muted small")
+            hint = f"recorded with your name, {self._visitor.name}"
+            note = text_field("Comment (optional)", hint, lines=3, focus=True)
 
     def _mute(self, alert: StoreRow) -> None:
         title = RULES[alert["rule"]].title
         scopes = {alert["battery_id"]: f"{alert['battery_id']} only", _ALL_BATTERIES: "All batteries"}
-        with self._dialogs, ui.dialog() as dialog, ui.card():
-            text(f"Mute {title.lower()}", "h2")
-            scope = (
-                ui.select(scopes, value=alert["battery_id"], label="Scope").props("outlined dense").classes("w-full")
+
+        def change() -> None:
+            self._context.alerts.mute(
+                None if scope.value == _ALL_BATTERIES else scope.value,
+                alert["rule"],
+                hours=float(hours.value),
+                by=self._visitor.name or "",
+                reason=reason.value or "",
             )
-            hours = ui.select(_MUTE_HOURS, value=8, label="Duration").props("outlined dense").classes("w-full")
-            reason = ui.input("Reason").props("outlined dense maxlength=500").classes("w-full")
 
-            def change() -> None:
-                self._context.alerts.mute(
-                    None if scope.value == _ALL_BATTERIES else scope.value,
-                    alert["rule"],
-                    hours=float(hours.value or 1),
-                    by=self._visitor.name or "",
-                    reason=reason.value or "",
-                )
+        with form_dialog(self._dialogs, f"Mute {title.lower()} alerts", "Mute", lambda: self._submit(change)):
+            scope = choice_field("Applies to", scopes, alert["battery_id"])
+            hours = choice_field("Duration", MUTE_HOURS, 8, "The alert is still tracked and reappears afterwards.")
+            reason = text_field("Reason", f"recorded with your name, {self._visitor.name}", focus=True)
 
-            with div("acts row-wrap"):
-                action_button("Mute", lambda: self._apply(change, dialog))
-                button("Cancel", dialog.close)
-        dialog.open()
+    async def _submit(self, change: Callable[[], str | None]) -> str | None:
+        """Error of `change` for a dialog; None if it was stored."""
+        try:
+            message = await run_change(self._visitor, change)
+        except AlertChangedError as error:
+            message = error.sentence
+        except TwinError as error:
+            return error.sentence
+        if message is not None:
+            ui.notify(message, type="warning")
+        await self.load()
+        return None
 
-    async def _apply(self, change: Callable[[], str | None], dialog: Any = None) -> None:
-        if await apply_change(self._visitor, change, dialog):
-            await self.load()
+    async def _unmute(self, battery_id: str | None, rule: str | None) -> None:
+        try:
+            await run_change(self._visitor, lambda: self._context.alerts.unmute(battery_id, rule))
+        except TwinError as error:
+            ui.notify(error.sentence, type="warning")
+        await self.load()
 
 
-async def apply_change(visitor: Visitor, change: Callable[[], str | None], dialog: Any = None) -> bool:
-    """Run `change` in a thread, notify about its result and close the dialog; False if it failed."""
+async def run_change(visitor: Visitor, change: Callable[[], str | None]) -> str | None:
+    """Result of `change`, run in a thread.
+
+    Raises:
+        TwinError: the visitor is not logged in any more, or an error of `change`.
+    """
     if visitor.name is None:
-        ui.notify("Your login has expired: log in again.", type="warning")
-        return False
-    try:
-        message = await asyncio.to_thread(change)
-    except AlertChangedError as error:
-        message = error.sentence
-    except TwinError as error:
-        ui.notify(error.sentence, type="warning")
-        return False
-    if message is not None:
-        ui.notify(message, type="warning")
-    if dialog is not None:
-        dialog.close()
-    return True
+        raise TwinError("Your login has expired: log in again.", field="login")
+    return await asyncio.to_thread(change)
 
 
 def mute_scope(battery_id: str | None, rule: str | None) -> str:

@@ -8,10 +8,11 @@ from nicegui import ui
 
 from console.alerts.rules import Category
 from console.connection_pool import StoreRow, StoreUnavailableError
-from console.pages.alert_list import REFRESH_S, AlertList, apply_change, mute_scope
+from console.pages.alert_list import REFRESH_S, AlertList, mute_scope, run_change
 from console.pages.components import action_button, div, panel, text, timestamp
 from console.pages.context import PageContext, Visitor
 from console.pages.frame import frame
+from telemetry.errors import TwinError
 
 _GROUPS: tuple[tuple[str, str, tuple[Category, ...]], ...] = (
     ("Safety and health", "temperature, failure risk, state of health, remaining useful life", ("safety", "health")),
@@ -79,8 +80,11 @@ class _Mutes:
 
     def _draw(self, mute: StoreRow) -> None:
         async def end() -> None:
-            if await apply_change(self._visitor, lambda: self._context.alerts.unmute(mute["battery_id"], mute["rule"])):
-                await self.load()
+            try:
+                await run_change(self._visitor, lambda: self._context.alerts.unmute(mute["battery_id"], mute["rule"]))
+            except TwinError as error:
+                ui.notify(error.sentence, type="warning")
+            await self.load()
 
         with div("row-wrap"):
             text(mute_scope(mute["battery_id"], mute["rule"]), tag="span")

@@ -6,13 +6,18 @@ import asyncio
 import html
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import quote, unquote
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from starlette.requests import cookie_parser
 
 from console.access import LOGIN_PATH, LOGIN_SESSION_S, SESSION_COOKIE, Access, TooManyWrongTokensError, session_cookie
 
 _FAILURE_DELAY_S = 0.5
+#: The name is remembered per browser, so that only the token has to be entered again.
+_NAME_COOKIE = "twin_name"
+_NAME_KEPT_S = 365 * 86400
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Log in · Battery twin</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <style>body{{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:95vh;margin:0 1rem}}
@@ -22,8 +27,10 @@ border:1px solid #8888}}button{{background:#0072b2;color:#fff;border:0;cursor:po
 .wrong{{color:#d55e00;opacity:1;font-weight:600}}</style></head><body><form method="post">
 <h1>Battery twin console</h1>{message}
 <p>The token is TWIN_CONSOLE_TOKEN, or the content of <code>var/console_token</code>.</p>
-<label>Your name, recorded with your changes<input name="name" required maxlength="60" autocomplete="username"></label>
-<label>Token<input name="token" type="password" required autofocus autocomplete="current-password"></label>
+<label>Your name, recorded with your changes<input name="name" required maxlength="60"
+autocomplete="username" value="{name}"{name_focus}></label>
+<label>Token<input name="token" type="password" required
+autocomplete="current-password"{token_focus}></label>
 <input type="hidden" name="next" value="{next}"><button>Log in</button></form></body></html>"""
 
 
@@ -41,9 +48,9 @@ class LoginRoutes:
         router.add_api_route("/logout", self.log_out, methods=["POST"])
         return router
 
-    async def show_form(self, next: str = "/") -> Response:  # noqa: A002 - the query's name
-        """The login form."""
-        return _form(next)
+    async def show_form(self, request: Request, next: str = "/") -> Response:  # noqa: A002 - the query's name
+        """The login form, with the name of the last login in this browser."""
+        return _form(next, unquote(cookie_parser(request.headers.get("cookie", "")).get(_NAME_COOKIE, "")))
 
     async def log_in(
         self,
@@ -56,10 +63,10 @@ class LoginRoutes:
         try:
             session = self.access.log_in(token, name, request.client.host if request.client else "")
         except TooManyWrongTokensError as error:
-            return _form(next, error.sentence, 429)
+            return _form(next, name, error.sentence, 429)
         if session is None:
             await asyncio.sleep(_FAILURE_DELAY_S)
-            return _form(next, "Wrong token.", 401)
+            return _form(next, name, "Wrong token.", 401)
         response = RedirectResponse(_local_path(next), 303)
         response.set_cookie(
             SESSION_COOKIE,
@@ -69,6 +76,7 @@ class LoginRoutes:
             samesite="strict",
             secure=request.url.scheme == "https",
         )
+        response.set_cookie(_NAME_COOKIE, quote(name), max_age=_NAME_KEPT_S, httponly=True, samesite="strict")
         return response
 
     async def log_out(self, request: Request) -> Response:
@@ -81,9 +89,11 @@ class LoginRoutes:
         return response
 
 
-def _form(after: str, wrong: str = "", status: int = 200) -> Response:
+def _form(after: str, name: str = "", wrong: str = "", status: int = 200) -> Response:
     message = f'<p class="wrong" role="alert">{html.escape(wrong)}</p>' if wrong else ""
-    return HTMLResponse(_PAGE.format(message=message, next=html.escape(_local_path(after))), status)
+    focus = {"name_focus": "" if name else " autofocus", "token_focus": " autofocus" if name else ""}
+    page = _PAGE.format(message=message, next=html.escape(_local_path(after)), name=html.escape(name), **focus)
+    return HTMLResponse(page, status)
 
 
 def _local_path(path: str) -> str:

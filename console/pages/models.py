@@ -10,8 +10,9 @@ from nicegui import ui
 
 from console.connection_pool import StoreRow, StoreUnavailableError
 from console.model_registry import ModelsView, VersionView
-from console.pages.components import DASH, action_button, button, div, empty, number, panel, table, text, timestamp
+from console.pages.components import DASH, button, div, empty, number, panel, table, text, timestamp
 from console.pages.context import PageContext, Visitor
+from console.pages.forms import form_dialog, text_field
 from console.pages.frame import frame
 from console.queries import SHADOW_BATTERIES
 from features.targets import TARGET_NAMES, TARGETS
@@ -234,33 +235,21 @@ class _ModelsPage:
         self._confirm(f"Roll back to release {view.previous}", detail, "Roll back", rollback)
 
     def _confirm(self, title: str, detail: str, label: str, change: Callable[[str], Awaitable[list[str]]]) -> None:
-        with self._dialogs, ui.dialog() as dialog, ui.card():
-            text(title, "h2")
+        async def submit() -> str | None:
+            if self._visitor.name is None:
+                return "Your login has expired: log in again."
+            try:
+                sentences = await change(reason.value or "")
+            except TwinError as error:
+                return error.sentence
+            self._show_result(sentences)
+            await self._load()
+            return None
+
+        with form_dialog(self._dialogs, title, label, submit, working="Running; the gate may take a few seconds …"):
             text(detail, "muted")
-            reason = ui.input("Reason (recorded in the history)").props("autofocus outlined dense maxlength=500")
-            reason.classes("w-full")
-            working = text("", "muted small").props('role="status"')
-
-            async def confirm() -> None:
-                if self._visitor.name is None:
-                    ui.notify("Your login has expired: log in again.", type="warning")
-                    return
-                working.set_content("Running; the gate may take a few seconds …")
-                try:
-                    sentences = await change(reason.value or "")
-                except TwinError as error:
-                    ui.notify(error.sentence, type="warning")
-                    return
-                finally:
-                    working.set_content("")
-                dialog.close()
-                self._show_result(sentences)
-                await self._load()
-
-            with div("acts row-wrap"):
-                action_button(label, confirm)
-                button("Cancel", dialog.close)
-        dialog.open()
+            hint = f"recorded in the history with your name, {self._visitor.name}"
+            reason = text_field("Reason", hint, focus=True)
 
     def _show_result(self, sentences: list[str]) -> None:
         self._result.clear()

@@ -189,14 +189,17 @@ def test_login_sets_a_strict_cookie_and_redirects_to_this_site_only() -> None:
         for _ in range(10):
             access.log_in("wrong", "eve", "10.0.0.9")
         assert "try again in a minute" in client.post("/login", data=form, headers=https).text
-        assert "Wrong token" in client.post("/login", data={"token": "wrong", "name": "eve"}).text
+        refused = client.post("/login", data={"token": "wrong", "name": 'eve "<b>'}).text
+        assert "Wrong token" in refused
+        assert 'value="eve &quot;&lt;b&gt;"' in refused  # only the token has to be entered again
         for after, where in (("/alerts", "/alerts"), ("//evil.example", "/"), ("https://evil.example", "/")):
             response = client.post("/login", data={"token": TOKEN, "name": "ada", "next": after})
             assert (response.status_code, response.headers["location"]) == (303, where)
-            cookie = response.headers["set-cookie"].lower()
+            cookie = response.headers.get_list("set-cookie")[0].lower()
             assert "httponly" in cookie
             assert "samesite=strict" in cookie
             assert access.is_authorized({"cookie": response.headers["set-cookie"].split(";")[0]})
+        assert 'value="ada"' in client.get("/login").text  # remembered by the browser
         assert "<script>" not in client.get("/login", params={"next": '/"><script>'}).text
         assert client.post("/logout").status_code == 303
     assert not access.is_authorized({"cookie": response.headers["set-cookie"].split(";")[0]})
