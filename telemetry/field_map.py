@@ -23,15 +23,28 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
 import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainValidator,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic import Field as Entry
 
 from telemetry.contract import BATTERY_ID, CYCLE_FIELDS, READING_FIELDS, Field
 from telemetry.errors import TwinError
+from telemetry.parameters import first_error
 
 TableName = Literal["readings", "cycles"]
 
@@ -54,22 +67,97 @@ UNITS: dict[str, dict[str, tuple[float, float]]] = {
 
 SHIPPED = Path(__file__).parent / "field_maps"
 
+#: Settings that only columns of one kind have.
+_KIND_OF_SETTING = {"format": "time", "zone": "time", "unit": "float", "sign": "float"}
+_PLURAL = {"time": "times", "float": "numbers"}
 _FIXED_OFFSET = re.compile(r"[+-]\d\d:\d\d")
-_COLUMN_KEYS = ("to", "unit", "sign", "values", "missing", "optional", "format", "zone")
-_MAP_KEYS = ("table", "columns", "constants", "delimiter", "decimal", "encoding", "relation", "query")
 
 #: UTF-8, with or without the byte order mark that Excel writes.
 UTF_8 = "utf-8-sig"
 
 
-@dataclass(frozen=True)
-class ColumnMap:
+def code(value: object) -> str:
+    """Normalized text of a code: the same for 3, "3" and 3.0."""
+    text = str(int(value)) if isinstance(value, bool) else str(value).strip()
+    try:
+        return format(float(text), ".15g")
+    except ValueError:
+        return text
+
+
+def conversion(target: Field, unit: str | None) -> tuple[float, float]:
+    """(factor, offset) from `unit` to the unit of `target`.
+
+    Raises:
+        ValueError: `unit` cannot be converted to the target's.
+    """
+    if unit is None or unit == target.unit:
+        return 1.0, 0.0
+    known = UNITS.get(target.unit, {})
+    if unit not in known:
+        allowed = ", ".join([target.unit, *known]) if target.unit else "none, as it has no unit"
+        raise ValueError(f"it cannot be converted to {target.name}; allowed: {allowed}")
+    return known[unit]
+
+
+def _contract_field(name: object, info: ValidationInfo) -> Field:
+    fields: Mapping[str, Field] = info.context or {}
+    if not isinstance(name, str) or name not in fields:
+        raise ValueError(f"it is not a field of the contract; known are {', '.join(fields)}")
+    return fields[name]
+
+
+def _constant(target: Field, value: object) -> float | str:
+    if target.kind == "text":
+        if target.name == "battery_id" and not BATTERY_ID.match(str(value)):
+            raise ValueError(f"battery_id {value!r} must be 1 to 50 characters of A-Z a-z 0-9 _ . -")
+        return str(value)
+    if target.kind == "time" or not isinstance(value, (int, float)):
+        raise ValueError(f"{value!r} cannot be a constant of {target.name}; give a number")
+    return float(value)
+
+
+def _zone(zone: str) -> str:
+    try:
+        if not _FIXED_OFFSET.fullmatch(zone):
+            ZoneInfo(zone)
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError("it is not a time zone; give one such as UTC, +08:00 or Europe/Berlin") from error
+    return zone
+
+
+def _encoding(encoding: str) -> str:
+    try:
+        # Also refuses bytes-to-bytes codecs such as base64.
+        "".encode(encoding)
+    except LookupError as error:
+        raise ValueError("it is not supported; give one such as utf-8, cp1252 or utf-16") from error
+    return UTF_8 if codecs.lookup(encoding).name == "utf-8" else encoding
+
+
+def _select(query: str) -> str:
+    query = query.removesuffix(";")
+    if not re.match(r"(?i)(select|with|table|values)\b", query):
+        raise ValueError("it must be a SELECT")
+    return query
+
+
+def _listed(value: object) -> object:
+    return value if isinstance(value, (list, set, frozenset)) else [value]
+
+
+Code = Annotated[str, BeforeValidator(code)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class ColumnMap(BaseModel):
     """Mapping of one source column to a contract field.
 
     Attributes:
         source: name of the source column.
         target: the contract field.
-        factor, offset: contract value = factor * source value + offset; the factor includes the sign.
+        unit: of the source column; None: that of the contract.
+        sign: 1, or -1 where the source column has the opposite sign.
         values: source codes as text -> contract value; None: the code means 'missing'.
         missing: texts that mean 'missing' besides the empty one.
         optional: the column may be absent.
@@ -77,19 +165,54 @@ class ColumnMap:
         zone: time zone of times without one; None where the map does not state it.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
     source: str
-    target: Field
-    factor: float = 1.0
-    offset: float = 0.0
-    values: Mapping[str, float | str | None] | None = None
-    missing: frozenset[str] = frozenset()
+    target: Annotated[Field, PlainValidator(_contract_field)] = Entry(alias="to")
+    unit: str | None = None
+    sign: Literal[1, -1] = 1
+    values: dict[Code, Any] | None = None
+    missing: Annotated[frozenset[Code], BeforeValidator(_listed)] = frozenset()
     optional: bool = False
-    time_format: str = "iso"
-    zone: str | None = None
+    time_format: str = Entry("iso", alias="format")
+    zone: Annotated[str, AfterValidator(_zone)] | None = None
+
+    @field_validator("unit")
+    @classmethod
+    def _is_convertible(cls, unit: str | None, info: ValidationInfo) -> str | None:
+        if (target := info.data.get("target")) is not None and target.kind == "float":
+            conversion(target, unit)
+        return unit
+
+    @field_validator("values")
+    @classmethod
+    def _are_constants(cls, values: dict[str, Any] | None, info: ValidationInfo) -> Any:
+        if values is None or (target := info.data.get("target")) is None:
+            return None
+        return {one: None if value is None else _constant(target, value) for one, value in values.items()}
+
+    @model_validator(mode="after")
+    def _settings_fit_the_target(self) -> Self:
+        given = {"format" if name == "time_format" else name for name in self.model_fields_set}
+        for setting, kind in _KIND_OF_SETTING.items():
+            if setting in given and self.target.kind != kind:
+                raise ValueError(
+                    f"{setting} is for {_PLURAL[kind]}, and {self.target.name} is not one of them; remove it"
+                )
+        return self
+
+    @property
+    def factor(self) -> float:
+        """Contract value = factor * source value + offset; both include the sign."""
+        return self.sign * conversion(self.target, self.unit)[0]
+
+    @property
+    def offset(self) -> float:
+        """See `factor`."""
+        return self.sign * conversion(self.target, self.unit)[1]
 
 
-@dataclass(frozen=True)
-class FieldMap:
+class FieldMap(BaseModel):
     """A validated field map; `name` identifies it in error messages.
 
     For CSV files, `delimiter` separates the cells, `decimal` is "." or "," and `encoding` is a Python codec.
@@ -97,15 +220,57 @@ class FieldMap:
     two is set.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     name: str
-    table: TableName
-    columns: tuple[ColumnMap, ...]
-    constants: Mapping[str, float | str] = field(default_factory=dict)
-    delimiter: str = ","
-    decimal: str = "."
-    encoding: str = UTF_8
-    relation: str | None = None
-    query: str | None = None
+    table: TableName = "readings"
+    by_source: dict[str, ColumnMap] = Entry(alias="columns")
+    constants: dict[str, Any] = Entry(default_factory=dict)
+    delimiter: Annotated[str, StringConstraints(min_length=1, max_length=1)] = ","
+    decimal: Literal[".", ","] = "."
+    encoding: Annotated[str, AfterValidator(_encoding)] = UTF_8
+    relation: Text | None = None
+    query: Annotated[Text, AfterValidator(_select)] | None = None
+
+    @field_validator("by_source", mode="before")
+    @classmethod
+    def _with_sources(cls, columns: Any) -> Any:
+        """`voltage` is short for `{to: voltage}`."""
+        if not isinstance(columns, Mapping):
+            return columns
+        entries = {str(source): {"to": one} if isinstance(one, str) else one for source, one in columns.items()}
+        return {
+            source: {"source": source, **one} if isinstance(one, Mapping) else one for source, one in entries.items()
+        }
+
+    @field_validator("constants", mode="before")
+    @classmethod
+    def _are_constants(cls, constants: Any, info: ValidationInfo) -> Any:
+        if not isinstance(constants or {}, Mapping):
+            return constants
+        return {name: _constant(_contract_field(name, info), value) for name, value in (constants or {}).items()}
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        targets = [column.target.name for column in self.columns] + list(self.constants)
+        for target in targets:
+            if targets.count(target) > 1:
+                raise ValueError(f"{target} is mapped twice; keep one column or constant for it")
+        # A source may derive the cycle index from the row number and the battery id from the file name.
+        derivable = {"battery_id"} | ({"cycle_index"} if self.table == "cycles" else set())
+        required = [field.name for field in TABLES[self.table] if field.required and field.name not in derivable]
+        if absent := [name for name in required if name not in targets]:
+            raise ValueError(
+                f"nothing is mapped to the required {' and '.join(absent)}; add a column or a constant for it"
+            )
+        if self.relation is not None and self.query is not None:
+            raise ValueError("relation and query exclude each other; remove one")
+        return self
+
+    @property
+    def columns(self) -> tuple[ColumnMap, ...]:
+        """The columns, in the order of the map."""
+        return tuple(self.by_source.values())
 
     @property
     def required_sources(self) -> list[str]:
@@ -142,203 +307,15 @@ def load_field_map(name_or_path: str | Path) -> FieldMap:
 
 
 def parse_field_map(content: object, name: str) -> FieldMap:
-    """Validate the content of a field map and resolve its units.
+    """Validate the content of a field map.
 
     Raises:
         TwinError: names the invalid entry, its value and what is allowed.
     """
-    entries = _mapping(content, name, "the file")
-    _known_keys(entries, _MAP_KEYS, name, "the file")
-    table = entries.get("table", "readings")
-    if table not in TABLES:
-        raise TwinError(f"{name}: table is {table!r}; it must be readings or cycles", field="table", value=table)
-    fields = {f.name: f for f in TABLES[table]}
-    columns = tuple(
-        _column(str(source), entry, fields, name)
-        for source, entry in _mapping(entries.get("columns"), name, "columns").items()
-    )
-    constants = {
-        str(target): _constant(str(target), value, fields, name)
-        for target, value in _mapping(entries.get("constants") or {}, name, "constants").items()
-    }
-    _refuse_duplicates([c.target.name for c in columns] + list(constants), name)
-    # A source may derive the cycle index from the row number and the battery id from the file name.
-    derivable = {"battery_id"} | ({"cycle_index"} if table == "cycles" else set())
-    absent = [f.name for f in TABLES[table] if f.required and f.name not in derivable]
-    absent = [n for n in absent if n not in constants and n not in {c.target.name for c in columns}]
-    if absent:
-        raise TwinError(
-            f"{name}: nothing is mapped to the required {' and '.join(absent)}; add a column or a constant for it",
-            field=absent[0],
-        )
-    relation, query = _database_origin(entries, name)
-    return FieldMap(name, table, columns, constants, *_csv_format(entries, name), relation, query)
-
-
-def code(value: object) -> str:
-    """Normalized text of a code: the same for 3, "3" and 3.0."""
-    text = str(int(value)) if isinstance(value, bool) else str(value).strip()
-    try:
-        return format(float(text), ".15g")
-    except ValueError:
-        return text
-
-
-def conversion(target: Field, unit: str | None, where: str) -> tuple[float, float]:
-    """(factor, offset) from `unit` to the unit of `target`.
-
-    Raises:
-        TwinError: `unit` cannot be converted to the target's.
-    """
-    if unit is None or unit == target.unit:
-        return 1.0, 0.0
-    known = UNITS.get(target.unit, {})
-    if unit not in known:
-        allowed = ", ".join([target.unit, *known]) if target.unit else "none, as it has no unit"
-        raise TwinError(
-            f"{where}: unit {unit!r} cannot be converted to {target.name}; allowed: {allowed}", field=where, value=unit
-        )
-    return known[unit]
-
-
-def _column(source: str, entry: object, fields: Mapping[str, Field], name: str) -> ColumnMap:
-    where = f"{name}: column {source}"
-    settings = {"to": entry} if isinstance(entry, str) else _mapping(entry, name, f"column {source}")
-    _known_keys(settings, _COLUMN_KEYS, name, f"column {source}")
-    target = _target(settings.get("to"), fields, where)
-    sign = settings.get("sign", 1)
-    if sign not in (1, -1) or isinstance(sign, bool):
-        raise TwinError(f"{where}: sign is {sign!r}; it must be 1 or -1", field=source, value=sign)
-    for key in ("format", "zone"):
-        if key in settings and target.kind != "time":
-            raise TwinError(
-                f"{where}: {key} is for times, and {target.name} is not a time; remove it", field=source, value=key
-            )
-    for key in ("unit", "sign"):
-        if key in settings and target.kind != "float":
-            raise TwinError(
-                f"{where}: {key} is for numbers, and {target.name} is not a number; remove it", field=source, value=key
-            )
-    factor, offset = conversion(target, settings.get("unit"), where)
-    missing = settings.get("missing", [])
-    return ColumnMap(
-        source=source,
-        target=target,
-        factor=sign * factor,
-        offset=sign * offset,
-        values=_codes(settings.get("values"), target, name, where),
-        missing=frozenset(code(value) for value in (missing if isinstance(missing, list) else [missing])),
-        optional=bool(settings.get("optional", False)),
-        time_format=str(settings.get("format", "iso")),
-        zone=_zone(settings.get("zone"), where),
-    )
-
-
-def _csv_format(entries: Mapping[Any, Any], name: str) -> tuple[str, str, str]:
-    """(delimiter, decimal, encoding) of a map's CSV files."""
-    delimiter = entries.get("delimiter", ",")
-    if not isinstance(delimiter, str) or len(delimiter) != 1:
-        raise TwinError(
-            f"{name}: delimiter is {delimiter!r}; it must be one character", field="delimiter", value=delimiter
-        )
-    decimal = entries.get("decimal", ".")
-    if decimal not in (".", ","):
-        raise TwinError(f"{name}: decimal is {decimal!r}; it must be '.' or ','", field="decimal", value=decimal)
-    encoding = entries.get("encoding", UTF_8)
-    try:
-        # Also refuses bytes-to-bytes codecs such as base64.
-        "".encode(str(encoding))
-    except LookupError as error:
-        raise TwinError(
-            f"{name}: encoding is {encoding!r}, which is not supported; give one such as utf-8, cp1252 or utf-16",
-            field="encoding",
-            value=encoding,
-        ) from error
-    return delimiter, decimal, UTF_8 if codecs.lookup(str(encoding)).name == "utf-8" else str(encoding)
-
-
-def _database_origin(entries: Mapping[Any, Any], name: str) -> tuple[str | None, str | None]:
-    """(relation, query) of a map whose columns are in a database."""
-    for key in ("relation", "query"):
-        value = entries.get(key)
-        if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise TwinError(f"{name}: {key} is {value!r}; it must be a string", field=key, value=value)
-    relation, query = entries.get("relation"), entries.get("query")
-    if relation is not None and query is not None:
-        raise TwinError(f"{name}: relation and query exclude each other; remove one", field="query")
-    if query is not None:
-        query = query.strip().removesuffix(";")
-        if not re.match(r"(?i)(select|with|table|values)\b", query):
-            raise TwinError(f"{name}: query must be a SELECT, but it begins {query[:30]!r}", field="query", value=query)
-    return relation, query
-
-
-def _target(target: object, fields: Mapping[str, Field], where: str) -> Field:
-    if not isinstance(target, str) or target not in fields:
-        raise TwinError(
-            f"{where} is mapped to {target!r}, which is not a field of the contract; known are {', '.join(fields)}",
-            field=where,
-            value=target,
-        )
-    return fields[target]
-
-
-def _codes(codes: object, target: Field, name: str, where: str) -> dict[str, float | str | None] | None:
-    if codes is None:
-        return None
-    return {
-        code(source_code): None if value is None else _constant(target.name, value, {target.name: target}, name)
-        for source_code, value in _mapping(codes, name, f"{where} values").items()
-    }
-
-
-def _constant(target: str, value: object, fields: Mapping[str, Field], name: str) -> float | str:
-    known = _target(target, fields, f"{name}: constant {target}")
-    if known.kind == "text":
-        if known.name == "battery_id" and not BATTERY_ID.match(str(value)):
-            raise TwinError(
-                f"{name}: battery_id {value!r} must be 1 to 50 characters of A-Z a-z 0-9 _ . -",
-                field=target,
-                value=value,
-            )
-        return str(value)
-    if known.kind == "time" or not isinstance(value, (int, float)):
-        raise TwinError(f"{name}: {value!r} cannot be a constant of {target}; give a number", field=target, value=value)
-    return float(value)
-
-
-def _zone(zone: object, where: str) -> str | None:
-    if zone is None:
-        return None
-    if not _FIXED_OFFSET.fullmatch(str(zone)):
-        try:
-            ZoneInfo(str(zone))
-        except (ValueError, KeyError, OSError) as error:
-            raise TwinError(
-                f"{where}: {zone!r} is not a time zone; give one such as UTC, +08:00 or Europe/Berlin",
-                field=where,
-                value=zone,
-            ) from error
-    return str(zone)
-
-
-def _mapping(content: object, name: str, what: str) -> Mapping[Any, Any]:
     if not isinstance(content, Mapping):
-        raise TwinError(
-            f"{name}: {what} must hold `key: value` lines, but it is {content!r}", field=what, value=content
-        )
-    return content
-
-
-def _known_keys(entries: Mapping[Any, Any], known: tuple[str, ...], name: str, where: str) -> None:
-    for key in entries:
-        if key not in known:
-            raise TwinError(
-                f"{name}: {key!r} in {where} is not a setting; known are {', '.join(known)}", field=str(key), value=key
-            )
-
-
-def _refuse_duplicates(targets: list[str], name: str) -> None:
-    for target in targets:
-        if targets.count(target) > 1:
-            raise TwinError(f"{name}: {target} is mapped twice; keep one column or constant for it", field=target)
+        raise TwinError(f"{name} must hold `key: value` lines, but it is {content!r}", field=name, value=content)
+    fields = {field.name: field for field in TABLES.get(str(content.get("table")), READING_FIELDS)}
+    try:
+        return FieldMap.model_validate({**content, "name": name}, context=fields)
+    except ValidationError as error:
+        raise first_error(error, FieldMap, name) from error

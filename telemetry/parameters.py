@@ -1,10 +1,10 @@
-"""Pydantic base class of the sections of params.yaml, with errors that name the parameter, its value and the rule."""
+"""Validation of params.yaml and field maps by pydantic, with errors that name the entry, its value and the rule."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -34,7 +34,7 @@ class Parameters(BaseModel):
         try:
             return cls.model_validate(params.get(cls.section, {}))
         except ValidationError as error:
-            raise _as_twin_error(cls, error) from error
+            raise first_error(error, cls, "params.yaml", cls.section) from error
 
     @classmethod
     def read(cls, path: Path = PARAMS_FILE) -> Self:
@@ -48,15 +48,28 @@ def load_params(path: Path = PARAMS_FILE) -> dict[str, Any]:
     return loaded
 
 
-def _as_twin_error(section: type[Parameters], error: ValidationError) -> TwinError:
+def first_error(error: ValidationError, model: type[BaseModel], file: str, section: str | None = None) -> TwinError:
+    """The first of pydantic's errors as one sentence: entry, value and what is allowed."""
     # A misspelt name is both unknown and missing: the unknown one says more.
     first = min(error.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-    name = ".".join([section.section, *(str(part) for part in first["loc"])])
+    field = ".".join(part for part in (section, *map(str, first["loc"])) if part is not None)
+    rule = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
     if first["type"] == "extra_forbidden":
-        sentence = f"{name} is not a parameter; valid are {', '.join(sorted(section.model_fields))}"
+        valid = ", ".join(entry.alias or name for name, entry in _model_at(model, first["loc"]).model_fields.items())
+        sentence = f"{field} is not a parameter; valid are {valid}"
     elif first["type"] == "missing":
-        sentence = f"{name} is missing; add it"
+        sentence = f"{field} is missing; add it"
+    elif isinstance(first["input"], Mapping):
+        sentence = f"{field}: {rule}" if field else rule
     else:
-        rule = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-        sentence = f"{name} is {first['input']!r}: {rule}"
-    return TwinError(f"params.yaml: {sentence}.", field=name, value=first["input"])
+        sentence = f"{field} is {first['input']!r}: {rule}"
+    return TwinError(f"{file}: {sentence}.", field=field or file, value=first["input"])
+
+
+def _model_at(model: type[BaseModel], path: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model that validates the entry at `path`; a key of a dictionary of models is no field."""
+    for part in path:
+        fields = [entry for name, entry in model.model_fields.items() if part in (name, entry.alias)]
+        nested = [one for entry in fields for one in get_args(entry.annotation) if isinstance(one, type)]
+        model = next((one for one in nested if issubclass(one, BaseModel)), model)
+    return model

@@ -36,7 +36,7 @@ def field_map(changes: dict[str, object] | None = None, **constants: object):
 )
 def test_units_round_trip(value: float, unit: tuple[str, str]) -> None:
     target = next(f for f in FIELDS.values() if f.unit == unit[0])
-    factor, offset = conversion(target, unit[1], "here")
+    factor, offset = conversion(target, unit[1])
     source_value = (value - offset) / factor
     assert factor * source_value + offset == pytest.approx(value, rel=1e-9, abs=1e-9)
 
@@ -164,13 +164,16 @@ def test_reason_suggests_decimal_where_the_map_lacks_it() -> None:
     ("content", "message"),
     [
         ("text", "must hold `key: value` lines"),
-        ({"columns": {**COLUMNS, "x": "volts"}}, "'volts', which is not a field of the contract"),
+        ({"columns": {**COLUMNS, "x": "volts"}}, "columns.x.to is 'volts': it is not a field of the contract"),
         (
             {"columns": {**COLUMNS, "x": {"to": "soc", "unit": "mV"}}},
-            "unit 'mV' cannot be converted to soc; allowed: %, fraction",
+            "columns.x.unit is 'mV': it cannot be converted to soc; allowed: %, fraction",
         ),
-        ({"columns": {**COLUMNS, "i": {"to": "current", "sign": -2}}}, "sign is -2; it must be 1 or -1"),
-        ({"columns": {**COLUMNS, "i": {"to": "current", "scale": 2}}}, "'scale' in column i is not a setting"),
+        ({"columns": {**COLUMNS, "i": {"to": "current", "sign": -2}}}, "columns.i.sign is -2: it should be 1 or -1"),
+        (
+            {"columns": {**COLUMNS, "i": {"to": "current", "scale": 2}}},
+            "columns.i.scale is not a parameter; valid are source, to, unit",
+        ),
         ({"columns": {**COLUMNS, "t": {"to": "time", "zone": "Mars/Olympus"}}}, "is not a time zone"),
         ({"columns": {**COLUMNS, "u": {"to": "voltage", "zone": "UTC"}}}, "zone is for times"),
         ({"columns": {**COLUMNS, "t": {"to": "time", "sign": -1}}}, "sign is for numbers"),
@@ -178,12 +181,12 @@ def test_reason_suggests_decimal_where_the_map_lacks_it() -> None:
         ({"columns": {**COLUMNS, "x": "voltage"}}, "voltage is mapped twice"),
         ({"columns": COLUMNS, "constants": {"battery_id": "a b"}}, "must be 1 to 50 characters"),
         ({"columns": COLUMNS, "constants": {"soc": "full"}}, "cannot be a constant of soc"),
-        ({"columns": COLUMNS, "table": "rows"}, "must be readings or cycles"),
-        ({"columns": COLUMNS, "delimiter": ";;"}, "must be one character"),
-        ({"columns": COLUMNS, "decimal": ";"}, "it must be '.' or ','"),
+        ({"columns": COLUMNS, "table": "rows"}, "table is 'rows': it should be 'readings' or 'cycles'"),
+        ({"columns": COLUMNS, "delimiter": ";;"}, "delimiter is ';;': String should have at most 1 character"),
+        ({"columns": COLUMNS, "decimal": ";"}, "it should be '.' or ','"),
         ({"columns": COLUMNS, "encoding": "utf8000"}, "give one such as utf-8, cp1252 or utf-16"),
-        ({"columns": COLUMNS, "encoding": "base64"}, "which is not supported"),
-        ({"columns": COLUMNS, "extra": 1}, "'extra' in the file is not a setting"),
+        ({"columns": COLUMNS, "encoding": "base64"}, "encoding is 'base64': it is not supported"),
+        ({"columns": COLUMNS, "extra": 1}, "extra is not a parameter; valid are"),
     ],
 )
 def test_invalid_maps_are_refused_in_one_sentence(content: object, message: str) -> None:

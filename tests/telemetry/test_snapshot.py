@@ -262,7 +262,7 @@ def test_unreadable_external_table_is_an_error_in_one_sentence(
     [
         ({"relation": "a", "query": "SELECT 1"}, "exclude each other"),
         ({"query": "DELETE FROM batteries"}, "must be a SELECT"),
-        ({"relation": 3}, "must be a string"),
+        ({"relation": 3}, "it should be a valid string"),
     ],
 )
 def test_invalid_relation_or_query_is_refused(where: Any, message: str) -> None:
