@@ -17,8 +17,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psycopg2
-from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.registry import Collector
 
 from features.table import LabelParams
 from monitoring.drift.drift_monitor import DriftMonitor, registered_references
@@ -31,6 +29,7 @@ from monitoring.registry_poll import RegistryPoller
 from telemetry.embedded.ports import free_port
 from telemetry.embedded.postgres import ensure_telemetry_store
 from telemetry.errors import TwinError
+from telemetry.metrics_server import metrics_server
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 
@@ -63,20 +62,6 @@ def run_monitoring(settings: Settings, params_file: Path, stop: threading.Event)
         )
         with _threads(stop, tasks):
             yield f"http://{settings.host}:{settings.metrics_port}/metrics"
-
-
-@contextmanager
-def metrics_server(host: str, port: int, collector: Collector) -> Iterator[None]:
-    """Serve `collector` at http://host:port/metrics."""
-    registry = CollectorRegistry()
-    registry.register(collector)
-    server, thread = start_http_server(port, addr=host, registry=registry)
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 @contextmanager

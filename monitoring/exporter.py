@@ -9,19 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import psycopg2
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from monitoring.fleet_queries import FleetReader, FleetSnapshot, NewestReading
 from monitoring.registry_poll import RegistryPoller
-from monitoring.target_metrics import TARGET_METRICS, TargetMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -80,12 +78,10 @@ class _StoreState:
     Attributes:
         snapshot: None if the store is unavailable.
         predictions: number since the start, by battery.
-        errors: target, cumulative buckets and sum of its error histogram since the start.
     """
 
     snapshot: FleetSnapshot | None = None
     predictions: Mapping[str, int] = field(default_factory=dict)
-    errors: Sequence[tuple[str, list[tuple[str, float]], float]] = ()
 
 
 class TwinCollector(Collector):
@@ -105,8 +101,7 @@ class TwinCollector(Collector):
         self._read_at = float("-inf")
         self._pool = ThreadPoolExecutor(1)
         self._running_read: Future[_StoreState] | None = None
-        self._histograms = {target: _Histogram(metrics) for target, metrics in TARGET_METRICS.items()}
-        self._state = self._with_counters(None)
+        self._state = _StoreState()
 
     def collect(self) -> Iterator[Metric]:
         """Read the store and yield every metric."""
@@ -126,12 +121,9 @@ class TwinCollector(Collector):
         for battery_id, count in state.predictions.items():
             made.add_metric([battery_id], count)
         yield made
-        errors = HistogramMetricFamily(
-            "prediction_error", "absolute error of the champion, in the unit of the metric", labels=["metric"]
-        )
-        for target, buckets, total in state.errors:
-            errors.add_metric([target], buckets, total)
-        yield errors
+        first, *others = (family for histogram in self._reader.errors.values() for family in histogram.collect())
+        first.samples += [sample for family in others for sample in family.samples]
+        yield first
         yield from _registry(self._registry)
 
     def _current_state(self) -> _StoreState:
@@ -153,36 +145,7 @@ class TwinCollector(Collector):
             snapshot = self._reader.read()
         except psycopg2.Error as error:
             logger.warning("the telemetry store could not be read: %s", str(error).strip())
-        return self._with_counters(snapshot)
-
-    def _with_counters(self, snapshot: FleetSnapshot | None) -> _StoreState:
-        for target, errors in self._reader.take_errors().items():
-            for error in errors:
-                self._histograms[target].observe(error)
-        samples = [histogram.family_sample() for histogram in self._histograms.values()]
-        return _StoreState(snapshot, dict(self._reader.predictions), samples)
-
-
-class _Histogram:
-    """Absolute errors of one target."""
-
-    def __init__(self, metrics: TargetMetrics) -> None:
-        self._metrics = metrics
-        self._counts = [0] * (len(metrics.error_buckets) + 1)
-        self._sum = 0.0
-
-    def observe(self, error: float) -> None:
-        self._counts[bisect_left(self._metrics.error_buckets, error)] += 1
-        self._sum += error
-
-    def family_sample(self) -> tuple[str, list[tuple[str, float]], float]:
-        """Target, cumulative buckets and sum, as `HistogramMetricFamily.add_metric` takes them."""
-        bounds = [*(str(bound) for bound in self._metrics.error_buckets), "+Inf"]
-        total, buckets = 0, []
-        for bound, count in zip(bounds, self._counts, strict=True):
-            total += count
-            buckets.append((bound, float(total)))
-        return self._metrics.target, buckets, self._sum
+        return _StoreState(snapshot, dict(self._reader.predictions))
 
 
 def _battery_gauges(snapshot: FleetSnapshot) -> Iterator[Metric]:

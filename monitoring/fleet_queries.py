@@ -10,11 +10,11 @@ from typing import Any
 
 import psycopg2
 import psycopg2.extensions
+from prometheus_client import Histogram
 
-from features.targets import TARGET_NAMES
 from monitoring.latest_predictions import LATEST_CHAMPION_PREDICTIONS, PREDICTION_VALID_FOR
 from monitoring.store_connection import StoreConnection
-from monitoring.target_metrics import TARGET_METRICS
+from monitoring.target_metrics import TARGET_METRICS, TargetMetrics
 
 #: Newest outcomes that accuracy and coverage are computed from, by target and role.
 RECENT_OUTCOMES = 500
@@ -133,7 +133,7 @@ class FleetReader(StoreConnection):
         self._predicted_until: dict[str, datetime] | None = None
         self._last_outcome: int | None = None
         self.predictions: dict[str, int] = {}
-        self.errors: dict[str, list[float]] = {target: [] for target in TARGET_NAMES}
+        self.errors = {target: _error_histogram(metrics) for target, metrics in TARGET_METRICS.items()}
 
     def read(self) -> FleetSnapshot:
         """Read the fleet and update the counters `predictions` and `errors`."""
@@ -145,11 +145,6 @@ class FleetReader(StoreConnection):
             self._count_predictions(cursor, readings)
             self._collect_errors(cursor)
         return snapshot
-
-    def take_errors(self) -> dict[str, list[float]]:
-        """Absolute errors of the champion's outcomes since the last call, by target."""
-        taken, self.errors = self.errors, {target: [] for target in TARGET_NAMES}
-        return taken
 
     def _count_predictions(self, cursor: psycopg2.extensions.cursor, readings: list[NewestReading]) -> None:
         """Count the champion predictions that are newer than the cursor of their battery."""
@@ -191,7 +186,20 @@ class FleetReader(StoreConnection):
         for outcome_id, target, role, error in cursor:
             self._last_outcome = outcome_id
             if role == "champion" and target in self.errors:
-                self.errors[target].append(abs(error))
+                self.errors[target].labels(target).observe(abs(error))
+
+
+def _error_histogram(metrics: TargetMetrics) -> Histogram:
+    """Absolute errors of one target, exported from the start, without a registry: targets differ in their buckets."""
+    histogram = Histogram(
+        "prediction_error",
+        "absolute error of the champion, in the unit of the metric",
+        ["metric"],
+        buckets=metrics.error_buckets,
+        registry=None,
+    )
+    histogram.labels(metrics.target)
+    return histogram
 
 
 def _readings(cursor: psycopg2.extensions.cursor) -> list[NewestReading]:

@@ -33,12 +33,13 @@ from simulator.live_twin import LiveTwin
 from simulator.prediction_consumer import CONSUMER, READINGS_PER_REQUEST, PredictionWorker, backfill_states
 from simulator.run_statistics import RunStatistics, Summary
 from simulator.service_client import PredictionClient, PredictionError
-from simulator.simulator_metrics import LiveCollector, metrics_server
+from simulator.simulator_metrics import LiveCollector
 from simulator.terminal import View, print_summary, view_for
 from telemetry.embedded.mqtt_broker import ensure_mqtt_broker
 from telemetry.embedded.ports import free_port
 from telemetry.embedded.postgres import ensure_telemetry_store
 from telemetry.errors import TwinError
+from telemetry.metrics_server import metrics_server
 from telemetry.parameters import load_params
 from telemetry.settings import Settings
 from telemetry.sinks import make_sinks

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -32,17 +30,3 @@ class LiveCollector(Collector):
         yield CounterMetricFamily("live_prediction_errors", "failed requests and refused appends", statistics.errors)
         yield CounterMetricFamily("live_missed_ticks", "scheduled ticks that were skipped", statistics.missed_ticks)
         yield from spool_metrics(self._spool, self._deliveries)
-
-
-@contextmanager
-def metrics_server(host: str, port: int, collector: Collector) -> Iterator[None]:
-    """Serve `collector` at http://host:port/metrics."""
-    registry = CollectorRegistry()
-    registry.register(collector)
-    server, thread = start_http_server(port, addr=host, registry=registry)
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

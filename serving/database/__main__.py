@@ -23,7 +23,7 @@ import psycopg2
 
 from serving.database.batch import BatchLimits, BatchWorker
 from serving.database.batch_loop import run_worker
-from serving.database.predictor_metrics import DatabaseMetrics, metrics_server
+from serving.database.predictor_metrics import DatabaseMetrics
 from serving.database.row_source import SiteRowSource, StoreRowSource
 from serving.garbage_collection import collect_rarely
 from serving.release_loader import ReleaseLoader
@@ -31,6 +31,7 @@ from serving.request_scoring import compile_state_update
 from telemetry.embedded.postgres import ensure_telemetry_store
 from telemetry.errors import TwinError
 from telemetry.field_map import load_field_map
+from telemetry.metrics_server import metrics_server
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
@@ -67,7 +68,7 @@ def _serve(settings: Settings, field_map: Path | None, predict_past: bool, stop:
         assert settings.telemetry_dsn is not None  # noqa: S101 - for the type checker
         dsn = settings.telemetry_dsn.get_secret_value()
         row_source = _row_source(settings, dsn, field_map)
-        stack.enter_context(metrics_server(settings.host, settings.database_predictor_metrics_port, metrics))
+        stack.enter_context(metrics_server(settings.host, settings.database_predictor_metrics_port, metrics.registry))
         if not _retry_until_available(lambda: _prepare(dsn, row_source), stop):
             return
         loader = ReleaseLoader(settings, metrics.release)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from features.targets import TARGET_NAMES
 from serving.database.row_source import NewRows
@@ -102,15 +100,3 @@ class DatabaseMetrics:
 
     def _gauge(self, name: str, about: str) -> Gauge:
         return Gauge(name, about, registry=self.registry)
-
-
-@contextmanager
-def metrics_server(host: str, port: int, metrics: DatabaseMetrics) -> Iterator[None]:
-    """Serve `metrics` at http://host:port/metrics."""
-    server, thread = start_http_server(port, host, metrics.registry)
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

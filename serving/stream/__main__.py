@@ -16,10 +16,11 @@ from quixstreams.exceptions import QuixException
 from serving.release_loader import ReleaseLoader
 from serving.service_metrics import ReleaseMetrics
 from serving.stream.app import run_stream
-from serving.stream.scorer_metrics import StreamMetrics, metrics_server
+from serving.stream.scorer_metrics import StreamMetrics
 from serving.stream.topics import broker_config
 from telemetry.embedded.ports import free_port
 from telemetry.errors import TwinError
+from telemetry.metrics_server import metrics_server
 from telemetry.settings import Settings
 
 _MIN_BACKOFF_S = 1.0
@@ -38,7 +39,7 @@ def main() -> int:
     try:
         broker_config(settings)
         port = free_port(settings.host, settings.scorer_metrics_port)
-        with metrics_server(settings.host, port, metrics):
+        with metrics_server(settings.host, port, metrics.registry):
             logger.info("metrics on http://%s:%d/metrics", settings.host, port)
             _run(settings, metrics)
     except TwinError as error:

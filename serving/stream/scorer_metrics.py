@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from features.targets import TARGET_NAMES
 from serving.stream.checkpoint_scoring import CheckpointResult
@@ -93,15 +92,3 @@ class StreamMetrics:
         for partition, about in partitions.items():
             if about.get("desired") and about.get("consumer_lag", -1) >= 0:
                 self._consumer_lag.labels(partition).set(about["consumer_lag"])
-
-
-@contextmanager
-def metrics_server(host: str, port: int, metrics: StreamMetrics) -> Iterator[None]:
-    """Serve `metrics` at http://host:port/metrics."""
-    server, thread = start_http_server(port, addr=host, registry=metrics.registry)
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -21,12 +21,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from features.table import LabelParams
 from monitoring import exporter
-from monitoring.__main__ import metrics_server
 from monitoring.evaluation.evaluator import Evaluator
 from monitoring.exporter import TwinCollector
 from monitoring.fleet_queries import FleetReader
 from monitoring.registry_poll import RegistryPoller, RegistryState
 from telemetry.embedded.ports import free_port
+from telemetry.metrics_server import metrics_server
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 from tests.monitoring.store_rows import at, every, prediction, query, reading, write
