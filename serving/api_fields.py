@@ -1,4 +1,4 @@
-"""API field, unit and value range of each target, and time formats of responses."""
+"""API field, unit and value range of each target."""
 
 from __future__ import annotations
 
@@ -39,8 +39,3 @@ API_FIELDS: Mapping[str, ApiField] = {
 def utc(time_s: float) -> datetime:
     """Convert seconds since the epoch to a UTC time with microsecond precision."""
     return datetime.fromtimestamp(time_s, UTC)
-
-
-def rfc3339(time: datetime | None) -> str | None:
-    """Format `time` (UTC) as in the contract, e.g. 2026-01-01T00:00:00Z."""
-    return None if time is None else f"{time.replace(tzinfo=None).isoformat()}Z"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from serving.garbage_collection import freeze_loaded_objects
 from serving.predictor import Predictor
 from serving.scorer import Scorer
 from serving.service_metrics import FailureReason, ReleaseMetrics
+from telemetry.backoff import backoff
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from training.challengers import challenger_versions, load_challengers
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MAX_BACKOFF_S = 60.0
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 1.0, 60.0
 
 
 class ReleaseLoader:
@@ -184,16 +185,16 @@ class _Retry:
     """Exponential backoff for loading one item: 1, 2, 4, ... 60 s; another item is due at once."""
 
     item: object = None
-    pause_s: float = 0.0
+    pauses_s: Iterator[float] = field(default_factory=lambda: backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S))
     not_before: float = 0.0
 
     def due(self, item: object) -> bool:
         return item != self.item or time.monotonic() >= self.not_before
 
     def failed(self, item: object) -> None:
-        self.pause_s = min(2.0 * self.pause_s, _MAX_BACKOFF_S) if item == self.item else 1.0
-        self.item = item
-        self.not_before = time.monotonic() + self.pause_s
+        if item != self.item:
+            self.item, self.pauses_s = item, backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
+        self.not_before = time.monotonic() + next(self.pauses_s)
 
     def succeeded(self) -> None:
         self.item = None

@@ -11,14 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from features.state import encode
 from features.state_update import closed_table
-from serving.api_fields import API_FIELDS, ApiField, rfc3339, utc
+from serving.api_fields import API_FIELDS, ApiField, utc
 from serving.feature_snapshots import FeatureSnapshots
 from serving.predictor import Predictor, TargetValues
 from serving.request_scoring import ScoringRequest, ScoringResult
 from serving.session_rows import cycle_rows
 from telemetry.contract import CYCLE_FIELDS
 from telemetry.schemas.request import Cycle
-from telemetry.wire import json_values
+from telemetry.wire import json_values, rfc3339
 from training.release import RUL_UNIT
 
 _UNKNOWN_CAPACITY = (
@@ -152,7 +152,7 @@ def prediction_messages(
     return [
         {
             "battery_id": battery_ids[i],
-            "time": rfc3339(times[i]),
+            "time": None if (time := times[i]) is None else rfc3339(time),
             "release": release,
             **{field: column[i] for field, column in columns.items()},
             "notes": [] if known[i] else [_UNKNOWN_CAPACITY],

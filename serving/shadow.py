@@ -15,6 +15,7 @@ from serving.feature_snapshots import FeatureSnapshots, concatenate
 from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
 from serving.service_metrics import LossReason, ShadowMetrics
+from telemetry.backoff import backoff
 from telemetry.batch import Batch, Row
 from telemetry.embedded.postgres import embedded_postgres
 from telemetry.errors import TwinError
@@ -112,8 +113,7 @@ class ShadowRecorder:
             logger.exception("the challengers %s failed", ", ".join(challenger.labels))
             self._count_lost(count, challenger, "failed")
             return
-        backoff_s = _MIN_BACKOFF_S
-        while True:
+        for attempt, pause_s in enumerate(backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)):
             try:
                 store.write(rows)
             except SinkRefusedError as error:
@@ -121,12 +121,11 @@ class ShadowRecorder:
                 self._metrics.count_lost(len(rows), "refused")
                 return
             except (SinkError, TwinError, OSError) as error:
-                if backoff_s == _MIN_BACKOFF_S:
+                if attempt == 0:
                     logger.warning("predictions of challengers cannot be stored yet: %s", error)
-                if self._stopping.wait(backoff_s):
+                if self._stopping.wait(pause_s):
                     self._metrics.count_lost(len(rows), "stopped")
                     return
-                backoff_s = min(2.0 * backoff_s, _MAX_BACKOFF_S)
             else:
                 self._metrics.count_stored(len(rows))
                 return

@@ -37,5 +37,5 @@ def reading_message(row: Row) -> bytes:
 
 def rfc3339(time: datetime) -> str:
     """`time` in UTC with the zone written as Z; a time without a zone is taken as UTC."""
-    aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-    return aware.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    naive = time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
+    return f"{naive.isoformat()}Z"

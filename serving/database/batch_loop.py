@@ -10,12 +10,12 @@ import psycopg2
 from serving.database.batch import BatchWorker
 from serving.database.predictor_metrics import DatabaseMetrics
 from serving.scorer import ScorerSource
+from telemetry.backoff import backoff
 from telemetry.errors import TwinError
 
 logger = logging.getLogger(__name__)
 
-_MIN_BACKOFF_S = 0.5
-_MAX_BACKOFF_S = 30.0
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 30.0
 
 
 def run_worker(
@@ -25,7 +25,7 @@ def run_worker(
 
     No rows are read without a release, because a row is predicted only when it is read.
     """
-    backoff_s = _MIN_BACKOFF_S
+    pauses_s = backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
     problem = ""
     while not stop.is_set():
         if (scorer := scorer_source.scorer) is None:
@@ -38,12 +38,11 @@ def run_worker(
             unavailable = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
             metrics.failures.labels("unavailable" if unavailable else "refused").inc()
             problem = _log_if_new(_first_line(error), problem)
-            stop.wait(backoff_s)
-            backoff_s = min(2.0 * backoff_s, _MAX_BACKOFF_S)
+            stop.wait(next(pauses_s))
             continue
         if problem:
             logger.info("recovered")
-        problem, backoff_s = "", _MIN_BACKOFF_S
+        problem, pauses_s = "", backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
         if not more:
             stop.wait(poll_s)
 

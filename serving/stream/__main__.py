@@ -18,13 +18,13 @@ from serving.service_metrics import ReleaseMetrics
 from serving.stream.app import run_stream
 from serving.stream.scorer_metrics import StreamMetrics
 from serving.stream.topics import broker_config
+from telemetry.backoff import backoff
 from telemetry.embedded.ports import free_port
 from telemetry.errors import TwinError
 from telemetry.metrics_server import metrics_server
 from telemetry.settings import Settings
 
-_MIN_BACKOFF_S = 1.0
-_MAX_BACKOFF_S = 10.0
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 1.0, 10.0
 #: The backoff is reset after this time without an error.
 _BACKOFF_RESET_S = 60.0
 
@@ -52,22 +52,22 @@ def _run(settings: Settings, metrics: StreamMetrics) -> None:
     loader = ReleaseLoader(settings, ReleaseMetrics(metrics.registry))
     _wait_for_release(loader, settings.registry_poll_s)
     loader.follow()
-    backoff_s = _MIN_BACKOFF_S
+    pauses_s = backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
     while True:
         began = time.monotonic()
         try:
             return run_stream(settings, loader, metrics)
         except (QuixException, KafkaException, RuntimeError) as error:  # of Quix Streams, librdkafka and its recovery
             if time.monotonic() - began > _BACKOFF_RESET_S:
-                backoff_s = _MIN_BACKOFF_S
-            logger.error("the stream failed and is restarted in %g s: %r", backoff_s, error)
+                pauses_s = backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
+            pause_s = next(pauses_s)
+            logger.error("the stream failed and is restarted in %g s: %r", pause_s, error)
         finally:
             # Quix Streams leaves its signal handlers installed, which would only stop the ended application.
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
         metrics.restarts.inc()
-        time.sleep(backoff_s)
-        backoff_s = min(backoff_s * 2, _MAX_BACKOFF_S)
+        time.sleep(pause_s)
 
 
 def _wait_for_release(loader: ReleaseLoader, poll_s: float) -> None:

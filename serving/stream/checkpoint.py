@@ -28,6 +28,7 @@ from serving.stream.checkpoint_states import CheckpointStates, RestoreIncomplete
 from serving.stream.message_parser import DeadLetter, Message, ParsedReadings, ParserLimits, parse_messages
 from serving.stream.producer import PredictionProducer
 from serving.stream.scorer_metrics import StreamMetrics
+from telemetry.backoff import backoff
 from telemetry.kafka_client import DEAD_LETTER_TOPIC, PREDICTIONS_TOPIC
 from telemetry.sinks.base import Sink, SinkError
 
@@ -36,8 +37,7 @@ Dependency = Literal["store", "kafka"]
 #: Key of a battery's state in the state store of Quix Streams.
 STATE_KEY = "twin"
 
-_MIN_BACKOFF_S = 0.5
-_MAX_BACKOFF_S = 5.0
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 0.5, 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class CheckpointSink(BaseSink):
         self._metrics = metrics
         self._stores_readings = stores_readings
         self._pending: list[_Pending] = []
-        self._failures = 0
+        self._pauses_s = backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
         self._store_is_ready = False
         # Revoked partitions are flushed from another thread.
         self._lock = threading.Lock()
@@ -121,11 +121,10 @@ class CheckpointSink(BaseSink):
                 raise SinkBackpressureError(retry_after=0.1) from error
             except _DependencyError as error:
                 self._metrics.count_failure(error.dependency)
-                backoff_s = min(_MIN_BACKOFF_S * 2.0**self._failures, _MAX_BACKOFF_S)
-                self._failures += 1
-                logger.warning("checkpoint failed, retrying in %g s: %s", backoff_s, error)
-                raise SinkBackpressureError(retry_after=backoff_s) from error
-            self._failures = 0
+                pause_s = next(self._pauses_s)
+                logger.warning("checkpoint failed, retrying in %g s: %s", pause_s, error)
+                raise SinkBackpressureError(retry_after=pause_s) from error
+            self._pauses_s = backoff(_MIN_BACKOFF_S, _MAX_BACKOFF_S)
 
     def _checkpoint(self, pending: Sequence[_Pending]) -> None:
         scorer = self._scorer_source.scorer

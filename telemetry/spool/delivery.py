@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from telemetry.backoff import backoff
 from telemetry.batch import Batch
 from telemetry.errors import TwinError
 from telemetry.sinks.base import Sink, SinkError, SinkRefusedError
@@ -182,7 +183,7 @@ class Delivery:
         Raises:
             SinkRefusedError: retrying is useless.
         """
-        wait_s = FIRST_RETRY_S
+        pauses_s = backoff(FIRST_RETRY_S, LAST_RETRY_S)
         while not self._stopping.is_set():
             try:
                 call()
@@ -194,8 +195,7 @@ class Delivery:
                     logger.warning("%s: %s", self.consumer, error)
                 self.last_error = str(error)
                 # Jitter, so that many deliveries do not retry a sink at the same time.
-                self._stopping.wait(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
-                wait_s = min(2 * wait_s, LAST_RETRY_S)
+                self._stopping.wait(next(pauses_s) * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
             else:
                 return True
         return False

@@ -117,7 +117,7 @@ def test_release_that_cannot_be_loaded_keeps_the_present_one_and_backs_off(
     probe.loader._retries["release"].not_before = 0.0
     probe.refreshed()
     assert probe.sample("release_load_failures_total", reason="release") == 2
-    assert probe.loader._retries["release"].pause_s == 2.0
+    assert next(probe.loader._retries["release"].pauses_s) == 4.0  # after 1 and 2 s
     store.client.set_registered_model_alias(twin_name(store.domain), CHAMPION, "1")
     probe.refreshed()
     assert probe.sample("release_load_failing", reason="release") == 0

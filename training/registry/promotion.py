@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from telemetry.errors import TwinError
+from telemetry.wire import rfc3339
 from training.gate import GateThresholds, Verdict
 from training.registry.events import Aliases, Kind, RegistryEvent
 from training.registry.gate_scores import Candidate, evaluate_gate
@@ -236,8 +237,8 @@ def record_event(
     store: RegistryStore, kind: Kind, *, by: str, reason: str, forced: bool = False, warnings: Iterable[str] = ()
 ) -> RegistryEvent:
     """Append an event with the present aliases."""
-    time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    event = RegistryEvent(time, kind, by, reason, store.aliases(), forced, tuple(warnings))
+    time = datetime.now(UTC).replace(microsecond=0)
+    event = RegistryEvent(rfc3339(time), kind, by, reason, store.aliases(), forced, tuple(warnings))
     store.add_event(event)
     return event
 
