@@ -45,7 +45,7 @@ class Forests:
             table = np.full((len(gate), len(available)), np.nan, dtype=np.float32)
             table[:, files[name].columns] = gate.to_numpy(dtype=np.float32)
             rows.setdefault(target.cadence, table)
-        served = OnnxForests(files, {name: len(features) for name, features in _TABLES.items()})
+        served = OnnxForests(files)
         return cls(served, fitted, rows, {name: file.columns for name, file in files.items()})
 
     def tables(self, n: int, seed: int = 0) -> dict[str, NDArray[np.float32]]:

@@ -84,10 +84,7 @@ class Predictor:
         self.horizons = dict(release.horizons)
         self.versions = {name: model.version for name, model in loaded.models.items()}
         self._models = {name: model.label for name, model in loaded.models.items()}
-        self._forests = OnnxForests(
-            {name: _forest_file(TARGETS[name], model) for name, model in loaded.models.items()},
-            {cadence: len(names) for cadence, names in _FEATURE_NAMES.items()},
-        )
+        self._forests = OnnxForests({name: _forest_file(TARGETS[name], model) for name, model in loaded.models.items()})
 
     @property
     def labels(self) -> list[str]:
@@ -101,7 +98,7 @@ class Predictor:
         self.predict_snapshots(replace(snapshots, has_reading=np.ones(1, dtype=np.bool_), cycles_seen=enough))
 
     def predict_snapshots(self, snapshots: FeatureSnapshots) -> Mapping[str, TargetValues]:
-        """Predict all `TARGETS` for n `snapshots` with one ONNX call; the results by target.
+        """Predict all `TARGETS` for n `snapshots`; the results by target.
 
         The result for a snapshot is bitwise independent of the other snapshots in the call.
         """

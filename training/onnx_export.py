@@ -51,7 +51,7 @@ def to_onnx(model: Pipeline, n_features: int) -> bytes:
     else:
         outputs = [(_VALUE, FloatTensorType([None, 1]))]
         converted = convert_sklearn(model, "forest", inputs, target_opset=_OPSET, final_types=outputs)
-    # The converter writes the lowest version that a model needs; only models of one version can be merged.
+    # The converter writes the lowest version that a model needs; all models get the same one.
     converted = version_converter.convert_version(converted, _OPSET[""])
     converted.ir_version = _IR_VERSION
     # The converter lists the operator sets in the order of a Python set, which differs between processes.

@@ -1,4 +1,4 @@
-"""Run exported forests with ONNX Runtime, one at a time or merged into one call (imports no training library)."""
+"""Run exported forests with ONNX Runtime, each on one thread (imports no training library)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OnnxForest:
     def predict(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Model output for `features` float32[n, F], NaN where missing; float64[n]."""
         (value,) = self._session.run(["value"], {"features": features})
-        return _column(value)
+        return np.asarray(value, dtype=np.float64).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -37,33 +37,25 @@ class ForestFile:
 
 
 class OnnxForests:
-    """Several forests run by one call, on one thread.
+    """Several forests that read feature tables in common, each on one thread.
 
     Args:
         forests: by name; several may read the same table.
-        tables: number of columns of each feature table.
     """
 
-    def __init__(self, forests: Mapping[str, ForestFile], tables: Mapping[str, int]) -> None:
-        from training.onnx_merge import merge
-
-        self._sessions = []
-        for model in merge(forests, tables) if forests else ():
-            session = _session(model)
-            inputs = [entry.name for entry in session.get_inputs()]
-            outputs = [entry.name for entry in session.get_outputs()]
-            self._sessions.append((session, inputs, outputs, [name.rpartition("/")[0] for name in outputs]))
+    def __init__(self, forests: Mapping[str, ForestFile]) -> None:
+        self._forests = {
+            name: (OnnxForest(file.path), file.table, _index(file.columns)) for name, file in forests.items()
+        }
 
     def predict(self, tables: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float64]]:
         """Output of every forest, float64[n] by name, for `tables` float32[n, columns], NaN where missing.
 
         A row gets the same bits in any batch, and the same as from `OnnxForest`.
         """
-        values: dict[str, NDArray[np.float64]] = {}
-        for session, inputs, outputs, names in self._sessions:
-            outputs_of_call = session.run(outputs, {name: tables[name] for name in inputs})
-            values.update(zip(names, map(_column, outputs_of_call), strict=True))
-        return values
+        return {
+            name: forest.predict(tables[table][:, columns]) for name, (forest, table, columns) in self._forests.items()
+        }
 
 
 def _session(model: bytes) -> onnxruntime.InferenceSession:
@@ -74,5 +66,6 @@ def _session(model: bytes) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
-def _column(value: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.asarray(value, dtype=np.float64).reshape(-1)
+def _index(columns: tuple[int, ...]) -> slice | list[int]:
+    """Numpy index of `columns`: a slice, which copies nothing, where they are the first columns in order."""
+    return slice(len(columns)) if columns == tuple(range(len(columns))) else list(columns)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-
 import numpy as np
 import onnx
 import pytest
@@ -14,12 +11,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from tests.training.small_models import features_with_missing_values, small_classifier, small_regressor
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference, to_onnx
-from training.onnx_merge import merge
 from training.onnx_runtime import ForestFile, OnnxForest, OnnxForests
 
 N_FEATURES = 12
 N_ROWS = 10_000
-TABLES = {"first": N_FEATURES, "second": N_FEATURES}
 
 
 @pytest.fixture(scope="module", params=["regressor", "classifier"])
@@ -93,36 +88,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ForestFile]:
     }
 
 
-def assert_merged_equals_single(forests: OnnxForests, files: dict[str, ForestFile], n_rows: int) -> None:
+@pytest.mark.parametrize("n_rows", [1, 7, 100, 3000])
+def test_forests_of_common_tables_give_the_bits_of_each_forest(files: dict[str, ForestFile], n_rows: int) -> None:
     rng = np.random.default_rng(n_rows)
     tables = {
         name: features_with_missing_values(rng, n_rows, N_FEATURES).astype(np.float32) for name in ("first", "second")
     }
-    merged = forests.predict(tables)
-    assert merged.keys() == files.keys()
+    together = OnnxForests(files).predict(tables)
+    assert together.keys() == files.keys()
     for name, file in files.items():
-        single = OnnxForest(file.path).predict(tables[file.table][:, list(file.columns)])
-        np.testing.assert_array_equal(merged[name], single)
-
-
-@pytest.mark.parametrize("n_rows", [1, 7, 100, 3000])
-def test_merged_forests_give_the_bits_of_each_forest(files: dict[str, ForestFile], n_rows: int) -> None:
-    assert_merged_equals_single(OnnxForests(files, TABLES), files, n_rows)
-
-
-def test_forests_with_equal_operator_sets_become_one_model(files: dict[str, ForestFile]) -> None:
-    (model,) = merge(files, TABLES)
-    assert {entry.name for entry in onnx.load_from_string(model).graph.output} == {f"{name}/value" for name in files}
-
-
-def test_forests_with_different_operator_sets_become_two_models(files: dict[str, ForestFile], tmp_path: Path) -> None:
-    older = onnx.load_model(files["all"].path)
-    older.opset_import[0].version -= 1
-    onnx.save_model(older, tmp_path / "older.onnx")
-    mixed = files | {"all": dataclasses.replace(files["all"], path=tmp_path / "older.onnx")}
-    assert len(merge(mixed, TABLES)) == 2
-    assert_merged_equals_single(OnnxForests(mixed, TABLES), mixed, 50)
+        alone = OnnxForest(file.path).predict(tables[file.table][:, list(file.columns)])
+        np.testing.assert_array_equal(together[name], alone)
 
 
 def test_no_forests_give_no_predictions() -> None:
-    assert OnnxForests({}, TABLES).predict({}) == {}
+    assert OnnxForests({}).predict({}) == {}
