@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import socket
-import threading
-from collections import deque
+import queue
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,15 +13,12 @@ import psycopg2.errors
 import psycopg2.extensions
 
 from telemetry.errors import TwinError
-from telemetry.stores.keepalive import CLIENT_KEEPALIVE
+from telemetry.stores.connection import StoreConnection, is_lost, time_limit
 
 #: One result row: column -> value; NULL, NaN and infinities are None.
 StoreRow = dict[str, Any]
 Parameters = Mapping[str, object]
 
-_CONNECT_TIMEOUT_S = 5
-#: The server cancels a statement after its timeout; this much later the server counts as hung.
-_HANG_GRACE_S = 1.0
 _MAX_STATEMENTS_PER_TRANSACTION = 4
 #: Errors of psycopg2 and the message shown for them; the first match wins.
 _MESSAGES: tuple[tuple[tuple[type[psycopg2.Error], ...], str], ...] = (
@@ -59,15 +53,19 @@ class Database:
     def __init__(
         self, dsn: str, *, connections: int = 8, statement_timeout_s: float = 5.0, read_only: bool = True
     ) -> None:
-        self._dsn = dsn
         self._timeout_s = statement_timeout_s
-        self._slots = threading.BoundedSemaphore(connections)
-        self._idle: deque[psycopg2.extensions.connection] = deque()
-        # Appended, so that options of the DSN (a search_path, for example) stay.
-        options = [psycopg2.extensions.parse_dsn(dsn).get("options", "")]
-        options += [f"-c statement_timeout={int(statement_timeout_s * 1000)}", "-c TimeZone=UTC"]
-        options += ["-c default_transaction_read_only=on"] if read_only else []
-        self._options = " ".join(options).strip()
+        # The connection that was used last comes first, so that no more than needed are opened.
+        self._free: queue.LifoQueue[StoreConnection] = queue.LifoQueue()
+        for _ in range(connections):
+            self._free.put(
+                StoreConnection(
+                    dsn,
+                    "battery-twin-console",
+                    statement_timeout_s=statement_timeout_s,
+                    read_only=read_only,
+                    autocommit=True,
+                )
+            )
 
     def fetch(self, sql: str, parameters: Parameters | None = None) -> list[StoreRow]:
         """All result rows of `sql`.
@@ -79,7 +77,7 @@ class Database:
             try:
                 return self._fetch(sql, parameters)
             except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-                if not _is_lost(error):
+                if not is_lost(error):
                     raise
                 # After a restart of the server the pooled connections are dead: retry once on a new one.
                 self.close()
@@ -98,61 +96,42 @@ class Database:
             StoreUnavailableError: as `fetch`; the transaction is rolled back.
         """
         limit_s = _MAX_STATEMENTS_PER_TRANSACTION * self._timeout_s
-        with _readable_errors(self._timeout_s), self._connection() as connection, _time_limit(connection, limit_s):
-            connection.autocommit = False
-            try:
-                with connection, connection.cursor() as cursor:
-                    yield cursor
-            finally:
-                if not connection.closed:
-                    connection.autocommit = True
+        with (
+            _readable_errors(self._timeout_s),
+            self._connection(limit_s) as connection,
+            connection,
+            connection.cursor() as cursor,
+        ):
+            yield cursor
 
     def close(self) -> None:
         """Close the idle connections; new ones are opened on demand."""
-        while self._idle:
-            try:
-                self._idle.pop().close()
-            except IndexError:  # another thread took the last one
-                return
+        idle = []
+        with suppress(queue.Empty):
+            while True:
+                idle.append(self._free.get_nowait())
+        for connection in idle:
+            connection.close()
+            self._free.put(connection)
 
     def _fetch(self, sql: str, parameters: Parameters | None) -> list[StoreRow]:
-        with self._connection() as connection, _time_limit(connection, self._timeout_s), connection.cursor() as cursor:
+        with self._connection(self._timeout_s) as connection, connection.cursor() as cursor:
             cursor.execute(sql, parameters)
             return read_rows(cursor)
 
     @contextmanager
-    def _connection(self) -> Iterator[psycopg2.extensions.connection]:
-        if not self._slots.acquire(timeout=self._timeout_s):
+    def _connection(self, limit_s: float) -> Iterator[psycopg2.extensions.connection]:
+        try:
+            free = self._free.get(timeout=self._timeout_s)
+        except queue.Empty:
             raise StoreUnavailableError(
                 f"Telemetry store busy: no connection became free within {self._timeout_s:g} s."
-            )
+            ) from None
         try:
-            connection = self._take()
-            try:
+            with free.open() as connection, time_limit(connection, limit_s):
                 yield connection
-            except psycopg2.Error as error:
-                if _is_lost(error):
-                    connection.close()
-                raise
-            finally:
-                if not connection.closed:
-                    self._idle.append(connection)
         finally:
-            self._slots.release()
-
-    def _take(self) -> psycopg2.extensions.connection:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            connection: psycopg2.extensions.connection = psycopg2.connect(
-                self._dsn,
-                options=self._options,
-                connect_timeout=_CONNECT_TIMEOUT_S,
-                application_name="battery-twin-console",
-                **CLIENT_KEEPALIVE,
-            )
-            connection.autocommit = True
-            return connection
+            self._free.put(free)
 
 
 def read_rows(cursor: psycopg2.extensions.cursor) -> list[StoreRow]:
@@ -168,35 +147,6 @@ def is_finite(column: str) -> str:
 
 def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def _time_limit(connection: psycopg2.extensions.connection, seconds: float) -> Iterator[None]:
-    """Shut `connection` down if the block takes `_HANG_GRACE_S` longer than `seconds`.
-
-    A server that is paused or hung keeps its TCP connections open, so that no timeout of the client library applies.
-    """
-    timer = threading.Timer(seconds + _HANG_GRACE_S, _shut_down, (connection,))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _shut_down(connection: psycopg2.extensions.connection) -> None:
-    # On a duplicate of the file descriptor, because libpq closes its own; a pending read then ends with an error.
-    with (
-        suppress(psycopg2.InterfaceError, OSError),  # closed in the meantime
-        socket.socket(fileno=os.dup(connection.fileno())) as duplicate,
-    ):
-        duplicate.shutdown(socket.SHUT_RDWR)
-
-
-def _is_lost(error: psycopg2.Error) -> bool:
-    lost = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
-    return lost and not isinstance(error, psycopg2.errors.QueryCanceled)
 
 
 @contextmanager

@@ -13,14 +13,14 @@ import psycopg2.extensions
 from prometheus_client import Histogram
 
 from monitoring.latest_predictions import LATEST_CHAMPION_PREDICTIONS, PREDICTION_VALID_FOR
-from monitoring.store_connection import StoreConnection
 from monitoring.target_metrics import TARGET_METRICS, TargetMetrics
+from telemetry.stores.connection import StoreConnection
 
 #: Newest outcomes that accuracy and coverage are computed from, by target and role.
 RECENT_OUTCOMES = 500
 #: A forecast is compared with readings up to this long after it was due, as in training.
 FORECAST_TOLERANCE_S = 30.0
-_STATEMENT_TIMEOUT_MS = 5_000
+_STATEMENT_TIMEOUT_S = 5.0
 #: How far back the oldest waiting reading of a battery without any prediction is searched.
 _FIRST_PREDICTION_LOOKBACK = timedelta(hours=1)
 
@@ -129,7 +129,7 @@ class FleetReader(StoreConnection):
     """A read-only connection that also counts predictions and outcomes since its first read."""
 
     def __init__(self, dsn: str) -> None:
-        super().__init__(dsn, "battery-twin-metrics", statement_timeout_ms=_STATEMENT_TIMEOUT_MS, read_only=True)
+        super().__init__(dsn, "battery-twin-metrics", statement_timeout_s=_STATEMENT_TIMEOUT_S, read_only=True)
         self._predicted_until: dict[str, datetime] | None = None
         self._last_outcome: int | None = None
         self.predictions: dict[str, int] = {}

@@ -11,21 +11,19 @@ from datetime import datetime
 from typing import Any, Literal
 
 import psycopg2
-import psycopg2.extensions
 from psycopg2.extras import Json
 
 from features.targets import TARGETS
 from monitoring.drift import windows
 from retraining.champion_comparison import PairedLoss
 from retraining.trigger import DetectedDrift, RetrainHistory
-from telemetry.stores.keepalive import SERVER_KEEPALIVE_SQL
+from telemetry.stores.connection import StoreConnection
 
 OutcomeName = Literal["promoted", "not_promoted", "failed", "stopped"]
 WatchEnd = Literal["passed", "rolled_back", "superseded"]
 
 #: Key of the advisory lock: one retraining per store at a time, on any machine.
 _ADVISORY_LOCK = 7_308_021
-_STATEMENT_TIMEOUT_MS = 60_000
 #: PostgreSQL truncates longer application names.
 _NAME_BYTES = 63
 
@@ -51,7 +49,7 @@ class WatchedPromotion:
     started: datetime | None
 
 
-class RetrainStore:
+class RetrainStore(StoreConnection):
     """A lazily opened connection to the telemetry store.  Errors are those of psycopg2.
 
     The advisory lock lasts as long as the connection: `unlock`, `close` and the end of the process release it.
@@ -61,27 +59,17 @@ class RetrainStore:
     """
 
     def __init__(self, dsn: str, domain: str, by: str) -> None:
-        self._dsn = dsn
+        host = platform.node()
+        name = f"retrain by {by} on {host}, process {os.getpid()}".encode()[:_NAME_BYTES].decode(errors="ignore")
+        super().__init__(dsn, name, advisory_lock=_ADVISORY_LOCK)
         self._domain = domain
         self._by = by
-        self._host = platform.node()
-        self._connection: psycopg2.extensions.connection | None = None
+        self._host = host
 
     # The lock
 
-    def try_lock(self) -> bool:
-        """Take the advisory lock; False while another process holds it."""
-        return bool(self._fetch_one("SELECT pg_try_advisory_lock(%s)", (_ADVISORY_LOCK,))[0])
-
-    def unlock(self) -> None:
-        """Release the lock; no effect if the connection, and with it the lock, was lost."""
-        if self._connection is not None and not self._connection.closed:
-            self._fetch_one("SELECT pg_advisory_unlock(%s)", (_ADVISORY_LOCK,))
-
     def holds_lock(self) -> bool:
         """Whether the lock is held; False once the connection was lost."""
-        if self._connection is None or self._connection.closed:
-            return False
         try:
             return bool(self._fetch_one(f"SELECT EXISTS ({_HELD_LOCK} AND l.pid = pg_backend_pid())")[0])
         except psycopg2.Error:
@@ -94,17 +82,11 @@ class RetrainStore:
         )
         return None if not rows else rows[0][0] or f"connection {rows[0][1]} of the store"
 
-    def close(self) -> None:
-        """Close the connection, which releases the lock."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
     # Drift
 
     def watermark(self, batteries: int) -> datetime | None:
         """Event time that this many batteries have reached; None if fewer have sent data."""
-        return windows.watermark(self._open_connection(), batteries)
+        return windows.watermark(self.connection(), batteries)
 
     def drifts(self) -> list[DetectedDrift]:
         """The drifting models of this model namespace, with the newest window of each."""
@@ -304,44 +286,17 @@ class RetrainStore:
         )
 
     def _fetch_one(self, sql: str, values: Any = None) -> tuple[Any, ...]:
-        return self._execute(sql, values).fetchone() or (None,)
+        rows = self._fetch_all(sql, values)
+        return rows[0] if rows else (None,)
 
     def _fetch_all(self, sql: str, values: Any = None) -> list[tuple[Any, ...]]:
-        return self._execute(sql, values).fetchall()
-
-    def _execute(self, sql: str, values: Any = None) -> psycopg2.extensions.cursor:
-        connection = self._open_connection()
-        try:
-            cursor: psycopg2.extensions.cursor = connection.cursor()
+        with self.transaction() as cursor:
             cursor.execute(sql, values)
-        except (psycopg2.OperationalError, psycopg2.InterfaceError):
-            connection.close()
-            raise
-        return cursor
+            return cursor.fetchall()
 
-    def _open_connection(self) -> psycopg2.extensions.connection:
-        if self._connection is None or self._connection.closed:
-            self._connection = self._connect()
-        return self._connection
-
-    def _connect(self) -> psycopg2.extensions.connection:
-        name = f"retrain by {self._by} on {self._host}, process {os.getpid()}"
-        connection = psycopg2.connect(
-            self._dsn,
-            application_name=name.encode()[:_NAME_BYTES].decode(errors="ignore"),
-            connect_timeout=10,
-            # The connection is idle during a training: a lost client is detected within about a minute.
-            keepalives_idle=30,
-            keepalives_interval=10,
-            keepalives_count=3,
-        )
-        # Autocommit: an open transaction would block the store's maintenance for the duration of a training.
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(
-                f"{SERVER_KEEPALIVE_SQL}; SET statement_timeout = {_STATEMENT_TIMEOUT_MS}; SET TIME ZONE 'UTC'"
-            )
-        return connection
+    def _execute(self, sql: str, values: Any = None) -> None:
+        with self.transaction() as cursor:
+            cursor.execute(sql, values)
 
 
 _HELD_LOCK = f"""

@@ -17,7 +17,7 @@ import psycopg2.extensions
 from psycopg2.extras import execute_values
 
 from monitoring.drift.drift_params import DriftParams
-from monitoring.store_connection import StoreConnection
+from telemetry.stores.connection import StoreConnection
 
 DriftKind = Literal["features", "predictions", "errors"]
 KINDS: tuple[DriftKind, ...] = ("features", "predictions", "errors")

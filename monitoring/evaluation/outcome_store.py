@@ -22,7 +22,7 @@ from features.state import FloatArray
 from features.targets import TARGETS
 from monitoring.evaluation.observations import HealthReading, Observation, ObservationState
 from monitoring.evaluation.outcomes import BatteryHistory, Outcome, StoredPrediction
-from monitoring.store_connection import StoreConnection
+from telemetry.stores.connection import StoreConnection
 
 Role = Literal["champion", "challenger"]
 ROLES: tuple[Role, ...] = ("champion", "challenger")

@@ -33,6 +33,7 @@ from telemetry.errors import TwinError
 from telemetry.field_map import load_field_map
 from telemetry.metrics_server import metrics_server
 from telemetry.settings import Settings
+from telemetry.stores.connection import connect
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
 
@@ -78,7 +79,7 @@ def _serve(settings: Settings, field_map: Path | None, predict_past: bool, stop:
         stack.callback(loader.stop)
         worker = BatchWorker(
             stack.enter_context(closing(PostgresStore(dsn))),
-            partial(psycopg2.connect, dsn, connect_timeout=5, application_name="battery-twin-replay"),
+            partial(connect, dsn, "battery-twin-replay"),
             row_source,
             metrics,
             consumer=settings.database_predictor_name,

@@ -26,6 +26,7 @@ from telemetry.field_map import FieldMap, code
 from telemetry.sources.base import ParsedFile, complete, empty_table, require_field_map
 from telemetry.sources.raw import RawTable
 from telemetry.sources.translate import translate
+from telemetry.stores.connection import StoreConnection
 from telemetry.stores.relation import Relation, find_relation
 
 #: By battery, the key of the newest row that was read; None before the first row.
@@ -278,7 +279,6 @@ class SiteRowSource:
     is_store = False
 
     def __init__(self, dsn: str, field_map: FieldMap, max_future_s: float) -> None:
-        self._dsn = dsn
         self._field_map = require_field_map(field_map, "readings")
         if field_map.source_of("battery_id") is None and "battery_id" not in field_map.constants:
             raise TwinError(
@@ -286,7 +286,8 @@ class SiteRowSource:
                 field="battery_id",
             )
         self._ahead = timedelta(seconds=min(max_future_s, _FOREVER_S))
-        self._site: tuple[psycopg2.extensions.connection, Relation] | None = None
+        self._site = StoreConnection(dsn, "battery-twin-reader", read_only=True, prepare=self._find_relation)
+        self._relation: Relation | None = None
         # battery_id -> the site's id, as text.
         self._raw: dict[str, str] = {}
 
@@ -373,26 +374,21 @@ class SiteRowSource:
 
     def close(self) -> None:
         """Close the connection; the next read opens a new one."""
-        if self._site is not None:
-            self._site[0].close()
-            self._site = None
+        self._site.close()
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[Cursor, Relation]]:
-        if self._site is None or self._site[0].closed:
-            connection = psycopg2.connect(self._dsn, connect_timeout=5, application_name="battery-twin-reader")
-            connection.set_session(readonly=True)
-            with connection, connection.cursor() as cursor:
-                cursor.execute("SET TIME ZONE 'UTC'; SET datestyle TO ISO; SET statement_timeout TO '60s'")
-            self._site = connection, find_relation(connection, self._field_map)
-        connection, relation = self._site
         try:
-            with connection, connection.cursor() as cursor:
-                yield cursor, relation
+            with self._site.transaction() as cursor:
+                assert self._relation is not None  # noqa: S101 - found when the connection is opened
+                yield cursor, self._relation
         except psycopg2.Error:
             # Also after an error of the statement: the table may have been recreated with other columns.
             self.close()
             raise
+
+    def _find_relation(self, connection: psycopg2.extensions.connection) -> None:
+        self._relation = find_relation(connection, self._field_map)
 
     def _translated(self, relation: Relation, rows: Sequence[tuple[Any, ...]]) -> ParsedFile:
         columns = [column.source for column in relation.columns]

@@ -14,6 +14,7 @@ from serving.replay import replay
 from telemetry.batch import Row
 from telemetry.sinks.base import SinkUnavailableError
 from telemetry.stores import history
+from telemetry.stores.connection import StoreConnection
 
 T = TypeVar("T")
 
@@ -25,9 +26,8 @@ class StoreHistory:
     """Reads the store over one connection, which is opened at the first query and reopened after a failure."""
 
     def __init__(self, dsn: str, refresh_s: float = _REFRESH_S) -> None:
-        self._dsn = dsn
+        self._store = StoreConnection(dsn, "battery-twin-scorer", statement_timeout_s=None)
         self._refresh_s = refresh_s
-        self._connection: history.Connection | None = None
         self._cached: dict[str, Row] = {}
         self._cached_at = float("-inf")
 
@@ -61,18 +61,12 @@ class StoreHistory:
 
     def close(self) -> None:
         """Close the connection."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self._store.close()
 
     def _query(self, query: Callable[[history.Connection], T]) -> T:
         try:
-            if self._connection is None or self._connection.closed:
-                self._connection = psycopg2.connect(
-                    self._dsn, connect_timeout=5, application_name="battery-twin-scorer"
-                )
-            return query(self._connection)
+            with self._store.open() as connection:
+                return query(connection)
         except psycopg2.Error as error:
-            self.close()
             reason = str(error).strip().partition("\n")[0]
             raise SinkUnavailableError(f"the telemetry store is unavailable: {reason}") from error

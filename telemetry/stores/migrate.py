@@ -20,6 +20,7 @@ import psycopg2.extensions
 
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
+from telemetry.stores.connection import connect
 
 MIGRATIONS = Path(__file__).resolve().parents[1] / "migrations"
 
@@ -49,7 +50,7 @@ def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
             applied.
         psycopg2.Error: the database refused a statement; that file is rolled back as a whole.
     """
-    connection = psycopg2.connect(dsn, connect_timeout=10, application_name="battery-twin-migrate")
+    connection = connect(dsn, "battery-twin-migrate")
     with closing(connection):
         return _migrate(connection, folder)
 

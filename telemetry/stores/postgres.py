@@ -11,13 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-import psycopg2
 import psycopg2.extensions
 
 from telemetry.batch import Batch
 from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field, names
+from telemetry.stores.connection import StoreConnection
 from telemetry.stores.copy_text import COPY_OPTIONS, copy_text
-from telemetry.stores.keepalive import CLIENT_KEEPALIVE
 
 PREDICTION_FIELDS: tuple[Field, ...] = (
     Field("battery_id", kind="text", required=True),
@@ -131,8 +130,7 @@ class PostgresStore:
     """
 
     def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._connection: psycopg2.extensions.connection | None = None
+        self._connection = StoreConnection(dsn, "battery-twin", statement_timeout_s=None, prepare=_prepare)
 
     def write(self, batch: Batch) -> None:
         """Store `batch` atomically; return when it is committed."""
@@ -142,12 +140,12 @@ class PostgresStore:
     @contextmanager
     def transaction(self) -> Iterator[StoreTransaction]:
         """Transaction that commits at the end of the `with` block and rolls back on an exception."""
-        with self._transaction() as cursor:
+        with self._connection.transaction() as cursor:
             yield StoreTransaction(cursor)
 
     def count_readings(self, battery_ids: Sequence[str], since: datetime, until: datetime) -> int:
         """Number of stored readings of `battery_ids` with `since` <= time <= `until`."""
-        with self._transaction() as cursor:
+        with self._connection.transaction() as cursor:
             cursor.execute(
                 "SELECT count(*) FROM ev_telemetry WHERE battery_id = ANY(%s) AND time BETWEEN %s AND %s "
                 "AND voltage IS NOT NULL",
@@ -158,7 +156,7 @@ class PostgresStore:
 
     def newest_time(self, battery_ids: Sequence[str]) -> datetime | None:
         """Time of the newest stored reading among `battery_ids`; None where there is none."""
-        with self._transaction() as cursor:
+        with self._connection.transaction() as cursor:
             cursor.execute(
                 "SELECT max(time) FROM latest_battery_status WHERE battery_id = ANY(%s)", (list(battery_ids),)
             )
@@ -167,36 +165,17 @@ class PostgresStore:
 
     def close(self) -> None:
         """Close the connection; the next use opens a new one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _transaction(self) -> _Transaction:
-        if self._connection is None or self._connection.closed:
-            self._connection = _connect(self._dsn)
-        return _Transaction(self._connection)
+        self._connection.close()
 
 
-def _connect(dsn: str) -> psycopg2.extensions.connection:
-    """A connection with its staging tables and with timeouts for locks and a lost server."""
-    connection: psycopg2.extensions.connection = psycopg2.connect(
-        dsn,
-        application_name="battery-twin",
-        connect_timeout=5,
-        **CLIENT_KEEPALIVE,
-    )
-    try:
-        connection.set_client_encoding("UTF8")
-        with connection, connection.cursor() as cursor:
-            cursor.execute("SET TIME ZONE 'UTC'; SET lock_timeout TO '30s'")
-            # A batch may update readings in compressed chunks; without TimescaleDB the setting has no effect.
-            cursor.execute("SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
-            for table in TABLES:
-                cursor.execute(table.staging_sql())
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def _prepare(connection: psycopg2.extensions.connection) -> None:
+    """Limit the wait for locks and create the staging tables."""
+    with connection, connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout TO '30s'")
+        # A batch may update readings in compressed chunks; without TimescaleDB the setting has no effect.
+        cursor.execute("SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0")
+        for table in TABLES:
+            cursor.execute(table.staging_sql())
 
 
 class StoreTransaction:
@@ -229,23 +208,3 @@ class StoreTransaction:
             self.cursor.execute(
                 _LATE_SQL, ([row["battery_id"] for row in batch.late], [row["time"] for row in batch.late])
             )
-
-
-class _Transaction:
-    """Context manager that commits or rolls back, and closes a broken connection."""
-
-    def __init__(self, connection: psycopg2.extensions.connection) -> None:
-        self._connection = connection
-        self._cursor: psycopg2.extensions.cursor = connection.cursor()
-
-    def __enter__(self) -> psycopg2.extensions.cursor:
-        return self._cursor
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._cursor.close()
-        if kind is None:
-            self._connection.commit()
-        elif issubclass(kind, psycopg2.OperationalError | psycopg2.InterfaceError):
-            self._connection.close()
-        else:
-            self._connection.rollback()

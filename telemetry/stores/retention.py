@@ -14,6 +14,7 @@ import psycopg2
 import psycopg2.extensions
 
 from telemetry.settings import Settings
+from telemetry.stores.connection import connect
 
 RETENTION_DAYS = 30
 _TABLES = ("ev_telemetry", "battery_predictions")
@@ -26,7 +27,7 @@ def delete_old_rows(dsn: str, older_than: datetime) -> dict[str, int]:
     (battery_id, time) and holds its locks only briefly.  Batteries and cycles are never deleted.
     """
     deleted = dict.fromkeys(_TABLES, 0)
-    connection = psycopg2.connect(dsn, connect_timeout=10, application_name="battery-twin-retention")
+    connection = connect(dsn, "battery-twin-retention")
     connection.autocommit = True
     with closing(connection), connection.cursor() as cursor:
         cursor.execute("SET timescaledb.max_tuples_decompressed_per_dml_transaction = 0")

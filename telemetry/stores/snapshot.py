@@ -29,6 +29,7 @@ from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Fie
 from telemetry.errors import TwinError
 from telemetry.field_map import FieldMap
 from telemetry.parameters import Parameters
+from telemetry.stores.connection import connect
 from telemetry.stores.relation import find_relation
 
 MANIFEST = "snapshot.json"
@@ -87,7 +88,7 @@ def take_snapshot(
     try:
         with (
             tempfile.TemporaryDirectory(dir=folder) as scratch,
-            closing(psycopg2.connect(dsn, connect_timeout=10, application_name="battery-twin-snapshot")) as connection,
+            closing(connect(dsn, "battery-twin-snapshot")) as connection,
         ):
             connection.set_session(isolation_level="REPEATABLE READ", readonly=True)
             incomplete = Path(scratch) / "snapshot"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from deploy.servers.postgres import Postgres
-from monitoring.store_connection import StoreConnection
 from retraining.retrain_store import RetrainStore
+from telemetry.stores.connection import StoreConnection
 
 _TCP = "SELECT name, setting FROM pg_settings WHERE name LIKE 'tcp_%%' ORDER BY name"
 
 
 def test_server_detects_a_lost_client_within_a_minute(postgres15: Postgres) -> None:
     connection, records = (
-        StoreConnection(postgres15.tcp_dsn, "tests"),
+        StoreConnection(postgres15.tcp_dsn, "tests", advisory_lock=1),
         RetrainStore(postgres15.tcp_dsn, "battery", "Ada"),
     )
     with connection.transaction() as cursor:
