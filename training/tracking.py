@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 MODEL_FOLDER = "model"
 EVALUATION_FOLDER = "evaluation"
 SKLEARN_FOLDER = "sklearn"
-#: Drift reference in `EVALUATION_FOLDER`, see `training.drift_reference`.
+#: Drift reference in `EVALUATION_FOLDER`, see `training.registry.drift_reference`.
 REFERENCE_FILE = "reference.parquet"
 
 _TAGS_PER_BATCH = 100
@@ -98,7 +98,7 @@ class FinalRun:
         card: the model card, markdown.
         source: the data source's name.
         data_sha256: hash of the training table.
-        reference: sample of the training table, see `training.drift_reference`; None if the table is not available.
+        reference: sample of the training table (`training.registry.drift_reference`); None if there is no table.
         plots: image files of the evaluation.
         requirements: lock file of the environment.
     """

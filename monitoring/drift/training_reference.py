@@ -40,7 +40,7 @@ class Reference:
 
     @classmethod
     def from_rows(cls, target: str, rows: pd.DataFrame) -> Reference:
-        """The reference in the output of `training.drift_reference.reference_rows`."""
+        """The reference in the output of `training.registry.drift_reference.reference_rows`."""
         rows = rows.sort_values(["battery_id", "time", "cycle_index"], kind="stable")
         columns = [name for name in rows.columns.astype(str) if name.startswith(FEATURE_PREFIX)]
         factor = TARGET_METRICS[target].factor

@@ -13,7 +13,7 @@ from features.targets import TARGETS
 from monitoring.drift.drift_monitor import registered_references
 from telemetry.settings import Settings
 from tests.training.small_models import GATE, ModelFiles
-from training.drift_reference import MAX_BATTERIES, MAX_ROWS_PER_BATTERY, reference_rows
+from training.registry.drift_reference import MAX_BATTERIES, MAX_ROWS_PER_BATTERY, reference_rows
 from training.registry.registration import Provenance, register_all
 from training.registry.registry_store import RegistryStore
 from training.splits import split

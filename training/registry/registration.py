@@ -12,11 +12,11 @@ import pandas as pd
 
 from features.targets import TARGET_NAMES, TARGETS
 from telemetry.errors import TwinError
-from training.drift_reference import reference_rows
 from training.gate import GateThresholds, Verdict
 from training.model_card import CardContext, model_card
 from training.model_files import load_skops
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference
+from training.registry.drift_reference import reference_rows
 from training.registry.events import RegistryEvent
 from training.registry.gate_scores import FEATURE_PREFIX
 from training.registry.promotion import publish_release, record_event, synchronise, verdict_on

@@ -118,7 +118,7 @@ class RegistryStore:
             yield folder
 
     def reference(self, target: str, version: int) -> pd.DataFrame | None:
-        """Drift reference of a version (`training.drift_reference`), None if it has none.
+        """Drift reference of a version (`training.registry.drift_reference`), None if it has none.
 
         Raises:
             MlflowException: the version does not exist, or the registry is unavailable.

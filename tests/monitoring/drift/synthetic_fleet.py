@@ -16,7 +16,7 @@ from features.table import LabelParams, build
 from features.targets import TARGETS
 from monitoring.drift.training_reference import Reference
 from telemetry.contract import CYCLE_FIELDS, names
-from training.drift_reference import reference_rows
+from training.registry.drift_reference import reference_rows
 
 DAY_S = 86_400.0
 STEP_S = 60.0
