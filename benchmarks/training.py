@@ -1,4 +1,4 @@
-"""Benchmark of training a forest: scikit-learn-intelex, optional for tuning trials, against scikit-learn, with errors."""
+"""Benchmark of training a forest: scikit-learn-intelex (optional for tuning trials) against scikit-learn."""
 
 from __future__ import annotations
 

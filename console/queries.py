@@ -15,6 +15,7 @@ from console.connection_pool import Database, StoreRow, is_finite
 from features.targets import TARGET_NAMES
 from monitoring.latest_predictions import PREDICTION_VALID_FOR
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, names
+from telemetry.stores.newest import newest_outcome, newest_reading, newest_rows
 
 #: Number of newest rows of `battery_predictions` that are searched for the newest one of each target and role: a target
 #: may be withheld for a while, and a challenger writes as many rows as the champion.
@@ -32,11 +33,7 @@ _DATA_SHEET = ", ".join(f"b.{name}" for name in names(BATTERY_FIELDS) if name !=
 
 #: Subquery: newest reading of battery `b`.  A row without voltage holds a prediction that arrived before its reading; a
 #: row too far in the future comes from a wrong clock and would hide all later readings.
-_NEWEST_READING = """(
-    SELECT * FROM ev_telemetry e
-    WHERE e.battery_id = b.battery_id AND e.voltage IS NOT NULL AND e.time <= now() + %(ahead)s
-    ORDER BY e.time DESC LIMIT 1
-)"""
+_NEWEST_READING = newest_reading("n.time <= now() + %(ahead)s")
 
 
 def _newest_predictions(columns: Sequence[str], wanted: str = "true") -> str:
@@ -50,14 +47,9 @@ def _newest_predictions(columns: Sequence[str], wanted: str = "true") -> str:
         for target in TARGET_NAMES
         for column in columns
     )
-    return f"""(
-        SELECT {values}, max(predicted_at) AS predicted_at FROM (
-            SELECT * FROM battery_predictions n
-            WHERE n.battery_id = b.battery_id AND n.role = 'champion' AND n.time <= now() + %(ahead)s
-              AND n.time > COALESCE(l.time, now()) - %(hold)s AND {wanted}
-            ORDER BY n.time DESC LIMIT {len(TARGET_NAMES)}
-        ) newest
-    )"""  # noqa: S608 - constant names
+    valid = "n.role = 'champion' AND n.time <= now() + %(ahead)s AND n.time > COALESCE(l.time, now()) - %(hold)s"
+    newest = newest_rows("battery_predictions", f"{valid} AND {wanted}", rows=str(len(TARGET_NAMES)))
+    return f"(SELECT {values}, max(predicted_at) AS predicted_at FROM {newest} newest)"  # noqa: S608 - constant names
 
 
 def _finite(column: str) -> str:
@@ -104,17 +96,16 @@ _ALERT_CANDIDATES = f"""
 SHADOW_BATTERIES = 100
 _SHADOW_ROWS = 80
 _SHADOW_OUTCOMES = 2000
-_SHADOW = """
+_SHADOW = f"""
     WITH versions AS (
         SELECT * FROM unnest(%(targets)s::text[], %(names)s::text[], %(champions)s::text[], %(challengers)s::text[])
             AS v(target, name, champion, challenger)
     ), selected_batteries AS (
         SELECT battery_id FROM batteries ORDER BY battery_id LIMIT %(batteries)s
     ), challenged AS (
-        SELECT v.champion, c.* FROM selected_batteries b, LATERAL (
-            SELECT * FROM battery_predictions p WHERE p.battery_id = b.battery_id AND p.role = 'challenger'
-            ORDER BY p.time DESC LIMIT %(n)s
-        ) c JOIN versions v ON v.target = c.target AND v.name = c.model_name AND v.challenger = c.model_version
+        SELECT v.champion, c.* FROM selected_batteries b
+        CROSS JOIN LATERAL {newest_rows("battery_predictions", "n.role = 'challenger'", rows="%(n)s")} c
+        JOIN versions v ON v.target = c.target AND v.name = c.model_name AND v.challenger = c.model_version
     ), compared AS (
         SELECT c.target, count(*) AS n, count(DISTINCT c.battery_id) AS batteries,
                avg(c.value - p.value) AS difference, avg(abs(c.value - p.value)) AS distance
@@ -134,7 +125,7 @@ _SHADOW = """
         WHERE o.model_name = v.name AND o.model_version = v.challenger
           AND p.model_name = v.name AND p.model_version = v.champion
     ) e ON true ORDER BY v.target
-"""
+"""  # noqa: S608 - constant text
 
 
 _DRIFT_WINDOWS = 12
@@ -224,10 +215,9 @@ class Queries:
 
     def predictions(self, battery_id: str) -> list[StoreRow]:
         """The newest prediction of each target and role."""
+        newest = newest_rows("battery_predictions", "true", rows="%(n)s", battery="%(id)s")
         return self._database.fetch(
-            """SELECT DISTINCT ON (target, role) * FROM (
-                   SELECT * FROM battery_predictions WHERE battery_id = %(id)s ORDER BY time DESC LIMIT %(n)s
-               ) newest ORDER BY target, role, time DESC""",
+            f"SELECT DISTINCT ON (target, role) * FROM {newest} newest ORDER BY target, role, time DESC",  # noqa: S608
             {"id": battery_id, "n": _NEWEST_PREDICTIONS},
         )
 
@@ -252,12 +242,9 @@ class Queries:
 
     def outcomes(self, battery_id: str) -> list[StoreRow]:
         """The champion's newest prediction of each target that has a ground truth."""
+        newest = newest_outcome("t.target", battery="%(id)s")
         return self._database.fetch(
-            """SELECT o.* FROM unnest(%(targets)s) AS t(target), LATERAL (
-                   SELECT * FROM prediction_outcomes o
-                   WHERE o.battery_id = %(id)s AND o.target = t.target AND o.role = 'champion'
-                   ORDER BY o.time DESC LIMIT 1
-               ) o""",
+            f"SELECT o.* FROM unnest(%(targets)s) AS t(target), LATERAL {newest} o",  # noqa: S608 - constant text
             {"id": battery_id, "targets": list(TARGET_NAMES)},
         )
 

@@ -15,6 +15,7 @@ from prometheus_client import Histogram
 from monitoring.latest_predictions import LATEST_CHAMPION_PREDICTIONS, PREDICTION_VALID_FOR
 from monitoring.target_metrics import TARGET_METRICS, TargetMetrics
 from telemetry.stores.connection import StoreConnection
+from telemetry.stores.newest import newest_outcome, newest_prediction, newest_reading
 
 #: Newest outcomes that accuracy and coverage are computed from, by target and role.
 RECENT_OUTCOMES = 500
@@ -23,6 +24,12 @@ FORECAST_TOLERANCE_S = 30.0
 _STATEMENT_TIMEOUT_S = 5.0
 #: How far back the oldest waiting reading of a battery without any prediction is searched.
 _FIRST_PREDICTION_LOOKBACK = timedelta(hours=1)
+
+#: Condition on a prediction `n`: the forecast for the time of reading `t`.
+_FORECAST_FOR_READING = (
+    "n.target = 'temperature' "
+    "AND n.time BETWEEN t.time - horizon.ahead - make_interval(secs => %s) AND t.time - horizon.ahead"
+)
 
 
 @dataclass(frozen=True)
@@ -204,29 +211,18 @@ def _error_histogram(metrics: TargetMetrics) -> Histogram:
 
 def _readings(cursor: psycopg2.extensions.cursor) -> list[NewestReading]:
     cursor.execute(
-        """
+        f"""
         SELECT b.battery_id, t.time, t.created_at, t.voltage, t.current, t.temperature, t.soc, t.soh,
                predicted.time, forecast.value, waiting.created_at
         FROM batteries b
-        CROSS JOIN LATERAL (
-            SELECT * FROM ev_telemetry t WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL
-            ORDER BY t.time DESC LIMIT 1
-        ) t
-        LEFT JOIN LATERAL (
-            SELECT time FROM battery_predictions p
-            WHERE p.battery_id = b.battery_id AND p.role = 'champion' ORDER BY p.time DESC LIMIT 1
-        ) predicted ON true
+        CROSS JOIN LATERAL {newest_reading()} t
+        LEFT JOIN LATERAL {newest_prediction()} predicted ON true
         LEFT JOIN LATERAL (
             SELECT due - time AS ahead FROM battery_predictions p
             WHERE p.battery_id = b.battery_id AND p.time = predicted.time AND p.target = 'temperature'
               AND p.role = 'champion' LIMIT 1
         ) horizon ON true
-        LEFT JOIN LATERAL (
-            SELECT value FROM battery_predictions p
-            WHERE p.battery_id = b.battery_id AND p.target = 'temperature' AND p.role = 'champion'
-              AND p.time BETWEEN t.time - horizon.ahead - make_interval(secs => %s) AND t.time - horizon.ahead
-            ORDER BY p.time DESC LIMIT 1
-        ) forecast ON true
+        LEFT JOIN LATERAL {newest_prediction(_FORECAST_FOR_READING, columns="value")} forecast ON true
         LEFT JOIN LATERAL (
             SELECT created_at FROM ev_telemetry w
             WHERE w.battery_id = b.battery_id AND w.voltage IS NOT NULL
@@ -234,7 +230,7 @@ def _readings(cursor: psycopg2.extensions.cursor) -> list[NewestReading]:
             ORDER BY w.time LIMIT 1
         ) waiting ON true
         ORDER BY b.battery_id
-        """,
+        """,  # noqa: S608 - constant text
         (FORECAST_TOLERANCE_S, _FIRST_PREDICTION_LOOKBACK),
     )
     return [NewestReading(*row) for row in cursor.fetchall()]
@@ -253,15 +249,11 @@ def _predictions(cursor: psycopg2.extensions.cursor) -> list[NewestPrediction]:
 
 def _actual(cursor: psycopg2.extensions.cursor) -> dict[tuple[str, str], float]:
     cursor.execute(
-        """
+        f"""
         SELECT b.battery_id, s.target, o.actual
         FROM batteries b CROSS JOIN (VALUES ('soh'), ('rul'), ('failure')) AS s (target)
-        CROSS JOIN LATERAL (
-            SELECT actual FROM prediction_outcomes o
-            WHERE o.battery_id = b.battery_id AND o.target = s.target AND o.role = 'champion'
-            ORDER BY o.time DESC LIMIT 1
-        ) o
-        """
+        CROSS JOIN LATERAL {newest_outcome("s.target", columns="actual")} o
+        """  # noqa: S608 - constant text
     )
     return {(battery_id, target): actual for battery_id, target, actual in cursor.fetchall()}
 

@@ -26,6 +26,7 @@ from monitoring.drift.drift_store import MonitoredModel
 from monitoring.latest_predictions import LATEST_CHAMPION_PREDICTIONS
 from telemetry.chemistries import CHEMISTRY_NAMES
 from telemetry.stores import history
+from telemetry.stores.newest import newest_reading
 
 Connection = psycopg2.extensions.connection
 
@@ -90,8 +91,7 @@ def watermark(connection: Connection, batteries: int) -> datetime | None:
     """Event time that this many batteries have reached, None if fewer sent data; one clock set ahead has no effect."""
     rows = _fetch(
         connection,
-        "SELECT t.time FROM batteries b CROSS JOIN LATERAL (SELECT time FROM ev_telemetry t "
-        "WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL ORDER BY t.time DESC LIMIT 1) t "
+        f"SELECT t.time FROM batteries b CROSS JOIN LATERAL {newest_reading(columns='time')} t "  # noqa: S608 - constant text
         "ORDER BY t.time DESC OFFSET %s LIMIT 1",
         (batteries - 1,),
     )

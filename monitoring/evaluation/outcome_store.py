@@ -23,6 +23,7 @@ from features.targets import TARGETS
 from monitoring.evaluation.observations import HealthReading, Observation, ObservationState
 from monitoring.evaluation.outcomes import BatteryHistory, Outcome, StoredPrediction
 from telemetry.stores.connection import StoreConnection
+from telemetry.stores.newest import newest_cycle, newest_outcome, newest_prediction, newest_reading
 
 Role = Literal["champion", "challenger"]
 ROLES: tuple[Role, ...] = ("champion", "challenger")
@@ -37,15 +38,18 @@ _PENDING_SPAN = "6 hours"
 #: A cursor over predictions without a new cycle is written at most this often.
 _PENDING_CURSOR_INTERVAL = "10 minutes"
 
-#: Age at a prediction: its own, else the one that the pack reported with the reading, as in the battery state.
-_AGE = (
-    "COALESCE(p.cycle_index, (SELECT charge_cycles FROM ev_telemetry t "
-    "WHERE t.battery_id = p.battery_id AND t.time = p.time)) AS cycle_index"
-)
 _PREDICTION = (
     "{p}.battery_id, {p}.time, {p}.target, {p}.role, {p}.value, {p}.lower, {p}.upper, {due}, {p}.cycle_index, "
     "{p}.model_name, {p}.model_version"
 )
+
+
+def _age(prediction: str) -> str:
+    """Age at a prediction: its own, else the one that the pack reported with the reading, as in the battery state."""
+    return (
+        f"COALESCE({prediction}.cycle_index, (SELECT charge_cycles FROM ev_telemetry t "  # noqa: S608 - constant text
+        f"WHERE t.battery_id = {prediction}.battery_id AND t.time = {prediction}.time)) AS cycle_index"
+    )
 
 
 @dataclass(frozen=True)
@@ -93,16 +97,13 @@ class EvaluationStore(StoreConnection):
             cursor.execute("SELECT count(*) FROM batteries")
             (batteries,) = cursor.fetchone() or (0,)
             cursor.execute(
-                """
+                f"""
                 SELECT b.battery_id, e.observed_until, e.cycle_index, e.soh_cycle, e.soh, e.alarm_level,
                        e.watched, t.charge_cycles IS NULL AND t.time > COALESCE(predicted.time, '-infinity'),
                        t.time, COALESCE(t.charge_cycles, p.cycle_index), t.soh, t.warning_level
                 FROM batteries b
                 LEFT JOIN evaluation_batteries e USING (battery_id)
-                LEFT JOIN LATERAL (
-                    SELECT time FROM battery_predictions p
-                    WHERE p.battery_id = b.battery_id AND p.role = 'champion' ORDER BY time DESC LIMIT 1
-                ) predicted ON true
+                LEFT JOIN LATERAL {newest_prediction()} predicted ON true
                 CROSS JOIN LATERAL (
                     SELECT time, charge_cycles FROM ev_telemetry t
                     WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL
@@ -120,7 +121,7 @@ class EvaluationStore(StoreConnection):
                     WHERE p.battery_id = b.battery_id AND p.time = t.time AND p.role = 'champion' LIMIT 1
                 ) p ON t.charge_cycles IS NULL
                 ORDER BY b.battery_id, t.time
-                """,
+                """,  # noqa: S608 - constant text
                 (max(rows // max(batteries, 1), 50),),
             )
             return list(_by_battery(cursor.fetchall()))
@@ -170,18 +171,15 @@ class EvaluationStore(StoreConnection):
         """Set the dirty flag of each battery with a newer row in `battery_cycles`; returns how many."""
         with self.transaction() as cursor:
             cursor.execute(
-                """
+                f"""
                 INSERT INTO evaluation_batteries AS e (battery_id, newest_cycle, has_news)
                 SELECT b.battery_id, c.cycle_index, true
                 FROM batteries b
                 LEFT JOIN evaluation_batteries old USING (battery_id)
-                CROSS JOIN LATERAL (
-                    SELECT cycle_index FROM battery_cycles c
-                    WHERE c.battery_id = b.battery_id ORDER BY cycle_index DESC LIMIT 1
-                ) c
+                CROSS JOIN LATERAL {newest_cycle("cycle_index")} c
                 WHERE c.cycle_index IS DISTINCT FROM old.newest_cycle
                 ON CONFLICT (battery_id) DO UPDATE SET newest_cycle = EXCLUDED.newest_cycle, has_news = true
-                """
+                """  # noqa: S608 - constant text
             )
             return int(cursor.rowcount)
 
@@ -192,6 +190,8 @@ class EvaluationStore(StoreConnection):
 
         Predictions without an age are skipped: they cannot be labelled.
         """
+        is_new = "n.time > COALESCE(r.kept_until, '-infinity')"
+        columns = f"time, {_age('n')}"
         with self.transaction() as cursor:
             cursor.execute(
                 f"""
@@ -201,12 +201,7 @@ class EvaluationStore(StoreConnection):
                        newest.time > COALESCE(r.kept_until, '-infinity') + interval '{_PENDING_CURSOR_INTERVAL}'
                 FROM batteries b
                 LEFT JOIN evaluation_roles r ON r.battery_id = b.battery_id AND r.role = '{role}'
-                CROSS JOIN LATERAL (
-                    SELECT time, {_AGE} FROM battery_predictions p
-                    WHERE p.battery_id = b.battery_id AND p.role = '{role}'
-                      AND p.time > COALESCE(r.kept_until, '-infinity')
-                    ORDER BY p.time DESC LIMIT 1
-                ) newest
+                CROSS JOIN LATERAL {newest_prediction(is_new, columns=columns, role=f"'{role}'")} newest
                 CROSS JOIN LATERAL (
                     SELECT time FROM battery_predictions p
                     WHERE p.battery_id = b.battery_id AND p.role = '{role}'
@@ -253,7 +248,7 @@ class EvaluationStore(StoreConnection):
                 FROM span s
                 CROSS JOIN LATERAL (
                     SELECT p.target, p.role, p.time, p.value, p.lower, p.upper, p.model_name, p.model_version,
-                           p.battery_id, {_AGE}
+                           p.battery_id, {_age("p")}
                     FROM battery_predictions p
                     WHERE p.battery_id = s.battery_id AND p.time BETWEEN s.since AND s.until
                       AND p.role = %(role)s AND p.target = ANY(%(targets)s)
@@ -271,7 +266,7 @@ class EvaluationStore(StoreConnection):
             SELECT s.battery_id, %(role)s, s.until, floor(newest.cycle_index)
             FROM span s
             LEFT JOIN LATERAL (
-                SELECT {_AGE} FROM battery_predictions p
+                SELECT {_age("p")} FROM battery_predictions p
                 WHERE p.battery_id = s.battery_id AND p.time = s.until AND p.role = %(role)s LIMIT 1
             ) newest ON true
             ON CONFLICT (battery_id, role) DO UPDATE
@@ -329,16 +324,13 @@ class EvaluationStore(StoreConnection):
             )
             alarms = cursor.fetchall()
             cursor.execute(
-                """
+                f"""
                 SELECT GREATEST(e.cycle_index, c.cycle_index), e.watched, GREATEST(e.observed_until, c.end_time),
                        c.warning_level IS NOT NULL
                 FROM evaluation_batteries e
-                LEFT JOIN LATERAL (
-                    SELECT cycle_index, end_time, warning_level FROM battery_cycles c
-                    WHERE c.battery_id = e.battery_id ORDER BY cycle_index DESC LIMIT 1
-                ) c ON true
+                LEFT JOIN LATERAL {newest_cycle("cycle_index, end_time, warning_level", "e.battery_id")} c ON true
                 WHERE e.battery_id = %s
-                """,
+                """,  # noqa: S608 - constant text
                 (battery_id,),
             )
             row = cursor.fetchone()
@@ -416,10 +408,7 @@ class EvaluationStore(StoreConnection):
                     WHERE p.battery_id = b.battery_id AND p.time = first.time AND p.target = 'temperature'
                       AND p.role = '{role}' LIMIT 1
                 ) p ON true
-                CROSS JOIN LATERAL (
-                    SELECT time FROM ev_telemetry t WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL
-                    ORDER BY t.time DESC LIMIT 1
-                ) reading
+                CROSS JOIN LATERAL {newest_reading(columns="time")} reading
                 WHERE reading.time >= COALESCE(p.due, first.time + make_interval(secs => %s))
                 ORDER BY b.battery_id <= %s, b.battery_id LIMIT %s
                 """,  # noqa: S608 - constant text
@@ -482,15 +471,11 @@ class EvaluationStore(StoreConnection):
         """
         with self.transaction() as cursor:
             cursor.execute(
-                """
+                f"""
                 DELETE FROM prediction_outcomes WHERE ctid = ANY(ARRAY(
                     SELECT old.ctid
                     FROM batteries b CROSS JOIN unnest(%(roles)s::text[]) AS r (role)
-                    CROSS JOIN LATERAL (
-                        SELECT time FROM prediction_outcomes o
-                        WHERE o.battery_id = b.battery_id AND o.target = %(target)s AND o.role = r.role
-                        ORDER BY o.time DESC LIMIT 1
-                    ) newest
+                    CROSS JOIN LATERAL {newest_outcome("%(target)s", columns="time", role="r.role")} newest
                     CROSS JOIN LATERAL (
                         SELECT ctid FROM prediction_outcomes o
                         WHERE o.battery_id = b.battery_id AND o.target = %(target)s AND o.role = r.role
@@ -499,7 +484,7 @@ class EvaluationStore(StoreConnection):
                     ) old
                     LIMIT %(rows)s
                 ))
-                """,
+                """,  # noqa: S608 - constant text
                 {"roles": list(ROLES), "target": target, "days": int(days), "rows": rows},
             )
             return int(cursor.rowcount)

@@ -1,0 +1,46 @@
+"""SQL subqueries for the newest rows of one battery, each answered by one probe of an index instead of a scan."""
+
+from __future__ import annotations
+
+
+def newest_rows(
+    table: str,
+    condition: str,
+    *,
+    columns: str = "*",
+    order: str = "time",
+    rows: str = "1",
+    battery: str = "b.battery_id",
+) -> str:
+    """Subquery for LATERAL: the newest `rows` of a battery in `table`, newest first.
+
+    Args:
+        condition: SQL condition on the row, whose alias is `n`.
+        order: column that the index (battery_id, ..., `order`) ends with.
+        battery: SQL expression of the id.
+    """
+    return (
+        f"(SELECT {columns} FROM {table} n WHERE n.battery_id = {battery} AND {condition} "  # noqa: S608 - constant text
+        f"ORDER BY n.{order} DESC LIMIT {rows})"
+    )
+
+
+def newest_reading(condition: str = "true", *, columns: str = "*", battery: str = "b.battery_id") -> str:
+    """Subquery: the newest reading.  A row without voltage holds a prediction that arrived before its reading."""
+    return newest_rows("ev_telemetry", f"n.voltage IS NOT NULL AND {condition}", columns=columns, battery=battery)
+
+
+def newest_prediction(condition: str = "true", *, columns: str = "time", role: str = "'champion'") -> str:
+    """Subquery: the newest prediction of `role`, an SQL expression, for battery `b`, of any target."""
+    return newest_rows("battery_predictions", f"n.role = {role} AND {condition}", columns=columns)
+
+
+def newest_outcome(target: str, *, columns: str = "*", role: str = "'champion'", battery: str = "b.battery_id") -> str:
+    """Subquery: the newest prediction of a target with a ground truth; `target` and `role` are SQL expressions."""
+    condition = f"n.target = {target} AND n.role = {role}"
+    return newest_rows("prediction_outcomes", condition, columns=columns, battery=battery)
+
+
+def newest_cycle(columns: str, battery: str = "b.battery_id") -> str:
+    """Subquery: the cycle with the highest age."""
+    return newest_rows("battery_cycles", "true", columns=columns, order="cycle_index", battery=battery)
