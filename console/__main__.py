@@ -12,8 +12,8 @@ from pathlib import Path
 import uvicorn
 
 from console.server import Console
+from telemetry.command import exit_code
 from telemetry.embedded.postgres import ensure_telemetry_store
-from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 
@@ -34,26 +34,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--params", type=Path, default=Path("params.yaml"), help="file with the thresholds of the promotion gate"
     )
     arguments = parser.parse_args(argv)
-    try:
-        with _with_store(Settings()) as settings:
-            console = Console.open(
-                settings, reports=arguments.reports, params=arguments.params, quarantine=arguments.quarantine
-            )
-            # uvicorn raises the signal again after its shutdown; the default handler would end the process before the
-            # embedded telemetry store is stopped.
-            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-            uvicorn.run(
-                console.app,
-                host=settings.host,
-                port=settings.console_port,
-                log_level="warning",
-                forwarded_allow_ips=settings.console_trusted_proxies,
-                timeout_graceful_shutdown=_SHUTDOWN_S,
-            )
-    except TwinError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _serve(arguments))
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    with _with_store(Settings()) as settings:
+        console = Console.open(
+            settings, reports=arguments.reports, params=arguments.params, quarantine=arguments.quarantine
+        )
+        # uvicorn raises the signal again after its shutdown; the default handler would end the process before the
+        # embedded telemetry store is stopped.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        uvicorn.run(
+            console.app,
+            host=settings.host,
+            port=settings.console_port,
+            log_level="warning",
+            forwarded_allow_ips=settings.console_trusted_proxies,
+            timeout_graceful_shutdown=_SHUTDOWN_S,
+        )
 
 
 @contextmanager

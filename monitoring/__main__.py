@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from monitoring.evaluation.evaluator import Evaluator
 from monitoring.exporter import TwinCollector
 from monitoring.fleet_queries import FleetReader
 from monitoring.registry_poll import RegistryPoller
+from telemetry.command import exit_code, stop_on_signals
 from telemetry.embedded.ports import free_port
 from telemetry.embedded.postgres import ensure_telemetry_store
 from telemetry.errors import TwinError
@@ -90,22 +90,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: stop.set())
-    try:
-        with ExitStack() as stack:
-            settings = stack.enter_context(ensure_telemetry_store(Settings()))
-            assert settings.telemetry_dsn is not None  # noqa: S101 - for the type checker
-            migrate(settings.telemetry_dsn.get_secret_value())
-            settings = settings.model_copy(update={"metrics_port": free_port(settings.host, settings.metrics_port)})
-            address = stack.enter_context(run_monitoring(settings, options.params, stop))
-            print(f"metrics {address}", flush=True)
-            stop.wait()
-    except (TwinError, psycopg2.Error) as error:
-        print(str(error).strip(), file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _run(options.params, stop_on_signals()), psycopg2.Error)
+
+
+def _run(params_file: Path, stop: threading.Event) -> None:
+    with ExitStack() as stack:
+        settings = stack.enter_context(ensure_telemetry_store(Settings()))
+        assert settings.telemetry_dsn is not None  # noqa: S101 - for the type checker
+        migrate(settings.telemetry_dsn.get_secret_value())
+        settings = settings.model_copy(update={"metrics_port": free_port(settings.host, settings.metrics_port)})
+        address = stack.enter_context(run_monitoring(settings, params_file, stop))
+        print(f"metrics {address}", flush=True)
+        stop.wait()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import HttpUrl, TypeAdapter, ValidationError
 
+from telemetry.command import exit_code
 from telemetry.errors import TwinError
 
 FOLDER = Path(__file__).resolve().parent
@@ -90,16 +91,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prometheus.add_argument("--alertmanager", metavar="HOST:PORT")
     commands.add_parser("alertmanager").add_argument("--webhook", required=True, metavar="URL")
     options = parser.parse_args(arguments)
-    try:
-        if options.command == "prometheus":
-            config = prometheus_config(dict(map(_job_and_address, options.target)), options.alertmanager)
-        else:
-            config = alertmanager_config(options.webhook)
-    except TwinError as error:
-        print(error.sentence, file=sys.stderr)
-        return 2
+    return exit_code(lambda: _print_config(options))
+
+
+def _print_config(options: argparse.Namespace) -> None:
+    if options.command == "prometheus":
+        config = prometheus_config(dict(map(_job_and_address, options.target)), options.alertmanager)
+    else:
+        config = alertmanager_config(options.webhook)
     print(yaml.safe_dump(config, sort_keys=False), end="")
-    return 0
 
 
 if __name__ == "__main__":

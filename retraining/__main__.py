@@ -11,7 +11,6 @@ decides on promotion.  Any number may run, on any machines: an advisory lock adm
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -21,8 +20,8 @@ from pathlib import Path
 import psycopg2
 
 from retraining.retrainer import open_retrainer
+from telemetry.command import exit_code, stop_on_signals
 from telemetry.embedded.postgres import ensure_telemetry_store
-from telemetry.errors import TwinError
 from telemetry.parameters import load_params
 from telemetry.settings import Settings
 from training.params import start_logging
@@ -36,21 +35,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="sections retrain, rollback, ...")
     options = parser.parse_args(argv)
     start_logging()
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: stop.set())
-    try:
-        with ExitStack() as stack:
-            settings = stack.enter_context(ensure_telemetry_store(Settings()))
-            retrainer = stack.enter_context(open_retrainer(settings, load_params(options.params), stop))
-            if options.once or options.reason is not None:
-                result = retrainer.run_once(options.reason)
-                failed = options.reason is not None if result is None else result.error is not None
-                return int(failed)
-            retrainer.run(settings.retrain_interval_s)
-    except (TwinError, psycopg2.Error) as error:
-        print(str(error).strip(), file=sys.stderr)
-        return 2
+    return exit_code(lambda: _run(options, stop_on_signals()), psycopg2.Error)
+
+
+def _run(options: argparse.Namespace, stop: threading.Event) -> int:
+    with ExitStack() as stack:
+        settings = stack.enter_context(ensure_telemetry_store(Settings()))
+        retrainer = stack.enter_context(open_retrainer(settings, load_params(options.params), stop))
+        if options.once or options.reason is not None:
+            result = retrainer.run_once(options.reason)
+            failed = options.reason is not None if result is None else result.error is not None
+            return int(failed)
+        retrainer.run(settings.retrain_interval_s)
     return 0
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -35,6 +34,7 @@ from simulator.run_statistics import RunStatistics, Summary
 from simulator.service_client import PredictionClient, PredictionError
 from simulator.simulator_metrics import LiveCollector
 from simulator.terminal import View, print_summary, view_for
+from telemetry.command import stop_on_signals
 from telemetry.embedded.mqtt_broker import ensure_mqtt_broker
 from telemetry.embedded.ports import free_port
 from telemetry.embedded.postgres import ensure_telemetry_store
@@ -246,8 +246,7 @@ def start_batteries(count: int, params_file: Path, at: datetime) -> list[LivePac
 def _main(
     arguments: argparse.Namespace, options: LiveOptions, injections: Sequence[Injection], console: Console
 ) -> int:
-    stop = Event()
-    _stop_on_signals(stop)
+    stop = stop_on_signals()
     # The sink reports the errors of its Kafka client.
     logging.getLogger("kafka").setLevel(logging.CRITICAL)
     with ensure_telemetry_store(Settings()) as stored, ensure_mqtt_broker(stored) as settings:
@@ -270,11 +269,6 @@ def _main(
         return 1
     print_summary(console, summary)
     return 1 if summary.lost or summary.unfinished else 0
-
-
-def _stop_on_signals(stop: Event) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,16 +10,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from simulator.battery import Battery, Identity
-from simulator.battery_physics import NO_FAULT, Design, advance_days, condition_of, health
+from simulator.battery_physics import NO_FAULT, Design, advance_days, health
 from simulator.climate import SECONDS_PER_DAY, daily_mean_c
 from simulator.faults import KIND_NAMES
 from simulator.fleet import SimulateParams, batteries_table, logs_until, new_battery, simulate_history
-from simulator.pack import cell_voltages_v
 from simulator.saved_state import design_checksum, restore, save
 from telemetry.contract import READING_FIELDS, names
 from telemetry.errors import TwinError
@@ -201,12 +198,6 @@ class LivePack:
         """Set the true and the counted state of charge, a fraction."""
         self._change_pack(soc=soc)
         self.battery.state = self.battery.state._replace(bms_soc=soc)
-
-    def cell_voltages(self) -> NDArray[np.float64]:
-        """True voltage of each series group, V, at no current: float64[cells_in_series]."""
-        battery = self.battery
-        condition = condition_of(battery.state, battery.design, battery.overrides)
-        return cell_voltages_v(battery.state.pack, battery.design.pack, condition, 0.0)
 
     def _change_pack(self, **changes: float) -> None:
         state = self.battery.state

@@ -43,11 +43,9 @@ class Databases:
 
     Attributes:
         owner_dsn: the telemetry store as its owner, for migrations.
-        writer_dsn: the telemetry store for services that write readings and predictions.
     """
 
     owner_dsn: str
-    writer_dsn: str
     mlflow_dsn: str
 
 
@@ -87,7 +85,6 @@ def create_databases(server: Postgres) -> Databases:
 
     return Databases(
         owner_dsn=dsn("twin", "TWIN_DB_PASSWORD", "telemetry"),
-        writer_dsn=dsn("writer", "TWIN_WRITER_DB_PASSWORD", "telemetry"),
         mlflow_dsn=dsn("mlflow", "TWIN_MLFLOW_DB_PASSWORD", "mlflow"),
     )
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field
 from telemetry.errors import TwinError
-from telemetry.schemas import message, sql
+from telemetry.schemas import message
 from telemetry.schemas.request import Battery, Cycle, Reading, parse_model, parse_request, unknown_fields
 
 READING = {"time": "2026-01-01T00:00:00Z", "voltage": 361.2, "current": 42.0, "temperature": 27.5}
@@ -172,20 +172,6 @@ def test_json_schema_matches_the_contract() -> None:
     assert set(schema["properties"]) == {f.name for f in READING_FIELDS} - {"time"} | {"timestamp"}
     assert set(schema["required"]) == {"battery_id", "timestamp", "voltage", "current", "temperature"}
     assert schema["properties"]["soc"]["maximum"] == 100.0
-
-
-@pytest.mark.parametrize(
-    ("table", "fields"),
-    [("ev_telemetry", READING_FIELDS), ("batteries", BATTERY_FIELDS), ("battery_cycles", CYCLE_FIELDS)],
-)
-def test_sql_columns_match_the_contract(table: str, fields: tuple[Field, ...]) -> None:
-    made = sql.columns(table)
-    assert [c.name for c in made] == [f.name for f in fields]
-    types = {"text": "text", "time": "timestamptz", "float": "double precision", "bool": "boolean"}
-    for column, field in zip(made, fields, strict=True):
-        assert column.sql_type == types[field.kind]
-        assert column.not_null == field.required
-        assert field.unit in column.comment
 
 
 def test_request_models_do_not_import_pandas_or_great_expectations() -> None:
