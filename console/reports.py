@@ -1,4 +1,4 @@
-"""Reader of the pipeline's reports (`validation.json`, `metrics.json`) and of its quarantined rows."""
+"""Reader of the pipeline's validation report and of its quarantined rows."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class PipelineReports:
 
     def validation(self) -> dict[str, Any] | None:
         """Content of `validation.json`; None before the first run, or while the file is being written."""
-        return self._read("validation.json")
-
-    def metrics(self) -> dict[str, Any] | None:
-        """Content of `metrics.json` (evaluation of the models); None before the first run."""
-        return self._read("metrics.json")
+        try:
+            content: dict[str, Any] = json.loads((self.folder / "validation.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content
 
     def validated_at(self) -> datetime | None:
         """Time of the last validation; None before the first."""
@@ -77,13 +77,6 @@ class PipelineReports:
     def page(self) -> Path:
         """Path of the validation report as HTML."""
         return self.folder / "validation.html"
-
-    def _read(self, name: str) -> dict[str, Any] | None:
-        try:
-            content: dict[str, Any] = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return content
 
 
 def _by_reason(file: Any, each: int) -> list[QuarantinedRows]:

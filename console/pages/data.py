@@ -54,6 +54,7 @@ class _DataPage:
             else:
                 _draw(report, has_page=reports.page.exists())
                 _draw_quarantined(report, quarantined, reports.quarantine)
+                _draw_rules(report.get("rules", []))
             _draw_dead_letters()
 
 
@@ -98,7 +99,14 @@ def _draw(report: dict[str, Any], *, has_page: bool) -> None:
             )
             if has_page:
                 ui.link("Full validation report", REPORT_PATH, new_tab=True)
-    with panel("All validation rules", f"{len(rules)} rules"):
+
+
+def _draw_rules(rules: list[dict[str, Any]]) -> None:
+    """All rules, folded: those that a row violated are listed above."""
+    passed = sum(not rule["failed"] for rule in rules)
+    with panel("All validation rules"), ui.element("details"):
+        with ui.element("summary").classes("toggle"):
+            text(f"Every row passed {passed} of {len(rules)} rules", tag="span")
         table(
             ("Table", "Rule", "Checked", "Failed"),
             [(rule["table"], rule["rule"], f"{rule['checked']:,}", f"{rule['failed']:,}") for rule in rules],
@@ -106,12 +114,12 @@ def _draw(report: dict[str, Any], *, has_page: bool) -> None:
         )
 
 
-def _draw_quarantined(report: dict[str, Any], quarantined: list[QuarantinedRows] | None, toggleer: Path) -> None:
+def _draw_quarantined(report: dict[str, Any], quarantined: list[QuarantinedRows] | None, folder: Path) -> None:
     if not report.get("rows_quarantined"):
         return
     with panel("Quarantined rows", "the first of each reason"):
         if not quarantined:
-            empty("Quarantine file not found", f"Expected in {toggleer}: run the pipeline (make repro).")
+            empty("Quarantine file not found", f"Expected in {folder}: run the pipeline (make repro).")
             return
         for group in quarantined:
             with ui.element("details"):
@@ -134,7 +142,7 @@ def _draw_quarantined(report: dict[str, Any], quarantined: list[QuarantinedRows]
                 )
         total = report["rows_quarantined"]
         shown = f"Only the first {MAX_ROWS_READ:,} of {total:,} rows were read. " if total > MAX_ROWS_READ else ""
-        text(f"{shown}The complete list is {toggleer / 'quarantine.csv'}.", "muted small")
+        text(f"{shown}The complete list is {folder / 'quarantine.csv'}.", "muted small")
 
 
 def _draw_dead_letters() -> None:
