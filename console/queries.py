@@ -274,6 +274,10 @@ class Queries:
             },
         )
 
+    def retrains(self, limit: int) -> list[StoreRow]:
+        """The newest retrainings (columns of `retrains`), newest first."""
+        return self._database.fetch("SELECT * FROM retrains ORDER BY retrain_id DESC LIMIT %(n)s", {"n": limit})
+
     def drift(self) -> list[StoreRow]:
         """Drift status by target and kind, with the newest windows, oldest first.
 

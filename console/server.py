@@ -15,6 +15,7 @@ from nicegui import ui
 from console.access import Access, AccessMiddleware, is_loopback, load_token
 from console.alerts.alert_store import AlertStore
 from console.api.app import create_api
+from console.api.change_routes import ChangeRoutes
 from console.api.error_responses import ApiError
 from console.api.health import ConsoleMetrics
 from console.connection_pool import Database
@@ -69,8 +70,10 @@ class Console:
             alerts=alerts,
             models=RegistryProcess(settings, params),
             reports=PipelineReports(reports, quarantine),
+            is_shadow_on=settings.shadow,
         )
-        app = create_api(read_pool, settings, reports, metrics)
+        changes = ChangeRoutes(access, alerts)
+        app = create_api(read_pool, settings, reports, metrics, changes)
         app.include_router(LoginRoutes(access).router())
         app.router.lifespan_context = _lifespan(context, (read_pool, write_pool))
         app.add_middleware(AccessMiddleware, access=access, host=settings.host)

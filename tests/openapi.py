@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -18,12 +18,21 @@ _BOUNDED = {
 }
 
 
-def check_against_openapi(url: str, examples: int, *, is_exact: bool = True) -> list[str]:
+def check_against_openapi(
+    url: str,
+    examples: int,
+    *,
+    is_exact: bool = True,
+    headers: Mapping[str, str] | None = None,
+    method: str | None = None,
+) -> list[str]:
     """Send `examples` valid and as many invalid requests to each operation; returns the labels of the operations.
 
     Args:
         is_exact: whether the document describes validity completely.  With rules that span several fields it cannot;
             then the documented rejection of a request that looks valid is accepted.
+        headers: sent with each request.
+        method: only operations of this HTTP method.
 
     Raises:
         AssertionError: a response was not as documented.
@@ -32,18 +41,21 @@ def check_against_openapi(url: str, examples: int, *, is_exact: bool = True) -> 
     labels = []
     for result in schema.get_all_operations():
         operation = result.ok()
+        if method not in (None, operation.method.upper()):
+            continue
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
             if mode is GenerationMode.NEGATIVE and not (operation.query or operation.body):
                 continue  # has no parameter that could be invalid
-            _send(operation.as_strategy(generation_mode=mode), examples, is_exact)()
+            _send(operation.as_strategy(generation_mode=mode), examples, is_exact, headers)()
         labels.append(operation.label)
     return labels
 
 
-def _send(cases: object, examples: int, is_exact: bool) -> Callable[[], None]:
+def _send(cases: object, examples: int, is_exact: bool, headers: Mapping[str, str] | None) -> Callable[[], None]:
     @settings(max_examples=examples, **_BOUNDED)  # type: ignore[arg-type]
     @given(case=cases)  # type: ignore[arg-type]
     def send(case: Case) -> None:
-        case.call_and_validate(timeout=30, excluded_checks=[] if is_exact else [positive_data_acceptance])
+        excluded = [] if is_exact else [positive_data_acceptance]
+        case.call_and_validate(timeout=30, headers=headers, excluded_checks=excluded)
 
     return send

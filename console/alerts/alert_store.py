@@ -151,14 +151,15 @@ class AlertStore:
                 },
             )
 
-    def unmute(self, battery_id: str | None, rule: str | None) -> None:
-        """End the active mutes with exactly this battery and rule."""
+    def unmute(self, battery_id: str | None, rule: str | None) -> int:
+        """End the active mutes with exactly this battery and rule; returns their number."""
         with self._database.transaction() as cursor:
             cursor.execute(
                 "UPDATE alert_mutes SET until = now() WHERE until > now() "
                 "AND battery_id IS NOT DISTINCT FROM %(id)s AND rule IS NOT DISTINCT FROM %(rule)s",
                 {"id": battery_id, "rule": rule},
             )
+            return cursor.rowcount
 
     def mutes(self) -> list[StoreRow]:
         """Active mutes (columns of `alert_mutes`), in order of their end."""

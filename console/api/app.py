@@ -7,6 +7,7 @@ from pathlib import Path
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from console.api.change_routes import ChangeRoutes
 from console.api.error_responses import add_error_handlers, refuse_other_paths
 from console.api.health import ConsoleMetrics, CountRequests, HealthRoutes
 from console.api.routes import EXPECTED, ApiRoutes
@@ -16,7 +17,9 @@ from console.queries import Queries
 from telemetry.settings import Settings
 
 
-def create_api(database: Database, settings: Settings, reports: Path, metrics: ConsoleMetrics) -> FastAPI:
+def create_api(
+    database: Database, settings: Settings, reports: Path, metrics: ConsoleMetrics, changes: ChangeRoutes
+) -> FastAPI:
     """The application with every REST path, `/openapi.json` and `/docs`; `/docs` loads nothing from other hosts."""
     queries = Queries(database, settings.max_future_s)
     # FastAPI's own /docs page loads its scripts from a CDN.
@@ -28,13 +31,14 @@ def create_api(database: Database, settings: Settings, reports: Path, metrics: C
         swagger_ui_parameters={"defaultModelsExpandDepth": 0},
     )
     add_error_handlers(app, EXPECTED)
-    api, health = (
+    routers = (
         ApiRoutes(queries, HistoryQueries(database)).router(),
+        changes.router(),
         HealthRoutes(queries, settings, reports, metrics).router(),
     )
-    app.include_router(api)
-    app.include_router(health)
+    for router in routers:
+        app.include_router(router)
     refuse_other_paths(app, "/api")
-    paths = frozenset(str(getattr(route, "path", "")) for route in (*api.routes, *health.routes))
+    paths = frozenset(str(getattr(route, "path", "")) for router in routers for route in router.routes)
     app.add_middleware(CountRequests, metrics=metrics, paths=paths)
     return app

@@ -70,7 +70,8 @@ def refuse_other_paths(app: FastAPI, prefix: str) -> None:
 
 async def _on_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)  # noqa: S101 - registered for this type
-    return error_response(error.status, error)
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    return error_response(error.status, error, headers)
 
 
 async def _on_store_unavailable(_: Request, error: Exception) -> Response:

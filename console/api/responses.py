@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from console.alerts.alert_store import MAX_MUTE
+from console.alerts.rules import RULES
 from console.history import RANGE_COLUMNS, Method
-from telemetry.contract import BATTERY_FIELDS, READING_FIELDS
+from telemetry.contract import BATTERY_FIELDS, BATTERY_ID_PATTERN, READING_FIELDS
 from telemetry.contract import Field as Column
 
 _TYPES: dict[str, Any] = {"text": str, "time": datetime, "float": float, "bool": bool}
 Status = Literal["NORMAL", "WARNING", "CRITICAL"]
+#: Names of the alert rules; for mypy plain text.
+if TYPE_CHECKING:
+    RuleName: TypeAlias = str
+else:
+    RuleName = Literal[tuple(RULES)]
+MAX_MUTE_HOURS = MAX_MUTE.total_seconds() / 3600
 
 _READINGS = [column for column in READING_FIELDS if column.name not in ("battery_id", "time")]
 _DATA_SHEET = [column for column in BATTERY_FIELDS if column.name != "battery_id"]
@@ -288,6 +296,93 @@ class AlertsResponse(_ResponseModel):
     """Batteries with triggered alert rules, CRITICAL first."""
 
     alerts: list[BatteryAlert]
+    count: int
+
+
+#: Text with at least one visible character; PostgreSQL has no NUL character.
+_VISIBLE = r"^[^\x00]*[^\s\x00][^\x00]*$"
+By = Annotated[str, Field(max_length=60, pattern=_VISIBLE, description="your name, recorded with the change")]
+Reason = Annotated[str, Field(max_length=500, pattern=_VISIBLE, description="recorded with the change")]
+
+
+class _RequestModel(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Acknowledgement(_RequestModel):
+    """Acknowledgement of one alert."""
+
+    severity: Literal["WARNING", "CRITICAL"] = Field(description="the severity that you saw; 409 if it has changed")
+    by: By
+    note: str = Field("", max_length=500, pattern=r"^[^\x00]*$", description="optional comment")
+
+
+class MuteScope(_RequestModel):
+    """Battery and rule of a mute; null: every battery, or every rule."""
+
+    battery_id: str | None = Field(None, pattern=BATTERY_ID_PATTERN)
+    rule: RuleName | None = None
+
+
+class NewMute(MuteScope):
+    """A mute of alerts."""
+
+    hours: float = Field(gt=0, le=MAX_MUTE_HOURS, description="duration, at most 30 days")
+    by: By
+    reason: Reason
+
+
+class StoredAlert(_ResponseModel):
+    """An alert with its life cycle; times of opening and resolution are event times."""
+
+    alert_id: int
+    battery_id: str
+    rule: str
+    severity: Literal["WARNING", "CRITICAL"]
+    state: Literal["open", "muted", "resolved"]
+    reason: str = Field(description="message when it reached its severity")
+    value: float
+    threshold: float
+    opened_at: datetime
+    cleared_at: datetime | None
+    acknowledged_at: datetime | None
+    acknowledged_by: str | None
+    note: str | None
+    mute_until: datetime | None = None
+    muted_by: str | None = None
+    mute_reason: str | None = None
+
+
+class StoredAlerts(_ResponseModel):
+    """Open and muted alerts, CRITICAL first, then resolved ones, newest first."""
+
+    alerts: list[StoredAlert]
+    count: int
+
+
+class Acknowledged(_ResponseModel):
+    """An alert that was acknowledged."""
+
+    alert_id: int
+    acknowledged_by: str
+
+
+class ActiveMute(_ResponseModel):
+    """A mute that has not ended."""
+
+    mute_id: int
+    battery_id: str | None = Field(description="null: all batteries")
+    rule: str | None = Field(description="null: all rules")
+    until: datetime
+    reason: str
+    muted_by: str
+    created_at: datetime
+
+
+class Mutes(_ResponseModel):
+    """Active mutes, in order of their end."""
+
+    mutes: list[ActiveMute]
     count: int
 
 

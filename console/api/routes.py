@@ -24,14 +24,14 @@ from training.release import RUL_UNIT
 
 MAX_HOURS = 24.0 * 366.0
 MIN_POINTS = 10
-_RESPONSES: dict[int | str, dict[str, Any]] = {
+READ_RESPONSES: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "Not on loopback: neither login session nor token"},
     429: {"model": ErrorResponse, "description": "Not on loopback: too many wrong tokens from this address"},
     422: {"model": ErrorResponse, "description": "Invalid input; `field` names the parameter"},
     503: {"model": ErrorResponse, "description": "Telemetry store unavailable"},
 }
 _ONE_BATTERY: dict[int | str, dict[str, Any]] = {
-    **_RESPONSES,
+    **READ_RESPONSES,
     404: {"model": ErrorResponse, "description": "Unknown battery"},
     409: {"model": ErrorResponse, "description": "battery_id is missing and several batteries exist"},
 }
@@ -81,7 +81,7 @@ class ApiRoutes:
     def router(self) -> APIRouter:
         """Router with all paths."""
         router = APIRouter(prefix="/api")
-        one, some = {"responses": _ONE_BATTERY}, {"responses": _RESPONSES}
+        one, some = {"responses": _ONE_BATTERY}, {"responses": READ_RESPONSES}
         add: Any = router.add_api_route
         add("/battery/status", self.status, response_model=responses.BatteryStatus, tags=["battery"], **one)
         add("/battery/detailed", self.detailed, response_model=responses.DetailedStatus, tags=["battery"], **one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from nicegui import ui
 
@@ -17,6 +18,7 @@ from console.pages.context import PageContext, Visitor
 from console.pages.forms import choice_field, form_dialog, text_field
 from telemetry.errors import TwinError
 
+_T = TypeVar("_T")
 #: Interval at which changes by other users, and mutes that expire, are read.
 REFRESH_S = 10.0
 #: Presets of the duration of a mute.
@@ -287,7 +289,7 @@ class AlertList:
         await self.load()
 
 
-async def run_change(visitor: Visitor, change: Callable[[], str | None]) -> str | None:
+async def run_change(visitor: Visitor, change: Callable[[], _T]) -> _T:
     """Result of `change`, run in a thread.
 
     Raises:

@@ -16,7 +16,7 @@ from console.reports import PipelineReports
 
 @dataclass(frozen=True)
 class PageContext:
-    """Objects from which the pages read."""
+    """Objects from which the pages read, and the setting `TWIN_SHADOW`."""
 
     access: Access
     live: LiveUpdates
@@ -25,6 +25,7 @@ class PageContext:
     alerts: AlertStore
     models: RegistryProcess
     reports: PipelineReports
+    is_shadow_on: bool
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from nicegui import ui
 
 from console.connection_pool import StoreRow, StoreUnavailableError
 from console.model_registry import ModelsView, VersionView
-from console.pages.components import DASH, button, div, empty, number, panel, table, text, timestamp
+from console.pages.components import DASH, age, button, div, empty, number, panel, table, text, timestamp
 from console.pages.context import PageContext, Visitor
 from console.pages.forms import form_dialog, text_field
 from console.pages.frame import frame
@@ -19,9 +19,19 @@ from features.targets import TARGET_NAMES, TARGETS
 from telemetry.errors import TwinError
 from training.release import model_name
 
-#: Metrics of an evaluation that are shown: key and title.
-_METRICS = (("mae", "MAE"), ("rmse", "RMSE"), ("r2", "R²"), ("brier", "Brier"), ("auc", "AUC"), ("skill", "skill"))
+#: Metrics of an evaluation: key, title, and whether it has the unit of the target, is a share, or a plain number.
+_METRICS: tuple[tuple[str, str, Literal["unit", "share", "plain"]], ...] = (
+    ("mae", "MAE", "unit"),
+    ("rmse", "RMSE", "unit"),
+    ("r2", "R²", "plain"),
+    ("brier", "Brier score", "plain"),
+    ("auc", "AUC", "plain"),
+    ("skill", "skill", "share"),
+)
+#: Factor from the unit of an evaluation to the unit on this page, and that unit.  Stored predictions have it already.
+_UNITS = {"soh": (100.0, "%"), "temperature": (1.0, "°C"), "rul": (1.0, "cycles"), "failure": (1.0, "")}
 _REFRESH_S = 15.0
+_RETRAINS = 20
 
 
 def models_page(context: PageContext, visitor: Visitor) -> None:
@@ -46,6 +56,8 @@ class _ModelsPage:
         self._body = div("stack")
         with self._body:
             text("Loading the model registry; the first time takes a few seconds …", "muted").props('role="status"')
+        with panel("Retrainings", "started by drift or by hand, newest first; times in UTC"):
+            self._retrains = div()
         with panel(
             "Shadow mode",
             f"challenger against champion on the newest predictions of up to {SHADOW_BATTERIES} batteries",
@@ -57,7 +69,8 @@ class _ModelsPage:
         ui.timer(_REFRESH_S, self._load)
 
     async def _load(self) -> None:
-        await self._load_drift()  # needs the telemetry store only
+        await self._load_drift()  # these two need the telemetry store only
+        await self._load_retrains()
         try:
             self._view = await self._context.models.view()
         except TwinError as error:
@@ -87,12 +100,12 @@ class _ModelsPage:
             with div("quad"):
                 for target in TARGET_NAMES:
                     self._draw_target(target, view)
-            with panel("History", "newest first"):
+            with panel("History", "newest first; times in UTC"):
                 table(
                     ("Time", "Event", "Release", "Champions", "By", "Reason"),
                     [
                         (
-                            event.time.replace("T", " ").removesuffix("Z"),
+                            _time(event.time),
                             event.kind,
                             str(event.release or "–"),
                             ", ".join(f"{target} {version}" for target, version in event.champions.items()) or "none",
@@ -111,25 +124,66 @@ class _ModelsPage:
         if pending:
             button("Promote all challengers …", lambda: self._ask_promotion(view, pending))
         if view.previous is not None:
-            button("Roll back …", lambda: self._ask_rollback(view))
+            button(f"Roll back to release {view.previous} …", lambda: self._ask_rollback(view))
 
     def _draw_target(self, target: str, view: ModelsView) -> None:
         champion, challenger = view.champions.get(target), view.challengers.get(target)
-        pending = {name: version for name, version in _pending(view).items() if name == target}
-        unit = TARGETS[target].unit
-        with panel(TARGETS[target].title, unit):
-            columns = [("champion", champion)] + ([("challenger", challenger)] if pending else [])
+        columns = [("champion", champion)] + ([("challenger", challenger)] if target in _pending(view) else [])
+        with panel(TARGETS[target].title, _UNITS[target][1]):
             table(
                 ("", *(f"{role} {one.version if one else '–'}" for role, one in columns)),
-                _metric_rows([one for _, one in columns]),
+                _metric_rows(target, [one for _, one in columns]),
                 numeric=range(1, len(columns) + 1),
             )
             if champion is None:
                 text("No champion for this target.", "muted small")
+            pending = {name: version for name, version in _pending(view).items() if name == target}
             if not pending:
                 text("No challenger.", "muted small")
             elif self._visitor.name is not None:
                 button(f"Promote version {pending[target]} …", lambda: self._ask_promotion(view, pending))
+
+    async def _load_retrains(self) -> None:
+        try:
+            rows = await asyncio.to_thread(self._context.queries.retrains, _RETRAINS)
+        except StoreUnavailableError as error:
+            self._retrains.clear()
+            with self._retrains:
+                empty("Retrainings unavailable", error.sentence)
+            return
+        self._retrains.clear()
+        with self._retrains:
+            if not rows:
+                empty("No retraining yet", "python -m retraining starts one when a champion drifts.")
+                return
+            table(
+                (
+                    "Started",
+                    "Took",
+                    "By",
+                    "Reason",
+                    "Outcome",
+                    "Release",
+                    "After promotion",
+                    "Data until (event time)",
+                    "Details",
+                ),
+                [
+                    (
+                        timestamp(row["started_at"]),
+                        age(row["started_at"], row["ended_at"]) if row["ended_at"] else "running",
+                        row["started_by"],
+                        row["reason"],
+                        (row["outcome"] or "running").replace("_", " "),
+                        " to ".join(str(row[name]) for name in ("release_before", "release_after") if row[name])
+                        or DASH,
+                        (row["watch"] or DASH).replace("_", " "),
+                        timestamp(row["data_until"]),
+                        " ".join(filter(None, (row["detail"], row["error"], row["watch_detail"]))) or DASH,
+                    )
+                    for row in rows
+                ],
+            )
 
     async def _load_shadow(self) -> None:
         view = self._view
@@ -154,10 +208,15 @@ class _ModelsPage:
             return
         self._shadow.clear()
         with self._shadow:
+            if not any(row["n"] for row in rows) and not self._context.is_shadow_on:
+                empty(
+                    "Shadow mode is off (TWIN_SHADOW)",
+                    "With TWIN_SHADOW=true challengers predict beside the champion, and are compared here.",
+                )
+                return
             if not rows:
                 empty(
-                    "No challenger in shadow mode",
-                    "Predictions of a challenger are compared here once the scorers run one in shadow mode.",
+                    "No challenger", "Shadow mode compares a challenger with the champion; every target has only one."
                 )
                 return
             table(
@@ -167,9 +226,9 @@ class _ModelsPage:
                 ),
                 [
                     (
-                        row["target"], f"{row['champion']} / {row['challenger']}", f"{row['n']:,}",
-                        f"{row['batteries']:,}", number(row["difference"], 3), number(row["distance"], 3),
-                        f"{row['outcomes']:,}", number(row["champion_error"], 3), number(row["challenger_error"], 3),
+                        TARGETS[row["target"]].title, f"{row['champion']} / {row['challenger']}", f"{row['n']:,}",
+                        f"{row['batteries']:,}", _stored(row, "difference"), _stored(row, "distance"),
+                        f"{row['outcomes']:,}", _stored(row, "champion_error"), _stored(row, "challenger_error"),
                     )
                     for row in rows
                 ],
@@ -201,7 +260,7 @@ class _ModelsPage:
                     "Score",
                     "Threshold",
                     "Above threshold",
-                    "Window end",
+                    "Window end (event time)",
                     "Windows",
                     "Details",
                 ),
@@ -219,12 +278,9 @@ class _ModelsPage:
             return await self._context.models.promote(versions, reason=reason, by=by, expected=view.release)
 
         named = ", ".join(f"{TARGETS[target].title.lower()} version {version}" for target, version in versions.items())
-        self._confirm(
-            f"Promote {named}",
-            "Promoted only if it passes the gate; otherwise it stays challenger.",
-            "Promote",
-            promote,
-        )
+        replaced = [f"{target} {view.champions[target].version}" for target in versions if target in view.champions]
+        detail = f"Replaces {', '.join(replaced) or 'no champion'}, if it passes the gate; otherwise nothing changes."
+        self._confirm(f"Promote {named}", detail, "Promote", promote)
 
     def _ask_rollback(self, view: ModelsView) -> None:
         async def rollback(reason: str) -> list[str]:
@@ -289,27 +345,43 @@ def _pending(view: ModelsView) -> dict[str, int]:
     }
 
 
-def _metric_rows(versions: list[VersionView | None]) -> list[tuple[str, ...]]:
-    """Table rows with the available metrics, out of fold and on the gate set, and the best baseline."""
+def _metric_rows(target: str, versions: list[VersionView | None]) -> list[tuple[str, ...]]:
+    """Table rows with the available metrics, out of fold and on the gate batteries, and the best baseline."""
     rows: list[tuple[str, ...]] = []
     for part, name in (("targets", "out of fold"), ("gate", "gate")):
         entries: list[Mapping[str, Any]] = [{} if one is None else one.evaluation.get(part, {}) for one in versions]
-        for key, title in _METRICS:
+        for key, title, kind in _METRICS:
             if any(entry.get(key) is not None for entry in entries):
-                rows.append((f"{title}, {name}", *(_short(entry.get(key)) for entry in entries)))
+                rows.append((f"{title}, {name}", *(_shown(target, entry.get(key), kind) for entry in entries)))
         if any(entry.get("baselines") for entry in entries):
-            rows.append((f"best baseline, {name}", *(_baseline(entry) for entry in entries)))
+            rows.append((f"best baseline, {name}", *(_baseline(target, entry) for entry in entries)))
     return rows or [("no evaluation stored", *("" for _ in versions))]
 
 
-def _baseline(entry: Mapping[str, Any]) -> str:
-    key = "brier" if "brier" in entry else "mae"
+def _baseline(target: str, entry: Mapping[str, Any]) -> str:
+    key, kind = ("brier", "plain") if "brier" in entry else ("mae", "unit")
     known = [(values[key], name) for name, values in entry.get("baselines", {}).items() if values.get(key) is not None]
     if not known:
-        return "–"
+        return DASH
     error, name = min(known)
-    return f"{_short(error)} ({name.replace('_', ' ')})"
+    return f"{_shown(target, error, kind)} ({name.replace('_', ' ')})"
 
 
-def _short(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
+def _shown(target: str, value: float | None, kind: str) -> str:
+    """A metric of an evaluation in the unit of this page, with three significant digits."""
+    if value is None:
+        return DASH
+    if kind == "share":
+        return f"{100 * value:.0f} %"
+    factor, unit = _UNITS[target] if kind == "unit" else (1.0, "")
+    return f"{value * factor:.3g} {unit}".rstrip()
+
+
+def _stored(row: StoreRow, column: str) -> str:
+    """A difference of stored predictions, which have the unit of this page."""
+    value, unit = row[column], _UNITS[row["target"]][1]
+    return DASH if value is None else f"{value:.3g} {unit}".rstrip()
+
+
+def _time(rfc3339: str) -> str:
+    return rfc3339.replace("T", " ").removesuffix("Z")

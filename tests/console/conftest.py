@@ -16,12 +16,16 @@ import uvicorn
 from fastapi import FastAPI
 
 from benchmarks.console_store import StoreSize, fill
+from console.access import Access
+from console.alerts.alert_store import AlertStore
 from console.api.app import create_api
+from console.api.change_routes import ChangeRoutes
 from console.api.health import ConsoleMetrics
 from console.connection_pool import Database
 from deploy.servers.process import unused_port
 from telemetry.settings import Settings
 
+TOKEN = "a token of the tests of the console"
 #: One reading each 20 minutes for ten days, predictions for every second.
 SIZE = StoreSize(batteries=60, readings=60 * 720, span=timedelta(days=10), predict_every=2)
 
@@ -46,7 +50,7 @@ def served(app: FastAPI, **settings: Any) -> Iterator[httpx.Client]:
         while not server.started:
             assert time.monotonic() < deadline, "the application did not start"
             time.sleep(0.02)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False) as client:
             yield client
     finally:
         server.should_exit = True
@@ -54,13 +58,22 @@ def served(app: FastAPI, **settings: Any) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def _api(dsn: str, folder: Path) -> Iterator[httpx.Client]:
-    database = Database(dsn, statement_timeout_s=2.0)
+def api_app(dsn: str, folder: Path) -> Iterator[FastAPI]:
+    """The application with the REST paths on a DSN."""
+    settings, database = Settings(var=folder), Database(dsn, statement_timeout_s=2.0)
+    writable = Database(dsn, read_only=False)
+    changes = ChangeRoutes(Access(TOKEN, read_requires_login=False), AlertStore(writable))
     try:
-        with served(create_api(database, Settings(var=folder), folder / "reports", ConsoleMetrics())) as client:
-            yield client
+        yield create_api(database, settings, folder / "reports", ConsoleMetrics(), changes)
     finally:
         database.close()
+        writable.close()
+
+
+@contextmanager
+def _api(dsn: str, folder: Path) -> Iterator[httpx.Client]:
+    with api_app(dsn, folder) as app, served(app) as client:
+        yield client
 
 
 @pytest.fixture

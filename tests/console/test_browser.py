@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -450,7 +451,11 @@ def test_challenger_is_promoted_and_rolled_back(visit: Callable[..., Any], site:
     assert "107%!" in drift[2]
     assert "moved most: temperature_c, c_rate" in drift[2]
     screenshot_full_page(page, site.screenshots / "console-models.png")
-    page.get_by_role("button", name="Promote version").click()
+    soh = page.locator("section[aria-label='State of health']").inner_text()
+    assert re.search(r"MAE, out of fold\s+[\d.]+ %", soh), soh  # in the unit of the predictions
+    assert re.search(r"skill, gate\s+\d+ %", soh), soh
+    page.get_by_text("No retraining yet").wait_for()
+    page.get_by_role("button", name="Promote version 2").click()
     page.get_by_label("Reason").fill("better on the gate")
     page.locator(".q-dialog").get_by_role("button", name="Promote", exact=True).click()
     page.wait_for_selector("text=Release 2 is champion.", timeout=60_000)

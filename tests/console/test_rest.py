@@ -14,17 +14,14 @@ import psycopg2
 import pytest
 from starlette.responses import PlainTextResponse
 
-from console.api.app import create_api
-from console.api.health import ConsoleMetrics
 from console.api.routes import EXPECTED
 from console.connection_pool import Database, StoreUnavailableError
 from console.history import MAX_ROWS, HistoryQueries, HistoryWindow
 from console.queries import Queries
 from telemetry.batch import Batch
-from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
-from tests.console.conftest import SIZE, served
+from tests.console.conftest import SIZE, api_app, served
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HORIZON = timedelta(seconds=300)
@@ -420,9 +417,8 @@ def test_unknown_paths_and_methods_get_json_errors(api: httpx.Client) -> None:
 
 
 def test_mounted_pages_do_not_shadow_api_paths(postgres_dsn: str, tmp_path: Path) -> None:
-    app = create_api(Database(postgres_dsn), Settings(var=tmp_path), tmp_path, ConsoleMetrics())
-    app.mount("/", PlainTextResponse("a page"))
-    with served(app) as client:
+    with api_app(postgres_dsn, tmp_path) as app, served(app) as client:
+        app.mount("/", PlainTextResponse("a page"))
         assert client.get("/battery/unknown").text == "a page"
         error = get_error(client, "/api/battery/unknown", 404)
         assert error == "GET /api/battery/unknown: not found; /docs has every path"

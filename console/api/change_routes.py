@@ -1,0 +1,128 @@
+"""REST routes that change something, with the routes to read it: stored alerts and mutes.
+
+Reading is open as for the other paths; a change needs the token or a login.  Each handler does what a page does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi.security import HTTPBearer
+
+from console.access import Access, TooManyWrongTokensError
+from console.alerts.alert_store import AlertChangedError, AlertFilter, AlertStore
+from console.api import responses
+from console.api.error_responses import ApiError, ErrorResponse
+from console.api.routes import READ_RESPONSES, BatteryId
+from console.connection_pool import StoreRow, StoreUnavailableError
+from telemetry.errors import TwinError
+
+_T = TypeVar("_T")
+_MAX_ALERTS = 1_000
+_CHANGE_RESPONSES: dict[int | str, dict[str, Any]] = {
+    **READ_RESPONSES,
+    400: {"model": ErrorResponse, "description": "The body is not JSON in UTF-8"},
+    401: {"model": ErrorResponse, "description": "Neither token nor login"},
+    429: {"model": ErrorResponse, "description": "Too many wrong tokens from this address"},
+    404: {"model": ErrorResponse, "description": "There is no such alert or mute"},
+    409: {"model": ErrorResponse, "description": "The state is not the one that you saw: read it again"},
+}
+#: Documents the token in OpenAPI; `Access` checks it.
+_BEARER = HTTPBearer(auto_error=False, description="the token of the console")
+#: Largest value of a `bigint`.
+AlertId = Annotated[int, Path(ge=1, le=2**63 - 1, description="`alert_id` of a stored alert")]
+
+
+@dataclass(frozen=True)
+class ChangeRoutes:
+    """Handlers of the REST paths; FastAPI runs those that are not coroutines in a worker thread."""
+
+    access: Access
+    alerts: AlertStore
+
+    def router(self) -> APIRouter:
+        """Router with all paths."""
+        router = APIRouter(prefix="/api")
+        get: Any = router.get
+        get("/alerts/stored", response_model=responses.StoredAlerts, tags=["alerts"], responses=READ_RESPONSES)(
+            self.stored_alerts
+        )
+        get("/alerts/mutes", response_model=responses.Mutes, tags=["alerts"], responses=READ_RESPONSES)(self.mutes)
+        for path, handler, model in (
+            ("/alerts/{alert_id}/acknowledge", self.acknowledge, responses.Acknowledged),
+            ("/alerts/mute", self.mute, responses.Mutes),
+            ("/alerts/unmute", self.unmute, responses.Mutes),
+        ):
+            router.add_api_route(
+                path,
+                handler,
+                methods=["POST"],
+                response_model=model,
+                tags=["alerts"],
+                responses=_CHANGE_RESPONSES,
+                dependencies=[Depends(_BEARER), Depends(self._require_authorization)],
+            )
+        return router
+
+    def stored_alerts(
+        self,
+        battery_id: BatteryId = None,
+        limit: Annotated[int, Query(ge=1, le=_MAX_ALERTS, description="maximum number per state")] = 100,
+    ) -> dict[str, Any]:
+        """Alerts with their state, as the page shows them: open and muted ones, CRITICAL first, then resolved ones."""
+        rows = self.alerts.alerts(AlertFilter(battery_id), limit=limit)
+        return {"alerts": [_alert(row) for row in rows], "count": len(rows)}
+
+    def mutes(self) -> dict[str, Any]:
+        """Active mutes, in order of their end."""
+        rows = self.alerts.mutes()
+        return {"mutes": rows, "count": len(rows)}
+
+    def acknowledge(self, alert_id: AlertId, change: responses.Acknowledgement) -> dict[str, Any]:
+        """Acknowledge an open alert; 409 if it was resolved, acknowledged, or changed its severity."""
+        _stored(
+            lambda: self.alerts.acknowledge({alert_id: change.severity}, by=change.by, note=change.note),
+            missing="alert_id",
+        )
+        return {"alert_id": alert_id, "acknowledged_by": change.by.strip()}
+
+    def mute(self, change: responses.NewMute) -> dict[str, Any]:
+        """Mute alerts of a battery, a rule or both; without either, all alerts.  They are still tracked."""
+        _stored(
+            lambda: self.alerts.mute(
+                change.battery_id, change.rule, hours=change.hours, by=change.by, reason=change.reason
+            )
+        )
+        return self.mutes()
+
+    def unmute(self, change: responses.MuteScope) -> dict[str, Any]:
+        """End the active mutes with exactly this battery and rule."""
+        if not _stored(lambda: self.alerts.unmute(change.battery_id, change.rule)):
+            raise ApiError(404, "there is no active mute with this battery_id and rule: see /api/alerts/mutes")
+        return self.mutes()
+
+    def _require_authorization(self, request: Request) -> None:
+        try:
+            is_authorized = self.access.is_authorized(request.headers, request.client.host if request.client else "")
+        except TooManyWrongTokensError as error:
+            raise ApiError(429, error.sentence, field="token") from None
+        if not is_authorized:
+            raise ApiError(401, "send the token as 'Authorization: Bearer ...', or log in", field="token")
+
+
+def _stored(change: Callable[[], _T], missing: str = "") -> _T:
+    """Result of `change` on the stored alerts; its errors with their HTTP status, 404 for the field `missing`."""
+    try:
+        return change()
+    except StoreUnavailableError:
+        raise
+    except TwinError as error:
+        status = 409 if isinstance(error, AlertChangedError) else 404 if error.field == missing else 422
+        raise ApiError(status, error.sentence, field=error.field, value=error.value) from None
+
+
+def _alert(row: StoreRow) -> dict[str, Any]:
+    return {name: row.get(name) for name in responses.StoredAlert.model_fields}

@@ -1,0 +1,129 @@
+"""REST paths that change alerts and mutes, on a real store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from console.alerts.alert_lifecycle import find_transitions
+from console.alerts.alert_store import AlertStore
+from console.alerts.rules import RULES
+from console.connection_pool import Database
+from telemetry.stores.migrate import migrate
+from tests.console.conftest import TOKEN, api_app, served
+from tests.openapi import check_against_openapi
+
+HEADERS = {"Authorization": f"Bearer {TOKEN}"}
+ROW: dict[str, Any] = {
+    **dict.fromkeys(column for rule in RULES.values() for column in rule.columns),
+    "battery_id": "EV-1",
+    "time": datetime(2026, 1, 1, tzinfo=UTC),
+}
+POSTS: dict[str, dict[str, Any]] = {
+    "/api/alerts/1/acknowledge": {"severity": "WARNING", "by": "ada"},
+    "/api/alerts/mute": {"rule": "thermal", "hours": 1, "by": "ada", "reason": "bench"},
+    "/api/alerts/unmute": {"rule": "thermal"},
+}
+
+
+@pytest.fixture(scope="module")
+def dsn(postgres_server: str, new_database: Callable[[str], str]) -> str:
+    dsn = new_database(postgres_server)
+    migrate(dsn)
+    return dsn
+
+
+@pytest.fixture
+def store(dsn: str) -> Iterator[AlertStore]:
+    database = Database(dsn, read_only=False)
+    with database.transaction() as cursor:
+        cursor.execute("TRUNCATE battery_alerts, alert_mutes")
+    yield AlertStore(database)
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def client(dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with ExitStack() as stack:
+        yield stack.enter_context(served(stack.enter_context(api_app(dsn, tmp_path_factory.mktemp("api")))))
+
+
+def post(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
+    response = client.post(path, json=body, headers=HEADERS)
+    assert response.status_code == 200, response.text
+    content: dict[str, Any] = response.json()
+    return content
+
+
+def refused(client: httpx.Client, path: str, **body: Any) -> tuple[int, dict[str, Any]]:
+    response = client.post(path, json=body, headers=HEADERS)
+    content = response.json()
+    assert set(content) == {"error", "field", "value"}, content
+    return response.status_code, content
+
+
+@pytest.mark.parametrize("path", POSTS)
+def test_change_without_the_token_is_401_and_changes_nothing(
+    path: str, client: httpx.Client, store: AlertStore
+) -> None:
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": f"Basic {TOKEN}"}):
+        response = client.post(path, json=POSTS[path], headers=headers)
+        assert response.status_code == 401, response.text
+        assert response.headers["www-authenticate"] == "Bearer"
+        assert response.json()["field"] == "token"
+    assert store.mutes() == []
+
+
+def test_alert_is_acknowledged_once_and_only_at_the_severity_seen(client: httpx.Client, store: AlertStore) -> None:
+    store.apply(find_transitions({}, [{**ROW, "temperature": 50.0}]))
+    (alert,) = client.get("/api/alerts/stored").json()["alerts"]
+    assert (alert["state"], alert["severity"], alert["acknowledged_by"]) == ("open", "WARNING", None)
+    path = f"/api/alerts/{alert['alert_id']}/acknowledge"
+    status, error = refused(client, path, severity="CRITICAL", by="ada")
+    assert (status, "now WARNING" in error["error"]) == (409, True)
+    post(client, path, severity="WARNING", by=" ada ", note="on its way")
+    (alert,) = client.get("/api/alerts/stored", params={"battery_id": "EV-1"}).json()["alerts"]
+    assert (alert["acknowledged_by"], alert["note"]) == ("ada", "on its way")
+    status, error = refused(client, path, severity="WARNING", by="bob")
+    assert (status, error["error"]) == (409, "Already acknowledged by ada: on its way.")
+    status, error = refused(client, "/api/alerts/99999/acknowledge", severity="WARNING", by="ada")
+    assert (status, error["field"], error["value"]) == (404, "alert_id", 99999)
+    assert client.get("/api/alerts/stored", params={"battery_id": "EV-2"}).json() == {"alerts": [], "count": 0}
+
+
+def test_mute_hides_the_alert_until_it_is_ended(client: httpx.Client, store: AlertStore) -> None:
+    store.apply(find_transitions({}, [{**ROW, "temperature": 50.0}]))
+    mutes = post(client, "/api/alerts/mute", battery_id="EV-1", rule="thermal", hours=1, by="ada", reason="bench")
+    assert [(mute["battery_id"], mute["rule"], mute["muted_by"]) for mute in mutes["mutes"]] == [
+        ("EV-1", "thermal", "ada")
+    ]
+    (alert,) = client.get("/api/alerts/stored").json()["alerts"]
+    assert (alert["state"], alert["mute_reason"]) == ("muted", "bench")
+    status, error = refused(client, "/api/alerts/unmute", rule="thermal")  # that of all batteries
+    assert status == 404
+    assert "/api/alerts/mutes" in error["error"]
+    assert post(client, "/api/alerts/unmute", battery_id="EV-1", rule="thermal") == {"mutes": [], "count": 0}
+    assert client.get("/api/alerts/mutes").json() == {"mutes": [], "count": 0}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("hours", 721), ("hours", 0), ("rule", "noise"), ("reason", "  "), ("by", ""), ("battery_id", "a b"), ("x", 1)],
+)
+def test_invalid_change_is_422_and_names_the_field(field: str, value: object, client: httpx.Client) -> None:
+    body = {**POSTS["/api/alerts/mute"], field: value}
+    status, error = refused(client, "/api/alerts/mute", **body)
+    assert (status, error["field"], error["value"]) == (422, field, value)
+
+
+def test_changes_conform_to_the_openapi_document(client: httpx.Client, store: AlertStore) -> None:
+    store.apply(find_transitions({}, [{**ROW, "temperature": 50.0}]))
+    url = f"{client.base_url}/openapi.json"
+    assert {f"POST {path.replace('/1/', '/{alert_id}/')}" for path in POSTS} <= set(
+        check_against_openapi(url, examples=6, headers=HEADERS, method="POST")
+    )
