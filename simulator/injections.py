@@ -16,7 +16,7 @@ from datetime import datetime
 import pandas as pd
 
 from simulator.faults import KIND_NAMES
-from simulator.live_pack import LivePack
+from simulator.live_pack import WARMEST_C, LivePack
 from telemetry.errors import TwinError
 
 #: Core temperature of an injected overheating, degC: above the contract's alarm limit with any sensor offset.
@@ -47,12 +47,14 @@ class InjectionKind:
         start: called once at its start with its duration in event time, s.
         hold: called before each reading while it is active.
         end: called once after it.
+        is_silent: whether the battery sends no readings while it is active.
     """
 
     description: str
     start: Callable[[LivePack, float], None] = lambda _pack, _seconds: None
     hold: Callable[[LivePack], None] = lambda _pack: None
     end: Callable[[LivePack], None] = lambda _pack: None
+    is_silent: bool = False
 
 
 def _stop_wear_at_end_of_life(pack: LivePack) -> None:
@@ -97,6 +99,12 @@ INJECTION_KINDS: Mapping[str, InjectionKind] = {
         start=lambda pack, _: pack.set_wear_speed(FAST_AGEING),
         end=lambda pack: pack.set_wear_speed(1.0),
     ),
+    "lost_cooling": InjectionKind(
+        f"a pack that warms to {WARMEST_C:g} degC",
+        start=lambda pack, _: pack.lose_cooling(),
+        end=LivePack.regain_cooling,
+    ),
+    "silence": InjectionKind("no readings", is_silent=True),
     **{name: _fault(name) for name in KIND_NAMES},
 }
 #: Kinds that apply to a whole fleet.
@@ -199,8 +207,11 @@ class InjectedPack:
         """Continue from `saved`; False, and no change, where that is of another battery."""
         return self.pack.restore_state(saved)
 
-    def read(self, time: datetime) -> dict[str, object]:
-        """Apply due injections, then simulate until `time`; none in the first call, which may span days."""
+    def read(self, time: datetime) -> dict[str, object] | None:
+        """Apply due injections, then simulate until `time`; none in the first call, which may span days.
+
+        None while the battery is silent.
+        """
         if self._started_at is None:
             self._started_at = self._clock()
             return self.pack.read(time)
@@ -215,7 +226,8 @@ class InjectedPack:
                 self._active.remove(injection)
         for injection in self._active:
             INJECTION_KINDS[injection.kind].hold(self.pack)
-        return self.pack.read(time)
+        reading = self.pack.read(time)
+        return None if any(INJECTION_KINDS[injection.kind].is_silent for injection in self._active) else reading
 
 
 def with_injections(

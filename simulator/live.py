@@ -23,13 +23,13 @@ from threading import Event
 import psycopg2
 from rich.console import Console
 
-from simulator.fleet import SimulateParams
+from simulator.history_backfill import CONSUMER, backfill_histories
 from simulator.injections import INJECTION_KINDS, SCENARIOS, Injection, parse_scenario, with_injections
 from simulator.live_battery import LiveBattery
+from simulator.live_fleet import default_injections, start_batteries
 from simulator.live_loop import NEWEST_TIME, PRODUCER, LiveLoop, state_key
-from simulator.live_pack import LivePack
 from simulator.live_twin import LiveTwin
-from simulator.prediction_consumer import CONSUMER, READINGS_PER_REQUEST, PredictionWorker, backfill_states
+from simulator.prediction_consumer import READINGS_PER_REQUEST, PredictionWorker
 from simulator.run_statistics import RunStatistics, Summary
 from simulator.service_client import PredictionClient, PredictionError
 from simulator.simulator_metrics import LiveCollector
@@ -40,7 +40,6 @@ from telemetry.embedded.ports import free_port
 from telemetry.embedded.postgres import ensure_telemetry_store
 from telemetry.errors import TwinError
 from telemetry.metrics_server import metrics_server
-from telemetry.parameters import load_params
 from telemetry.settings import Settings
 from telemetry.sinks import make_sinks
 from telemetry.sinks.base import Sink, SinkError, SinkUnavailableError
@@ -52,8 +51,6 @@ READY_TIMEOUT_S = 120.0
 FINISH_TIMEOUT_S = 30.0
 #: Longer than the timeout of any sink.
 _STOP_TIMEOUT_S = 60.0
-#: Shares of the battery life at which the first and the last battery start.
-LIFE_SHARES = (0.3, 0.85)
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,8 @@ def run_live(
             known = spool.states(CONSUMER)
             if unknown := [twin for twin in twins if twin.battery.battery_id not in known]:
                 client.wait_until_ready(READY_TIMEOUT_S, stop)
-                backfill_states(unknown, client, spool, view.history, stop)
+                if error := backfill_histories(unknown, client, spool, _dsn(settings), view.history, stop):
+                    view.notify(f"The histories before the run are not all in the telemetry store: {error}")
             by_id = {twin.battery.battery_id: twin for twin in twins}
             worker = PredictionWorker(client, spool, by_id, statistics)
             deliveries.append(Delivery(spool, CONSUMER, worker, batch_rows=READINGS_PER_REQUEST))
@@ -221,26 +219,13 @@ def _summary(settings: Settings, loop: LiveLoop, sinks: Mapping[str, Sink]) -> S
 
 
 def _store(settings: Settings) -> PostgresStore:
+    return PostgresStore(_dsn(settings))
+
+
+def _dsn(settings: Settings) -> str:
     if settings.telemetry_dsn is None:
         raise TwinError("No telemetry store is configured.", field="telemetry_dsn")
-    return PostgresStore(settings.telemetry_dsn.get_secret_value())
-
-
-def start_batteries(count: int, params_file: Path, at: datetime) -> list[LivePack]:
-    """`count` batteries of the fleet in `params_file`, not in its training files, spread over the battery life."""
-    params = load_params(params_file)
-    simulate = SimulateParams.of(params)
-    youngest, oldest = LIFE_SHARES
-    return [
-        LivePack.start(
-            simulate,
-            params["seed"],
-            simulate.batteries + number,
-            at=at,
-            life_share=youngest + (oldest - youngest) * (number + 0.5) / count,
-        )
-        for number in range(count)
-    ]
+    return settings.telemetry_dsn.get_secret_value()
 
 
 def _main(
@@ -257,7 +242,9 @@ def _main(
             highlight=False,
         )
         console.print(f"simulating the history of {arguments.batteries} batteries …", highlight=False)
-        packs = start_batteries(arguments.batteries, arguments.params, datetime.now(UTC))
+        count, is_mixed = arguments.batteries, not arguments.healthy
+        packs = start_batteries(count, arguments.params, datetime.now(UTC), is_mixed=is_mixed)
+        injections = [*default_injections(count, is_mixed=is_mixed), *injections]
         batteries = with_injections(packs, injections, speed=arguments.speed)
         view = view_for(console)
         try:
@@ -293,6 +280,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=[],
         metavar="KIND@START+DURATION",
         help=f"{', '.join(name.replace('_', '-') for name in SCENARIOS)}, for all batteries; e.g. hot-summer@60s",
+    )
+    parser.add_argument(
+        "--healthy",
+        action="store_true",
+        help="without the lost cooling of battery 2 and the silence of battery 4, which a fleet of five or more has",
     )
     parser.add_argument(
         "--predictions",

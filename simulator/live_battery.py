@@ -29,8 +29,8 @@ class LiveBattery(Protocol):
         """Batteries table with the row of this battery."""
         ...
 
-    def read(self, time: datetime) -> dict[str, object]:
-        """Simulate until `time` and return the reading."""
+    def read(self, time: datetime) -> dict[str, object] | None:
+        """Simulate until `time` and return the reading; None where the battery sends none."""
         ...
 
     def save_state(self) -> bytes:

@@ -10,14 +10,16 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from simulator.battery import Battery, Identity
 from simulator.battery_physics import NO_FAULT, Design, advance_days, health
 from simulator.climate import SECONDS_PER_DAY, daily_mean_c
 from simulator.faults import KIND_NAMES
-from simulator.fleet import SimulateParams, batteries_table, logs_until, new_battery, simulate_history
+from simulator.fleet import DAYS_PER_YEAR, SimulateParams, batteries_table, logs_until, new_battery
 from simulator.saved_state import design_checksum, restore, save
+from simulator.sensors import SAMPLE_SIZE
 from telemetry.contract import READING_FIELDS, names
 from telemetry.errors import TwinError
 
@@ -25,12 +27,19 @@ from telemetry.errors import TwinError
 LONGEST_STEP_S = 2.0 * 3600.0
 #: After days of average use, a drive starts this long before the reading.
 DRIVE_BEFORE_READING_S = 1.0
-#: Logs of the history start at least this long before the live time, so that they end before it.
-LONGEST_LOG_S = SECONDS_PER_DAY
+#: Logs of the history start at least this long before it ends: a log is a drive, a rest and a charge of up to 7 h.
+LONGEST_LOG_S = 10.0 * 3600.0
 #: Factor on the age for each new attempt, where the battery ended before the live time.
 YOUNGER_FACTOR = 0.8
+#: Steps in which the length of a life is found.
+LIFE_STEP_DAYS = 10.0
 #: Days of natural wear from which accelerated wear is computed.
 DAYS_AHEAD = 30.0
+#: Warming of a pack whose cooling is lost: about what fast charging does to it, and the temperature at which it ends.
+WARMING_K_PER_S = 0.5 / 60.0
+WARMEST_C = 62.0
+#: Share of the cooling that is lost; below 1, so that the defect is a precursor and no fault event.
+LOST_COOLING = 0.95
 
 
 class LivePack:
@@ -49,14 +58,28 @@ class LivePack:
         self._checksum = design_checksum(battery)
         self._end_of_life = end_of_life
         self._usual: tuple[Identity, Design] | None = None
+        self._warming_k_per_s = 0.0
 
     @classmethod
-    def start(cls, params: SimulateParams, seed: int, index: int, *, at: datetime, life_share: float = 0.6) -> Self:
+    def start(
+        cls,
+        params: SimulateParams,
+        seed: int,
+        index: int,
+        *,
+        at: datetime,
+        life_share: float = 0.6,
+        daily_logs_s: float = 0.0,
+    ) -> Self:
         """Battery `index` of fleet `seed` at about `life_share` of its life on the date `at`.
 
-        An index from `params.batteries` on gives a battery outside the training files.  Its life is simulated once
-        to find its length, and again from a first day that places `at` at the wanted share; where it ends before `at`
-        because of the shifted seasons, the battery starts younger.
+        An index from `params.batteries` on gives a battery outside the training files.  The length of its life is
+        found with average use; then it is simulated from a first day that places `at` at the wanted share, at most
+        the longest time in service of `params`.  Where it ends before `at`, the battery starts younger.
+
+        Args:
+            daily_logs_s: length of the last part of the history, which has a log about every day instead of every
+                `params.cycles_between_logs`.
 
         Raises:
             TwinError: `life_share` is not between 0 and 1, or `at` has no time zone.
@@ -69,16 +92,21 @@ class LivePack:
             raise TwinError(f"at is {at!r}: it must carry a time zone.", field="at", value=at)
         at = at.astimezone(UTC)
         trial = new_battery(params, seed, index, at)
-        for _ in logs_until(trial, params, float("inf")):
-            pass
-        days = (trial.state.time_s - at.timestamp()) / SECONDS_PER_DAY
+        while not trial.has_failed and trial.soh >= params.retire_below_soh:
+            trial.advance_days(LIFE_STEP_DAYS)
+        days = life_share * (trial.state.time_s - at.timestamp()) / SECONDS_PER_DAY
+        days = min(days, DAYS_PER_YEAR * params.years_in_service[1])
+        until_s = at.timestamp() - LONGEST_LOG_S
         while True:
-            days *= life_share
             battery = new_battery(params, seed, index, at - timedelta(days=days))
-            history = simulate_history(battery, params, at.timestamp() - LONGEST_LOG_S)
+            logs = [np.empty((0, SAMPLE_SIZE)), *logs_until(battery, params, until_s - daily_logs_s)]
+            if daily_logs_s:
+                battery.advance_days(max(until_s - daily_logs_s - battery.state.time_s, 0.0) / SECONDS_PER_DAY)
+                daily = params.model_copy(update={"cycles_between_logs": battery.design.usage.cycles_per_day})
+                logs += logs_until(battery, daily, until_s)
             if not battery.has_failed and battery.soh >= params.retire_below_soh:
-                return cls(battery, history, params.retire_below_soh)
-            life_share = YOUNGER_FACTOR
+                return cls(battery, battery.readings(np.concatenate(logs)), params.retire_below_soh)
+            days *= YOUNGER_FACTOR
 
     @property
     def battery_id(self) -> str:
@@ -98,6 +126,20 @@ class LivePack:
         """Batteries table with the row of this battery."""
         return batteries_table([self.battery.identity.row()])
 
+    def clear_history(self) -> None:
+        """Forget the telemetry so far; the battery itself is unchanged."""
+        self._history = self._history.iloc[:0]
+
+    def record(self, begin: datetime, end: datetime, step_s: float) -> pd.DataFrame:
+        """Live from `begin` to `end` and add a reading each `step_s` to the history; those readings."""
+        count = int((end - begin).total_seconds() / step_s) + 1
+        rows = [self.read(begin + timedelta(seconds=number * step_s)) for number in range(count)]
+        recorded = pd.DataFrame(rows, columns=names(READING_FIELDS))
+        recorded["time"] = pd.to_datetime(recorded["time"], utc=True).dt.as_unit("us")
+        recorded = recorded.astype({"battery_id": "str", "is_charging": "float64"})
+        self._history = pd.concat([self._history, recorded], ignore_index=True)
+        return recorded
+
     def read(self, time: datetime) -> dict[str, object]:
         """Simulate until `time` and return the reading, fields of the contract: floats, `is_charging` a bool.
 
@@ -113,6 +155,9 @@ class LivePack:
                 self.battery.advance_days((seconds - DRIVE_BEFORE_READING_S) / SECONDS_PER_DAY)
                 seconds = max(time.timestamp() - self.battery.state.time_s, DRIVE_BEFORE_READING_S)
             self.battery.start_log()
+        if self._warming_k_per_s:
+            core_c = self.battery.state.pack.core_c
+            self.heat(max(core_c, min(core_c + self._warming_k_per_s * seconds, WARMEST_C)))
         reading, ended = self.battery.read(seconds)
         if ended:
             self.battery.start_next_activity()
@@ -139,6 +184,16 @@ class LivePack:
     def clear_fault(self) -> None:
         """Remove an injected defect; the battery's planned fault stays."""
         self._override(fault_kind=NO_FAULT, fault_severity=0.0)
+
+    def lose_cooling(self, warming_k_per_s: float = WARMING_K_PER_S) -> None:
+        """Lose the cooling: the pack warms steadily to `WARMEST_C`."""
+        self.inject_fault("cooling_failure", LOST_COOLING)
+        self._warming_k_per_s = warming_k_per_s
+
+    def regain_cooling(self) -> None:
+        """End `lose_cooling`."""
+        self.clear_fault()
+        self._warming_k_per_s = 0.0
 
     def set_ambient_offset(self, offset_c: float) -> None:
         """Add `offset_c`, K, to the ambient temperature."""

@@ -7,11 +7,10 @@ are committed in one transaction.  Readings wait in the spool while the service 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from threading import Event
 
+from simulator.history_backfill import CONSUMER, predict_history
 from simulator.live_twin import LiveTwin
 from simulator.run_statistics import RunStatistics
 from simulator.service_client import (
@@ -23,7 +22,7 @@ from simulator.service_client import (
     StateRefusedError,
     prediction_rows,
 )
-from telemetry.batch import Batch, Row, rows_of
+from telemetry.batch import Batch, Row
 from telemetry.sinks.base import SinkRefusedError, SinkUnavailableError
 from telemetry.spool.delivery import WorkResult
 from telemetry.spool.entries import Entry
@@ -31,12 +30,8 @@ from telemetry.spool.spool import Spool
 
 logger = logging.getLogger(__name__)
 
-CONSUMER = "predictions"
 #: Most readings in one request; also the most batteries, which the service limits.
 READINGS_PER_REQUEST = 1000
-HISTORY_CHUNK = 2000
-#: Histories backfilled concurrently: more than the service has workers, so that none of them is idle.
-_HISTORIES_AT_ONCE = 2
 
 
 class PredictionWorker:
@@ -115,60 +110,6 @@ class PredictionWorker:
         if self._states.pop(refusal.battery_id, None) is None:
             raise refusal
         if refusal.battery_id in self._twins:
-            self._states[refusal.battery_id] = backfill_state(self._twins[refusal.battery_id], self._client)
-
-
-def backfill_state(
-    twin: LiveTwin,
-    client: PredictionClient,
-    progress: Callable[[str, int, int], None] = lambda *_: None,
-    stop: Event | None = None,
-) -> str:
-    """Build the service's state of a battery by posting its history; empty where `stop` was set meanwhile.
-
-    Args:
-        progress: called with battery id, posted readings and total readings.
-
-    Raises:
-        PredictionError: the service did not accept the history.
-    """
-    history = rows_of(twin.battery.history())
-    battery_id = twin.battery.battery_id
-    state: str | None = None
-    for begin in range(0, len(history), HISTORY_CHUNK):
-        if stop is not None and stop.is_set():
-            return ""
-        chunk = history[begin : begin + HISTORY_CHUNK]
-        ((response,),) = client.predict([BatteryReadings(battery_id, chunk, state, twin.identity)], every_reading=False)
-        state, twin.predictions = response.state, response
-        progress(battery_id, begin + len(chunk), len(history))
-    return state or ""
-
-
-def backfill_states(
-    twins: Sequence[LiveTwin],
-    client: PredictionClient,
-    spool: Spool,
-    progress: Callable[[str, int, int], None],
-    stop: Event,
-) -> None:
-    """Build the states of batteries without a state in the spool from their histories, and save them in the spool.
-
-    Raises:
-        PredictionError: the service did not accept a history.
-    """
-    with ThreadPoolExecutor(_HISTORIES_AT_ONCE, thread_name_prefix="history") as pool:
-
-        def backfill(twin: LiveTwin) -> None:
-            if state := backfill_state(twin, client, progress, stop):
-                # Position 0 leaves the cursor unchanged.
-                spool.advance(CONSUMER, 0, states={twin.battery.battery_id: state.encode()})
-
-        futures = [pool.submit(backfill, twin) for twin in twins]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+            predicted = predict_history(self._twins[refusal.battery_id], self._client)
+            if predicted is not None:
+                self._states[refusal.battery_id] = predicted.state

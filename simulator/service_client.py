@@ -87,7 +87,8 @@ class BatteryPredictions:
     Attributes:
         state: opaque, to be sent with the next readings; with the last reading only.
         by_target: predictions (soh in percent, temperature in degC, rul in cycles, failure as a probability).
-        closed_cycles: charge and discharge sessions that ended by then, rows of `battery_cycles`.
+        closed_cycles: charge and discharge sessions that ended since the battery's previous predictions, rows of
+            `battery_cycles`.
     """
 
     time: datetime
@@ -134,14 +135,16 @@ class PredictionClient:
         """Post readings of several batteries in one request; the predictions of each, in the same order.
 
         Args:
-            every_reading: predictions and ended sessions for each reading; else for the last reading of each battery.
+            every_reading: predictions for each reading; else for the last reading of each battery.
 
         Raises:
             PredictionError: no response, an error, or a response that violates the contract.
         """
-        body: dict[str, object] = {"batteries": [_entry(battery) for battery in batteries]}
-        if every_reading:
-            body |= {"every_reading": True, "closed_cycles": True}
+        body = {
+            "batteries": [_entry(battery) for battery in batteries],
+            "every_reading": every_reading,
+            "closed_cycles": True,
+        }
         try:
             response = self._http.post("/predict", content=orjson.dumps(body), headers=_JSON)
         except httpx.HTTPError as error:

@@ -6,37 +6,23 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-import pandas as pd
-
 from features.table import LabelParams, build
 from simulator.fleet import SimulateParams
-from simulator.live import LIFE_SHARES
 from simulator.live_pack import LivePack
-from telemetry.batch import Batch, Row, rows_of
-from telemetry.contract import CYCLE_FIELDS, READING_FIELDS, names
+from telemetry.batch import Batch, rows_of
+from telemetry.contract import CYCLE_FIELDS, names
 from telemetry.sources.base import empty_table
 from telemetry.stores.postgres import PostgresStore
 
 #: Sessions are computed without a minimum of labels.
 NO_MINIMUM = LabelParams(min_rows=1, min_events=0)
-
-
-class RecordedPack(LivePack):
-    """Live pack whose history is the telemetry of `record`."""
-
-    def record(self, until: datetime, step_s: float) -> pd.DataFrame:
-        """Simulate until `until`, one reading each `step_s`; columns of the contract."""
-        rows: list[Row] = []
-        while self.last_time + timedelta(seconds=step_s) <= until:
-            rows.append(self.read(self.last_time + timedelta(seconds=step_s)))
-        recorded = pd.DataFrame(rows, columns=names(READING_FIELDS))
-        self._history = recorded.assign(time=pd.to_datetime(recorded["time"], utc=True).dt.as_unit("us"))
-        return self._history
+#: Shares of the battery life at which the first and the last battery start.
+LIFE_SHARES = (0.3, 0.85)
 
 
 def recorded_fleet(
     params: Mapping[str, Any], count: int, dsn: str, *, at: datetime, days: float, step_s: float
-) -> list[RecordedPack]:
+) -> list[LivePack]:
     """`count` batteries simulated until `at`, with readings and sessions of their last `days` in the store.
 
     Args:
@@ -47,7 +33,7 @@ def recorded_fleet(
     store = PostgresStore(dsn)
     packs = []
     for number in range(count):
-        pack = RecordedPack.start(
+        pack = LivePack.start(
             simulate,
             params["seed"],
             simulate.batteries + number,
@@ -56,7 +42,8 @@ def recorded_fleet(
         )
         # Average use from the last log to the first recorded day.
         pack.read(at - timedelta(days=days))
-        readings, batteries = pack.record(at, step_s), pack.batteries_row()
+        pack.clear_history()
+        readings, batteries = pack.record(pack.last_time + timedelta(seconds=step_s), at, step_s), pack.batteries_row()
         tables = build(readings, empty_table(CYCLE_FIELDS), batteries, NO_MINIMUM)
         sessions = tables.cycles.reindex(columns=names(CYCLE_FIELDS))
         store.write(Batch(readings=rows_of(readings), batteries=rows_of(batteries), cycles=rows_of(sessions)))

@@ -43,13 +43,10 @@ def test_an_unknown_argument_is_a_usage_error(arguments: list[str], capsys: pyte
     assert arguments[0] in capsys.readouterr().err
 
 
-def test_make_run_checks_the_arguments_first() -> None:
+def test_make_run_passes_its_options_on() -> None:
+    """`deploy.up` checks them before the pipeline, see tests/deploy/test_up.py."""
     root = Path(__file__).resolve().parents[2]
     command = ["make", "--dry-run", "run", "FOR=abc", "ARGS=--speed 2"]
     output = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
     modules = [line.split("-m ")[1].strip() for line in output.splitlines() if line.startswith("python -m ")]
-    assert modules == [
-        "simulator.live --check --for abc --speed 2",
-        "training.experiment --default",
-        "deploy.up --for abc --speed 2",
-    ]
+    assert modules == ["deploy.up --train --for abc --speed 2"]

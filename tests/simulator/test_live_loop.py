@@ -26,8 +26,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from pydantic import SecretStr
 
+from simulator.history_backfill import CONSUMER
 from simulator.live import LiveOptions, main, run_live
-from simulator.prediction_consumer import CONSUMER
 from simulator.run_statistics import RunStatistics, Summary
 from simulator.service_client import PredictionClient, PredictionError
 from telemetry.batch import Batch, RowKind

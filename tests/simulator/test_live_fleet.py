@@ -1,0 +1,79 @@
+"""The live fleet: ages, the battery without cooling, the charging and the silent one; equal for an equal seed."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from simulator.injections import with_injections
+from simulator.live_fleet import CHARGING, SILENCE, SILENT, WITHOUT_COOLING, default_injections, start_batteries
+from simulator.live_pack import LivePack
+from telemetry.health import battery_health
+
+ROOT = Path(__file__).resolve().parents[2]
+AT = datetime(2026, 11, 27, 12, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def fleet() -> list[LivePack]:
+    return start_batteries(10, ROOT / "params.yaml", AT)
+
+
+def test_ages_are_mixed_and_few_batteries_are_worn(fleet: list[LivePack]) -> None:
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    soh = np.array([pack.battery.soh for pack in fleet])
+    assert soh.max() > 0.95
+    assert 1 <= (soh < 0.85).sum() <= 3
+    assert soh.min() >= 0.8
+    assert not any(pack.battery.has_failed for pack in fleet)
+    assert {pack.battery.identity.model.name for pack in fleet} <= set(params["simulate"]["models"])
+    assert len({pack.battery.identity.usage.name for pack in fleet}) >= 3
+    assert np.ptp([pack.battery.design.climate.mean_c for pack in fleet]) > 10.0
+
+
+def test_the_month_has_a_log_about_every_day_and_the_last_hours_no_pause(fleet: list[LivePack]) -> None:
+    for number, pack in enumerate(fleet):
+        times = pack.history()["time"]
+        assert times.is_monotonic_increasing
+        month = times[times > AT - timedelta(days=29)]
+        assert month.dt.date.nunique() >= 18
+        today = times[times >= AT - timedelta(hours=10)]
+        assert today.diff().max() <= timedelta(seconds=30)
+        end = AT - SILENCE if number == SILENT else AT
+        assert timedelta(0) <= end - times.iloc[-1] <= timedelta(seconds=20)
+
+
+def test_one_loses_its_cooling_one_charges_and_one_is_silent(fleet: list[LivePack]) -> None:
+    newest = [pack.history().iloc[-1] for pack in fleet]
+    assert [bool(reading["is_charging"]) for reading in newest] == [number == CHARGING for number in range(10)]
+    assert 40.0 < newest[WITHOUT_COOLING]["temperature"] < 47.0
+    assert all(reading["temperature"] < 40.0 for n, reading in enumerate(newest) if n != WITHOUT_COOLING)
+    batteries = with_injections(fleet, default_injections(10), speed=1.0)
+    for battery in batteries:
+        battery.read(AT + timedelta(seconds=30))
+    for minute in range(1, 6):
+        readings = [battery.read(AT + timedelta(minutes=minute)) for battery in batteries]
+    assert [number for number, reading in enumerate(readings) if reading is None] == [SILENT]
+    hot = readings[WITHOUT_COOLING]
+    assert hot is not None
+    assert battery_health(None, None, float(str(hot["temperature"])), None) == "WARNING"
+
+
+def test_the_same_seed_and_time_give_the_same_fleet() -> None:
+    first, second = (start_batteries(5, ROOT / "params.yaml", AT) for _ in range(2))
+    for one, other in zip(first, second, strict=True):
+        assert one.history().equals(other.history())
+
+
+def test_a_small_or_healthy_fleet_has_no_faults() -> None:
+    assert default_injections(4) == []
+    assert default_injections(10, is_mixed=False) == []
+    for pack in start_batteries(2, ROOT / "params.yaml", AT):
+        newest = pack.history().iloc[-1]
+        assert not newest["is_charging"]
+        assert newest["temperature"] < 40.0
+        assert AT - newest["time"] < timedelta(minutes=1)
