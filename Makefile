@@ -21,7 +21,7 @@ export GX_ANALYTICS_ENABLED := false
 export BENTOML_DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup run repro test test-slow servers-install servers watch-check loop chaos lint format screenshots bench lock clean-env
+.PHONY: help setup run psql repro test test-slow servers-install servers watch-check loop chaos lint format screenshots bench lock clean-env
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -41,9 +41,10 @@ $(VENV)/.ready: requirements.lock
 setup: $(VENV)/.ready ## a virtual environment from the hash-locked requirements
 
 run: setup ## retrain what changed, then service, MLflow and live simulator; FOR=60 stops after 60 s
-	@python -m simulator.live --check $(LIVE_ARGS)
-	@python -m training.experiment --default
-	@python -m deploy.up $(LIVE_ARGS)
+	@python -m deploy.up --train $(LIVE_ARGS)
+
+psql: setup ## open the telemetry store; ARGS="-c 'SELECT ...'" answers one query
+	@python -m deploy.psql $(ARGS)
 
 repro: setup ## dvc repro; SOURCE=matr DATA=path trains on another source as a named experiment
 	@python -m training.experiment $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA),--data $(DATA)) $(ARGS)

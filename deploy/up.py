@@ -2,19 +2,22 @@
 
     python -m deploy.up --for 60
 
-The same programs as in the `Procfile`.  All options are passed to `python -m simulator.live`.  Exits with the simulator
-and its exit code, and stops the servers that it started.
+The same programs as in the `Procfile`, after the pipeline with `--train`.  All other options are passed to `python -m
+simulator.live`.  Exits with the simulator and its exit code, and stops the servers that it started.  One of these runs
+in a folder: a lock on `var/run.lock` refuses the second one before it does anything.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,6 +26,7 @@ import httpx
 from rich.console import Console
 
 from telemetry.embedded.ports import free_port
+from telemetry.embedded.postgres import embedded_dsn
 from telemetry.errors import TwinError
 from telemetry.settings import USAGE_STATISTICS_OFF, Settings
 
@@ -30,6 +34,11 @@ READY_TIMEOUT_S = 180.0
 _STOP_TIMEOUT_S = 10.0
 _PORTS = ("mlflow_port", "service_port", "metrics_port", "console_port", "simulator_metrics_port", "mqtt_port")
 _LOG_TAIL_LINES = 30
+#: From <sys/prctl.h>.
+_PR_SET_PDEATHSIG = 1
+#: Option of this program: run the pipeline first, after a check of the simulator's options.
+_TRAIN = "--train"
+_PIPELINE = ("training.experiment", "--default")
 
 
 @dataclass(frozen=True)
@@ -49,22 +58,56 @@ class BackgroundServer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Start, run, stop; the exit code is the simulator's, or 1 if a server did not start."""
+    """Start, run, stop; the exit code is that of the pipeline or the simulator, or 1 if a server did not start."""
     console = Console()
-    settings, notices = with_free_ports(Settings())
-    for sentence in notices:
-        console.print(sentence, style="yellow", highlight=False)
-    live = [sys.executable, "-m", "simulator.live", *(sys.argv[1:] if argv is None else argv)]
-    environment = environment_of(settings)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    is_trained = _TRAIN not in arguments
+    live = [sys.executable, "-m", "simulator.live", *(option for option in arguments if option != _TRAIN)]
     signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
-        with running_servers(background_servers(settings), environment, console):
-            return run_in_foreground(live, environment)
+        with only_run(Settings().var):
+            steps = () if is_trained else ([*live, "--check"], [sys.executable, "-m", *_PIPELINE])
+            for command in steps:
+                if code := run_in_foreground(command, os.environ):
+                    return code
+            settings, notices = with_free_ports(Settings())
+            for sentence in notices:
+                console.print(sentence, style="yellow", highlight=False)
+            environment = environment_of(settings)
+            with running_servers(background_servers(settings), environment, console):
+                if settings.telemetry_dsn is None:
+                    dsn = embedded_dsn(settings.var / "postgres")
+                    console.print(f"telemetry store: {dsn} (`make psql` opens it)", highlight=False, soft_wrap=True)
+                return run_in_foreground(live, environment)
     except TwinError as error:
         console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+@contextlib.contextmanager
+def only_run(var: Path) -> Iterator[None]:
+    """Hold the lock of the folder `var`, which the kernel releases when this process ends, even by SIGKILL.
+
+    Raises:
+        TwinError: another process holds it; the message names its process id.
+    """
+    var.mkdir(parents=True, exist_ok=True)
+    with (var / "run.lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            pid = lock.read().strip() or "unknown"
+            sentence = (
+                f"The twin already runs in this folder, as process {pid}: use it, or stop it with Ctrl-C in its "
+                f"terminal or `kill {pid}`. TWIN_VAR names another folder for a second one."
+            )
+            raise TwinError(sentence, field="var", value=str(var)) from None
+        lock.truncate(0)
+        print(os.getpid(), file=lock, flush=True)
+        yield
 
 
 def with_free_ports(settings: Settings) -> tuple[Settings, list[str]]:
@@ -160,7 +203,7 @@ def run_in_foreground(command: Sequence[str], environment: Mapping[str, str]) ->
     SIGTERM, SIGINT and SIGHUP are forwarded to it as SIGTERM, and its orderly exit is waited for.  Ctrl-C also reaches
     it directly from the terminal, as it is in the same process group; the second signal has no further effect.
     """
-    process = subprocess.Popen(command, env=dict(environment))
+    process = subprocess.Popen(command, env=dict(environment), preexec_fn=_end_with_parent())
 
     def forward(_number: int, _frame: FrameType | None) -> None:
         process.terminate()
@@ -186,7 +229,20 @@ def _start(server: BackgroundServer, environment: Mapping[str, str]) -> subproce
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_end_with_parent(),
         )
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """Function for a child that asks Linux for SIGTERM when this process ends, also by SIGKILL."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return ask
 
 
 def _wait_until_ready(server: BackgroundServer, process: subprocess.Popen[bytes], timeout_s: float) -> None:

@@ -41,6 +41,11 @@ def ensure_telemetry_store(settings: Settings) -> Iterator[Settings]:
         yield settings.model_copy(update={"telemetry_dsn": SecretStr(dsn)})
 
 
+def embedded_dsn(folder: Path) -> str:
+    """DSN of the embedded server with its data in `folder`, whether it runs or not."""
+    return _Server(folder.resolve(), packaged_binaries(), durable=True).dsn
+
+
 @contextmanager
 def embedded_postgres(folder: Path, *, binaries: Path | None = None, durable: bool = True) -> Iterator[str]:
     """A running server with its data in `folder`; yields its DSN.

@@ -18,6 +18,7 @@ from deploy.up import (
     BackgroundServer,
     background_servers,
     environment_of,
+    only_run,
     run_in_foreground,
     running_servers,
     with_free_ports,
@@ -140,3 +141,45 @@ sys.exit(run_in_foreground([sys.executable, "-c", finish], os.environ))
     process.send_signal(number)
     assert process.wait(10) == 5
     process.stdout.close()
+
+
+#: A run that holds the lock, with one child that ends with it.
+HOLDER = """
+import os, sys
+from pathlib import Path
+from deploy.up import only_run, run_in_foreground
+with only_run(Path(sys.argv[1])):
+    child = 'import os, time; print(os.getpid(), flush=True); time.sleep(600)'
+    sys.exit(run_in_foreground([sys.executable, "-c", child], os.environ))
+"""
+
+
+def test_a_second_run_is_refused_at_once_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    child = int(holder.stdout.readline())
+    # Neither arguments nor params.yaml are read, and no server is started.
+    command = [sys.executable, "-m", "deploy.up", "--train", "--no-such-option"]
+    environment = {**os.environ, "TWIN_VAR": str(tmp_path)}
+    second = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert second.returncode == 1
+    assert f"The twin already runs in this folder, as process {holder.pid}" in second.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    with only_run(tmp_path):
+        assert (tmp_path / "run.lock").read_text() == f"{os.getpid()}\n"
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{child}/stat").exists() and " Z " not in Path(f"/proc/{child}/stat").read_text():
+        assert time.monotonic() < deadline, "the child of the killed run is still running"
+        time.sleep(0.02)
+
+
+def test_the_pipeline_is_not_run_if_the_options_are_wrong(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deploy.up", "--train", "--for", "abc"]
+    environment = {**os.environ, "TWIN_VAR": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "invalid float value" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["run.lock"]
