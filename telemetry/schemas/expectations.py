@@ -36,7 +36,9 @@ def great_expectations() -> Any:
         warnings.simplefilter("ignore", DeprecationWarning)
         import great_expectations as gx
         import great_expectations.expectations
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    # The second one, which names the temporary folder of each context, has a level of its own.
+    for name in ("great_expectations", "great_expectations.data_context.types.base"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     return gx
 
 

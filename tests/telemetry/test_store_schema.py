@@ -57,6 +57,19 @@ def test_repeated_migration_applies_nothing(dsn: str) -> None:
     assert [row[0] for row in recorded] == sorted(file.name for file in MIGRATIONS.glob("0*.sql"))
 
 
+def test_every_table_and_column_has_a_comment(dsn: str) -> None:
+    tables = "SELECT c.oid, c.relname FROM pg_class c WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'"
+    assert len(query(dsn, tables)) >= 18
+    missing = query(
+        dsn,
+        f"""SELECT t.relname, a.attname FROM ({tables}) t
+            JOIN pg_attribute a ON a.attrelid = t.oid AND a.attnum >= 0 AND NOT a.attisdropped
+            WHERE col_description(t.oid, a.attnum) IS NULL
+            UNION SELECT t.relname, '' FROM ({tables}) t WHERE obj_description(t.oid, 'pg_class') IS NULL""",
+    )
+    assert missing == [], "add COMMENT ON statements to the migration"
+
+
 def test_changed_or_missing_applied_migration_is_refused(postgres_dsn: str, tmp_path: Path) -> None:
     file = tmp_path / "0001_first.sql"
     file.write_text("CREATE TABLE first (x int)")
