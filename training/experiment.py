@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from features.table import LabelParams
@@ -64,9 +65,29 @@ def source_overrides(
     return overrides + [f"targets.{key}={value}" for key, value in definitions.items()]
 
 
+#: Hints of DVC that do not apply here: results are not staged, and there may be no remote storage.
+_HINT = re.compile(
+    r"Use `dvc push`|To track the changes with git|To enable auto staging|\t(git add|dvc config core\.autostage) "
+)
+
+
 def _dvc(*arguments: str) -> int:
-    environment = {**os.environ, **USAGE_STATISTICS_OFF}
-    return subprocess.run([sys.executable, "-m", "dvc", *arguments], env=environment, check=False).returncode
+    """Run dvc, print its output without its hints and repeated empty lines, and return its exit code."""
+    environment = {**os.environ, **USAGE_STATISTICS_OFF, "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "dvc", *arguments]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        for line in without_hints(process.stdout or ()):
+            print(line, end="", flush=True)
+    return process.returncode
+
+
+def without_hints(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of dvc's output without its hints; of several empty lines in a row, one."""
+    was_empty = False
+    for line in lines:
+        if not _HINT.match(line) and not (was_empty and not line.strip()):
+            was_empty = not line.strip()
+            yield line
 
 
 def dvc_arguments(argv: Sequence[str] | None = None) -> list[str]:
