@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from console.connection_pool import Database, StoreRow, is_finite
-from features.targets import TARGET_NAMES
+from features.targets import FORECASTS, TARGET_NAMES
 
 #: Limit on the rows read for one response: each row may lie on another page of the table, and pages may be on disk.
 MAX_ROWS = 6_000
@@ -102,7 +102,7 @@ class HistoryQueries:
         return self._series(_READINGS_SAMPLED, window, "newest in each interval")
 
     def predictions(self, window: HistoryWindow) -> HistorySeries:
-        """The champion's predictions: `time`, `<target>`, `<target>_lower`, `<target>_upper` and `temperature_due`."""
+        """The champion's predictions: `time`, `<target>`, `<target>_lower`, `<target>_upper` and `<forecast>_due`."""
         rows_per_reading = len(TARGET_NAMES)
         count = self._count("battery_predictions", window)
         if count <= window.points * rows_per_reading:
@@ -174,9 +174,16 @@ def _is_target(target: str) -> str:
 _PIVOTED = ", ".join(
     f"{_aggregate('avg', column, _is_target(target))} AS {name}" for target, column, name in _PREDICTION_COLUMNS
 )
+
+
+def _due_times(due: str) -> str:
+    """Columns `<forecast>_due`; `due` ends with an aggregate."""
+    return ", ".join(f"{due} FILTER (WHERE {_is_target(name)}) AS {name}_due" for name in FORECASTS)
+
+
 # The due time of a mean of forecasts is the start of its interval plus the horizon, so that it lines up with the mean
 # of the readings that the forecasts are for.
-_HORIZON = f"avg(due - time) FILTER (WHERE {_is_target('temperature')})"
+_HORIZON = "avg(due - time)"
 
 # ruff: noqa: S608 - the names are constants, every value is a parameter
 _READINGS_RAW = (
@@ -207,17 +214,17 @@ _READINGS_SAMPLED = f"""
     ) e ORDER BY e.time
 """
 _PREDICTIONS_RAW = f"""
-    SELECT time, {_PIVOTED}, time + {_HORIZON} AS temperature_due
+    SELECT time, {_PIVOTED}, {_due_times(f"time + {_HORIZON}")}
     FROM battery_predictions WHERE {_WHERE} AND role = 'champion' GROUP BY time ORDER BY time
 """
 _PREDICTIONS_MEAN = f"""
     SELECT {_BIN.format(time="time")} AS time, {_PIVOTED},
-           {_BIN.format(time="time")} + {_HORIZON} AS temperature_due
+           {_due_times(f"{_BIN.format(time='time')} + {_HORIZON}")}
     FROM battery_predictions WHERE {_WHERE} AND role = 'champion' GROUP BY 1 ORDER BY 1
 """
 _PREDICTIONS_SAMPLED = f"""
     SELECT p.* FROM {_INTERVALS}, LATERAL (
-        SELECT max(time) AS time, {_PIVOTED}, max(due) FILTER (WHERE {_is_target("temperature")}) AS temperature_due
+        SELECT max(time) AS time, {_PIVOTED}, {_due_times("max(due)")}
         FROM (
             SELECT * FROM battery_predictions
             WHERE {_IN_INTERVAL} AND time >= %(since)s AND role = 'champion'

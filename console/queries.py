@@ -12,20 +12,20 @@ from typing import cast
 from console.alerts.rules import RULES
 from console.changes import FleetChanges, read_changes
 from console.connection_pool import Database, StoreRow, is_finite
-from features.targets import TARGET_NAMES
+from features.targets import FORECASTS, TARGET_NAMES, TARGETS
 from monitoring.latest_predictions import PREDICTION_VALID_FOR
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, names
 from telemetry.stores.newest import newest_outcome, newest_reading, newest_rows
 
 #: Number of newest rows of `battery_predictions` that are searched for the newest one of each target and role: a target
 #: may be withheld for a while, and a challenger writes as many rows as the champion.
-_NEWEST_PREDICTIONS = 32
-#: Maximum distance between the due time of a temperature forecast and the reading that it is compared with, as in
+_NEWEST_PREDICTIONS = 8 * len(TARGET_NAMES)
+#: Maximum distance between the due time of a forecast and the reading that it is compared with, as in
 #: `monitoring`.
 _DUE_TOLERANCE = timedelta(seconds=30)
 
-#: SQL condition per target: a temperature forecast is valid until it is due.
-_VALID_AT_READING = dict.fromkeys(TARGET_NAMES, "") | {"temperature": " AND COALESCE(due > l.time, true)"}
+#: SQL condition per target: a forecast is valid until it is due.
+_VALID_AT_READING = dict.fromkeys(TARGET_NAMES, "") | dict.fromkeys(FORECASTS, " AND COALESCE(due > l.time, true)")
 #: Used in place of an infinite `max_future_s`: 31 years, which an interval can hold.
 _MAX_FUTURE_S = 1e9
 
@@ -58,17 +58,22 @@ def _finite(column: str) -> str:
 
 # A reading is stored before its predictions, so its own prediction columns are often still NULL: the newest stored
 # prediction is used instead, and the health status follows from both.  Otherwise alerts would flap with each reading.
-_RUL = f"COALESCE({_finite('l.rul_prediction')}, {_finite('p.rul_value')})"
-_FAILURE = f"COALESCE({_finite('l.failure_probability')}, {_finite('p.failure_value')})"
+_VALUES = {
+    name: f"COALESCE({_finite(f'l.{column}')}, {_finite(f'p.{name}_value')})"
+    if (column := target.shown.stored_column)
+    else f"p.{name}_value"
+    for name, target in TARGETS.items()
+}
+_PREDICTED = ", ".join(
+    f"{_VALUES[name]} AS {target.predicted_column}, p.{name}_lower, p.{name}_upper" for name, target in TARGETS.items()
+)
+_FAILURE = _VALUES["failure"]
 _HEALTH = ", ".join((*map(_finite, ("l.soc", "l.soh", "l.temperature")), _FAILURE))
 _STATUS = f"CASE WHEN l.time IS NOT NULL THEN get_battery_health({_HEALTH}) END"
 _READING = ", ".join(f"l.{name}" for name in names(READING_FIELDS) if name != "battery_id")
 _SNAPSHOT = f"""
     SELECT b.battery_id, {_READING}, l.created_at, l.late, {_DATA_SHEET}, {_STATUS} AS status,
-           {_RUL} AS rul_prediction, p.rul_lower, p.rul_upper,
-           {_FAILURE} AS failure_probability, p.failure_lower, p.failure_upper,
-           p.soh_value AS soh_predicted, p.soh_lower, p.soh_upper,
-           p.temperature_value AS temperature_predicted, p.temperature_lower, p.temperature_upper, p.temperature_due,
+           {_PREDICTED}, {", ".join(f"p.{name}_due" for name in FORECASTS)},
            COALESCE(l.prediction_timestamp, p.predicted_at) AS prediction_timestamp
     FROM batteries b
     LEFT JOIN LATERAL {_NEWEST_READING} l ON true
@@ -81,7 +86,7 @@ _NEEDS_FALLBACK = f"({' OR '.join(f'{_finite(name)} IS NULL' for name in _FALLBA
 _ALERT_CANDIDATES = f"""
     SELECT * FROM (
         SELECT b.battery_id, l.time, l.soc, l.soh, l.temperature, p.soh_value AS soh_predicted, {_STATUS} AS status,
-               {_RUL} AS rul_prediction, {_FAILURE} AS failure_probability
+               {_VALUES["rul"]} AS rul_prediction, {_FAILURE} AS failure_probability
         FROM batteries b
         LEFT JOIN LATERAL {_NEWEST_READING} l ON true
         LEFT JOIN LATERAL {_newest_predictions(("value",), _NEEDS_FALLBACK)} p ON true
@@ -221,14 +226,20 @@ class Queries:
             {"id": battery_id, "n": _NEWEST_PREDICTIONS},
         )
 
-    def forecast_for(self, battery_id: str, at: datetime, horizon: timedelta) -> StoreRow | None:
-        """The champion's temperature forecast that is due at `at`, made `horizon` earlier."""
+    def forecast_for(self, battery_id: str, target: str, at: datetime, horizon: timedelta) -> StoreRow | None:
+        """The champion's forecast of `target` that is due at `at`, made `horizon` earlier."""
         return self._database.fetch_one(
             """SELECT * FROM battery_predictions
                WHERE battery_id = %(id)s AND time BETWEEN %(first)s AND %(last)s
-                 AND target = 'temperature' AND role = 'champion' AND due IS NOT NULL
+                 AND target = %(target)s AND role = 'champion' AND due IS NOT NULL
                ORDER BY abs(extract(epoch FROM due - %(at)s)) LIMIT 1""",
-            {"id": battery_id, "at": at, "first": at - horizon - _DUE_TOLERANCE, "last": at - horizon + _DUE_TOLERANCE},
+            {
+                "id": battery_id,
+                "target": target,
+                "at": at,
+                "first": at - horizon - _DUE_TOLERANCE,
+                "last": at - horizon + _DUE_TOLERANCE,
+            },
         )
 
     def cycles(self, battery_id: str, limit: int) -> list[StoreRow]:

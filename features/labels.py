@@ -1,4 +1,4 @@
-"""Labels of the four targets, computed from later measurements; NaN where the label is unknown.
+"""Labels of the targets, computed from later measurements; NaN where the label is unknown.
 
 A battery that has not failed when its record ends is right-censored: its remaining life is
 unknown, not short, and it counts as not failed only for the observed part of the horizon.
@@ -6,9 +6,96 @@ unknown, not short, and it counts as not failed only for the observed part of th
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from features.state import FloatArray
+from telemetry.parameters import Parameters
+
+
+class LabelParams(Parameters):
+    """Label definitions: end of life, failure and horizons; `targets` in params.yaml."""
+
+    section: ClassVar[str] = "targets"
+
+    eol_fraction: float = Field(0.8, gt=0.0, lt=1.0)
+    failure_horizon_cycles: PositiveFloat = 100.0
+    temperature_horizon_s: PositiveFloat = 300.0
+    temperature_tolerance_s: NonNegativeFloat = 30.0
+    temperature_every_s: PositiveFloat = 300.0
+    fault_warning_level: float = 3.0
+    min_rows: PositiveInt = 50
+    min_events: NonNegativeInt = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatteryRecord:
+    """Everything observed of one battery that labels of its cycles are computed from.
+
+    Attributes:
+        health_cycles: float64[n], ascending: ages (equivalent full cycles) at which health was measured.
+        health: float64[n], as a fraction of the nominal capacity.
+        alarm_cycles, alarm_levels: float64[k], ages at which the pack reported a warning level, and that level.
+        last_cycle: age up to which it was observed.
+        watched: whether it reports health or warnings at all; without either, the absence of a warning is no label.
+        cycle_index: float64[m], ascending: ages at the ends of its cycles.
+        cycles: float64[m] by column of `battery_cycles`, for the `label_columns` of all targets.
+        health_tolerance_cycles: largest distance from a health measurement at which it is the label.
+    """
+
+    health_cycles: FloatArray
+    health: FloatArray
+    alarm_cycles: FloatArray
+    alarm_levels: FloatArray
+    last_cycle: float
+    watched: bool
+    cycle_index: FloatArray
+    cycles: Mapping[str, FloatArray]
+    health_tolerance_cycles: float = 0.0
+
+    def end_of_life(self, params: LabelParams) -> float:
+        """Age at end of life according to the record; NaN if not reached."""
+        return end_of_life(self.health_cycles, self.health, params.eol_fraction)
+
+
+#: Labels at float64[n] ages (equivalent full cycles) of one battery, in the unit of the target; NaN if unknown.
+LabelFunction = Callable[[FloatArray, BatteryRecord, LabelParams], FloatArray]
+
+
+def no_cycle_label(ages: FloatArray, record: BatteryRecord, params: LabelParams) -> FloatArray:
+    """The label of a target without labels by cycle: unknown."""
+    return np.full(len(ages), np.nan)
+
+
+def measured_health(ages: FloatArray, record: BatteryRecord, params: LabelParams) -> FloatArray:
+    """State of health as a fraction, from the nearest measurement; of two equally near the earlier."""
+    if not len(record.health_cycles):
+        return np.full(len(ages), np.nan)
+    nearest = _nearest(record.health_cycles, ages)
+    nearest = np.searchsorted(record.health_cycles, record.health_cycles[nearest])  # the first one at that age
+    is_near = np.abs(record.health_cycles[nearest] - ages) <= record.health_tolerance_cycles
+    return np.where(is_near, record.health[nearest], np.nan)
+
+
+def remaining_life(ages: FloatArray, record: BatteryRecord, params: LabelParams) -> FloatArray:
+    """Equivalent full cycles until the end of life."""
+    return remaining_cycles(ages, record.end_of_life(params))
+
+
+def failure(ages: FloatArray, record: BatteryRecord, params: LabelParams) -> FloatArray:
+    """1 if the battery reaches its end of life or shows a fault within the horizon, else 0."""
+    return failure_within(
+        ages,
+        horizon_cycles=params.failure_horizon_cycles,
+        event_cycles=record.alarm_cycles[record.alarm_levels >= params.fault_warning_level],
+        eol_cycle=record.end_of_life(params),
+        last_observed_cycle=record.last_cycle if record.watched else -np.inf,
+    )
 
 
 def end_of_life(cycle_index: FloatArray, soh: FloatArray, eol_fraction: float) -> float:
@@ -59,19 +146,19 @@ def failure_within(
     return label
 
 
-def temperature_ahead(
+def value_ahead(
     time_s: FloatArray,
-    temperature_c: FloatArray,
+    values: FloatArray,
     *,
     horizon_s: float,
     tolerance_s: float,
     max_gap_s: float,
 ) -> FloatArray:
-    """Temperature at the reading nearest to `time_s + horizon_s`, within `tolerance_s`, never across a gap.
+    """Value at the reading nearest to `time_s + horizon_s`, within `tolerance_s`, never across a gap.
 
     Args:
         time_s: float64[n], strictly ascending, of one battery.
-        temperature_c: float64[n].
+        values: float64[n], of one signal.
 
     Returns:
         float64[n], NaN where there is no such reading.
@@ -79,12 +166,17 @@ def temperature_ahead(
     if not len(time_s):
         return np.empty(0)
     due = time_s + horizon_s
-    after = np.minimum(np.searchsorted(time_s, due), len(time_s) - 1)
-    before = np.maximum(after - 1, 0)
-    nearest = np.where(np.abs(time_s[after] - due) < np.abs(time_s[before] - due), after, before)
+    nearest = _nearest(time_s, due)
     segment = np.cumsum(np.diff(time_s, prepend=time_s[0]) > max_gap_s)
     known = (np.abs(time_s[nearest] - due) <= tolerance_s) & (segment[nearest] == segment) & (time_s[nearest] > time_s)
-    return np.where(known, temperature_c[nearest], np.nan)
+    return np.where(known, values[nearest], np.nan)
+
+
+def _nearest(ascending: FloatArray, wanted: FloatArray) -> NDArray[np.int64]:
+    """Index of the element of `ascending` nearest to each of `wanted`; of two equally near the earlier."""
+    after = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    before = np.maximum(after - 1, 0)
+    return np.where(np.abs(ascending[after] - wanted) < np.abs(ascending[before] - wanted), after, before)
 
 
 def life_quarter(cycle_index: FloatArray, end_cycle: float) -> FloatArray:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from features import labels
+from features.labels import LabelParams
 from features.state import MAX_GAP_S, FloatArray, new_states, set_battery
 from features.state_update import (
     CYCLE_FEATURES,
@@ -21,27 +20,13 @@ from features.state_update import (
     update_from_cycles,
     update_from_readings,
 )
-from features.targets import TARGETS, Target
+from features.targets import FORECASTS, TARGETS, Target
 from telemetry.contract import SIGNALS
-from telemetry.parameters import Parameters
 
 #: Columns of every table besides features and labels.
 KEYS: tuple[str, ...] = ("battery_id", "time", "cycle_index", "life_quarter")
 
-
-class LabelParams(Parameters):
-    """Label definitions: end of life, failure and horizons; `targets` in params.yaml."""
-
-    section: ClassVar[str] = "targets"
-
-    eol_fraction: float = Field(0.8, gt=0.0, lt=1.0)
-    failure_horizon_cycles: PositiveFloat = 100.0
-    temperature_horizon_s: PositiveFloat = 300.0
-    temperature_tolerance_s: NonNegativeFloat = 30.0
-    temperature_every_s: PositiveFloat = 300.0
-    fault_warning_level: float = 3.0
-    min_rows: PositiveInt = 50
-    min_events: NonNegativeInt = 10
+_ACTUAL = "actual_"  # prefix of the signals that are forecast
 
 
 @dataclass(frozen=True)
@@ -74,7 +59,7 @@ def build(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame,
     """Compute features and labels of a source's history; frames in contract columns, see `telemetry.contract`."""
     history = _compute_features(readings, cycles, batteries)
     by_cycle = _label_cycles(history, cycles, batteries, params)
-    by_reading = _label_temperature(history.readings, params)
+    by_reading = _label_readings(history.readings, params)
     tables: dict[str, pd.DataFrame] = {}
     not_available: dict[str, str] = {}
     for target in TARGETS.values():
@@ -137,7 +122,8 @@ def _compute_features(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: p
     ).sort_values(["battery_id", "cycle_index"], kind="stable", ignore_index=True)
     features = pd.concat(
         [
-            readings[["battery_id", "time", "temperature", "warning_level"]],
+            readings[["battery_id", "time", "warning_level"]],
+            readings.reindex(columns=sorted({str(TARGETS[name].signal) for name in FORECASTS})).add_prefix(_ACTUAL),
             pd.DataFrame(by_reading.features, columns=list(READING_FEATURES)),
         ],
         axis=1,
@@ -198,87 +184,69 @@ def _measured_soh(history: _History, cycles: pd.DataFrame, batteries: pd.DataFra
 def _label_cycles(
     history: _History, cycles: pd.DataFrame, batteries: pd.DataFrame, params: LabelParams
 ) -> pd.DataFrame:
-    """The cycles of `history` with `soh_fraction`, `remaining_cycles`, `fails_within_horizon` and `life_quarter`."""
+    """The cycles of `history` with the labels of the targets by cycle and `life_quarter`."""
+    rows = history.cycles.assign(time=history.cycles["end_time"])
     measured = _measured_soh(history, cycles, batteries)
-    rows = history.cycles.merge(measured, on=["battery_id", "cycle_index"], how="left")
-    rows["time"] = rows["end_time"]
-    faults = _fault_cycles(history.readings, cycles, params)
+    warnings = _warnings(history.readings, cycles)
     observed = pd.concat(
         [frame[["battery_id", "cycle_index"]] for frame in (rows, measured, history.readings)], ignore_index=True
     )
     last_observed = observed.groupby("battery_id")["cycle_index"].max()
+    targets = [target for target in TARGETS.values() if target.cadence == "cycle"]
+    health_of, warnings_of = (dict(list(frame.groupby("battery_id"))) for frame in (measured, warnings))
     parts: list[pd.DataFrame] = []
-    no_cycles = np.empty(0)
-    reporting = _reporting_warnings(history.readings, cycles)
     for battery_id, part in rows.groupby("battery_id", sort=True):
-        health = measured[measured["battery_id"] == battery_id]
+        health, alarms = health_of.get(battery_id, measured[:0]), warnings_of.get(battery_id, warnings[:0])
         index = part["cycle_index"].to_numpy(dtype=float)
-        last = float(last_observed[battery_id])
-        eol = labels.end_of_life(
-            health["cycle_index"].to_numpy(dtype=float), health["soh_fraction"].to_numpy(), params.eol_fraction
+        record = labels.BatteryRecord(
+            health_cycles=health["cycle_index"].to_numpy(dtype=float),
+            health=health["soh_fraction"].to_numpy(dtype=float),
+            alarm_cycles=alarms["cycle_index"].to_numpy(dtype=float),
+            alarm_levels=alarms["warning_level"].to_numpy(dtype=float),
+            last_cycle=float(last_observed[battery_id]),
+            watched=len(health) > 0 or len(alarms) > 0,
+            cycle_index=index,
+            cycles={name: part[name].to_numpy(dtype=float) for target in targets for name in target.label_columns},
         )
-        events = faults.get(str(battery_id), no_cycles)
-        failure_observable = len(health) > 0 or str(battery_id) in reporting
-        failure = labels.failure_within(
-            index,
-            horizon_cycles=params.failure_horizon_cycles,
-            event_cycles=events,
-            eol_cycle=eol,
-            last_observed_cycle=last if failure_observable else -np.inf,
+        eol = record.end_of_life(params)
+        part = part.assign(
+            **{target.label: target.label_of(index, record, params) for target in targets},
+            life_quarter=labels.life_quarter(index, record.last_cycle if np.isnan(eol) else eol),
         )
-        parts.append(
-            part.assign(
-                remaining_cycles=labels.remaining_cycles(index, eol),
-                fails_within_horizon=failure,
-                life_quarter=labels.life_quarter(index, last if np.isnan(eol) else eol),
-            )
-        )
-    columns = ["remaining_cycles", "fails_within_horizon", "life_quarter"]
+        parts.append(part)
+    columns = [*(target.label for target in targets), "life_quarter"]
     return pd.concat(parts, ignore_index=True) if parts else rows.reindex(columns=[*rows.columns, *columns])
 
 
-def _reporting_warnings(readings: pd.DataFrame, cycles: pd.DataFrame) -> set[str]:
-    """Batteries that have ever reported an alarm level, for which no alarm means no fault."""
-    frames = [frame for frame in (readings, cycles) if "warning_level" in frame]
-    return {
-        str(battery_id)
-        for frame in frames
-        for battery_id in frame.dropna(subset="warning_level")["battery_id"].unique()
-    }
+def _warnings(readings: pd.DataFrame, cycles: pd.DataFrame) -> pd.DataFrame:
+    """Every reported warning level: `battery_id`, `cycle_index`, `warning_level`, which may be 0."""
+    columns = ["battery_id", "cycle_index", "warning_level"]
+    frames = [frame.reindex(columns=columns).dropna(subset="warning_level") for frame in (readings, cycles)]
+    return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
-def _fault_cycles(readings: pd.DataFrame, cycles: pd.DataFrame, params: LabelParams) -> dict[str, FloatArray]:
-    """Cycles at which each battery raised an alarm of at least `fault_warning_level`."""
-    frames = [
-        frame.loc[frame["warning_level"] >= params.fault_warning_level, ["battery_id", "cycle_index"]]
-        for frame in (readings, cycles)
-        if "warning_level" in frame
-    ]
-    events = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame({"battery_id": [], "cycle_index": []})
-    return {
-        str(battery_id): np.unique(part["cycle_index"].to_numpy(dtype=float))
-        for battery_id, part in events.groupby("battery_id")
-    }
-
-
-def _label_temperature(readings: pd.DataFrame, params: LabelParams) -> pd.DataFrame:
-    """One reading of each battery every `temperature_every_s`, with `temperature_ahead_c`."""
+def _label_readings(readings: pd.DataFrame, params: LabelParams) -> pd.DataFrame:
+    """One reading of each battery every `temperature_every_s`, with the labels of the forecasts and `life_quarter`."""
+    forecasts = [TARGETS[name] for name in FORECASTS]
     parts: list[pd.DataFrame] = []
     for _, part in readings.groupby("battery_id", sort=True):
         time_s = part["time"].astype("int64").to_numpy() / 1e6
-        ahead = labels.temperature_ahead(
-            time_s,
-            part["temperature"].to_numpy(dtype=float),
-            horizon_s=params.temperature_horizon_s,
-            tolerance_s=params.temperature_tolerance_s,
-            max_gap_s=MAX_GAP_S,
-        )
+        ahead = {
+            target.label: labels.value_ahead(
+                time_s,
+                part[f"{_ACTUAL}{target.signal}"].to_numpy(dtype=float),
+                horizon_s=target.horizon_in(vars(params)),
+                tolerance_s=params.temperature_tolerance_s,
+                max_gap_s=MAX_GAP_S,
+            )
+            for target in forecasts
+        }
         tick = np.floor(time_s / params.temperature_every_s)
         first_of_tick = np.diff(tick, prepend=-np.inf) > 0
         share = (time_s - time_s[0]) / max(time_s[-1] - time_s[0], 1.0)
-        rows = part.assign(temperature_ahead_c=ahead, life_quarter=np.minimum(np.floor(4.0 * share) + 1.0, 4.0))
+        rows = part.assign(**ahead, life_quarter=np.minimum(np.floor(4.0 * share) + 1.0, 4.0))
         parts.append(rows[first_of_tick])
-    columns = [*readings.columns, "temperature_ahead_c", "life_quarter"]
+    columns = [*readings.columns, *(target.label for target in forecasts), "life_quarter"]
     return pd.concat(parts, ignore_index=True) if parts else readings.reindex(columns=columns)
 
 
@@ -288,13 +256,7 @@ def _reason_unavailable(target: Target, frame: pd.DataFrame, labelled: pd.DataFr
         what = "readings" if target.cadence == "reading" else "cycles with any statistic to learn from"
         return f"the source has no {what}"
     if len(labelled) < params.min_rows:
-        missing = {
-            "soh": "no cycle has a measured capacity",
-            "temperature": "no reading has another one at the horizon without a gap in between",
-            "rul": "no battery was observed until its end of life",
-            "failure": "for no row is it known whether a failure follows within the horizon",
-        }[target.name]
-        return f"{len(labelled)} labelled rows, at least {params.min_rows} are needed: {missing}"
+        return f"{len(labelled)} labelled rows, at least {params.min_rows} are needed: {target.shown.no_label}"
     if target.kind == "classification":
         counts = labelled[target.label].value_counts()
         rarest = min(int(counts.get(value, 0)) for value in (0.0, 1.0))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psycopg2
 
-from features.table import LabelParams
+from features.labels import LabelParams
 from monitoring.drift.drift_monitor import DriftMonitor, registered_references
 from monitoring.drift.drift_params import DriftParams
 from monitoring.evaluation.definitions import ModelDefinitions

@@ -18,7 +18,8 @@ import psycopg2
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from monitoring.fleet_queries import FleetReader, FleetSnapshot, NewestReading
+from features.targets import TARGETS, Target
+from monitoring.fleet_queries import FleetReader, FleetSnapshot, NewestPrediction, NewestReading
 from monitoring.registry_poll import RegistryPoller
 
 logger = logging.getLogger(__name__)
@@ -38,35 +39,12 @@ WATCH_STATES = ("watching", "passed", "rolled_back", "superseded")
 #: Gauge -> description, and its value of a reading.
 _READING_GAUGES: dict[str, tuple[str, Callable[[NewestReading], float | None]]] = {
     "battery_soc_actual": ("state of charge, %", lambda one: one.soc),
-    "battery_temperature_actual": ("hottest probe, degC", lambda one: one.temperature),
-    "battery_temperature_predicted": (
-        "forecast for the time of the newest reading, degC",
-        lambda one: one.temperature_predicted,
-    ),
     "battery_voltage": ("terminal voltage, V", lambda one: one.voltage),
     "battery_current": ("current, A, positive while discharging", lambda one: one.current),
     "battery_power": ("power, kW, positive while discharging", lambda one: one.voltage * one.current / 1e3),
     "battery_last_reading_timestamp_seconds": (
         "when the newest reading reached the store, s since the epoch",
         lambda one: one.stored_at.timestamp(),
-    ),
-}
-#: Gauge -> description, and the target whose newest prediction it shows.
-_PREDICTION_GAUGES: dict[str, tuple[str, str]] = {
-    "battery_soh_predicted": ("state of health, %", "soh"),
-    "battery_temperature_forecast": ("temperature at the horizon from now, degC", "temperature"),
-    "battery_rul_predicted": ("remaining equivalent full cycles", "rul"),
-    "battery_failure_predicted": ("failure probability", "failure"),
-}
-#: Gauge -> description, and the target whose newest label it shows.
-_LABEL_GAUGES: dict[str, tuple[str, str]] = {
-    "battery_rul_actual": (
-        "remaining equivalent full cycles at the newest labelled prediction, after end of life",
-        "rul",
-    ),
-    "battery_failure_actual": (
-        "1 if it failed within the horizon of the newest labelled prediction, else 0",
-        "failure",
     ),
 }
 
@@ -150,37 +128,41 @@ class TwinCollector(Collector):
 
 def _battery_gauges(snapshot: FleetSnapshot) -> Iterator[Metric]:
     for name, (description, value_of) in _READING_GAUGES.items():
-        gauge = GaugeMetricFamily(name, description, labels=["battery_id"])
-        for reading in snapshot.readings:
-            if (value := value_of(reading)) is not None:
-                gauge.add_metric([reading.battery_id], value)
-        yield gauge
-    health = GaugeMetricFamily("battery_soh_actual", "state of health as reported by the pack or measured, %",
-                               labels=["battery_id"])  # fmt: skip
-    for reading in snapshot.readings:
-        value = reading.soh if reading.soh is not None else snapshot.actual.get((reading.battery_id, "soh"))
-        if value is not None:
-            health.add_metric([reading.battery_id], value)
-    yield health
+        values = {reading.battery_id: value_of(reading) for reading in snapshot.readings}
+        yield _by_battery(name, description, {key: value for key, value in values.items() if value is not None})
     valid_predictions = snapshot.valid_predictions()
-    for name, (description, target) in _PREDICTION_GAUGES.items():
-        gauge = GaugeMetricFamily(name, description, labels=["battery_id"])
-        bounds = GaugeMetricFamily(f"{name}_interval", f"{description}: its interval", labels=["battery_id", "bound"])
-        for prediction in valid_predictions:
-            if prediction.target == target:
-                gauge.add_metric([prediction.battery_id], prediction.value)
-                for bound, limit in (("lower", prediction.lower), ("upper", prediction.upper)):
-                    if limit is not None:
-                        bounds.add_metric([prediction.battery_id, bound], limit)
-        yield gauge
-        if bounds.samples:
-            yield bounds
-    for name, (description, target) in _LABEL_GAUGES.items():
-        gauge = GaugeMetricFamily(name, description, labels=["battery_id"])
-        for (battery_id, labelled), actual in snapshot.actual.items():
-            if labelled == target:
-                gauge.add_metric([battery_id], actual)
-        yield gauge
+    for target in TARGETS.values():
+        yield from _target_gauges(target, snapshot, [one for one in valid_predictions if one.target == target.name])
+
+
+def _target_gauges(target: Target, snapshot: FleetSnapshot, predictions: list[NewestPrediction]) -> Iterator[Metric]:
+    """`battery_<target>_actual` and `_predicted`, of a forecast for now, with `_forecast` for the horizon from now."""
+    name, described = f"battery_{target.name}", f"{target.shown.description}, {target.shown.unit}"
+    actual = {battery_id: value for (battery_id, labelled), value in snapshot.actual.items() if labelled == target.name}
+    for reading in snapshot.readings:
+        if target.signal is not None and (value := reading.signals[target.signal]) is not None:
+            actual[reading.battery_id] = value
+    yield _by_battery(f"{name}_actual", f"{described}: measured, or newest ground truth", actual)
+    predicted = f"{name}_predicted"
+    if target.is_forecast:
+        due = {one.battery_id: one.forecasts[target.name] for one in snapshot.readings if target.name in one.forecasts}
+        yield _by_battery(predicted, f"{described}: forecast for the time of the newest reading", due)
+        predicted = f"{name}_forecast"
+    yield _by_battery(predicted, described, {one.battery_id: one.value for one in predictions})
+    bounds = GaugeMetricFamily(f"{predicted}_interval", f"{described}: its interval", labels=["battery_id", "bound"])
+    for prediction in predictions:
+        for bound, limit in (("lower", prediction.lower), ("upper", prediction.upper)):
+            if limit is not None:
+                bounds.add_metric([prediction.battery_id, bound], limit)
+    if bounds.samples:
+        yield bounds
+
+
+def _by_battery(name: str, description: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily(name, description, labels=["battery_id"])
+    for battery_id, value in values.items():
+        gauge.add_metric([battery_id], value)
+    return gauge
 
 
 def _lag(snapshot: FleetSnapshot, now_s: float, *, has_release: bool) -> Iterator[Metric]:

@@ -12,8 +12,8 @@ import psycopg2
 import psycopg2.extensions
 from prometheus_client import Histogram
 
+from features.targets import SLOW_TARGETS, TARGETS, Target
 from monitoring.latest_predictions import LATEST_CHAMPION_PREDICTIONS, PREDICTION_VALID_FOR
-from monitoring.target_metrics import TARGET_METRICS, TargetMetrics
 from telemetry.stores.connection import StoreConnection
 from telemetry.stores.newest import newest_outcome, newest_prediction, newest_reading
 
@@ -22,13 +22,13 @@ RECENT_OUTCOMES = 500
 #: A forecast is compared with readings up to this long after it was due, as in training.
 FORECAST_TOLERANCE_S = 30.0
 _STATEMENT_TIMEOUT_S = 5.0
+_SIGNALS = tuple(dict.fromkeys(target.signal for target in TARGETS.values() if target.signal is not None))
 #: How far back the oldest waiting reading of a battery without any prediction is searched.
 _FIRST_PREDICTION_LOOKBACK = timedelta(hours=1)
 
-#: Condition on a prediction `n`: the forecast for the time of reading `t`.
+#: Condition on a prediction `n`: the forecast for the time of reading `t`, of target and horizon `h`.
 _FORECAST_FOR_READING = (
-    "n.target = 'temperature' "
-    "AND n.time BETWEEN t.time - horizon.ahead - make_interval(secs => %s) AND t.time - horizon.ahead"
+    "n.target = h.target AND n.time BETWEEN t.time - h.ahead - make_interval(secs => %s) AND t.time - h.ahead"
 )
 
 
@@ -39,9 +39,10 @@ class NewestReading:
     Attributes:
         stored_at: when it reached the store, on the wall clock; `time` is event time.
         predicted_until: event time of the battery's newest champion prediction.
-        temperature_predicted: earlier forecast for the time of this reading, degC.
         waiting_since: when the oldest reading without a prediction reached the store, on the wall clock; of a battery
             without any prediction, in its last hour of readings; None if none waits.
+        signals: measured values by `Target.signal`.
+        forecasts: earlier forecasts for the time of this reading, by target.
     """
 
     battery_id: str
@@ -49,12 +50,11 @@ class NewestReading:
     stored_at: datetime
     voltage: float
     current: float
-    temperature: float
     soc: float | None
-    soh: float | None
     predicted_until: datetime | None
-    temperature_predicted: float | None
     waiting_since: datetime | None
+    signals: Mapping[str, float | None] = field(kw_only=True)
+    forecasts: Mapping[str, float] = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class FleetReader(StoreConnection):
         self._predicted_until: dict[str, datetime] | None = None
         self._last_outcome: int | None = None
         self.predictions: dict[str, int] = {}
-        self.errors = {target: _error_histogram(metrics) for target, metrics in TARGET_METRICS.items()}
+        self.errors = {name: _error_histogram(target) for name, target in TARGETS.items()}
 
     def read(self) -> FleetSnapshot:
         """Read the fleet and update the counters `predictions` and `errors`."""
@@ -196,33 +196,36 @@ class FleetReader(StoreConnection):
                 self.errors[target].labels(target).observe(abs(error))
 
 
-def _error_histogram(metrics: TargetMetrics) -> Histogram:
+def _error_histogram(target: Target) -> Histogram:
     """Absolute errors of one target, exported from the start, without a registry: targets differ in their buckets."""
     histogram = Histogram(
         "prediction_error",
         "absolute error of the champion, in the unit of the metric",
         ["metric"],
-        buckets=metrics.error_buckets,
+        buckets=target.shown.error_buckets,
         registry=None,
     )
-    histogram.labels(metrics.target)
+    histogram.labels(target.name)
     return histogram
 
 
 def _readings(cursor: psycopg2.extensions.cursor) -> list[NewestReading]:
     cursor.execute(
         f"""
-        SELECT b.battery_id, t.time, t.created_at, t.voltage, t.current, t.temperature, t.soc, t.soh,
-               predicted.time, forecast.value, waiting.created_at
+        SELECT b.battery_id, t.time, t.created_at, t.voltage, t.current, t.soc, predicted.time, waiting.created_at,
+               ARRAY[{", ".join(f"t.{signal}" for signal in _SIGNALS)}]::float8[], forecasts.by_target
         FROM batteries b
         CROSS JOIN LATERAL {newest_reading()} t
         LEFT JOIN LATERAL {newest_prediction()} predicted ON true
         LEFT JOIN LATERAL (
-            SELECT due - time AS ahead FROM battery_predictions p
-            WHERE p.battery_id = b.battery_id AND p.time = predicted.time AND p.target = 'temperature'
-              AND p.role = 'champion' LIMIT 1
-        ) horizon ON true
-        LEFT JOIN LATERAL {newest_prediction(_FORECAST_FOR_READING, columns="value")} forecast ON true
+            SELECT jsonb_object_agg(h.target, forecast.value) AS by_target
+            FROM (
+                SELECT target, due - time AS ahead FROM battery_predictions p
+                WHERE p.battery_id = b.battery_id AND p.time = predicted.time AND p.role = 'champion'
+                  AND p.due IS NOT NULL
+            ) h
+            CROSS JOIN LATERAL {newest_prediction(_FORECAST_FOR_READING, columns="value")} forecast
+        ) forecasts ON true
         LEFT JOIN LATERAL (
             SELECT created_at FROM ev_telemetry w
             WHERE w.battery_id = b.battery_id AND w.voltage IS NOT NULL
@@ -233,7 +236,10 @@ def _readings(cursor: psycopg2.extensions.cursor) -> list[NewestReading]:
         """,  # noqa: S608 - constant text
         (FORECAST_TOLERANCE_S, _FIRST_PREDICTION_LOOKBACK),
     )
-    return [NewestReading(*row) for row in cursor.fetchall()]
+    return [
+        NewestReading(*row, signals=dict(zip(_SIGNALS, signals, strict=True)), forecasts=forecasts or {})
+        for *row, signals, forecasts in cursor.fetchall()
+    ]
 
 
 def _predictions(cursor: psycopg2.extensions.cursor) -> list[NewestPrediction]:
@@ -251,9 +257,10 @@ def _actual(cursor: psycopg2.extensions.cursor) -> dict[tuple[str, str], float]:
     cursor.execute(
         f"""
         SELECT b.battery_id, s.target, o.actual
-        FROM batteries b CROSS JOIN (VALUES ('soh'), ('rul'), ('failure')) AS s (target)
+        FROM batteries b CROSS JOIN unnest(%s::text[]) AS s (target)
         CROSS JOIN LATERAL {newest_outcome("s.target", columns="actual")} o
-        """  # noqa: S608 - constant text
+        """,  # noqa: S608 - constant text
+        (list(SLOW_TARGETS),),
     )
     return {(battery_id, target): actual for battery_id, target, actual in cursor.fetchall()}
 
@@ -273,8 +280,8 @@ def _recent(cursor: psycopg2.extensions.cursor) -> list[RecentOutcomes]:
         GROUP BY s.target, s.role
         """,
         {
-            "targets": list(TARGET_METRICS),
-            "floors": [metrics.floor for metrics in TARGET_METRICS.values()],
+            "targets": list(TARGETS),
+            "floors": [target.floor * target.shown.factor for target in TARGETS.values()],
             "count": RECENT_OUTCOMES,
         },
     )

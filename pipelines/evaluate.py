@@ -13,6 +13,7 @@ from features.targets import TARGETS
 from telemetry.command import exit_code
 from telemetry.parameters import load_params
 from training import plots
+from training.baselines import LINEAR_EXTRAPOLATION
 from training.evaluate import add_linear_extrapolation, by_fold, permutation_importance, report
 from training.onnx_runtime import OnnxForest
 from training.params import FEATURES, MODELS, REPORTS, read_json, start_logging, write_json
@@ -25,8 +26,10 @@ PLOTS = REPORTS / "plots"
 def read_predictions(kind: str, fits: dict[str, Any], eol_fraction: float) -> dict[str, pd.DataFrame]:
     """Predictions and baselines of every available target, `kind` being "oof" or "gate"."""
     rows = {name: pd.read_parquet(MODELS / name / f"{kind}.parquet") for name in fits}
-    if "rul" in rows and "soh" in rows:
-        rows["rul"] = add_linear_extrapolation(rows["rul"], rows["soh"], eol_fraction, longest=fits["rul"]["label_max"])
+    for name in rows:
+        if LINEAR_EXTRAPOLATION in TARGETS[name].baselines and "soh" in rows:
+            longest = fits[name]["label_max"]
+            rows[name] = add_linear_extrapolation(rows[name], rows["soh"], eol_fraction, longest=longest)
     return rows
 
 

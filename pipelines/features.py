@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from features import leakage_check
+from features.labels import LabelParams
 from features.state import STATE_VERSION
-from features.table import KEYS, FeatureTables, LabelParams, build
+from features.table import KEYS, FeatureTables, build
 from features.targets import TARGETS
 from telemetry.command import exit_code
 from telemetry.parameters import load_params

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal
 
-from serving.api_fields import API_FIELDS, utc
+from features.targets import TARGETS
+from serving.api_fields import utc
 from serving.feature_snapshots import FeatureSnapshots
 from serving.predictor import TargetValues
 from telemetry.batch import Row
@@ -43,7 +44,7 @@ def prediction_rows(
         horizon_s = horizons.get(f"{target}_s")
         ahead = None if horizon_s is None else timedelta(seconds=horizon_s)
         name, _, version = (values.model or "").rpartition("/")
-        api_values = API_FIELDS[target].to_api_units(values.values).tolist()
+        api_values = TARGETS[target].to_shown(values.values).tolist()
         for battery_id, time, age, value in zip(battery_ids, times, ages, api_values, strict=True):
             if time is None or value != value:
                 continue

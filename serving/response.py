@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from features.state import encode
 from features.state_update import closed_table
-from serving.api_fields import API_FIELDS, ApiField, utc
+from features.targets import TARGETS, Target
+from serving.api_fields import utc
 from serving.feature_snapshots import FeatureSnapshots
 from serving.predictor import Predictor, TargetValues
 from serving.request_scoring import ScoringRequest, ScoringResult
@@ -19,7 +20,6 @@ from serving.session_rows import cycle_rows
 from telemetry.contract import CYCLE_FIELDS
 from telemetry.schemas.request import Cycle
 from telemetry.wire import json_values, rfc3339
-from training.release import RUL_UNIT
 
 _UNKNOWN_CAPACITY = (
     "the nominal capacity is unknown, so features relative to it are missing: send battery.nominal_capacity_ah"
@@ -36,48 +36,38 @@ class _Value(_ResponseModel):
     withheld: str | None = Field(None, description="reason for withholding the value")
 
 
-class SohPrediction(_Value):
-    """Present state of health: capacity as a fraction of the nominal capacity."""
-
-    unit: str = "%"
-
-
-class TemperaturePrediction(_Value):
-    """Temperature of the hottest probe at the time `due`."""
-
-    unit: str = "degC"
-    due: datetime | None = Field(None, description="time that the temperature is predicted for")
-
-
-class RulPrediction(_Value):
-    """Remaining useful life."""
-
-    unit: str = RUL_UNIT
+def _prediction_model(target: Target) -> type[_Value]:
+    fields: dict[str, Any] = {}
+    if target.kind == "regression":
+        fields["unit"] = (str, target.shown.unit)
+    if target.matures == "seconds":
+        fields["due"] = (datetime | None, Field(None, description="time that the value is predicted for"))
+    if target.matures == "cycles":
+        fields["horizon_cycles"] = (float | None, Field(None, description="equivalent full cycles"))
+    name = "".join(part.capitalize() for part in target.name.split("_"))
+    description = f"{target.title}: {target.shown.description}."
+    return create_model(f"{name}Prediction", __base__=_Value, __doc__=description, **fields)
 
 
-class FailurePrediction(_Value):
-    """Probability of end of life or a fault within the next `horizon_cycles`."""
-
-    horizon_cycles: float | None = Field(None, description="equivalent full cycles")
-
-
-class BatteryPrediction(_ResponseModel):
-    """Predictions for one battery at the time of a reading."""
-
+class _Entry(_ResponseModel):
     battery_id: str
     time: datetime | None = Field(description="of the newest reading; null before the first")
     release: str = Field(description="the release that predicted, e.g. battery-twin/12")
     state: str | None = Field(
         None, description="opaque, in the last entry of a battery; send it with the next request for this battery"
     )
-    soh: SohPrediction
-    temperature: TemperaturePrediction
-    rul: RulPrediction
-    failure_probability: FailurePrediction
     notes: list[str]
     closed_cycles: list[Cycle] | None = Field(  # type: ignore[valid-type]
         None, description="sessions that ended since the battery's previous entry, if requested"
     )
+
+
+BatteryPrediction = create_model(
+    "BatteryPrediction",
+    __base__=_Entry,
+    __doc__="Predictions for one battery at the time of a reading.",
+    **{target.shown.field: (_prediction_model(target), ...) for target in TARGETS.values()},  # type: ignore[call-overload]
+)
 
 
 class PredictResponse(_ResponseModel):
@@ -139,15 +129,16 @@ def prediction_messages(
         release, horizons: of the same predictor.
     """
     times = [utc(time_s) if time_s == time_s else None for time_s in snapshots.time_s.tolist()]
-    columns = {api_field.field: _column(predicted[target], api_field) for target, api_field in API_FIELDS.items()}
-    if "temperature_s" in horizons:
-        ahead = timedelta(seconds=horizons["temperature_s"])
-        for time, prediction in zip(times, columns["temperature"], strict=True):
-            if time is not None:
-                prediction["due"] = rfc3339(time + ahead)
-    if "failure_cycles" in horizons:
-        for prediction in columns["failure_probability"]:
-            prediction["horizon_cycles"] = horizons["failure_cycles"]
+    columns = {target.shown.field: _column(predicted[target.name], target) for target in TARGETS.values()}
+    for target in TARGETS.values():
+        horizon = horizons.get(target.horizon_key or "")
+        if horizon is None:
+            continue
+        for time, prediction in zip(times, columns[target.shown.field], strict=True):
+            if target.matures == "cycles":
+                prediction["horizon_cycles"] = horizon
+            elif time is not None:
+                prediction["due"] = rfc3339(time + timedelta(seconds=horizon))
     known = snapshots.nominal_capacity_known.tolist()
     return [
         {
@@ -161,11 +152,11 @@ def prediction_messages(
     ]
 
 
-def _column(values: TargetValues, api_field: ApiField) -> list[dict[str, Any]]:
-    fixed = {"model": values.model} if api_field.unit is None else {"model": values.model, "unit": api_field.unit}
+def _column(values: TargetValues, target: Target) -> list[dict[str, Any]]:
+    fixed = {"model": values.model} | ({"unit": target.shown.unit} if target.kind == "regression" else {})
     return [
         {"value": value, **fixed} if reason is None else {"value": None, **fixed, "withheld": reason}
-        for value, reason in zip(api_field.to_api_units(values.values).tolist(), values.reasons, strict=True)
+        for value, reason in zip(target.to_shown(values.values).tolist(), values.reasons, strict=True)
     ]
 
 

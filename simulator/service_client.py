@@ -14,17 +14,11 @@ from typing import Any
 import httpx
 import orjson
 
+from features.targets import TARGETS
 from telemetry.batch import Row
 from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, names
 from telemetry.wire import json_values
 
-#: Field of the service's response -> target, as `battery_predictions` names it.
-RESPONSE_FIELDS: dict[str, str] = {
-    "soh": "soh",
-    "temperature": "temperature",
-    "rul": "rul",
-    "failure_probability": "failure",
-}
 #: Real cars do not send their state of health, so that it is not posted.
 _POSTED_FIELDS = tuple(field for field in READING_FIELDS if field.name not in ("battery_id", "soh"))
 _POSTED_BATTERY_FIELDS = tuple(field for field in BATTERY_FIELDS if field.name != "battery_id")
@@ -86,7 +80,7 @@ class BatteryPredictions:
 
     Attributes:
         state: opaque, to be sent with the next readings; with the last reading only.
-        by_target: predictions (soh in percent, temperature in degC, rul in cycles, failure as a probability).
+        by_target: predictions in the presented units.
         closed_cycles: charge and discharge sessions that ended since the battery's previous predictions, rows of
             `battery_cycles`.
     """
@@ -216,9 +210,9 @@ def _predictions(entry: Mapping[str, Any]) -> BatteryPredictions:
         state=entry.get("state"),
         release=str(entry.get("release", "")),
         by_target={
-            target: _target_prediction(entry[name])
-            for name, target in RESPONSE_FIELDS.items()
-            if isinstance(entry.get(name), Mapping)
+            target.name: _target_prediction(entry[target.shown.field])
+            for target in TARGETS.values()
+            if isinstance(entry.get(target.shown.field), Mapping)
         },
         closed_cycles=[_cycle(row) for row in entry.get("closed_cycles") or ()],
     )

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from features.targets import TARGETS
 from simulator.live_twin import LiveTwin
 from simulator.run_statistics import RunStatistics, Summary
-from simulator.service_client import RESPONSE_FIELDS
 from telemetry.health import battery_health
 
 _STATUS_STYLE = {"NORMAL": "green", "WARNING": "yellow", "CRITICAL": "bold red"}
@@ -26,10 +26,7 @@ _COLUMNS = (
     "voltage V",
     "current A",
     "temp °C",
-    "+5 min °C",
-    "SoH %",
-    "RUL cycles",
-    "failure",
+    *(f"{target.shown.short} {target.shown.symbol}".strip() for target in TARGETS.values()),
     "status",
 )
 
@@ -162,10 +159,7 @@ def _table(twins: Sequence[LiveTwin]) -> Table:
         table.add_column(name, justify="left" if name in ("battery", "status") else "right", no_wrap=True)
     for twin in twins:
         reading = twin.reading or {}
-        predicted = {
-            target: None if twin.predictions is None else twin.predictions.value(target)
-            for target in RESPONSE_FIELDS.values()
-        }
+        predicted = {target: None if twin.predictions is None else twin.predictions.value(target) for target in TARGETS}
         health = battery_health(
             _number(reading.get("soc")),
             _number(reading.get("soh")),
@@ -178,10 +172,7 @@ def _table(twins: Sequence[LiveTwin]) -> Table:
             _text(reading.get("voltage"), 1),
             _text(reading.get("current"), 1),
             _text(reading.get("temperature"), 1),
-            _text(predicted["temperature"], 1),
-            _text(predicted["soh"], 1),
-            _text(predicted["rul"], 0),
-            _text(predicted["failure"], 3),
+            *(_text(predicted[target.name], target.shown.decimals) for target in TARGETS.values()),
             Text(health, _STATUS_STYLE[health]),
         )
     return table

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from features.table import LabelParams
+from features.labels import LabelParams
 from telemetry.command import exit_code
 from telemetry.errors import TwinError
 from telemetry.parameters import load_params

@@ -14,7 +14,8 @@ class GateThresholds:
     """Section `gate` of params.yaml.
 
     Attributes:
-        min_skill: by target, the smallest skill (error reduction against the best baseline, as a share).
+        min_skill: by target, the smallest skill (error reduction against the best baseline, as a share); `default` is
+            that of the others.
         tolerance: share by which a challenger's error may exceed the champion's.
     """
 
@@ -39,9 +40,10 @@ class GateThresholds:
         Raises:
             TwinError: no threshold is set for this target.
         """
-        if target not in self.min_skill:
-            raise TwinError(f"params.yaml has no gate.min_skill.{target}; add it", field=f"gate.min_skill.{target}")
-        return self.min_skill[target]
+        for name in (target, "default"):
+            if name in self.min_skill:
+                return self.min_skill[name]
+        raise TwinError(f"params.yaml has no gate.min_skill.{target}; add it", field=f"gate.min_skill.{target}")
 
 
 @dataclass(frozen=True)

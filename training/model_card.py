@@ -9,23 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_PURPOSE = {
-    "soh": (
-        "State of health now: usable capacity as a share of the nominal one, from how the battery charges and "
-        "discharges. No measured capacity is among its inputs."
-    ),
-    "temperature": (
-        "Temperature of the hottest probe {temperature_horizon_s:g} s ahead. The model predicts the change from now."
-    ),
-    "rul": (
-        "Remaining useful life: equivalent full cycles until the capacity stays below {eol_fraction:.0%} of the "
-        "nominal one. Batteries that have not reached it have no label (right-censored)."
-    ),
-    "failure": (
-        "Probability that the battery reaches its end of life or shows a fault within the next "
-        "{failure_horizon_cycles:g} equivalent full cycles, calibrated by a sigmoid."
-    ),
-}
+from features.targets import TARGETS
 
 _LIMITS: tuple[str, ...] = (
     "A forest cannot extrapolate: outside the range of its training data it repeats the nearest values.",
@@ -58,7 +42,7 @@ def model_card(target: str, fit: Mapping[str, Any], evaluation: Mapping[str, Any
     unit = str(out_of_fold.get("unit") or gate.get("unit") or "")
     sections = [
         f"# Model card: {target}",
-        "## Intended use\n" + _purpose(target, fit),
+        "## Intended use\n" + TARGETS[target].shown.purpose.format(**fit["definitions"]),
         "## Training data\n" + _training(fit, context),
         f"## Evaluation\n{_split(fit)}\n\n"
         + "\n\n".join(
@@ -70,10 +54,6 @@ def model_card(target: str, fit: Mapping[str, Any], evaluation: Mapping[str, Any
         "## Reproduction\n" + _reproduction(fit, context),
     ]
     return "\n\n".join(sections) + "\n"
-
-
-def _purpose(target: str, fit: Mapping[str, Any]) -> str:
-    return _PURPOSE[target].format(**fit["definitions"])
 
 
 def _training(fit: Mapping[str, Any], context: CardContext) -> str:
@@ -130,7 +110,7 @@ def _quarters(entries: Sequence[Mapping[str, Any]]) -> str:
 
 def _limits(fit: Mapping[str, Any], context: CardContext) -> tuple[str, ...]:
     limits = _LIMITS
-    if fit.get("label_max") is not None and fit["target"] != "temperature":  # this one predicts a change
+    if fit.get("label_max") is not None and TARGETS[fit["target"]].offset is None:  # others predict a change
         limits = (
             *limits,
             f"The largest value in training was {_number(fit['label_max'])}; it never predicts more.",

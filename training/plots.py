@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.calibration import calibration_curve
 
-from features.targets import TARGETS, Target
+from features.targets import TARGETS
 
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#777777"  # Okabe and Ito: safe for colour-blind eyes
-_PERCENT = {"soh": 100.0}
 
 
 def _figure(width: float, height: float, columns: int = 1, rows: int = 1) -> tuple[Figure, list[Axes]]:
@@ -34,11 +33,6 @@ def _save(figure: Figure, path: Path) -> None:
         figure.savefig(path, metadata={"Software": None})
 
 
-def unit_of(target: Target) -> str:
-    """The unit as shown in plots: state of health in percent."""
-    return "%" if target.name in _PERCENT else target.unit
-
-
 def predicted_against_actual(predictions: dict[str, pd.DataFrame], path: Path) -> None:
     """One panel for each regression target: out-of-fold predictions against actual values."""
     shown = [name for name in predictions if TARGETS[name].kind == "regression"]
@@ -46,12 +40,12 @@ def predicted_against_actual(predictions: dict[str, pd.DataFrame], path: Path) -
         return
     figure, axes = _figure(4.6 * len(shown), 4.4, columns=len(shown))
     for ax, name in zip(axes, shown, strict=True):
-        target, scale = TARGETS[name], _PERCENT.get(name, 1.0)
+        target, scale = TARGETS[name], TARGETS[name].shown.factor
         actual, predicted = predictions[name]["actual"] * scale, predictions[name]["predicted"] * scale
         low, high = float(min(actual.min(), predicted.min())), float(max(actual.max(), predicted.max()))
         ax.hexbin(actual, predicted, gridsize=60, bins="log", mincnt=1, cmap="viridis", extent=(low, high, low, high))
         ax.plot([low, high], [low, high], color=_ORANGE, linewidth=1, label="perfect")
-        unit = unit_of(target)
+        unit = target.shown.unit
         ax.set(title=target.title, xlabel=f"actual [{unit}]", ylabel=f"predicted, out of fold [{unit}]")
         mae = float((actual - predicted).abs().mean())
         ax.text(0.04, 0.95, f"MAE {mae:.3g} {unit}", transform=ax.transAxes, va="top")
@@ -108,10 +102,10 @@ def importance(by_target: dict[str, pd.DataFrame], path: Path, count: int = 12) 
         return
     figure, axes = _figure(4.8 * len(by_target), 4.2, columns=len(by_target))
     for ax, (name, table) in zip(axes, by_target.items(), strict=True):
-        target, scale = TARGETS[name], _PERCENT.get(name, 1.0)
+        target, scale = TARGETS[name], TARGETS[name].shown.factor
         top = table.head(count).iloc[::-1]
         ax.barh(top["signal"], top["increase"] * scale, color=_BLUE)
-        measure = "Brier score" if target.kind == "classification" else f"MAE [{unit_of(target)}]"
+        measure = "Brier score" if target.kind == "classification" else f"MAE [{target.shown.unit}]"
         ax.set(title=target.title, xlabel=f"increase of {measure} when permuted")
         ax.tick_params(axis="y", labelsize=8)
         ax.xaxis.set_major_locator(MaxNLocator(4))

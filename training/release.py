@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from features.targets import TARGETS
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from training.mlflow_client import connect
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 RELEASE_FILE = "release.json"
-RUL_UNIT = "equivalent full cycles"
 
 #: Tag of a model version: `content_sha256` of its files.
 CONTENT_TAG = "content_sha256"
@@ -75,14 +75,14 @@ class Release:
     Attributes:
         models: champions by target; a target without a champion is absent.
         state_version: `STATE_VERSION` of the features that all models were fitted on.
-        horizons: `temperature_s` and `failure_cycles`, for the models that the release has.
+        horizons: by `Target.horizon_key`, e.g. `temperature_s`, of the models that the release has.
     """
 
     domain: str
     models: Mapping[str, PinnedModel]
     state_version: int
     horizons: Mapping[str, float]
-    rul_unit: str = RUL_UNIT
+    rul_unit: str = TARGETS["rul"].unit
 
     def to_json(self) -> str:
         """The file's text."""
@@ -206,12 +206,11 @@ def load_release(
 
 def horizons_of(fits: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """`Release.horizons` from the `fit.json` of its models, by target."""
-    horizons = {}
-    if "temperature" in fits:
-        horizons["temperature_s"] = float(fits["temperature"]["definitions"]["temperature_horizon_s"])
-    if "failure" in fits:
-        horizons["failure_cycles"] = float(fits["failure"]["definitions"]["failure_horizon_cycles"])
-    return horizons
+    return {
+        key: TARGETS[name].horizon_in(fit["definitions"])
+        for name, fit in fits.items()
+        if (key := TARGETS[name].horizon_key) is not None
+    }
 
 
 def read_release(client: MlflowClient, domain: str, version: int) -> Release:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from features.table import LabelParams, build
+from features.labels import LabelParams
+from features.table import build
 from simulator.fleet import SimulateParams
 from simulator.live_pack import LivePack
 from telemetry.batch import Batch, rows_of

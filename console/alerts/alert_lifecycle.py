@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 from console.alerts.rules import RULES, AlertRule, Severity
+from features.targets import TARGETS
 
 #: Columns of a battery row that are stored with an alert as evidence.
 EVIDENCE = (
-    "time", "soc", "soh", "soh_predicted", "temperature", "temperature_predicted", "ambient_temperature", "voltage",
-    "current", "rul_prediction", "failure_probability", "charge_cycles", "warning_level", "is_charging",
+    "time", "soc", "soh", "temperature", "ambient_temperature", "voltage", "current", "charge_cycles", "warning_level",
+    "is_charging", *(target.predicted_column for target in TARGETS.values()),
 )  # fmt: skip
 Key = tuple[str, str]
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from console.alerts.alert_store import MAX_MUTE
 from console.alerts.rules import RULES
 from console.history import RANGE_COLUMNS, Method
+from features.targets import FORECASTS, TARGETS
 from telemetry.contract import BATTERY_FIELDS, BATTERY_ID_PATTERN, READING_FIELDS
 from telemetry.contract import Field as Column
 
@@ -25,6 +26,17 @@ MAX_MUTE_HOURS = MAX_MUTE.total_seconds() / 3600
 
 _READINGS = [column for column in READING_FIELDS if column.name not in ("battery_id", "time")]
 _DATA_SHEET = [column for column in BATTERY_FIELDS if column.name != "battery_id"]
+_DUE_TIMES: dict[str, Any] = {f"{name}_due": (datetime | None, None) for name in FORECASTS}
+_PREDICTED: dict[str, Any] = {
+    target.predicted_column: (float | None, Field(None, description=target.shown.unit))
+    for target in TARGETS.values()
+    if target.shown.stored_column is None
+}
+_HISTORY: dict[str, Any] = {
+    column: (float | None, Field(None, description=target.shown.unit))
+    for name, target in TARGETS.items()
+    for column in (name, f"{name}_lower", f"{name}_upper")
+}
 _ENVIRONMENT = ("ambient_temperature", "is_charging", "odometer_km", "speed_kmh")
 
 
@@ -65,9 +77,8 @@ BatteryStatus = create_model(
     "BatteryStatus",
     __base__=LatestRow,
     __doc__="Newest reading and newest predictions of one battery as one flat object.",
-    soh_predicted=(float | None, Field(None, description="%")),
-    temperature_predicted=(float | None, Field(None, description="degC, at temperature_due")),
-    temperature_due=(datetime | None, None),
+    **_PREDICTED,
+    **_DUE_TIMES,
     reasons=(list[str], Field(description="messages of the alert rules that are triggered")),
 )
 
@@ -81,15 +92,13 @@ class PredictedValue(_ResponseModel):
     due: datetime | None = Field(None, description="time at which the ground truth is known")
 
 
-class PredictedTargets(_ResponseModel):
-    """Predictions of the four targets."""
-
-    soh: PredictedValue
-    temperature: PredictedValue
-    rul: PredictedValue
-    failure_probability: PredictedValue
-
-
+_VALUE: Any = (PredictedValue, ...)
+PredictedTargets = create_model(
+    "PredictedTargets",
+    __base__=_ResponseModel,
+    __doc__="Predictions of all targets.",
+    **dict.fromkeys((target.shown.field for target in TARGETS.values()), _VALUE),
+)
 ActualReading = create_model(
     "ActualReading",
     __base__=_ResponseModel,
@@ -166,23 +175,14 @@ HistoryReading = create_model(
 )
 
 
-class HistoryPrediction(_ResponseModel):
-    """Predictions made at `time`: soh in %, temperature in degC at `temperature_due`, rul in equivalent full cycles."""
-
-    time: datetime
-    soh: float | None = None
-    soh_lower: float | None = None
-    soh_upper: float | None = None
-    temperature: float | None = None
-    temperature_lower: float | None = None
-    temperature_upper: float | None = None
-    temperature_due: datetime | None = None
-    rul: float | None = None
-    rul_lower: float | None = None
-    rul_upper: float | None = None
-    failure: float | None = None
-    failure_lower: float | None = None
-    failure_upper: float | None = None
+HistoryPrediction = create_model(
+    "HistoryPrediction",
+    __base__=_ResponseModel,
+    __doc__="Predictions made at `time`; a forecast is for its due time.",
+    time=(datetime, ...),
+    **_HISTORY,
+    **_DUE_TIMES,
+)
 
 
 class Resolution(_ResponseModel):

@@ -17,10 +17,9 @@ from console.api.error_responses import ApiError, ErrorResponse
 from console.connection_pool import StoreRow
 from console.history import DEFAULT_POINTS, MAX_POINTS, READING_COLUMNS, HistoryQueries, HistorySeries, HistoryWindow
 from console.queries import Queries
-from features.targets import TARGETS
+from features.targets import TARGETS, Target
 from monitoring.latest_predictions import PREDICTION_VALID_FOR
 from telemetry.contract import BATTERY_ID_PATTERN
-from training.release import RUL_UNIT
 
 MAX_HOURS = 24.0 * 366.0
 MIN_POINTS = 10
@@ -34,19 +33,6 @@ _ONE_BATTERY: dict[int | str, dict[str, Any]] = {
     **READ_RESPONSES,
     404: {"model": ErrorResponse, "description": "Unknown battery"},
     409: {"model": ErrorResponse, "description": "battery_id is missing and several batteries exist"},
-}
-#: Public name and unit of each target.
-PUBLIC_TARGETS: dict[str, tuple[str, str]] = {
-    "soh": ("soh", "%"),
-    "temperature": ("temperature", "degC"),
-    "rul": ("rul", RUL_UNIT),
-    "failure": ("failure_probability", "probability"),
-}
-_NOT_YET = {
-    "soh": "the pack does not report its state of health",
-    "temperature": "no forecast is due at the newest reading",
-    "rul": "known at the end of life of the battery",
-    "failure": "known when the horizon has elapsed or the battery has failed",
 }
 
 BatteryId = Annotated[
@@ -136,15 +122,14 @@ class ApiRoutes:
         }
         matured = {outcome["target"]: outcome for outcome in self.queries.outcomes(battery_id)}
         entries = []
-        for target in TARGETS:
-            made, actual = newest.get(target), None
-            if target == "soh":
-                actual = row["soh"]
-            elif target == "temperature":
-                made = self._forecast_for_now(battery_id, row["time"], made)
-                actual = None if made is None else row["temperature"]
-            elif target in matured:
-                made, actual = matured[target], matured[target]["actual"]
+        for name, target in TARGETS.items():
+            made, actual = newest.get(name), None
+            if target.is_forecast:
+                made = self._forecast_for_now(row["time"], made)
+            if target.signal is not None:
+                actual = None if target.is_forecast and made is None else row[target.signal]
+            elif name in matured:
+                made, actual = matured[name], matured[name]["actual"]
             entries.append(_compared(target, made, actual))
         return {"battery_id": battery_id, "timestamp": row["time"], "comparison": entries}
 
@@ -242,11 +227,11 @@ class ApiRoutes:
         until = self.queries.newest_time(battery_id) or self.queries.now()
         return HistoryWindow(battery_id, until - timedelta(hours=hours), until, points)
 
-    def _forecast_for_now(self, battery_id: str, time: datetime | None, newest: StoreRow | None) -> StoreRow | None:
+    def _forecast_for_now(self, time: datetime | None, newest: StoreRow | None) -> StoreRow | None:
         # The horizon depends on the release; the newest forecast has it.
         if time is None or newest is None or newest["due"] is None:
             return None
-        return self.queries.forecast_for(battery_id, time, newest["due"] - newest["time"])
+        return self.queries.forecast_for(newest["battery_id"], newest["target"], time, newest["due"] - newest["time"])
 
 
 def _unvalidated(content: dict[str, Any]) -> Response:
@@ -263,42 +248,36 @@ def _interval(row: Mapping[str, Any], lower: str = "lower", upper: str = "upper"
 
 
 def _predicted(row: StoreRow) -> dict[str, Any]:
-    columns = {
-        "soh": "soh_predicted",
-        "temperature": "temperature_predicted",
-        "rul": "rul_prediction",
-        "failure": "failure_probability",
-    }
     return {
-        PUBLIC_TARGETS[target][0]: {
-            "value": row[column],
-            "unit": PUBLIC_TARGETS[target][1],
-            "interval": _interval(row, f"{target}_lower", f"{target}_upper"),
-            "due": row["temperature_due"] if target == "temperature" else None,
+        target.shown.field: {
+            "value": row[target.predicted_column],
+            "unit": target.shown.unit,
+            "interval": _interval(row, f"{name}_lower", f"{name}_upper"),
+            "due": row.get(f"{name}_due"),
         }
-        for target, column in columns.items()
+        for name, target in TARGETS.items()
     }
 
 
-def _compared(target: str, made: StoreRow | None, actual: float | None) -> dict[str, Any]:
-    name, unit = PUBLIC_TARGETS[target]
+def _compared(target: Target, made: StoreRow | None, actual: float | None) -> dict[str, Any]:
     predicted = None if made is None else made["value"]
     model = made and made.get("model_name")
     return {
-        "name": name,
+        "name": target.shown.field,
         "actual": actual,
         "predicted": predicted,
         "error": None if predicted is None or actual is None else predicted - actual,
-        "unit": unit,
+        "unit": target.shown.unit,
         "interval": None if made is None else _interval({"lower": None, "upper": None, **made}),
         "model": f"{model}/{made['model_version']}" if made and model else None,
-        "note": None if actual is not None else _NOT_YET[target],
+        "note": None if actual is not None else target.shown.no_truth,
     }
 
 
 def _prediction(row: StoreRow) -> dict[str, Any]:
     fields = {name: row[name] for name in responses.StoredPrediction.model_fields if name in row}
-    return {**fields, "unit": PUBLIC_TARGETS.get(row["target"], ("", ""))[1], "interval": _interval(row)}
+    target = TARGETS.get(row["target"])
+    return {**fields, "unit": "" if target is None else target.shown.unit, "interval": _interval(row)}
 
 
 def _resolution(series: HistorySeries) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from console.live_updates import FleetSnapshot
 from console.pages.components import action_button, age, button, div, empty, number, set_text, text, timestamp
 from console.pages.context import PageContext, Visitor
 from console.pages.forms import choice_field, form_dialog, text_field
+from features.targets import TARGETS
 from telemetry.errors import TwinError
 
 _T = TypeVar("_T")
@@ -27,9 +28,12 @@ MUTE_HOURS = {1: "1 hour", 8: "8 hours", 24: "1 day", 168: "1 week", 720: "30 da
 _ALERTS_NAMED = 8
 _EVIDENCE = {
     "temperature": ("hottest probe", 1, "°C"), "ambient_temperature": ("ambient", 1, "°C"), "soc": ("SoC", 1, "%"),
-    "soh": ("SoH", 1, "%"), "soh_predicted": ("predicted SoH", 1, "%"), "current": ("current", 1, "A"),
-    "voltage": ("voltage", 1, "V"), "failure_probability": ("failure probability", 2, ""),
-    "rul_prediction": ("RUL", 0, "cycles"), "charge_cycles": ("equivalent full cycles", 0, ""),
+    "soh": ("SoH", 1, "%"), "current": ("current", 1, "A"), "voltage": ("voltage", 1, "V"),
+    "charge_cycles": ("equivalent full cycles", 0, ""),
+    **{
+        target.predicted_column: (f"predicted {target.shown.short}", target.shown.decimals, target.shown.symbol)
+        for target in TARGETS.values()
+    },
 }  # fmt: skip
 _ALL_BATTERIES = "*"  # not a valid battery id
 _STATES = {"open": "Open", "muted": "Muted", "resolved": "Resolved"}

@@ -1,13 +1,13 @@
-"""Battery page: live values, charts of the four targets, pack view, alerts and charge sessions of one battery."""
+"""Battery page: live values, charts of all targets, pack view, alerts and charge sessions of one battery."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 from urllib.parse import quote
 
 from nicegui import ui
@@ -42,6 +42,7 @@ from console.pages.components import (
 from console.pages.context import PageContext, Visitor
 from console.pages.frame import frame
 from console.pages.pack import PackView
+from features.targets import TARGETS, Target
 
 _POINTS = 400
 #: Minimum distance between appended points: this fraction of the time span.
@@ -54,38 +55,6 @@ _SLOW_HOURS = 720.0
 _SPANS = {"1 h": 1.0, "6 h": 6.0, "24 h": 24.0, "7 d": 168.0, "30 d": 720.0}
 
 
-@dataclass(frozen=True)
-class CardSpec:
-    """Presentation of one target.
-
-    Attributes:
-        prefix: prefix of its columns in a battery row (`<prefix>_lower`) and name of its column in a history.
-        value: column of a battery row with the prediction.
-        actual: column of a reading with the measured value, None if readings have none.
-        missing: text that is shown without a measured value.
-        axis_span: smallest span of the value axis, and as a fraction of the values.
-        is_slow: whether the chart always covers `_SLOW_HOURS`: health and life hardly move within hours.
-    """
-
-    title: str
-    prefix: str
-    value: str
-    unit: str
-    decimals: int
-    actual: str | None
-    missing: str
-    axis_span: AxisSpan
-    is_slow: bool = True
-
-
-CARDS: tuple[CardSpec, ...] = (
-    CardSpec("State of health", "soh", "soh_predicted", "%", 1, "soh", "not reported by this pack", (2.0, 0.0)),
-    CardSpec("Temperature forecast", "temperature", "temperature_predicted", "°C", 1, "temperature", "not reported",
-             (5.0, 0.0), is_slow=False),
-    CardSpec("Remaining useful life", "rul", "rul_prediction", "cycles", 0, None, "known at end of life", (20.0, 0.1)),
-    CardSpec("Failure probability", "failure", "failure_probability", "", 3, None, "known after the horizon",
-             (0.02, 0.0)),
-)  # fmt: skip
 #: Column, title, unit, decimals, smallest span of the axis: a cell of a laboratory has 1/100 of the voltage of a pack.
 _ELECTRICAL: tuple[tuple[str, str, str, int, AxisSpan], ...] = (
     ("voltage", "Voltage", "V", 1, (0.05, 0.02)),
@@ -141,7 +110,7 @@ class _BatteryPage:
             self._tiles = {name: self._tile(name) for name in _tiles(row, None)}
         self._loading = text("Loading history …", "muted small").props('role="status"')
         with div("quad"):
-            self._cards = [_TargetCard(card) for card in CARDS]
+            self._cards = [_TargetCard(target) for target in TARGETS.values()]
         with div("trio"):
             with panel("Voltage, current and power", "positive while discharging"):
                 self._electrical = [self._line_chart(title, unit, span) for _, title, unit, _, span in _ELECTRICAL]
@@ -326,18 +295,18 @@ class _BatteryPage:
 class _TargetCard:
     """Card of one target: newest prediction, measured value, and chart of both."""
 
-    def __init__(self, card: CardSpec) -> None:
-        self._card = card
-        self.is_slow = card.is_slow
-        with panel(card.title, f"{_SLOW_HOURS / 24:.0f} days" if card.is_slow else ""):
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self.is_slow = not target.is_forecast  # health and life hardly move within hours
+        with panel(target.title, f"{_SLOW_HOURS / 24:.0f} days" if self.is_slow else ""):
             with div("row-wrap").style("align-items:baseline;gap:2px 10px"):
                 self._value = text("–", "big")
                 self._interval = text("", "muted small")
             self._facts = ui.html("", tag="dl", sanitize=False).classes("facts")
-            self._chart = ui.echart(charts.target_chart(TargetLines(), card.decimals, card.axis_span)).classes("chart")
+            self._chart = ui.echart(self._options(TargetLines())).classes("chart")
             charts.paint(self._chart, charts.TARGET_COLOURS)
             with div("legend"):
-                if card.actual is not None:
+                if target.signal is not None:
                     text("actual", tag="span")
                 text("predicted", "p", "span")
                 self._band = text("interval", "b", "span")
@@ -345,64 +314,65 @@ class _TargetCard:
 
     def show(self, row: StoreRow, now: datetime | None) -> None:
         """Update the numbers; `now` is the database clock."""
-        card = self._card
-        set_text(self._value, number(row[card.value], card.decimals, card.unit))
-        lower, upper = row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"]
-        if row[card.value] is None:
+        target, shown = self._target, self._target.shown
+        value = row[target.predicted_column]
+        set_text(self._value, number(value, shown.decimals, shown.symbol))
+        lower, upper = row[f"{target.name}_lower"], row[f"{target.name}_upper"]
+        if value is None:
             interval = "no prediction yet, or withheld"
         elif lower is None or upper is None:
             interval = "no prediction interval"
         else:
-            interval = f"{number(lower, card.decimals)} to {number(upper, card.decimals)}"
+            interval = f"{number(lower, shown.decimals)} to {number(upper, shown.decimals)}"
         made = row["prediction_timestamp"]
         is_old = False
-        if row[card.value] is not None and made is not None and now is not None:
+        if value is not None and made is not None and now is not None:
             is_old = (now - made).total_seconds() > STALE_S
         self._value.classes(add="muted" if is_old else "", remove="" if is_old else "muted")
         set_text(self._interval, f"{interval}; {age(made, now)} old" if is_old else interval)
-        actual = None if card.actual is None else row[card.actual]
-        pairs = [("actual", card.missing if actual is None else number(actual, card.decimals, card.unit))]
-        if card.prefix == "temperature":
-            pairs.append(("due", short_timestamp(row["temperature_due"], now)))
+        actual = None if target.signal is None else row[target.signal]
+        pairs = [("actual", shown.no_truth if actual is None else number(actual, shown.decimals, shown.symbol))]
+        if target.is_forecast:
+            pairs.append(("due", short_timestamp(row[f"{target.name}_due"], now)))
         else:
             pairs.append(("predicted at", short_timestamp(made, now)))
         self._facts.set_content(facts_html(pairs))
 
     def draw(self, readings: Sequence[StoreRow], predictions: Sequence[StoreRow]) -> None:
         """Redraw the chart from a history."""
-        card = self._card
         lines = TargetLines()
-        if card.actual is not None:
+        if (signal := self._target.signal) is not None:
             lines = TargetLines(
-                actual=[_point(row, card.actual) for row in readings],
-                reading_range=_reading_range(readings, card.actual),
+                actual=[_point(row, signal) for row in readings], reading_range=_reading_range(readings, signal)
             )
         for row in predictions:
-            at = row["temperature_due"] if card.prefix == "temperature" else row["time"]
-            if at is not None and row[card.prefix] is not None:
-                _add_prediction(lines, at, row[card.prefix], row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"])
+            self._add_prediction(lines, row, self._target.name)
         self._chart.options.clear()
-        self._chart.options.update(charts.target_chart(lines, card.decimals, card.axis_span))
+        self._chart.options.update(self._options(lines))
         charts.paint(self._chart, charts.TARGET_COLOURS)
         self._band.set_visibility(lines.has_interval)
 
     def append(self, row: StoreRow, hours: float, *, is_slow: bool) -> None:
         """Append the newest values to the chart, which covers `hours`, if it is slow or not as said."""
-        card = self._card
-        if card.is_slow != is_slow:
+        if self.is_slow != is_slow:
             return
-        lines = TargetLines(actual=[] if card.actual is None else [_point(row, card.actual)])
-        at = row["temperature_due"] if card.prefix == "temperature" else row["time"]
-        if at is not None and row[card.value] is not None:
-            _add_prediction(lines, at, row[card.value], row[f"{card.prefix}_lower"], row[f"{card.prefix}_upper"])
+        signal = self._target.signal
+        lines = TargetLines(actual=[] if signal is None else [_point(row, signal)])
+        self._add_prediction(lines, row, self._target.predicted_column)
         charts.append(self._chart, lines.by_id(), hours * _HOUR_MS)
 
+    def _options(self, lines: TargetLines) -> dict[str, Any]:
+        return charts.target_chart(lines, self._target.shown.decimals, self._target.shown.axis_span)
 
-def _add_prediction(lines: TargetLines, at: datetime, value: float, lower: float | None, upper: float | None) -> None:
-    at_ms = milliseconds(at)
-    lines.predicted.append([at_ms, value])
-    lines.lower.append([at_ms, lower])
-    lines.width.append([at_ms, None if lower is None or upper is None else upper - lower])
+    def _add_prediction(self, lines: TargetLines, row: StoreRow, column: str) -> None:
+        name = self._target.name
+        at, value = row[f"{name}_due" if self._target.is_forecast else "time"], row[column]
+        if at is None or value is None:
+            return
+        at_ms, lower, upper = milliseconds(at), row[f"{name}_lower"], row[f"{name}_upper"]
+        lines.predicted.append([at_ms, value])
+        lines.lower.append([at_ms, lower])
+        lines.width.append([at_ms, None if lower is None or upper is None else upper - lower])
 
 
 def _point(row: StoreRow, column: str) -> list[float | None]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from features.state import FloatArray
 from features.state_update import IntArray
-from monitoring.target_metrics import TARGET_METRICS
+from features.targets import TARGETS
 from training.registry.gate_scores import FEATURE_PREFIX
 
 
@@ -43,7 +43,7 @@ class Reference:
         """The reference in the output of `training.registry.drift_reference.reference_rows`."""
         rows = rows.sort_values(["battery_id", "time", "cycle_index"], kind="stable")
         columns = [name for name in rows.columns.astype(str) if name.startswith(FEATURE_PREFIX)]
-        factor = TARGET_METRICS[target].factor
+        factor = TARGETS[target].shown.factor
         time = rows["time"].astype("datetime64[us, UTC]")
         predicted = rows["predicted"].to_numpy(dtype=np.float64)
         return cls(

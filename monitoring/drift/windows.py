@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import psycopg2.extensions
 
+from features.labels import LabelParams
 from features.state import READING_INPUTS, FloatArray, new_states, set_battery
 from features.state_update import CYCLE_FEATURES, READING_FEATURES, IntArray, update_from_cycles, update_from_readings
-from features.table import LabelParams
 from features.targets import TARGETS
 from monitoring.drift.bounds import thinned
 from monitoring.drift.drift_params import DriftParams

@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from features.table import LabelParams
+from features.labels import LabelParams
 from monitoring.registry_poll import RegistryUnavailableError, has_registry
 from telemetry.errors import TwinError
 from telemetry.settings import Settings

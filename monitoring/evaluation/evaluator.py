@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 
 import psycopg2
 
-from features.table import LabelParams
+from features.labels import LabelParams
+from features.targets import FORECASTS
 from monitoring.evaluation.observations import observe
-from monitoring.evaluation.outcome_store import ROLES, DueForecast, EvaluationStore, Role
-from monitoring.evaluation.outcomes import Outcome, evaluate, temperature_label
+from monitoring.evaluation.outcome_store import ROLES, EvaluationStore, Role
+from monitoring.evaluation.outcomes import Outcome, evaluate, forecast_label
 from telemetry.stores.retention import RETENTION_DAYS
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Evaluator:
 
     Args:
         definitions_of: label definitions by model; None while they are unavailable, and its predictions wait.
-        every_s: one temperature prediction per battery and interval is evaluated, as in training.
+        every_s: one forecast of each target per battery and interval is evaluated, as in training.
     """
 
     def __init__(
@@ -106,7 +107,8 @@ class Evaluator:
             changed, has_more = self._evaluate_forecasts(role)
             outcomes += changed
             more = more or has_more
-        self._store.delete_expired("temperature", RETENTION_DAYS, DELETED_PER_ROUND)
+        for target in FORECASTS:
+            self._store.delete_expired(target, RETENTION_DAYS, DELETED_PER_ROUND)
         return EvaluationRound(outcomes, more)
 
     def _observe(self) -> bool:
@@ -135,28 +137,30 @@ class Evaluator:
         return changed, len(battery_ids) == BATTERIES_PER_ROUND and waiting < BATTERIES_PER_ROUND
 
     def _evaluate_forecasts(self, role: Role) -> tuple[int, bool]:
-        """Evaluate the due temperature predictions, one per interval; returns as `_evaluate_slow_targets` does."""
+        """Evaluate the due forecasts, one per target and interval; returns as `_evaluate_slow_targets` does."""
         due = self._store.due_forecasts(role, self._every_s, FORECASTS_PER_ROUND, self._last_forecast[role])
         if due:
             self._last_forecast[role] = due[-1].battery_id
-        candidates = [(one, self._definitions(one)) for one in due]
-        ready = [(one, definitions) for one, definitions in candidates if definitions is not None]
-        with_prediction = [(one.prediction, definitions) for one, definitions in ready if one.prediction is not None]
-        tolerance_s = max((definitions.temperature_tolerance_s for _, definitions in ready), default=0.0)
+        candidates = [
+            (one, [self._definitions_of(p.model_name, p.model_version) for p in one.predictions]) for one in due
+        ]
+        ready = [one for one, definitions in candidates if None not in definitions]
+        with_prediction = [
+            (prediction, definitions)
+            for one, known in candidates
+            for prediction, definitions in zip(one.predictions, known, strict=True)
+            if definitions is not None and None not in known
+        ]
+        tolerance_s = max((definitions.temperature_tolerance_s for _, definitions in with_prediction), default=0.0)
         readings = self._store.readings_until_due([prediction for prediction, _ in with_prediction], tolerance_s)
         outcomes: list[Outcome] = []
         for number, (prediction, definitions) in enumerate(with_prediction):
             if number in readings:
-                actual = temperature_label(prediction, *readings[number], definitions)
+                actual = forecast_label(prediction, *readings[number], definitions)
                 if actual is not None:
                     outcomes.append(Outcome(prediction, actual, prediction.due or prediction.time))
-        until = [(one.battery_id, self._end_of_interval(one.time)) for one, _ in ready]
+        until = [(one.battery_id, self._end_of_interval(one.time)) for one in ready]
         return self._store.write_forecast_outcomes(role, until, outcomes), bool(ready)
-
-    def _definitions(self, forecast: DueForecast) -> LabelParams | None:
-        if forecast.prediction is None:
-            return LabelParams()
-        return self._definitions_of(forecast.prediction.model_name, forecast.prediction.model_version)
 
     def _end_of_interval(self, time: datetime) -> datetime:
         ticks = time.timestamp() // self._every_s + 1.0

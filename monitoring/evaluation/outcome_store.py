@@ -19,7 +19,7 @@ import psycopg2.extensions
 from psycopg2.extras import execute_values
 
 from features.state import FloatArray
-from features.targets import TARGETS
+from features.targets import FORECASTS, SLOW_TARGETS, TARGETS
 from monitoring.evaluation.observations import HealthReading, Observation, ObservationState
 from monitoring.evaluation.outcomes import BatteryHistory, Outcome, StoredPrediction
 from telemetry.stores.connection import StoreConnection
@@ -28,9 +28,7 @@ from telemetry.stores.newest import newest_cycle, newest_outcome, newest_predict
 Role = Literal["champion", "challenger"]
 ROLES: tuple[Role, ...] = ("champion", "challenger")
 
-#: Targets whose label may mature after the telemetry is deleted; the others have a due time.
-SLOW_TARGETS: tuple[str, ...] = tuple(name for name, target in TARGETS.items() if target.cadence == "cycle")
-
+_LABEL_COLUMNS = tuple(dict.fromkeys(name for target in TARGETS.values() for name in target.label_columns))
 #: Key of the advisory lock: one evaluator per database works at a time.
 _ADVISORY_LOCK = 7_308_018
 #: Event time of predictions that one search for new cycles covers: it bounds the rows that are read.
@@ -69,15 +67,15 @@ class NewReadings:
 
 @dataclass(frozen=True)
 class DueForecast:
-    """First prediction time of a battery in a comparison interval whose forecast is due.
+    """First prediction time of a battery in a comparison interval whose forecasts are all due.
 
     Attributes:
-        prediction: None if no temperature was predicted at `time`.
+        predictions: the forecasts made at `time`, if any.
     """
 
     battery_id: str
     time: datetime
-    prediction: StoredPrediction | None
+    predictions: list[StoredPrediction]
 
 
 class EvaluationStore(StoreConnection):
@@ -334,19 +332,27 @@ class EvaluationStore(StoreConnection):
                 (battery_id,),
             )
             row = cursor.fetchone()
+            cursor.execute(
+                f"SELECT cycle_index{''.join(f', {name}' for name in _LABEL_COLUMNS)} FROM battery_cycles "  # noqa: S608
+                "WHERE battery_id = %s AND %s ORDER BY cycle_index",
+                (battery_id, bool(_LABEL_COLUMNS)),
+            )
+            cycle_index, *cycle_columns = _columns(cursor.fetchall(), 1 + len(_LABEL_COLUMNS))
         if row is None or row[0] is None or row[2] is None:
             return None
         last_cycle, watched, known_at, cycles_have_warnings = row
         cycles, levels = _columns(health, 2)
         alarm_cycles, alarm_levels = _columns(alarms, 2)
         return BatteryHistory(
-            cycles,
-            levels,
-            alarm_cycles,
-            alarm_levels,
-            last_cycle,
-            watched or cycles_have_warnings or bool(health),
-            known_at,
+            health_cycles=cycles,
+            health=levels,
+            alarm_cycles=alarm_cycles,
+            alarm_levels=alarm_levels,
+            last_cycle=last_cycle,
+            watched=watched or cycles_have_warnings or bool(health),
+            cycle_index=cycle_index,
+            cycles=dict(zip(_LABEL_COLUMNS, cycle_columns, strict=True)),
+            known_at=known_at,
         )
 
     def pending_labels(self, battery_id: str) -> list[StoredPrediction]:
@@ -382,10 +388,10 @@ class EvaluationStore(StoreConnection):
                 cursor.execute("UPDATE evaluation_batteries SET has_news = false WHERE battery_id = %s", (battery_id,))
             return changed
 
-    # Evaluation of the temperature
+    # Evaluation of the forecasts
 
     def due_forecasts(self, role: Role, every_s: float, count: int, after: str = "") -> list[DueForecast]:
-        """Of up to `count` batteries the next due forecast: the first in its interval of `every_s`.
+        """Of up to `count` batteries the next due forecasts: the first in their interval of `every_s`.
 
         Args:
             after: as in `dirty_batteries`.
@@ -394,50 +400,59 @@ class EvaluationStore(StoreConnection):
         with self.transaction() as cursor:
             cursor.execute(
                 f"""
-                SELECT b.battery_id, first.time, {columns}
-                FROM batteries b
-                LEFT JOIN evaluation_roles r ON r.battery_id = b.battery_id AND r.role = '{role}'
-                CROSS JOIN LATERAL (
-                    SELECT time FROM battery_predictions p
-                    WHERE p.battery_id = b.battery_id AND p.role = '{role}'
-                      AND p.time >= COALESCE(r.compared_until, '-infinity')
-                    ORDER BY p.time LIMIT 1
-                ) first
+                SELECT d.battery_id, d.time, {columns} FROM (
+                    SELECT b.battery_id, first.time
+                    FROM batteries b
+                    LEFT JOIN evaluation_roles r ON r.battery_id = b.battery_id AND r.role = '{role}'
+                    CROSS JOIN LATERAL (
+                        SELECT time FROM battery_predictions p
+                        WHERE p.battery_id = b.battery_id AND p.role = '{role}'
+                          AND p.time >= COALESCE(r.compared_until, '-infinity')
+                        ORDER BY p.time LIMIT 1
+                    ) first
+                    CROSS JOIN LATERAL (
+                        SELECT max(due) AS due FROM battery_predictions p
+                        WHERE p.battery_id = b.battery_id AND p.time = first.time AND p.target = ANY(%(targets)s)
+                          AND p.role = '{role}'
+                    ) last
+                    CROSS JOIN LATERAL {newest_reading(columns="time")} reading
+                    WHERE reading.time >= COALESCE(last.due, first.time + make_interval(secs => %(every_s)s))
+                    ORDER BY b.battery_id <= %(after)s, b.battery_id LIMIT %(count)s
+                ) d
                 LEFT JOIN LATERAL (
                     SELECT * FROM battery_predictions p
-                    WHERE p.battery_id = b.battery_id AND p.time = first.time AND p.target = 'temperature'
-                      AND p.role = '{role}' LIMIT 1
+                    WHERE p.battery_id = d.battery_id AND p.time = d.time AND p.target = ANY(%(targets)s)
+                      AND p.role = '{role}' OFFSET 0
                 ) p ON true
-                CROSS JOIN LATERAL {newest_reading(columns="time")} reading
-                WHERE reading.time >= COALESCE(p.due, first.time + make_interval(secs => %s))
-                ORDER BY b.battery_id <= %s, b.battery_id LIMIT %s
+                ORDER BY d.battery_id <= %(after)s, d.battery_id
                 """,  # noqa: S608 - constant text
-                (every_s, after, count),
+                {"every_s": every_s, "after": after, "count": count, "targets": list(FORECASTS)},
             )
             return [
-                DueForecast(battery_id, time, StoredPrediction(*row) if row[0] is not None else None)
-                for battery_id, time, *row in cursor.fetchall()
+                DueForecast(battery_id, time, [StoredPrediction(*row[2:]) for row in rows if row[2] is not None])
+                for (battery_id, time), rows in groupby(cursor.fetchall(), key=itemgetter(0, 1))
             ]
 
     def readings_until_due(
         self, predictions: Sequence[StoredPrediction], tolerance_s: float
     ) -> Mapping[int, tuple[FloatArray, FloatArray]]:
-        """By index of the prediction: time (s since the epoch) and temperature (degC) until its `due` + tolerance."""
+        """By index of the prediction: time (s since the epoch) and the target's signal until its `due` + tolerance."""
         if not predictions:
             return {}
+        signals = sorted({str(TARGETS[one.target].signal) for one in predictions})
         with self.transaction() as cursor:
             cursor.execute(
-                """
-                SELECT w.number, extract(epoch FROM t.time)::float8, t.temperature
+                f"""
+                SELECT w.number, extract(epoch FROM t.time)::float8, {", ".join(f"t.{signal}" for signal in signals)}
                 FROM unnest(%(ids)s::text[], %(since)s::timestamptz[], %(until)s::timestamptz[]) WITH ORDINALITY
                     AS w (battery_id, since, until, number)
                 CROSS JOIN LATERAL (
-                    SELECT time, temperature FROM ev_telemetry t
+                    SELECT * FROM ev_telemetry t
                     WHERE t.battery_id = w.battery_id AND t.voltage IS NOT NULL
                       AND t.time BETWEEN w.since AND w.until + make_interval(secs => %(tolerance)s) OFFSET 0
                 ) t
                 ORDER BY w.number, t.time
-                """,
+                """,  # noqa: S608 - names of columns
                 {
                     "ids": [one.battery_id for one in predictions],
                     "since": [one.time for one in predictions],
@@ -445,9 +460,10 @@ class EvaluationStore(StoreConnection):
                     "tolerance": tolerance_s,
                 },
             )
-            rows = np.array(cursor.fetchall(), dtype=float).reshape(-1, 3)
+            rows = np.array(cursor.fetchall(), dtype=float).reshape(-1, 2 + len(signals))
         numbers = rows[:, 0].astype(int) - 1
-        return {int(i): (rows[numbers == i, 1], rows[numbers == i, 2]) for i in np.unique(numbers)}
+        column = [2 + signals.index(str(TARGETS[one.target].signal)) for one in predictions]
+        return {int(i): (rows[numbers == i, 1], rows[numbers == i, column[i]]) for i in np.unique(numbers)}
 
     def write_forecast_outcomes(
         self, role: Role, until: Sequence[tuple[str, datetime]], outcomes: Sequence[Outcome]

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from features.targets import TARGETS, Target
+
 PanelKind = Literal["timeseries", "gauge", "stat", "table"]
 
 _LATENCIES = "sum by (le) (rate(prediction_request_duration_seconds_bucket[1m]))"
@@ -81,6 +83,32 @@ _GOOD, _WARNING, _BAD = "#009E73", "#E69F00", "#D55E00"
 _HIGH_IS_GOOD = ((None, _BAD), (75.0, _WARNING), (85.0, _GOOD))
 _CHARGE = ((None, _BAD), (15.0, _WARNING), (30.0, _GOOD))
 _RISK = ((None, _GOOD), (0.3, _WARNING), (0.7, _BAD))
+_GRAFANA_UNITS = {"%": "percent", "degC": "celsius", "probability": "percentunit"}
+
+
+def _target_panel(target: Target) -> PanelSpec:
+    """Actual and predicted values of one target."""
+    metric = f"battery_{target.name}"
+    newest = f"{metric}_{'forecast' if target.is_forecast else 'predicted'}"
+    return PanelSpec(
+        f"{target.title}, actual and predicted",
+        "timeseries",
+        (
+            Query(f"{metric}_actual{_SELECTED}", "{{battery_id}} actual"),
+            Query(f"{metric}_predicted{_SELECTED}", "{{battery_id}} predicted", dashed=True),
+            Query(
+                f"{newest}_interval{_SELECTED}",
+                "{{battery_id}} {{bound}}",
+                empty_until="the model gives an interval",
+                dashed=True,
+            ),
+        ),
+        f"{target.shown.description.capitalize()}, {target.shown.unit}. Without an actual value: "
+        f"{target.shown.no_truth}.",
+        _GRAFANA_UNITS.get(target.shown.unit, "none"),
+        width=12,
+    )
+
 
 FLEET = DashboardSpec(
     uid="ev-battery-twin",
@@ -143,48 +171,7 @@ FLEET = DashboardSpec(
         (
             "Predictions and ground truth",
             (
-                PanelSpec(
-                    "State of health, actual and predicted",
-                    "timeseries",
-                    (
-                        Query(f"battery_soh_actual{_SELECTED}", "{{battery_id}} actual"),
-                        Query(f"battery_soh_predicted{_SELECTED}", "{{battery_id}} predicted", dashed=True),
-                    ),
-                    "Actual only if the pack reports it or a capacity was measured.",
-                    "percent",
-                    width=12,
-                ),
-                PanelSpec(
-                    "Temperature, actual and predicted",
-                    "timeseries",
-                    (
-                        Query(f"battery_temperature_actual{_SELECTED}", "{{battery_id}} actual"),
-                        Query(
-                            f"battery_temperature_predicted{_SELECTED}",
-                            "{{battery_id}} forecast for this time",
-                            dashed=True,
-                        ),
-                    ),
-                    "Predicted is the forecast for this time, made one horizon earlier.",
-                    "celsius",
-                    width=12,
-                ),
-                PanelSpec(
-                    "Remaining useful life, actual and predicted",
-                    "timeseries",
-                    (
-                        Query(f"battery_rul_predicted{_SELECTED}", "{{battery_id}} predicted", dashed=True),
-                        Query(
-                            f"battery_rul_predicted_interval{_SELECTED}",
-                            "{{battery_id}} {{bound}}",
-                            empty_until="the model gives an interval",
-                            dashed=True,
-                        ),
-                        Query(f"battery_rul_actual{_SELECTED}", "{{battery_id}} actual"),
-                    ),
-                    "Equivalent full cycles. Actual exists once a battery has reached its end of life.",
-                    width=12,
-                ),
+                *(_target_panel(target) for target in TARGETS.values()),
                 PanelSpec(
                     "Voltage, current and power",
                     "timeseries",

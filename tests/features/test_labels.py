@@ -57,7 +57,7 @@ def test_failure_label_is_unknown_beyond_the_observed_record(
 
 
 def ahead(time_s: list[float], temperature: list[float]) -> np.ndarray:
-    return labels.temperature_ahead(
+    return labels.value_ahead(
         np.array(time_s), np.array(temperature), horizon_s=300.0, tolerance_s=30.0, max_gap_s=120.0
     )
 

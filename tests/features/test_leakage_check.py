@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from features import leakage_check
+from features.labels import LabelParams
 from features.leakage_check import LeakageError
-from features.table import KEYS, LabelParams, build
+from features.table import KEYS, build
 from features.targets import TARGETS
 
 SOH = TARGETS["soh"]

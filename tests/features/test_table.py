@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from conftest_features import drive
 
+from features.labels import LabelParams
 from features.leakage_check import LeakageError
-from features.table import FeatureTables, LabelParams, build
+from features.table import FeatureTables, build
+from features.targets import TARGETS
 from pipelines.features import features
 
 Cells = tuple[pd.DataFrame, pd.DataFrame]
@@ -174,7 +176,7 @@ def test_empty_source_gives_no_tables(no_readings: pd.DataFrame, no_cycles: pd.D
     batteries = pd.DataFrame({"battery_id": pd.Series(dtype=object), "nominal_capacity_ah": pd.Series(dtype=float)})
     built = build(no_readings, no_cycles, batteries, LabelParams())
     assert not built.tables
-    assert set(built.not_available) == {"soh", "temperature", "rul", "failure"}
+    assert set(built.not_available) == set(TARGETS)
 
 
 def test_battery_with_unknown_chemistry_gives_tables(cells: Cells, no_readings: pd.DataFrame) -> None:

@@ -24,6 +24,7 @@ import yaml
 
 from deploy.servers.install import DEBIAN
 from deploy.servers.prometheus import alertmanager, prometheus
+from features.targets import TARGETS
 from monitoring.alerting_config import alertmanager_config, prometheus_config
 from monitoring.grafana.panels import DASHBOARDS
 from telemetry.embedded.ports import free_port
@@ -40,7 +41,6 @@ BATTERIES = 3
 LIVE_S = 75
 OVERHEATED, OVERHEATED_AT_S, OVERHEATED_FOR_S = "#2", 20, 20
 INJECTIONS = ("end_of_life=#1@2s+12s", f"overheating={OVERHEATED}@{OVERHEATED_AT_S}s+{OVERHEATED_FOR_S}s")
-TARGETS = ("soh", "temperature", "rul", "failure")
 #: Gauges of the ground truth of each target.
 ACTUAL = {"battery_rul_actual", "battery_failure_actual", "battery_soh_actual", "battery_temperature_actual"}
 #: Short windows, so that some of them are completed.

@@ -14,8 +14,8 @@ import psycopg2
 import pytest
 
 from features import labels
+from features.labels import LabelParams
 from features.state import MAX_GAP_S
-from features.table import LabelParams
 from monitoring.evaluation import evaluator as evaluator_module
 from monitoring.evaluation.evaluator import Evaluator
 from monitoring.evaluation.outcome_store import EvaluationStore
@@ -99,7 +99,7 @@ def test_forecast_outcomes_equal_the_training_labels(dsn: str) -> None:
     )
     evaluate(dsn)
     since_epoch = time_s + START.timestamp()
-    label = labels.temperature_ahead(
+    label = labels.value_ahead(
         since_epoch, degrees, horizon_s=300.0, tolerance_s=DEFINITIONS.temperature_tolerance_s, max_gap_s=MAX_GAP_S
     )
     first_of_tick = np.diff(np.floor(since_epoch / DEFINITIONS.temperature_every_s), prepend=-np.inf) > 0

@@ -19,7 +19,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from features.table import LabelParams
+from features.labels import LabelParams
 from monitoring import exporter
 from monitoring.evaluation.evaluator import Evaluator
 from monitoring.exporter import TwinCollector

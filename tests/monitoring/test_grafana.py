@@ -16,9 +16,10 @@ import yaml
 from deploy.servers.install import DEBIAN
 from deploy.servers.process import unused_port
 from deploy.servers.prometheus import prometheus
+from features.targets import TARGET_NAMES
 from monitoring.__main__ import run_monitoring
 from monitoring.alerting_config import prometheus_config
-from monitoring.exporter import _LABEL_GAUGES, _PREDICTION_GAUGES, _READING_GAUGES
+from monitoring.exporter import _READING_GAUGES
 from monitoring.grafana.panels import DASHBOARDS, FLEET
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
@@ -140,7 +141,8 @@ def test_every_query_returns_data(postgres_server: str, new_database: Callable[[
 
 
 def test_queried_metrics_exist_in_the_exporter() -> None:
-    gauges = {*_READING_GAUGES, *_PREDICTION_GAUGES, *_LABEL_GAUGES, "battery_soh_actual"}
+    gauges = {*_READING_GAUGES, "battery_temperature_forecast"}
+    gauges |= {f"battery_{target}_{kind}" for target in TARGET_NAMES for kind in ("actual", "predicted")}
     queried = {
         name for target in targets() for name in re.findall(r"\bbattery_(?!id\b)\w+", target.query.get("expr", ""))
     }

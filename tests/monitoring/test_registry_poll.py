@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from features.table import LabelParams
+from features.labels import LabelParams
 from monitoring.evaluation.definitions import ModelDefinitions
 from monitoring.registry_poll import RegistryPoller, RegistryUnavailableError
 from telemetry.settings import Settings

@@ -20,11 +20,13 @@ import yaml
 
 from deploy.servers.minio import REGION, Minio
 from deploy.servers.process import HOST, Command, Server, responds, unused_port
+from features.targets import TARGET_NAMES
 from telemetry.batch import Batch, rows_of
 from telemetry.contract import CYCLE_FIELDS, names
 from telemetry.settings import USAGE_STATISTICS_OFF
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
+from tests.pipelines import fifth_target
 from training.params import read_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +93,7 @@ def test_every_stage_ran_and_is_up_to_date(request: pytest.FixtureRequest, stack
     clone: Path = request.getfixturevalue(stack)
     metrics = read_json(clone / "reports" / "metrics.json")
     assert metrics["source"] == "fleet"
-    assert set(metrics["targets"]) | set(metrics["not_available"]) == {"soh", "temperature", "rul", "failure"}
+    assert set(metrics["targets"]) | set(metrics["not_available"]) == set(TARGET_NAMES)
     assert {"mae", "rmse", "r2", "skill", "baselines", "by_life_quarter"} <= set(metrics["targets"]["temperature"])
     assert metrics["targets"]["temperature"]["skill"] > 0.0
     shown = read_json(clone / "reports" / "summary.json")["out_of_fold"]["temperature"]
@@ -110,6 +112,38 @@ def test_a_second_run_trains_nothing_and_fills_an_empty_registry(clone: Path) ->
     output = run(clone, sys.executable, "-m", "training.registry", "list", "--json")
     assert json.loads(output)["release"] == 1
     assert (clone / "dvc.lock").read_text() == lock
+
+
+def test_the_pipeline_names_every_target() -> None:
+    (names,) = (entry["target_names"] for entry in yaml.safe_load((ROOT / "dvc.yaml").read_text())["vars"])
+    assert tuple(names) == TARGET_NAMES
+
+
+def insert(file: Path, text: str, before: str) -> None:
+    source = file.read_text(encoding="utf-8")
+    assert source.count(before) == 1
+    file.write_text(source.replace(before, text + before), encoding="utf-8")
+
+
+@pytest.mark.timeout(900)
+def test_a_fifth_target_is_one_entry(clone: Path, tmp_path: Path, postgres_dsn: str) -> None:
+    """From its entry, its label function and its name in dvc.yaml it is trained, served, evaluated and shown."""
+    extended = tmp_path / "twin"
+    shutil.copytree(clone, extended, symlinks=True, ignore=shutil.ignore_patterns("var"))
+    insert(extended / "features/targets.py", fifth_target.ENTRY, before="    )\n}\n\nTARGET_NAMES")
+    labels = extended / "features/labels.py"
+    labels.write_text(labels.read_text() + fifth_target.LABEL)
+    insert(extended / "dvc.yaml", f", {fifth_target.TARGET}", before="]\n\nstages:")
+    params = yaml.safe_load((extended / "params.yaml").read_text())
+    params["gate"]["min_skill"][fifth_target.TARGET] = -10.0  # seven batteries are too few for a good model
+    (extended / "params.yaml").write_text(yaml.safe_dump(params))
+
+    output = run(extended, "dvc", "repro")
+    assert "Running stage 'train@soh'" not in output, "the other targets are not trained again"
+    metrics = read_json(extended / "reports/metrics.json")
+    assert metrics["targets"][fifth_target.TARGET]["n_rows"] >= 20
+    assert set(metrics["gate"][fifth_target.TARGET]["baselines"]) == {"mean", "cycle_count"}
+    run(extended, sys.executable, "-m", "tests.pipelines.fifth_target", postgres_dsn)
 
 
 @pytest.mark.timeout(600)

@@ -26,7 +26,8 @@ from psycopg2.extras import execute_values
 from deploy.servers.process import unused_port
 from features import state as s
 from features import state_update
-from features.table import LabelParams, build
+from features.labels import LabelParams
+from features.table import build
 from serving.database import state_tables
 from serving.database.batch import BatchLimits, BatchWorker
 from serving.database.batch_loop import run_worker

@@ -18,7 +18,8 @@ from pydantic import SecretStr
 
 from features import state as s
 from features import state_update
-from serving.api_fields import API_FIELDS, rfc3339
+from features.targets import TARGETS
+from serving.api_fields import rfc3339
 from serving.database.batch import BatchLimits, BatchWorker
 from serving.database.late_rows import LateRowDetector
 from serving.database.predictor_metrics import DatabaseMetrics
@@ -111,9 +112,9 @@ def values_of(entries: list[dict[str, Any]]) -> Predictions:
     """Values of the entries with the keys of `Store.predicted`; entries with the same key must be equal."""
     values: Predictions = {}
     for entry in entries:
-        for target, api_field in API_FIELDS.items():
-            key = (entry["battery_id"], datetime.fromisoformat(entry["time"]), target, "champion")
-            value = entry[api_field.field]["value"]
+        for name, target in TARGETS.items():
+            key = (entry["battery_id"], datetime.fromisoformat(entry["time"]), name, "champion")
+            value = entry[target.shown.field]["value"]
             assert values.setdefault(key, value) == value
     return values
 
@@ -204,9 +205,7 @@ def test_releases_and_models_are_equal(
 ) -> None:
     store, messages = from_stream
     assert {entry["release"] for entry in entries + messages} == {predictor.label}
-    models = {
-        target: {entry[api_field.field]["model"] for entry in entries} for target, api_field in API_FIELDS.items()
-    }
+    models = {name: {entry[target.shown.field]["model"] for entry in entries} for name, target in TARGETS.items()}
     written = f"SELECT DISTINCT target, model_name || '/' || model_version FROM battery_predictions WHERE {OURS}"
     for one in (store, from_database):
         assert {target: {model} for target, model in one.query(written)} == models

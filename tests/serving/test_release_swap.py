@@ -21,8 +21,7 @@ import pytest
 from pydantic import SecretStr
 
 from features.state import STATE_VERSION
-from features.targets import TARGET_NAMES
-from serving.api_fields import API_FIELDS
+from features.targets import TARGET_NAMES, TARGETS
 from telemetry.settings import Settings
 from tests.serving.conftest import serve
 from tests.training.small_models import GATE, ModelFiles
@@ -129,7 +128,7 @@ def load(swap_service: SwapService, body: bytes, threads: int = 4) -> Iterator[L
                         seen.failures.append(repr(error))
                         continue
                     for entry in response.json()["predictions"]:
-                        labels = tuple(entry[api_field.field]["model"] for api_field in API_FIELDS.values())
+                        labels = tuple(entry[target.shown.field]["model"] for target in TARGETS.values())
                         seen.served.append((entry["release"], labels))
                     time.sleep(0.005)
 
@@ -146,7 +145,7 @@ def load(swap_service: SwapService, body: bytes, threads: int = 4) -> Iterator[L
 
 def labels_of(store: RegistryStore, release: str) -> tuple[str, ...]:
     models = read_release(store.client, store.domain, int(release.rpartition("/")[2])).models
-    return tuple(f"{models[target].name}/{models[target].version}" for target in API_FIELDS)
+    return tuple(f"{models[target].name}/{models[target].version}" for target in TARGETS)
 
 
 def test_promotions_under_load_fail_no_request_and_mix_no_releases(swap_service: SwapService, battery: Battery) -> None:
@@ -229,8 +228,8 @@ def test_challenger_predictions_are_stored_and_never_returned(swap_service: Swap
     expected = {(entry["battery_id"], entry["time"]): entry for entries in responses for entry in entries}
     assert len(expected) == sum(range(1, 9))
     for entry in expected.values():
-        labels = [entry[api_field.field]["model"] for api_field in API_FIELDS.values()]
-        assert labels == [f"battery-{target}/1" for target in API_FIELDS]
+        labels = [entry[target.shown.field]["model"] for target in TARGETS.values()]
+        assert labels == [f"battery-{target}/1" for target in TARGETS]
 
     with psycopg2.connect(swap_service.dsn) as connection, connection.cursor() as cursor:
 
@@ -253,7 +252,7 @@ def test_challenger_predictions_are_stored_and_never_returned(swap_service: Swap
         ("battery-rul", "2", "challenger"),
     }
     for (battery_id, when, target), value in stored_values.items():
-        assert value != expected[battery_id, when][API_FIELDS[target].field]["value"]
+        assert value != expected[battery_id, when][TARGETS[target].shown.field]["value"]
     assert swap_service.metrics()["shadow_predictions_total"] >= len(stored_values)
 
 

@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from features import state
-from features.table import LabelParams, build
+from features.labels import LabelParams
+from features.table import build
 from serving.predictor import Predictor
 from serving.request_decoding import RequestLimits, decode_request
 from serving.request_scoring import score_request

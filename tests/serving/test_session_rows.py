@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from features import state_update
+from features.labels import LabelParams
 from features.state import FloatArray, new_states, set_battery
-from features.table import LabelParams, build
+from features.table import build
 from serving.session_rows import cycle_rows
 from telemetry.batch import Batch, rows_of
 from telemetry.contract import CYCLE_FIELDS, SIGNALS, names

@@ -86,6 +86,11 @@ def test_missing_threshold_is_named() -> None:
         GateThresholds.from_params({"min_skill": {"soh": 0.1}})
 
 
+def test_a_target_without_its_own_threshold_has_the_default() -> None:
+    thresholds = GateThresholds({"default": 0.3, "rul": 0.1}, 0.0)
+    assert (thresholds.skill_needed("soh"), thresholds.skill_needed("rul")) == (0.3, 0.1)
+
+
 errors = st.lists(st.floats(0.01, 2.0), min_size=2, max_size=2)
 
 

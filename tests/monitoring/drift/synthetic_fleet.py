@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
-from features.table import LabelParams, build
+from features.labels import LabelParams
+from features.table import build
 from features.targets import TARGETS
 from monitoring.drift.training_reference import Reference
 from telemetry.contract import CYCLE_FIELDS, names
