@@ -17,7 +17,9 @@ def main() -> None:
     command = [sys.executable, "-m", "mlflow", "server", "--host", settings.host, "--port", str(settings.mlflow_port)]
     command += ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", str(settings.artifact_root)]
     command += ["--workers", "1"]
-    os.execve(sys.executable, command, {**os.environ, **USAGE_STATISTICS_OFF})  # noqa: S606 - fixed program
+    # Jobs evaluate language models; they would cost seven more processes.
+    environment = {**os.environ, **USAGE_STATISTICS_OFF, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    os.execve(sys.executable, command, environment)  # noqa: S606 - fixed program
 
 
 if __name__ == "__main__":

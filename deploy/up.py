@@ -48,6 +48,7 @@ class BackgroundServer:
     Attributes:
         ready_url: returns 200 as soon as the server can be used.
         page_url: address to open in a browser.
+        experiment: of MLflow, whose runs are the page to open.
     """
 
     name: str
@@ -55,6 +56,7 @@ class BackgroundServer:
     ready_url: str
     page_url: str
     log: Path
+    experiment: str | None = None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,6 +170,7 @@ def background_servers(settings: Settings) -> list[BackgroundServer]:
         f"{mlflow_url}/health",
         mlflow_url,
         logs / "mlflow.log",
+        settings.domain,
     )
     return [mlflow, service, monitoring, console]
 
@@ -191,10 +194,22 @@ def running_servers(
         for server, process in started.items():
             with console.status(f"waiting for {server.name} …"):
                 _wait_until_ready(server, process, timeout_s)
-            console.print(f"{server.name}: {server.page_url} (log: {server.log})", highlight=False, soft_wrap=True)
+            page = server.page_url if server.experiment is None else runs_page(server.page_url, server.experiment)
+            console.print(f"{server.name}: {page} (log: {server.log})", highlight=False, soft_wrap=True)
         yield
     finally:
         _stop(list(started.values()))
+
+
+def runs_page(mlflow_url: str, experiment: str) -> str:
+    """Address of the runs of an MLflow experiment; that of the server before there is such an experiment."""
+    with httpx.Client(trust_env=False, timeout=10.0) as http:
+        path = "api/2.0/mlflow/experiments/get-by-name"
+        response = http.get(f"{mlflow_url}/{path}", params={"experiment_name": experiment})
+    if response.status_code != httpx.codes.OK:
+        return mlflow_url
+    number = response.json()["experiment"]["experiment_id"]
+    return f"{mlflow_url}/#/experiments/{number}/runs?workflowType=machine_learning"
 
 
 def run_in_foreground(command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 from rich.console import Console
 
@@ -21,6 +22,7 @@ from deploy.up import (
     only_run,
     run_in_foreground,
     running_servers,
+    runs_page,
     with_free_ports,
 )
 from telemetry.embedded.ports import free_port
@@ -112,6 +114,27 @@ def test_mlflow_is_not_started_if_the_settings_name_a_tracking_server() -> None:
     with_server = [server.name for server in background_servers(Settings(mlflow_tracking_uri="http://mlflow:5000"))]
     assert without == ["MLflow", "prediction service", "metrics", "console"]
     assert with_server == ["prediction service", "metrics", "console"]
+
+
+@pytest.mark.timeout(180)
+def test_mlflow_starts_one_process_and_its_page_is_that_of_the_runs(tmp_path: Path, empty_registry: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(empty_registry.read_bytes())
+    settings = Settings(var=tmp_path, mlflow_port=free_port("127.0.0.1", 19500), domain="cars")
+    (mlflow, *_) = background_servers(settings)
+    environment = {**environment_of(settings), "TWIN_VAR": str(tmp_path)}
+    printed = io.StringIO()
+    with running_servers([mlflow], environment, Console(file=printed)):
+        assert runs_page(mlflow.page_url, "cars") == mlflow.page_url, "there are no runs yet"
+        created = httpx.post(
+            f"{mlflow.page_url}/api/2.0/mlflow/experiments/create", json={"name": "cars"}, trust_env=False, timeout=30.0
+        )
+        number = created.json()["experiment_id"]
+        runs = f"{mlflow.page_url}/#/experiments/{number}/runs?workflowType=machine_learning"
+        assert runs_page(mlflow.page_url, "cars") == runs
+        listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+        own = [line for line in listed if str(tmp_path) in line]
+        assert len(own) <= 2, own
+    assert f"MLflow: {mlflow.page_url} (log:" in printed.getvalue()
 
 
 def test_the_procfile_lists_the_same_programs() -> None:
