@@ -7,14 +7,18 @@ import multiprocessing
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import yaml
-
+from features.targets import TARGET_NAMES
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
+from training.registry.events import RegisteredVersion
+
+if TYPE_CHECKING:
+    from training.gate import GateThresholds
+    from training.registry.registry_store import RegistryStore
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -49,6 +53,8 @@ class ModelsView:
     Attributes:
         release: release that is champion, None if there is none.
         previous: release that a rollback restores, None if there is none.
+        versions: by target, all versions with the gate's verdicts, oldest first; each can be promoted.
+        not_recorded: aliases that were moved outside and are not in the history yet, one text each.
     """
 
     domain: str
@@ -57,6 +63,8 @@ class ModelsView:
     champions: Mapping[str, VersionView]
     challengers: Mapping[str, VersionView]
     events: tuple[EventView, ...]
+    versions: Mapping[str, tuple[RegisteredVersion, ...]] = field(default_factory=dict)
+    not_recorded: tuple[str, ...] = ()
 
 
 class RegistryProcess:
@@ -87,14 +95,14 @@ class RegistryProcess:
     async def promote(
         self, versions: Mapping[str, int], *, reason: str, by: str, expected: int | None = None
     ) -> list[str]:
-        """Promote challengers (version by target) that pass the gate; returns messages about the outcome.
+        """Promote those of `versions` (by target) that pass the gate; returns messages about the outcome.
 
         Args:
             expected: release that the page showed as champion.
 
         Raises:
-            TwinError: one of `versions` is no longer challenger, `expected` is not champion, the reason is empty, or
-                the registry is unavailable.
+            TwinError: a version does not exist, `expected` is not champion, the reason is empty, or the registry is
+                unavailable.
         """
         return await self._run(_promote, self._settings, self._params, dict(versions), _reason(reason), by, expected)
 
@@ -108,7 +116,7 @@ class RegistryProcess:
             TwinError: there is no previous release, `expected` is not champion, the reason is empty, or the registry is
                 unavailable.
         """
-        return await self._run(_rollback, self._settings, _reason(reason), by, expected)
+        return await self._run(_rollback, self._settings, self._params, _reason(reason), by, expected)
 
     def close(self) -> None:
         """Shut the worker process down."""
@@ -152,6 +160,7 @@ def _call_worker(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str | 
 
 
 def _view(settings: Settings, cache: Mapping[tuple[str, int], VersionView]) -> ModelsView:
+    from training.registry.promotion import outside_changes
     from training.registry.registry_store import RegistryStore
 
     store = RegistryStore.open(settings, settings.domain, fail_fast=True)
@@ -174,47 +183,41 @@ def _view(settings: Settings, cache: Mapping[tuple[str, int], VersionView]) -> M
         champions=views(aliases.champions),
         challengers=views(aliases.challengers),
         events=events,
+        versions={target: tuple(found) for target in TARGET_NAMES if (found := store.registered(target))},
+        not_recorded=tuple(outside_changes(store)),
     )
+
+
+def _open(settings: Settings, params: Path) -> tuple[RegistryStore, GateThresholds]:
+    """The registry, after aliases that were moved outside have been recorded, and the thresholds of the gate."""
+    from training.gate import required_gate
+    from training.registry.promotion import synchronise
+    from training.registry.registry_store import RegistryStore
+
+    gate = required_gate(params)
+    store = RegistryStore.open(settings, settings.domain)
+    synchronise(store, gate)
+    return store, gate
 
 
 def _promote(
     settings: Settings, params: Path, versions: Mapping[str, int], reason: str, by: str, expected: int | None
 ) -> list[str]:
-    from training.gate import GateThresholds
-    from training.registry.promotion import promote, synchronise
-    from training.registry.registry_store import RegistryStore
+    from training.registry.promotion import promote
 
-    try:
-        section = yaml.safe_load(params.read_text(encoding="utf-8"))["gate"]
-    except (OSError, KeyError, TypeError) as error:
-        raise TwinError(
-            f"{params} has no section gate with the thresholds of the promotion gate.", field="params"
-        ) from error
-    store, gate = RegistryStore.open(settings, settings.domain), GateThresholds.from_params(section)
-    synchronise(store, gate)
-    challengers = store.aliases().challengers
-    for target, version in versions.items():
-        if challengers.get(target) != version:
-            raise TwinError(
-                f"Version {version} of {target} is no longer the challenger, {challengers.get(target, 'none')} is: "
-                "reload and try again.",
-                field="version",
-                value=version,
-            )
+    store, gate = _open(settings, params)
     outcome = promote(store, gate, versions, reason=reason, by=by, expected=expected)
     messages = [
-        f"{name} version {outcome.versions[name]} {'passes' if verdict.passed else 'fails'} the gate: "
-        + "; ".join(verdict.reasons)
-        for name, verdict in outcome.verdicts.items()
+        f"{name} version {outcome.versions[name]} {verdict.sentence}" for name, verdict in outcome.verdicts.items()
     ]
     if outcome.event is not None:
         return [f"Release {outcome.event.after.release} is champion.", *messages]
-    return ["Nothing was promoted.", *(messages or ["Every challenger is already champion."])]
+    return ["Nothing was promoted.", *(messages or ["Every version named is already champion."])]
 
 
-def _rollback(settings: Settings, reason: str, by: str, expected: int | None) -> list[str]:
+def _rollback(settings: Settings, params: Path, reason: str, by: str, expected: int | None) -> list[str]:
     from training.registry.promotion import rollback
-    from training.registry.registry_store import RegistryStore
 
-    event = rollback(RegistryStore.open(settings, settings.domain), reason=reason, by=by, expected=expected)
+    store, _ = _open(settings, params)
+    event = rollback(store, reason=reason, by=by, expected=expected)
     return [f"Release {event.after.release} is champion again."]

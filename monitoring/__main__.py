@@ -1,7 +1,8 @@
 """`python -m monitoring`: runs model evaluation, drift detection and the Prometheus exporter (9091) in one process.
 
 Reads and writes the telemetry store only, so it works with the service, the stream scorer and the database predictor
-alike.  The model registry is read for training references, label definitions and counts of trainings.
+alike.  The model registry is read for training references, label definitions and counts of trainings; aliases that were
+moved in MLflow's web page are recorded, and the release is updated.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from telemetry.errors import TwinError
 from telemetry.metrics_server import metrics_server
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
+from training.gate import project_gate
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ def run_monitoring(settings: Settings, params_file: Path, stop: threading.Event)
     definitions = LabelParams.read(params_file)
     evaluator = Evaluator(dsn, ModelDefinitions(settings, definitions), definitions.temperature_every_s)
     drift = DriftMonitor(dsn, registered_references(settings), DriftParams.read(params_file))
-    registry = RegistryPoller(settings)
+    registry = RegistryPoller(settings, project_gate(params_file))
     reader = FleetReader(dsn)
     with ExitStack() as stack:
         stack.callback(reader.close)

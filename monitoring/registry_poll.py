@@ -1,4 +1,8 @@
-"""Polls the model registry in the background, so that a scrape never waits for it."""
+"""Polls the model registry in the background, and records aliases that were moved by other means.
+
+A scrape of the metrics never waits for the registry.  One process does it, so that no two of them make a release of the
+same alias.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from features.targets import TARGET_NAMES
+from telemetry.errors import TwinError
 from telemetry.settings import Settings
+from training.gate import GateThresholds
+from training.registry.promotion import outside_changes, synchronise
 from training.registry.registry_store import RegistryStore
 
 logger = logging.getLogger(__name__)
@@ -47,13 +54,18 @@ def has_registry(settings: Settings) -> bool:
 class RegistryPoller:
     """Holds the latest state of the registry.
 
+    Args:
+        gate: thresholds for aliases that were moved outside; None: they are not recorded.
+
     Attributes:
         state: None before the first successful poll.
         is_up: whether the last poll succeeded.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, gate: GateThresholds | None = None) -> None:
         self._settings = settings
+        self._gate = gate
+        self._outside: list[str] = []
         self.state: RegistryState | None = None
         self.is_up = False
 
@@ -80,13 +92,32 @@ class RegistryPoller:
         from mlflow.exceptions import MlflowException
 
         try:
-            self.state = self._fetch()
+            store = RegistryStore.open(self._settings, self._settings.domain, fail_fast=True)
+            if self._gate is not None:
+                self._record_outside_changes(store, self._gate)
+            self.state = self._fetch(store)
         except (MlflowException, OSError) as error:
             raise RegistryUnavailableError(str(error)) from error
         self.is_up = True
 
-    def _fetch(self) -> RegistryState:
-        store = RegistryStore.open(self._settings, self._settings.domain, fail_fast=True)
+    def _record_outside_changes(self, store: RegistryStore, gate: GateThresholds) -> None:
+        """Record aliases that were moved outside and update the release, if two polls find the same.
+
+        At one poll a registration or promotion may be about to record them itself.
+        """
+        changes = outside_changes(store)
+        if changes and changes == self._outside:
+            try:
+                event = synchronise(store, gate)
+            except TwinError as error:  # e.g. a release whose file is missing
+                logger.warning("aliases were moved outside and cannot be recorded: %s", error.sentence)
+            else:
+                if event is not None:
+                    logger.warning("%s", "; ".join((event.reason, *event.warnings)))
+                changes = []
+        self._outside = changes
+
+    def _fetch(self, store: RegistryStore) -> RegistryState:
         aliases = store.aliases()
         previous = {} if self.state is None else self.state.trainings
         return RegistryState(

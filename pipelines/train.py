@@ -6,19 +6,26 @@ import argparse
 import logging
 import shutil
 import sys
+from typing import Any
 
 import pandas as pd
 
 from features.state import STATE_VERSION
-from features.targets import TARGET_NAMES, TARGETS
+from features.targets import TARGET_NAMES, TARGETS, Target
 from telemetry.command import exit_code
 from telemetry.errors import TwinError
 from telemetry.parameters import load_params
+from telemetry.settings import Settings
+from training import tracking
+from training.baselines import BASELINES
 from training.crossfit import fit_final, out_of_fold, predict_with_baselines
+from training.evaluate import errors_by_model
 from training.forests import ForestParams, inputs
+from training.measures import Measures, error_measure
 from training.model_files import save_canonical_skops
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference, to_onnx
 from training.params import FEATURES, MODELS, TUNED, read_json, start_logging, write_json
+from training.release import content_sha256
 from training.splits import split
 
 log = logging.getLogger(__name__)
@@ -43,9 +50,29 @@ def main() -> None:
     params = load_params()
     seed, forest = params["seed"], ForestParams(**tuned["params"])
     table = pd.read_parquet(FEATURES / f"{target.name}.parquet")
-    division = split(table)
-    predictions = out_of_fold(table, target, forest, division, seed)
+    baselines = [name for name in target.baselines if name in BASELINES]
+    logged = {**forest.as_dict(), "seed": seed}
+    with tracking.forest_run(Settings(), params["domain"], target.name, baselines, logged) as run:
+        _train(target, table, forest, params, run)
+
+
+def _train(
+    target: Target, table: pd.DataFrame, forest: ForestParams, params: dict[str, Any], run: tracking.ForestRun
+) -> None:
+    """Write the files of `models/<target>` and log errors to `run` as soon as they are known."""
+    folder, seed, division = MODELS / target.name, params["seed"], split(table)
+
+    def errors(rows: pd.DataFrame) -> dict[str, Measures]:
+        own, of_baselines = errors_by_model(target, rows)
+        return {tracking.FOREST: own, **of_baselines}
+
+    def on_fold(fold: int, rows: pd.DataFrame) -> None:
+        run.log({model: {primary: of[primary]} for model, of in errors(rows).items()}, "fold.", fold)
+
+    primary = error_measure(target)
+    predictions = out_of_fold(table, target, forest, division, seed, on_fold)
     predictions.to_parquet(folder / "oof.parquet", index=False)
+    run.log(errors(predictions))
 
     log.info("%s: final fit on %d rows", target.name, int(division.final_rows().sum()))
     model = fit_final(table, target, forest, division, seed)
@@ -53,6 +80,7 @@ def main() -> None:
     features = gate[list(target.feature_names)].add_prefix(FEATURE_PREFIX)
     on_gate = pd.concat([predict_with_baselines(model, train, gate, target), features], axis=1)
     on_gate.to_parquet(folder / "gate.parquet", index=False)
+    run.log(errors(on_gate), "gate.")
 
     onnx = to_onnx(model, len(target.feature_names))
     difference = onnx_difference(model, onnx, inputs(table.iloc[:: max(1, len(table) // 10_000)], target))
@@ -79,6 +107,7 @@ def main() -> None:
             "onnx_max_difference": difference,
         },
     )
+    run.set_content(content_sha256(folder))
 
 
 if __name__ == "__main__":

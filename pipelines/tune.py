@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
 from dataclasses import asdict
 
 import pandas as pd
@@ -39,12 +40,16 @@ def main() -> None:
     tune = TuneParams.of(params)
     name = study_name(params["domain"], target, file_hash(source), tune, params["seed"])
     settings.var.mkdir(parents=True, exist_ok=True)
-    library = forests(tune.library).tag
-    with tracking.tuning_run(settings, params["domain"], target.name, name, library) as run:
+    tags = {"forest_library": forests(tune.library).tag}
+    with tracking.tuning_run(settings, params["domain"], target.name, name, tags) as run:
+        began_ms = time.time_ns() // 1_000_000
 
-        def on_trial(number: int, sampled: dict[str, object], error: float) -> None:
-            log.info("%s: trial %d of %d, error %.5g with %s", target.name, number + 1, tune.trials, error, sampled)
-            run.log_trial(number, sampled, error)
+        def on_trial(trial: tracking.Trial) -> None:
+            nonlocal began_ms
+            of = f"trial {trial.number + 1} of {tune.trials}"
+            log.info("%s: %s, error %.5g with %s", target.name, of, trial.error, trial.params)
+            run.log_trial(trial, began_ms)
+            began_ms = time.time_ns() // 1_000_000
 
         tuned = tune_forest(
             table,
@@ -56,9 +61,16 @@ def main() -> None:
             name=name,
             on_trial=on_trial,
         )
+        run.log_missing(tuned.trials)
     write_json(
         TUNED / f"{target.name}.json",
-        {"available": True, "params": asdict(tuned.params), "error": tuned.error, "trials": tuned.trials},
+        {
+            "available": True,
+            "study": name,
+            "params": asdict(tuned.params),
+            "error": tuned.error,
+            "trials": [asdict(trial) for trial in tuned.trials],
+        },
     )
 
 

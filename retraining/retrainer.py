@@ -26,9 +26,9 @@ from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 from telemetry.stores.snapshot import SnapshotParams
 from training.params import read_json
-from training.registry.promotion import current_user
 from training.registry.registry_store import RegistryStore
 from training.splits import MIN_BATTERIES_FOR_GATE
+from training.tracking import current_user
 
 log = logging.getLogger(__name__)
 

@@ -200,7 +200,7 @@ class TrainingRun:
             self.registry,
             workspace.models,
             read_json(workspace.reports / "metrics.json"),
-            GateThresholds.from_params(self.params["gate"]),
+            GateThresholds.of(self.params),
             provenance_in(workspace.folder, SOURCE, tags),
             by=self.by,
             why=reason,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -13,13 +14,21 @@ from training.baselines import BASELINES
 from training.forests import ForestParams, fit, predict
 from training.splits import Split
 
+#: Called with the number of a fold and its predictions.
+OnFold = Callable[[int, pd.DataFrame], None]
+
 log = logging.getLogger(__name__)
 
 _KEYS = ("battery_id", "time", "cycle_index", "life_quarter")
 
 
-def out_of_fold(table: pd.DataFrame, target: Target, params: ForestParams, split: Split, seed: int) -> pd.DataFrame:
+def out_of_fold(
+    table: pd.DataFrame, target: Target, params: ForestParams, split: Split, seed: int, on_fold: OnFold | None = None
+) -> pd.DataFrame:
     """Predict every fold with a model (and baselines) fitted on the training rows of that fold.
+
+    Args:
+        on_fold: called after each fold.
 
     Returns:
         One row for each row of `table` in a test fold: keys, `actual`, `predicted`, `fold`, `baseline_<name>`.
@@ -30,6 +39,8 @@ def out_of_fold(table: pd.DataFrame, target: Target, params: ForestParams, split
         log.info("%s: fold %d of %d, %d training rows", target.name, test_fold + 1, len(split.test_folds), len(train))
         model = fit(train, target, params, seed)
         parts.append(predict_with_baselines(model, train, rows, target).assign(fold=test_fold))
+        if on_fold is not None:
+            on_fold(test_fold, parts[-1])
     return pd.concat(parts).sort_index().reset_index(drop=True)
 
 

@@ -43,13 +43,7 @@ def report(target: Target, predictions: pd.DataFrame) -> dict[str, Any]:
     Args:
         predictions: `battery_id`, `actual`, `predicted`, `life_quarter` and `baseline_<name>` columns.
     """
-    actual = predictions["actual"].to_numpy(dtype=float)
-    baselines = {
-        column.removeprefix(_BASELINE): measures(target, actual, predictions[column].to_numpy(dtype=float))
-        for column in predictions.columns
-        if column.startswith(_BASELINE)
-    }
-    own = measures(target, actual, predictions["predicted"].to_numpy(dtype=float))
+    own, baselines = errors_by_model(target, predictions)
     primary = error_measure(target)
     return {
         **own,
@@ -60,6 +54,17 @@ def report(target: Target, predictions: pd.DataFrame) -> dict[str, Any]:
         "baselines": baselines,
         "by_life_quarter": _by_quarter(target, predictions),
     }
+
+
+def errors_by_model(target: Target, predictions: pd.DataFrame) -> tuple[Measures, dict[str, Measures]]:
+    """Error measures of the model, and of each baseline by its name."""
+    actual = predictions["actual"].to_numpy(dtype=float)
+    baselines = {
+        column.removeprefix(_BASELINE): measures(target, actual, predictions[column].to_numpy(dtype=float))
+        for column in predictions.columns
+        if column.startswith(_BASELINE)
+    }
+    return measures(target, actual, predictions["predicted"].to_numpy(dtype=float)), baselines
 
 
 def _by_quarter(target: Target, predictions: pd.DataFrame) -> list[dict[str, Any]]:

@@ -14,6 +14,19 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 
+#: How to compare runs, for descriptions in MLflow's web page.
+HOW_TO_COMPARE = (
+    "To compare a forest with its baselines, filter the runs by `tags.compare = 'rul'` (or soh, temperature, failure) "
+    "and sort by `mae` (failure: `brier`), out of fold, or by `gate.mae`, on the gate batteries. `skill` is the error "
+    "reduction against the best baseline: 0 for that baseline, 1 for no error. `fold.mae` has a step for each fold."
+)
+_EXPERIMENT_TAGS = {
+    "mlflow.note.content": f"{HOW_TO_COMPARE} The child runs of a tuning are its trials, with `error`.",
+    # MLflow opens such an experiment on its runs instead of on traces of language models.
+    "mlflow.experimentKind": "custom_model_development",
+}
+
+
 def connect(settings: Settings, *, fail_fast: bool = False) -> MlflowClient:
     """Client of the tracking server and registry in `settings`; creates the database where there is none.
 
@@ -43,9 +56,15 @@ def experiment_id(client: MlflowClient, settings: Settings, domain: str) -> str:
     """Id of the experiment of the model namespace `domain`, which is created if it does not exist."""
     found = client.get_experiment_by_name(domain)
     if found is not None:
-        return str(found.experiment_id)
-    location = None if settings.mlflow_tracking_uri else (settings.artifact_root / domain).as_uri()
-    return str(client.create_experiment(domain, artifact_location=location))
+        number = str(found.experiment_id)
+    else:
+        location = None if settings.mlflow_tracking_uri else (settings.artifact_root / domain).as_uri()
+        number = str(client.create_experiment(domain, artifact_location=location))
+    present = {} if found is None else found.tags
+    for key, value in _EXPERIMENT_TAGS.items():
+        if key not in present:
+            client.set_experiment_tag(number, key, value)
+    return number
 
 
 @contextmanager

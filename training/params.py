@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ FEATURES = Path("data/features")
 TUNED = Path("reports/tuning")
 MODELS = Path("models")
 REPORTS = Path("reports")
+
+
+def experiment_name() -> str | None:
+    """Name of the DVC experiment (`dvc exp run`) that this stage belongs to, None outside one."""
+    return os.environ.get("DVC_EXP_NAME") or None
 
 
 def file_hash(*paths: Path) -> str:

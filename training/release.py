@@ -29,7 +29,7 @@ RELEASE_FILE = "release.json"
 #: Tag of a model version: `content_sha256` of its files.
 CONTENT_TAG = "content_sha256"
 
-_MODEL_FILES = ("model.onnx", "fit.json")
+MODEL_FILES = ("model.onnx", "fit.json")
 _DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,49}")
 
 
@@ -156,7 +156,7 @@ def model_cache(settings: Settings) -> Path:
 def content_sha256(folder: Path) -> str:
     """Hash that identifies a model: SHA-256 of `model.onnx` and `fit.json` in `folder`."""
     digest = hashlib.sha256()
-    for name in _MODEL_FILES:
+    for name in MODEL_FILES:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()
 
@@ -250,7 +250,7 @@ def fetch_model(client: MlflowClient, target: str, pinned: PinnedModel, cache: P
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
             download = Path(scratch) / "model"
             download.mkdir()
-            for file in _MODEL_FILES:
+            for file in MODEL_FILES:
                 fetch_file(client, pinned.name, pinned.version, file, download)
             if content_sha256(download) != pinned.content_sha256:
                 raise TwinError(

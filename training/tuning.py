@@ -19,9 +19,10 @@ from training.forest_library import Library
 from training.forests import ForestParams, fit, predict
 from training.measures import error_measure, measures
 from training.splits import Split
+from training.tracking import Trial
 
-#: Called after each finished trial with its number, its parameters and its error.
-OnTrial = Callable[[int, dict[str, Any], float], None]
+#: Called after each finished trial.
+OnTrial = Callable[[Trial], None]
 
 
 class TuneParams(Parameters):
@@ -48,11 +49,11 @@ class TuneParams(Parameters):
 
 @dataclass(frozen=True)
 class TuningResult:
-    """Result of a study: the best parameters, their error and the number of trials."""
+    """Result of a study: the best parameters, their error and all finished trials."""
 
     params: ForestParams
     error: float
-    trials: int
+    trials: tuple[Trial, ...]
 
 
 def study_name(domain: str, target: Target, data_hash: str, tune: TuneParams, seed: int) -> str:
@@ -91,9 +92,14 @@ def tune_forest(
         error = _error(rows_for_tuning, inner, target, params, seed, tune.library)
         study.tell(trial, error)
         if on_trial is not None:
-            on_trial(finished, params.as_dict(), error)
-    best = study.best_trial
-    return TuningResult(_suggest(optuna.trial.FixedTrial(best.params), tune), float(study.best_value), _finished(study))
+            on_trial(Trial(finished, params.as_dict(), error))
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    trials = tuple(
+        Trial(number, _suggest(optuna.trial.FixedTrial(trial.params), tune).as_dict(), float(trial.value or 0.0))
+        for number, trial in enumerate(complete)
+    )
+    best = _suggest(optuna.trial.FixedTrial(study.best_trial.params), tune)
+    return TuningResult(best, float(study.best_value), trials)
 
 
 def _sampler(seed: int) -> optuna.samplers.TPESampler:

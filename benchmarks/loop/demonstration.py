@@ -117,6 +117,8 @@ def demonstration_params(project: Path, options: LoopOptions) -> dict[str, Any]:
         "simulate": {"cycles_between_logs": 150.0},
         "snapshot": {"days": options.history_days + 2.0, "every_s": 0},
         "tune": {"trials": 1, "max_rows": 2000, "n_estimators": [30], "max_depth": [12], "max_features": [0.33]},
+        # A fifth of the batteries is held out for the gate; of two, a challenger has to be better on both.
+        "gate": {"min_batteries": max(2, min(5, round(options.batteries / 5)))},
         "drift": {"window_s": 3600},
         "retrain": {"pause_s": 60.0, "longest_pause_s": 240.0},
         "rollback": {"min_outcomes": 100, "max_outcomes": 800, "watch_s": 3600.0},

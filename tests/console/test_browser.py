@@ -188,7 +188,7 @@ def registry_with_a_challenger(var: Path, folder: Path, empty: Path) -> None:
     register_all(store, models.folder, models.metrics, GATE, provenance, by="the tests")
     models.train("soh", state_version=STATE_VERSION, noise=0.05)
     # A gate that no model passes, so that the better model stays challenger; the console uses the gate of params.yaml.
-    strict = GateThresholds(dict.fromkeys(TARGET_NAMES, 0.9999))
+    strict = GateThresholds(min_skill=dict.fromkeys(TARGET_NAMES, 0.9999))
     register_all(store, models.folder, models.metrics, strict, provenance, by="the tests")
 
 

@@ -54,7 +54,7 @@ def test_cached_versions_are_not_fetched_again(settings: Settings) -> None:
 
 def test_concurrent_rollbacks_change_the_champion_once(settings: Settings, tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
-    params.write_text(yaml.safe_dump({"gate": {"min_skill": GATE.min_skill, "tolerance": GATE.tolerance}}))
+    params.write_text(yaml.safe_dump({"gate": {"min_skill": GATE.min_skill}}))
     store = RegistryStore.open(settings, "battery")
 
     async def decide() -> None:
@@ -69,9 +69,12 @@ def test_concurrent_rollbacks_change_the_champion_once(settings: Settings, tmp_p
             assert store.aliases().release == 2
             with pytest.raises(TwinError, match="no longer release 3"):
                 await registry.promote({"soh": 3}, reason="better", by="bob", expected=view.release)
-            with pytest.raises(TwinError, match="Version 2 of soh is no longer the challenger, 3 is"):
-                await registry.promote({"soh": 2}, reason="better", by="bob", expected=2)
+            with pytest.raises(TwinError, match="there is no version 9 of battery-soh; existing: 1, 2, 3"):
+                await registry.promote({"soh": 9}, reason="better", by="bob", expected=2)
             assert store.aliases().release == 2
+            listed = (await registry.view()).versions["soh"]
+            assert [(one.version, one.gate) for one in listed] == [(1, "passed"), (2, "passed"), (3, "passed")]
+            assert "better than the champion, version 2" in listed[2].reasons
             messages = await registry.promote({"soh": 3}, reason="better", by="bob", expected=2)
             assert messages[0] == "Release 4 is champion."
         finally:

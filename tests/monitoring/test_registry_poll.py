@@ -11,7 +11,9 @@ from features.labels import LabelParams
 from monitoring.evaluation.definitions import ModelDefinitions
 from monitoring.registry_poll import RegistryPoller, RegistryUnavailableError
 from telemetry.settings import Settings
+from tests.training.small_models import GATE, release_small_models
 from training.mlflow_client import connect
+from training.registry.registry_store import RegistryStore
 
 
 @pytest.fixture
@@ -55,3 +57,36 @@ def test_unavailable_registry_fails_fast(tmp_path: Path) -> None:
     with pytest.raises(RegistryUnavailableError):
         RegistryPoller(unavailable).poll()
     assert ModelDefinitions(unavailable, LabelParams())("battery-rul", "2") is None
+
+
+def test_aliases_that_were_moved_outside_are_recorded_once_two_polls_agree(
+    tmp_path: Path, empty_registry: Path
+) -> None:
+    var = tmp_path / "var"
+    var.mkdir()
+    shutil.copy(empty_registry, var / "mlflow.db")
+    settings = Settings(var=var)
+    release_small_models(settings, tmp_path / "models")
+    store = RegistryStore.open(settings, settings.domain)
+    poller = RegistryPoller(settings, GATE)
+    for _ in range(2):
+        poller.poll()
+    assert [event.kind for event in store.events()] == ["register"], "nothing was moved"
+    store.client.delete_registered_model_alias("battery-rul", "champion")
+    poller.poll()
+    assert len(store.events()) == 1, "a promotion could be in progress"
+    poller.poll()
+    assert [event.kind for event in store.events()] == ["register", "outside"]
+    assert "battery-rul@champion 1 -> none" in store.events()[-1].reason
+    assert store.aliases().release == 2, "the release follows"
+    assert poller.state is not None
+    assert poller.state.release == 2
+    poller.poll()
+    poller.poll()
+    assert len(store.events()) == 2
+
+    reader = RegistryPoller(settings)
+    store.client.delete_registered_model_alias("battery-soh", "champion")
+    reader.poll()
+    reader.poll()
+    assert len(store.events()) == 2, "without thresholds nothing is recorded"

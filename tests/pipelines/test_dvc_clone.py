@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,13 +22,16 @@ import yaml
 from deploy.servers.minio import REGION, Minio
 from deploy.servers.process import HOST, Command, Server, responds, unused_port
 from features.targets import TARGET_NAMES
+from features.targets import TARGETS
 from telemetry.batch import Batch, rows_of
 from telemetry.contract import CYCLE_FIELDS, names
-from telemetry.settings import USAGE_STATISTICS_OFF
+from telemetry.settings import USAGE_STATISTICS_OFF, Settings
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
 from tests.pipelines import fifth_target
+from training.mlflow_client import connect
 from training.params import read_json
+from training.registry.registry_store import RegistryStore
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -144,6 +148,61 @@ def test_a_fifth_target_is_one_entry(clone: Path, tmp_path: Path, postgres_dsn: 
     assert metrics["targets"][fifth_target.TARGET]["n_rows"] >= 20
     assert set(metrics["gate"][fifth_target.TARGET]["baselines"]) == {"mean", "cycle_count"}
     run(extended, sys.executable, "-m", "tests.pipelines.fifth_target", postgres_dsn)
+
+
+@pytest.mark.timeout(600)
+def test_runs_show_forests_beside_baselines_and_the_reused_trials(clone: Path) -> None:
+    """After the test above: nothing was trained here, the runs are made from the committed results."""
+    client = connect(Settings(var=clone / "var"))
+    experiment = client.get_experiment_by_name("battery")
+    runs = client.search_runs([experiment.experiment_id])
+    names = {run.info.run_name for run in runs}
+    assert {"temperature forest", "temperature persistence", "temperature tuning", "temperature trial 0"} <= names
+    version = client.get_model_version("battery-temperature", "1")
+    (forest,) = [run for run in runs if run.info.run_name == "temperature forest"]
+    assert version.run_id == forest.info.run_id
+    assert version.tags["gate"] in {"passed", "failed"}
+    assert {"mae", "gate.mae", "skill", "fold.mae"} <= forest.data.metrics.keys()
+
+
+@pytest.mark.timeout(600)
+def test_experiment_registers_challengers_and_prints_the_command_that_promotes(clone: Path, tmp_path: Path) -> None:
+    output = run(clone, sys.executable, "-m", "pipelines.register", DVC_EXP_NAME="try-it", TWIN_VAR=str(tmp_path))
+    assert "@champion is not set" in output
+    command = next(line.strip() for line in output.splitlines() if "training.registry promote" in line)
+    assert command.endswith('--reason "experiment try-it passed the gate"')
+    store = RegistryStore.open(Settings(var=tmp_path), "battery")
+    assert store.aliases().champions == {}
+    assert {one.experiment for target in TARGETS for one in store.registered(target)} == {"try-it"}
+    run(clone, sys.executable, *shlex.split(command)[1:], TWIN_VAR=str(tmp_path))
+    assert "temperature" in store.aliases().champions
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.slow
+def test_dvc_experiment_moves_no_champion(clone: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "twin"
+    shutil.copytree(clone, copy)
+    store = RegistryStore.open(Settings(var=copy / "var"), "battery")
+    before = store.aliases()
+    output = run(
+        copy, "dvc", "exp", "run", "--name", "more-rows", "-S", "tune.max_rows=900", "-S", "seed=11", "register"
+    )
+    assert "battery-twin@champion is version 1" in output
+    after = store.aliases()
+    assert (after.champions, after.release) == (before.champions, before.release)
+    assert after.challengers != before.challengers
+    assert store.registered("temperature")[-1].experiment == "more-rows"
+    experiment = store.client.get_experiment_by_name("battery")
+    (trained,) = store.client.search_runs(
+        [experiment.experiment_id],
+        "tags.experiment = 'more-rows' AND tags.kind = 'forest' AND tags.target = 'temperature'",
+    )
+    assert trained.data.tags["mlflow.source.name"] == "python -m pipelines.train temperature"
+    assert trained.info.end_time - trained.info.start_time > 1000, "it lasts as long as the training"
+    folds = store.client.get_metric_history(trained.info.run_id, "fold.mae")
+    assert sorted(point.step for point in folds) == [0, 1, 2, 3, 4]
+    assert folds[-1].timestamp > folds[0].timestamp, "each fold is logged when it ends"
 
 
 @pytest.mark.timeout(600)

@@ -31,10 +31,10 @@ from training.splits import split
 N_TREES = 10
 #: File in a model's folder: its training table.
 TABLE = "table.parquet"
-GATE_BATTERIES = ("B08", "B09")
+GATE_BATTERIES = ("B08", "B09", "B10", "B11", "B12")
 TRAIN_BATTERIES = tuple(f"B0{number}" for number in range(8))
 DEFINITIONS = {"eol_fraction": 0.8, "failure_horizon_cycles": 100, "temperature_horizon_s": 300}
-GATE = GateThresholds(dict.fromkeys(TARGET_NAMES, 0.02), tolerance=0.0)
+GATE = GateThresholds(min_skill=dict.fromkeys(TARGET_NAMES, 0.02))
 
 
 def features_with_missing_values(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray[Any, Any]:
@@ -79,7 +79,7 @@ class ModelFiles:
         noise: float = 0.1,
         signal: float = 1.0,
         train_batteries: tuple[str, ...] = TRAIN_BATTERIES,
-        state_version: int = 1,
+        state_version: int = STATE_VERSION,
     ) -> None:
         """Fit a model and write its files; more `noise` in the labels gives a less accurate model."""
         trained = _trained(target, noise, signal, train_batteries, state_version)
@@ -166,7 +166,7 @@ def _evaluation(target: Target, predictions: pd.DataFrame) -> dict[str, Any]:
         primary: own,
         "skill": 1 - own / mean,
         "unit": target.unit,
-        "n_batteries": 2,
+        "n_batteries": len(GATE_BATTERIES),
         "n_rows": len(predictions),
         "baselines": {"mean": {primary: mean}},
         "by_life_quarter": [{"quarter": 1, "n_rows": len(predictions), primary: own}],

@@ -13,6 +13,7 @@ from training.crossfit import out_of_fold
 from training.evaluate import report
 from training.forests import ForestParams
 from training.splits import split
+from training.tracking import Trial
 from training.tuning import TuneParams, tune_forest
 
 PARAMS = ForestParams(n_estimators=20, max_depth=6, max_features=0.1, min_samples_leaf=5)
@@ -74,8 +75,8 @@ def test_resumed_study_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     class KilledError(Exception):
         pass
 
-    def kill(number: int, *_: object) -> None:
-        if number == 1:
+    def kill(trial: Trial) -> None:
+        if trial.number == 1:
             raise KilledError
 
     storage = f"sqlite:///{tmp_path}/b.db"
@@ -83,6 +84,7 @@ def test_resumed_study_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         tune_forest(table, target, division, TUNE, seed=5, storage=storage, name="s", on_trial=kill)
     resumed = tune_forest(table, target, division, TUNE, seed=5, storage=storage, name="s")
     assert resumed == whole
-    assert resumed.trials == TUNE.trials
+    assert [trial.number for trial in resumed.trials] == list(range(TUNE.trials))
+    assert min(trial.error for trial in resumed.trials) == resumed.error
     again = tune_forest(table, target, division, TUNE, seed=5, storage=storage, name="s", on_trial=kill)
     assert again == whole

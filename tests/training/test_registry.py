@@ -6,17 +6,26 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from features.state import STATE_VERSION
 from features.targets import TARGET_NAMES
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from tests.training.small_models import GATE, GATE_BATTERIES, TRAIN_BATTERIES, ModelFiles
 from training.registry.__main__ import main
-from training.registry.promotion import promote, rollback, synchronise
-from training.registry.registration import Provenance, RegistrationReport, RegistrationResult, register_all
+from training.registry.events import Aliases
+from training.registry.promotion import outside_changes, promote, rollback, synchronise
+from training.registry.registration import (
+    PromotionPolicy,
+    Provenance,
+    RegistrationReport,
+    RegistrationResult,
+    register_all,
+)
 from training.registry.registry_store import RegistryStore
 from training.release import load_release, model_name, read_release
 
@@ -75,7 +84,7 @@ def test_only_promotable_targets_are_promoted_with_the_training_reason_recorded(
     assert store.aliases().champions == {"soh": 1, "temperature": 2}
     assert store.aliases().challengers == {"soh": 2, "temperature": 2}
     assert result_of(report, "soh").state == "challenger"
-    assert "for other targets" in result_of(report, "soh").reasons[0]
+    assert "for other targets" in result_of(report, "soh").reasons[-1]
     assert store.events()[-1].reason == "it drifts: passed the gate: temperature 2"
     version = store.client.get_model_version("battery-temperature", "2")
     assert version.tags["retrain_reason"] == "it drifts"
@@ -106,7 +115,7 @@ def test_better_model_replaces_the_champion_and_other_targets_are_unchanged(
     report = register()
     assert result_of(report, "soh").state == "champion"
     assert result_of(report, "soh").version == 2
-    assert "not worse than the champion, version 1," in result_of(report, "soh").reasons[1]
+    assert "better than the champion, version 1," in result_of(report, "soh").reasons[1]
     assert store.aliases().champions == {"soh": 2, "rul": 1}
     assert {t: m.version for t, m in read_release(store.client, "battery", 2).models.items()} == {"soh": 2, "rul": 1}
 
@@ -117,7 +126,7 @@ def test_worse_model_stays_challenger(register: Register, models: ModelFiles, st
     models.train("soh", noise=1.0)
     report = register()
     assert result_of(report, "soh").state == "challenger"
-    assert "worse than the champion, version 1, error" in result_of(report, "soh").reasons[1]
+    assert "not better than the champion, version 1, error" in result_of(report, "soh").reasons[1]
     assert store.aliases().champions == {"soh": 1}
     assert store.aliases().challengers == {"soh": 2}
     assert report.release == 1
@@ -159,28 +168,148 @@ def test_model_whose_onnx_differs_from_scikit_learn_is_not_registered(
     assert store.aliases().challengers == {}
 
 
-def test_champion_trained_on_the_gate_batteries_is_not_replaced(register: Register, models: ModelFiles) -> None:
+def test_champion_trained_on_the_gate_batteries_is_not_replaced(
+    register: Register, models: ModelFiles, store: RegistryStore
+) -> None:
     models.train("soh", noise=1.0, train_batteries=TRAIN_BATTERIES + GATE_BATTERIES)
     register()
     models.train("soh", noise=0.1)
-    assert "trained on every gate battery" in result_of(register(), "soh").reasons[1]
+    report = register()
+    assert "on 0 gate batteries, 5 excluded because it was trained on them" in result_of(report, "soh").reasons[1]
+    assert [one.gate for one in store.registered("soh")] == ["passed", "undecided"]
 
 
-def test_new_state_version_is_compared_with_baselines_and_never_mixed(
+def test_champion_of_another_state_version_counts_as_none(
+    register: Register, models: ModelFiles, store: RegistryStore, provenance: Provenance
+) -> None:
+    for target in ("soh", "rul"):
+        models.train(target, state_version=STATE_VERSION + 1)
+    register()
+    assert store.aliases().champions == {}, "this code promotes nothing that it cannot serve"
+    promote(store, GATE, {"soh": 1, "rul": 1}, reason="older code", by="Ada", force=True)
+    models.train("soh")
+    report = register_all(store, models.folder, models.metrics, GATE, provenance, by="a test", policy=PromotionPolicy())
+    soh = result_of(report, "soh")
+    assert soh.state == "champion"
+    assert soh.reasons[1:] == (
+        "there is no champion yet",
+        f"the champion counts as none: version 1 has state version {STATE_VERSION + 1}, this code has {STATE_VERSION}",
+    )
+    release = read_release(store.client, "battery", 2)
+    assert release.state_version == STATE_VERSION
+    assert {target: pinned.version for target, pinned in release.models.items()} == {"soh": 2}
+    assert any("rul is no longer served: version 1 has state version" in text for text in store.events()[-1].warnings)
+
+
+def test_models_of_several_state_versions_are_never_mixed_in_a_release(
     register: Register, models: ModelFiles, store: RegistryStore
 ) -> None:
     models.train("soh")
     models.train("rul")
     register()
-    models.train("soh", state_version=2)
+    models.train("soh", noise=0.02, state_version=STATE_VERSION + 1)
     report = register()
     assert result_of(report, "soh").state == "challenger"
-    assert "would lose rul" in result_of(report, "soh").reasons[-1]
-    models.train("rul", state_version=2)
-    report = register()
-    assert result_of(report, "soh").state == result_of(report, "rul").state == "champion"
-    assert "cannot be run on these rows (it has state version 1" in result_of(report, "rul").reasons[1]
-    assert read_release(store.client, "battery", 2).state_version == 2
+    assert "this code cannot serve it: version 2 has state version" in result_of(report, "soh").reasons[0]
+    store.client.set_registered_model_alias("battery-soh", "champion", "2")
+    event = synchronise(store, GATE)
+    assert event is not None
+    assert any("would lose rul" in text for text in event.warnings)
+    assert store.aliases().release == 1
+
+
+def remove_files(store: RegistryStore) -> None:
+    run = store.client.get_model_version("battery-soh", "1").run_id
+    (store.settings.artifact_root / "battery" / run / "artifacts" / "model" / "model.onnx").unlink()
+
+
+def delete_release(store: RegistryStore) -> None:
+    store.client.delete_model_version("battery-twin", "1")
+
+
+def rename_feature(store: RegistryStore) -> None:
+    run = store.client.get_model_version("battery-soh", "1").run_id
+    file = store.settings.artifact_root / "battery" / run / "artifacts" / "model" / "fit.json"
+    fit = json.loads(file.read_text())
+    file.write_text(json.dumps({**fit, "feature_names": ["removed", *fit["feature_names"][1:]]}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (remove_files, "version 1 has no model.onnx"),
+        (delete_release, "battery-twin has no champion"),
+        (rename_feature, "version 1 needs features that this code does not have: removed"),
+    ],
+)
+def test_champion_that_cannot_be_served_counts_as_none(
+    damage: Callable[[RegistryStore], None],
+    reason: str,
+    register: Register,
+    models: ModelFiles,
+    store: RegistryStore,
+    provenance: Provenance,
+) -> None:
+    models.train("soh", noise=0.05)
+    register()
+    damage(store)
+    models.train("soh", noise=0.5)  # worse, but there is nothing to compare it with
+    report = register_all(store, models.folder, models.metrics, GATE, provenance, by="a test", policy=PromotionPolicy())
+    assert result_of(report, "soh").state == "champion"
+    assert f"the champion counts as none: {reason}" in result_of(report, "soh").reasons
+    assert store.aliases().champions == {"soh": 2}
+
+
+def test_later_champions_are_promoted_by_a_person(
+    models: ModelFiles, provenance: Provenance, store: RegistryStore
+) -> None:
+    def register(noise: float) -> RegistrationReport:
+        models.train("soh", noise=noise)
+        return register_all(
+            store, models.folder, models.metrics, GATE, provenance, by="a test", policy=PromotionPolicy()
+        )
+
+    first = register(1.0)
+    assert (result_of(first, "soh").state, first.command) == ("champion", None)
+    report = register(0.05)
+    assert result_of(report, "soh").state == "challenger"
+    assert result_of(report, "soh").reasons[-1] == "it is promoted by a person"
+    assert report.command == 'python -m training.registry promote soh=2 --reason "passed the gate"'
+    assert store.aliases().champions == {"soh": 1}
+    assert register(0.05).command == report.command, "also the next time"
+
+
+def test_experiment_registers_a_challenger_and_moves_no_other_alias(
+    models: ModelFiles, provenance: Provenance, store: RegistryStore
+) -> None:
+    """Also in an empty registry, and if an alias was moved outside before, which stays to be recorded."""
+    experiment = replace(provenance, experiment="fewer-trials")
+
+    def register(noise: float, provenance: Provenance) -> RegistrationReport:
+        models.train("soh", noise=noise)
+        return register_all(store, models.folder, models.metrics, GATE, provenance, by="a test")
+
+    report = register(1.0, experiment)
+    assert store.aliases() == Aliases({}, {"soh": 1}, None)
+    assert report.release is None
+    command = 'promote soh=1 --reason "experiment fewer-trials passed the gate"'
+    assert report.command == f"python -m training.registry {command}"
+    version = store.client.get_model_version("battery-soh", "1")
+    assert version.tags["experiment"] == "fewer-trials"
+    assert store.client.get_run(version.run_id).data.tags["experiment"] == "fewer-trials"
+
+    register(0.5, provenance)
+    assert store.aliases().champions == {"soh": 2}, "the negative control: the pipeline promotes"
+    store.client.set_registered_model_alias("battery-soh", "champion", "1")
+    moved = outside_changes(store)
+    assert moved == ["battery-soh@champion 2 -> 1"]
+    report = register(0.05, experiment)
+    assert store.aliases() == Aliases({"soh": 1}, {"soh": 3}, 1)
+    assert store.events()[-1].reason == "experiment fewer-trials: registered soh 3, none promoted"
+    assert outside_changes(store) == moved
+    event = synchronise(store, GATE)
+    assert event is not None
+    assert store.aliases().release == 2
 
 
 def test_rollback_restores_all_models_of_the_release(
@@ -211,7 +340,9 @@ def test_register_does_not_undo_a_rollback(register: Register, models: ModelFile
     rollback(store, reason="live error", by="Ada")
     report = register()
     assert store.aliases().champions == {"soh": 1}
-    assert "rollback by Ada: live error" in result_of(report, "soh").reasons[0]
+    assert "rollback by Ada: live error" in result_of(report, "soh").reasons[-1]
+    assert report.command is not None
+    assert "promote soh=2" in report.command
     outcome = promote(store, GATE, {"soh": 2}, reason="it was the sensor", by="Ada")
     assert outcome.event is not None
     assert store.aliases().champions == {"soh": 2}
@@ -310,6 +441,23 @@ def test_concurrent_events_do_not_overwrite_each_other(store: RegistryStore, mon
     assert {event.by for event in store.events()} == {"Ada", "Bob"}
 
 
+def rows(text: str) -> list[tuple[str, ...]]:
+    """Model, version and alias of the rows that `list` prints."""
+    cells = ([cell.strip() for cell in line.split("│")[1:4]] for line in text.splitlines() if "│" in line)
+    return [tuple(row) for row in cells if row[0]]
+
+
+def everything(store: RegistryStore) -> dict[str, Any]:
+    """All registered models, versions, aliases, tags (with the events) and runs."""
+    client = store.client
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    return {
+        "models": [(dict(model), dict(model.tags)) for model in client.search_registered_models()],
+        "versions": [(dict(one), dict(one.tags)) for one in client.search_model_versions()],
+        "runs": [run.to_dictionary() for run in client.search_runs(experiments)],
+    }
+
+
 class TestCommand:
     @pytest.fixture
     def run(
@@ -318,7 +466,7 @@ class TestCommand:
         monkeypatch.setenv("TWIN_VAR", str(settings.var))
         monkeypatch.setenv("COLUMNS", "200")
         params = tmp_path / "params.yaml"
-        params.write_text(yaml.safe_dump({"gate": {"min_skill": dict(GATE.min_skill), "tolerance": 0.0}}))
+        params.write_text(yaml.safe_dump({"gate": {"min_skill": dict(GATE.min_skill)}}))
 
         def call(*arguments: str) -> tuple[int, str]:
             code = main([*arguments, "--params", str(params)])
@@ -338,10 +486,8 @@ class TestCommand:
         models.train("soh", noise=0.1)
         register()
         code, text = run("list")
-        row = next(line for line in text.splitlines() if "battery-soh" in line)
-        assert [cell.strip() for cell in row.split("│")[1:-1]] == ["battery-soh", "1", "–", "1"], (
-            "the champion is not its own challenger"
-        )
+        assert "battery-twin@champion: version 1" in text
+        assert rows(text) == [("battery-soh", "1", "champion")], "the champion is not its own challenger"
         models.train("soh", noise=1.0)
         register()
 
@@ -351,10 +497,10 @@ class TestCommand:
         assert "--force" in text
         code, text = run("promote", "--target", "soh", "--reason", "newest", "--by", "Ada", "--force")
         assert code == 0
-        assert "release 2 is champion" in text
+        assert "release 2 is champion, with soh 2" in text
         code, text = run("rollback", "--reason", "as expected", "--by", "Bob")
         assert code == 0
-        assert "release 1 is champion again" in text
+        assert text.strip() == "release 1 is champion again, with soh 1"
 
         code, text = run("history", "--json")
         events = json.loads(text)
@@ -366,15 +512,26 @@ class TestCommand:
         for word in ("promote (forced)", "Ada", "newest", "fails the gate", "as expected"):
             assert word in text
         code, text = run("list", "--json")
-        assert json.loads(text)["champions"] == {"soh": 1}
+        listed = json.loads(text)
+        assert listed["champions"] == {"soh": 1}
+        assert [(one["version"], one["gate"]) for one in listed["versions"]["soh"]] == [(1, "passed"), (2, "failed")]
         code, text = run("list")
-        assert "battery-soh" in text
-        row = next(line for line in text.splitlines() if "battery-soh" in line)
-        assert [cell.strip() for cell in row.split("│")[1:-1]] == ["battery-soh", "1", "2", "2"]
+        assert rows(text) == [("battery-soh", "1", "champion"), ("battery-soh", "2", "challenger")]
+        assert "passed: skill" in text
+        assert "failed: skill" in text
 
-        monkeypatch.setenv("COLUMNS", "80")
+        for command in ("history", "list"):
+            monkeypatch.delenv("COLUMNS")
+            code, text = run(command)
+            assert all("…" not in line for line in text.splitlines())
+            assert max(len(line) for line in text.splitlines()) > 120, "in a pipe a row is one line"
+            monkeypatch.setenv("COLUMNS", "80")
+            code, text = run(command)
+            assert max(len(line) for line in text.splitlines()) <= 80
+            assert "…" not in text
         code, text = run("history")
         assert events[-1]["time"] in text, "the time is not wrapped in a narrow terminal"
+        monkeypatch.setenv("COLUMNS", "200")
         code, text = run("rollback", "--to", "42", "--reason", "r")
         assert (code, text.strip()) == (1, "there is no version 42 of battery-twin; existing: 1, 2")
         code, text = run("promote", "--target", "soh", "--version", "99", "--reason", "r")
@@ -382,17 +539,44 @@ class TestCommand:
         code, text = run("list", "--domain", "nope")
         assert (code, text.strip()) == (2, "the registry has no model namespace nope; existing: battery")
 
-    def test_alias_moved_outside_is_reported_by_the_next_command(
+    def test_commands_that_read_change_nothing_and_report_aliases_that_were_moved_outside(
         self, run: Callable[..., tuple[int, str]], register: Register, models: ModelFiles, store: RegistryStore
     ) -> None:
         for noise in (0.1, 1.0):
             models.train("soh", noise=noise)
             register()
+        assert "moved outside" not in run("list")[1]
         store.client.set_registered_model_alias("battery-soh", "champion", "2")
-        code, text = run("list")
-        assert code == 0
-        assert "moved outside this command" in text
+        before = everything(store)
+        for command in (("list",), ("list", "--json"), ("history",), ("history", "--json")):
+            code, text = run(*command)
+            assert code == 0
+            if "--json" not in command:
+                assert "moved outside and not recorded yet: battery-soh@champion 1 -> 2" in text
+            assert everything(store) == before, command
+        assert json.loads(run("list", "--json")[1])["not_recorded"] == ["battery-soh@champion 1 -> 2"]
+
+        code, text = run("rollback", "--reason", "it was not meant")
+        assert "aliases were moved outside this command: moved outside: battery-soh@champion 1 -> 2" in text
         assert "fails the gate" in text
+        assert "release 1 is champion again, with soh 1" in text
+        assert everything(store) != before
+        assert [event.kind for event in store.events()[-2:]] == ["outside", "rollback"]
+
+    def test_after_a_rollback_the_newer_version_can_be_promoted(
+        self, run: Callable[..., tuple[int, str]], register: Register, models: ModelFiles, store: RegistryStore
+    ) -> None:
+        for noise in (0.8, 0.05):
+            models.train("soh", noise=noise)
+            register()
+        assert run("rollback", "--reason", "alarms")[0] == 0
+        code, text = run("promote", "soh=2", "--reason", "it was the sensor")
+        assert code == 0
+        assert "soh version 2 passes the gate: skill" in text
+        assert "release 3 is champion, with soh 2" in text
+        assert "nothing to promote" in run("promote", "soh=2", "--reason", "again")[1]
+        with pytest.raises(SystemExit):
+            run("promote", "soh:2", "--reason", "r")
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,11 +17,15 @@ from rich.table import Table
 from features.targets import TARGET_NAMES
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
-from training.gate import GateThresholds
+from training.gate import GateThresholds, required_gate
 from training.registry.events import RegistryEvent
-from training.registry.promotion import PromotionOutcome, current_user, promote, rollback, synchronise
+from training.registry.promotion import PromotionOutcome, outside_changes, promote, rollback, synchronise
 from training.registry.registry_store import RegistryStore
-from training.release import twin_name
+from training.release import CHALLENGER, CHAMPION, model_name, twin_name
+from training.tracking import current_user
+
+#: Width of tables outside a terminal, in characters.
+_UNLIMITED = 100_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if getattr(options, "by", "") is None:
         options.by = current_user()
-    console, errors = Console(), Console(stderr=True)
+    console, errors = _console(), _console(stderr=True)
     try:
         settings = Settings()
         try:
@@ -38,14 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except TwinError as error:
             errors.print(f"[red]{escape(error.sentence)}[/red]", soft_wrap=True)
             return 2
-        gate = _thresholds(options.params)
-        outside = synchronise(store, gate)
-        if outside is not None:
-            _warn(errors, f"aliases were moved outside this command: {outside.reason}", outside.warnings)
-        return int(options.run(store, gate, options, console, errors))
+        return int(options.run(store, options, console, errors))
     except TwinError as error:
         errors.print(f"[red]{escape(error.sentence)}[/red]")
         return 1
+
+
+def _console(*, stderr: bool = False) -> Console:
+    """Tables wrap in a terminal; elsewhere, unless COLUMNS is set, each row is one line."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNLIMITED
+    return console
 
 
 def _open(settings: Settings, domain: str | None) -> RegistryStore:
@@ -60,41 +67,46 @@ def _open(settings: Settings, domain: str | None) -> RegistryStore:
     return store
 
 
-def _list(store: RegistryStore, gate: GateThresholds, options: argparse.Namespace, out: Console, err: Console) -> int:
-    aliases = store.aliases()
+def _list(store: RegistryStore, options: argparse.Namespace, out: Console, err: Console) -> int:
+    aliases, outside = store.aliases(), outside_changes(store)
+    versions = {target: store.registered(target) for target in TARGET_NAMES}
     if options.json:
-        versions = {target: store.versions(target) for target in TARGET_NAMES}
-        out.print_json(json.dumps({"domain": store.domain, "versions": versions, **asdict(aliases)}))
+        listed = {target: [asdict(one) for one in found] for target, found in versions.items()}
+        content = {"domain": store.domain, "versions": listed, **asdict(aliases), "not_recorded": outside}
+        out.print_json(json.dumps(content))
         return 0
     served = "none" if aliases.release is None else f"version {aliases.release}"
-    table = Table("model", "champion", "challenger", "versions", title=f"{twin_name(store.domain)}: {served}")
-    for target in TARGET_NAMES:
-        champion, challenger = aliases.champions.get(target), aliases.challengers.get(target)
-        if challenger == champion:  # the challenger was promoted
-            challenger = None
-        count = len(store.versions(target))
-        table.add_row(f"{store.domain}-{target}", str(champion or "–"), str(challenger or "–"), str(count))
+    table = Table(title=f"{twin_name(store.domain)}@{CHAMPION}: {served}", title_justify="left")
+    for heading in ("model", "version", "alias", "registered", "gate"):
+        table.add_column(heading, overflow="fold")
+    for target, found in versions.items():
+        for one in found:
+            # A challenger that was promoted is champion.
+            at = {aliases.challengers.get(target): CHALLENGER, aliases.champions.get(target): CHAMPION}
+            origin = f"{one.registered_at}\nexperiment {one.experiment}" if one.experiment else one.registered_at
+            verdict = f"{one.gate or 'not evaluated'}: {one.reasons}" if one.reasons else one.gate or "–"
+            name = model_name(store.domain, target)
+            table.add_row(name, str(one.version), at.get(one.version, ""), escape(origin), escape(verdict))
     out.print(table)
+    _print_outside(outside, err)
     return 0
 
 
-def _promote(
-    store: RegistryStore, gate: GateThresholds, options: argparse.Namespace, out: Console, err: Console
-) -> int:
-    challengers = dict(store.aliases().challengers)
-    if options.target is not None:
-        version = options.version or challengers.get(options.target)
-        if version is None:
-            raise TwinError(f"{store.domain}-{options.target} has no challenger; give a --version", field="--version")
-        versions = {options.target: version}
-    elif options.version is not None:
-        raise TwinError("--version needs a --target", field="--version", value=options.version)
-    else:
-        versions = challengers
+def _print_outside(changes: Sequence[str], err: Console) -> None:
+    if changes:
+        err.print(
+            f"[yellow]moved outside and not recorded yet: {escape(', '.join(changes))}. The monitoring process or the "
+            "next registration, promotion or rollback records it and updates the release.[/yellow]"
+        )
+
+
+def _promote(store: RegistryStore, options: argparse.Namespace, out: Console, err: Console) -> int:
+    gate = required_gate(options.params)
+    _synchronise(store, gate, err)
     outcome = promote(
         store,
         gate,
-        versions,
+        _chosen(store, options),
         reason=options.reason,
         by=options.by,
         force=options.force,
@@ -104,43 +116,66 @@ def _promote(
     return 0 if outcome.event is not None or not outcome.verdicts else 1
 
 
+def _chosen(store: RegistryStore, options: argparse.Namespace) -> dict[str, int]:
+    """The versions to promote: those named, else the challengers."""
+    if options.versions:
+        if options.target is not None or options.version is not None:
+            raise TwinError("give either TARGET=VERSION or --target and --version", field="--target")
+        return dict(options.versions)
+    challengers = dict(store.aliases().challengers)
+    if options.target is not None:
+        version = options.version or challengers.get(options.target)
+        if version is None:
+            raise TwinError(f"{store.domain}-{options.target} has no challenger; give a --version", field="--version")
+        return {options.target: version}
+    if options.version is not None:
+        raise TwinError("--version needs a --target", field="--version", value=options.version)
+    return challengers
+
+
+def _synchronise(store: RegistryStore, gate: GateThresholds, err: Console) -> None:
+    outside = synchronise(store, gate)
+    if outside is not None:
+        for sentence in (f"aliases were moved outside this command: {outside.reason}", *outside.warnings):
+            err.print(f"[yellow]{escape(sentence)}[/yellow]")
+
+
 def _print_outcome(outcome: PromotionOutcome, out: Console, err: Console) -> None:
     if not outcome.verdicts:
         out.print("nothing to promote: every version named is already champion")
         return
     for target, verdict in outcome.verdicts.items():
-        result = "passes" if verdict.passed else "[red]fails[/red]"
-        out.print(
-            f"{target} version {outcome.versions[target]} {result} the gate: {escape('; '.join(verdict.reasons))}"
-        )
+        out.print(escape(f"{target} version {outcome.versions[target]} {verdict.sentence}"))
     if outcome.event is None:
         err.print("[red]nothing was promoted; --force promotes in spite of the gate and is recorded as forced[/red]")
     else:
-        out.print(f"release {outcome.event.after.release} is champion")
+        out.print(f"release {outcome.event.after.release} is champion, with {_models(outcome.event)}")
 
 
-def _rollback(
-    store: RegistryStore, gate: GateThresholds, options: argparse.Namespace, out: Console, err: Console
-) -> int:
+def _rollback(store: RegistryStore, options: argparse.Namespace, out: Console, err: Console) -> int:
+    _synchronise(store, required_gate(options.params), err)
     event = rollback(store, reason=options.reason, by=options.by, to=options.to, expected=options.expected_release)
-    out.print(f"release {event.after.release} is champion again: {dict(event.after.champions)}")
+    out.print(f"release {event.after.release} is champion again, with {_models(event)}")
     return 0
 
 
-def _history(
-    store: RegistryStore, gate: GateThresholds, options: argparse.Namespace, out: Console, err: Console
-) -> int:
+def _models(event: RegistryEvent) -> str:
+    return ", ".join(f"{target} {version}" for target, version in event.after.champions.items()) or "no model"
+
+
+def _history(store: RegistryStore, options: argparse.Namespace, out: Console, err: Console) -> int:
     events = store.events()
     if options.json:
         out.print_json(json.dumps([asdict(event) for event in events]))
         return 0
-    table = Table(title=f"History of {twin_name(store.domain)}")
+    table = Table(title=f"History of {twin_name(store.domain)}", title_justify="left")
     table.add_column("time", min_width=len("2026-01-01T00:00:00Z"))  # narrow terminals wrap the other columns
     for heading in ("event", "release", "champions", "by", "reason"):
         table.add_column(heading, overflow="fold")
     for event in events:
         table.add_row(*_event_row(event))
     out.print(table)
+    _print_outside(outside_changes(store), err)
     return 0
 
 
@@ -151,22 +186,11 @@ def _event_row(event: RegistryEvent) -> tuple[str, ...]:
     return event.time, kind, str(event.after.release or "–"), champions, escape(event.by), reason
 
 
-def _warn(console: Console, sentence: str, warnings: Sequence[str]) -> None:
-    console.print(f"[yellow]{escape(sentence)}[/yellow]")
-    for warning in warnings:
-        console.print(f"[yellow]  {escape(warning)}[/yellow]")
-
-
-def _thresholds(path: Path) -> GateThresholds:
-    try:
-        params: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TwinError(
-            f"cannot read {path}: run this in the project's folder or give --params", field="--params"
-        ) from error
-    if "gate" not in params:
-        raise TwinError(f"{path} has no section gate; add it", field="gate")
-    return GateThresholds.from_params(params["gate"])
+def _target_version(text: str) -> tuple[str, int]:
+    target, _, version = text.partition("=")
+    if target not in TARGET_NAMES or not version.isdigit():
+        raise argparse.ArgumentTypeError(f"{text!r} is none: give TARGET=VERSION, the target {', '.join(TARGET_NAMES)}")
+    return target, int(version)
 
 
 def _reason(text: str) -> str:
@@ -193,9 +217,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     authored.add_argument("--expected-release", type=int, help="refuse if another release is champion")
 
-    listing = commands.add_parser("list", parents=[shared, formatted], help="champions, challengers and versions")
+    listing = commands.add_parser(
+        "list", parents=[shared, formatted], help="versions with aliases and the gate's verdicts"
+    )
     listing.set_defaults(run=_list)
     promotion = commands.add_parser("promote", parents=[shared, authored], help="promote challengers to champion")
+    promotion.add_argument("versions", nargs="*", type=_target_version, metavar="TARGET=VERSION", help="these versions")
     promotion.add_argument("--target", choices=TARGET_NAMES, help="only this target (default: all challengers)")
     promotion.add_argument("--version", type=int, help="this version instead of the challenger")
     promotion.add_argument("--force", action="store_true", help="promote in spite of the gate; recorded as forced")

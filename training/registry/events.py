@@ -1,4 +1,4 @@
-"""Registry events: records of every change of the champion and challenger aliases."""
+"""What the registry holds: versions with their verdicts, aliases, and the events that record their changes."""
 
 from __future__ import annotations
 
@@ -22,6 +22,27 @@ class Aliases:
     champions: Mapping[str, int] = field(default_factory=dict)
     challengers: Mapping[str, int] = field(default_factory=dict)
     release: int | None = None
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A registered model version and the gate's verdict on it.
+
+    Attributes:
+        registered_at: RFC 3339, UTC.
+        gate: the newest verdict; None if the gate has not evaluated it.
+        reasons: of the verdict, one text.
+        experiment: name of the DVC experiment that registered it, None for the pipeline and for retraining.
+        source: the data source's name.
+    """
+
+    target: str
+    version: int
+    registered_at: str
+    gate: str | None = None
+    reasons: str = ""
+    experiment: str | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True)

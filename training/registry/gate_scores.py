@@ -59,7 +59,7 @@ def evaluate_gate(challenger: Candidate, champion: Candidate | None, thresholds:
     target = TARGETS[challenger.target]
     rows = challenger.gate_rows
     if rows is None:
-        return Verdict(False, ("it has no gate rows, so the gate cannot be evaluated",))
+        return Verdict("failed", ("it has no gate rows, so the gate cannot be evaluated",))
     primary = "brier" if target.kind == "classification" else "mae"
     score = GateScore(
         target.name,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
-import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from features.state import STATE_VERSION
+from features.state_update import CYCLE_FEATURES, READING_FEATURES
 from telemetry.errors import TwinError
 from telemetry.wire import rfc3339
 from training.gate import GateThresholds, Verdict
@@ -17,6 +17,8 @@ from training.registry.gate_scores import Candidate, evaluate_gate
 from training.registry.registry_store import RegistryStore
 from training.release import (
     CHAMPION,
+    MODEL_FILES,
+    RELEASE_FILE,
     PinnedModel,
     Release,
     content_sha256,
@@ -44,22 +46,57 @@ class PromotionOutcome:
     event: RegistryEvent | None
 
 
-def current_user() -> str:
-    """Name of the current user: `user.name` of git, otherwise the login name."""
-    try:
-        name = subprocess.run(["git", "config", "user.name"], capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        name = ""
-    if name:
-        return name
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container without an entry for the user
-        return "unknown"
+@dataclass(frozen=True)
+class Champions:
+    """Champions that this code can serve.
+
+    Attributes:
+        versions: by target.
+        unusable: by target, why its champion cannot be served and therefore counts as none, one sentence.
+    """
+
+    versions: Mapping[str, int] = field(default_factory=dict)
+    unusable: Mapping[str, str] = field(default_factory=dict)
+
+
+def usable_champions(store: RegistryStore) -> Champions:
+    """The champions that this code can serve; the others do not hold up a promotion."""
+    aliases = store.aliases()
+    problem = _release_problem(store, aliases.release)
+    unusable = {
+        target: sentence
+        for target, version in aliases.champions.items()
+        if (sentence := problem or _model_problem(store, target, version)) is not None
+    }
+    return Champions({t: version for t, version in aliases.champions.items() if t not in unusable}, unusable)
+
+
+def _release_problem(store: RegistryStore, release: int | None) -> str | None:
+    name = twin_name(store.domain)
+    if release is None:
+        return f"{name} has no {CHAMPION}"
+    return (
+        None if RELEASE_FILE in store.file_names(name, release) else f"{name} version {release} has no {RELEASE_FILE}"
+    )
+
+
+def _model_problem(store: RegistryStore, target: str, version: int) -> str | None:
+    missing = sorted({*MODEL_FILES} - store.file_names(model_name(store.domain, target), version))
+    if missing:
+        return f"version {version} has no {' and no '.join(missing)}"
+    with store.files(target, version, evaluation=False) as folder:
+        fit = Candidate.of(target, version, folder).fit
+    if fit["state_version"] != STATE_VERSION:
+        return f"version {version} has state version {fit['state_version']}, this code has {STATE_VERSION}"
+    unknown = sorted(set(fit["feature_names"]) - {*READING_FEATURES, *CYCLE_FEATURES})
+    return f"version {version} needs features that this code does not have: {', '.join(unknown)}" if unknown else None
 
 
 def verdict_on(store: RegistryStore, target: str, version: int, champion: int | None, gate: GateThresholds) -> Verdict:
-    """Evaluate the gate for a registered version against a registered champion."""
+    """Evaluate the gate for a registered version against a registered champion; what this code cannot serve fails."""
+    problem = _model_problem(store, target, version)
+    if problem is not None:
+        return Verdict("failed", (f"this code cannot serve it: {problem}",))
     with ExitStack() as folders:
         challenger = Candidate.of(target, version, folders.enter_context(store.files(target, version)))
         present = None
@@ -88,17 +125,17 @@ def promote(
         TwinError: a version does not exist, the release would lose models or mix state versions, or another release
             than `expected` is champion.
     """
-    aliases = store.aliases()
-    _check_expected(aliases, expected)
-    present = aliases.champions
+    _check_expected(store.aliases(), expected)
+    champions = usable_champions(store).versions
     proposed = {
         target: store.require_version(target, version)
         for target, version in versions.items()
-        if present.get(target) != version
+        if champions.get(target) != version
     }
-    verdicts = {
-        target: verdict_on(store, target, version, present.get(target), gate) for target, version in proposed.items()
-    }
+    verdicts = {}
+    for target, version in proposed.items():
+        verdicts[target] = verdict_on(store, target, version, champions.get(target), gate)
+        store.set_verdict(target, version, verdicts[target])
     failed = [target for target in proposed if not verdicts[target].passed]
     promoted = proposed if force else {target: v for target, v in proposed.items() if target not in failed}
     if not promoted:
@@ -128,20 +165,22 @@ def publish_release(
     warnings: Iterable[str] = (),
     expected: int | None = None,
 ) -> RegistryEvent:
-    """Publish a release of `promoted` and of the present champions of the other targets.
+    """Publish a release of `promoted` and of the present champions of the other targets that this code can serve.
 
     Raises:
         TwinError: as for `compose_release`, or another release than `expected` is champion.
     """
     before = store.aliases()
     _check_expected(before, expected)  # the gate takes seconds, during which another process may have promoted
-    retained = {} if before.release is None else versions_in_release(store, before.release)
+    champions = usable_champions(store)
+    retained = {target: version for target, version in champions.versions.items() if target not in promoted}
     release = compose_release(store, {**retained, **promoted}, promoted.keys(), forced=forced)
-    champions = {target: pinned.version for target, pinned in release.models.items()}
-    version = store.add_release(release, before.release, _description(champions, reason))
-    store.set_champions(champions, version)
-    lost = sorted(retained.keys() - champions.keys())
-    notes = (*warnings, *(f"{target} is no longer served: its model has another state version" for target in lost))
+    versions = {target: pinned.version for target, pinned in release.models.items()}
+    version = store.add_release(release, before.release, _description(versions, reason))
+    store.set_champions(versions, version)
+    lost = dict.fromkeys(sorted(retained.keys() - versions.keys()), "its model has another state version")
+    lost |= {target: why for target, why in champions.unusable.items() if target not in versions}
+    notes = (*warnings, *(f"{target} is no longer served: {why}" for target, why in lost.items()))
     return record_event(store, kind, by=by, reason=reason, forced=forced, warnings=notes)
 
 
@@ -203,6 +242,11 @@ def rollback(
     return record_event(store, "rollback", by=by, reason=reason)
 
 
+def outside_changes(store: RegistryStore) -> list[str]:
+    """Aliases that were moved by other means and are not recorded yet, one text each; reads only."""
+    return _differences(store.domain, _recorded(store), store.aliases())
+
+
 def synchronise(store: RegistryStore, gate: GateThresholds) -> RegistryEvent | None:
     """Detect aliases that were moved by other means (e.g. in MLflow's web page), record this and update the release.
 
@@ -213,9 +257,7 @@ def synchronise(store: RegistryStore, gate: GateThresholds) -> RegistryEvent | N
     Returns:
         The recorded event, None if no alias was moved.
     """
-    events = store.events()
-    before = events[-1].after if events else Aliases()
-    now = store.aliases()
+    before, now = _recorded(store), store.aliases()
     if now == before:
         return None
     reason = f"moved outside: {', '.join(_differences(store.domain, before, now))}"
@@ -233,12 +275,24 @@ def synchronise(store: RegistryStore, gate: GateThresholds) -> RegistryEvent | N
     return record_event(store, "outside", by=OUTSIDE, reason=reason, warnings=warnings)
 
 
+def _recorded(store: RegistryStore) -> Aliases:
+    events = store.events()
+    return events[-1].after if events else Aliases()
+
+
 def record_event(
-    store: RegistryStore, kind: Kind, *, by: str, reason: str, forced: bool = False, warnings: Iterable[str] = ()
+    store: RegistryStore,
+    kind: Kind,
+    *,
+    by: str,
+    reason: str,
+    forced: bool = False,
+    warnings: Iterable[str] = (),
+    after: Aliases | None = None,
 ) -> RegistryEvent:
-    """Append an event with the present aliases."""
+    """Append an event with the aliases `after` it, None for the present ones."""
     time = datetime.now(UTC).replace(microsecond=0)
-    event = RegistryEvent(rfc3339(time), kind, by, reason, store.aliases(), forced, tuple(warnings))
+    event = RegistryEvent(rfc3339(time), kind, by, reason, after or store.aliases(), forced, tuple(warnings))
     store.add_event(event)
     return event
 
@@ -265,7 +319,7 @@ def _description(champions: Mapping[str, int], reason: str) -> str:
 
 def _objections(verdicts: Mapping[str, Verdict], versions: Mapping[str, int]) -> tuple[str, ...]:
     return tuple(
-        f"{target} version {versions[target]} fails the gate: {'; '.join(verdict.reasons)}"
+        f"{target} version {versions[target]} {verdict.sentence}"
         for target, verdict in verdicts.items()
         if not verdict.passed
     )
@@ -277,7 +331,7 @@ def _outside_objections(
     try:
         verdict = verdict_on(store, target, version, before, gate)
     except TwinError as error:  # not registered by this project: it lacks the files
-        verdict = Verdict(False, (error.sentence,))
+        verdict = Verdict("failed", (error.sentence,))
     return _objections({target: verdict}, {target: version})
 
 

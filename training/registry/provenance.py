@@ -12,12 +12,15 @@ from training.registry.registration import Provenance
 REQUIREMENTS = Path("requirements.lock")
 
 
-def provenance_in(workspace: Path, source: str, tags: Mapping[str, str] | None = None) -> Provenance:
+def provenance_in(
+    workspace: Path, source: str, tags: Mapping[str, str] | None = None, *, experiment: str | None = None
+) -> Provenance:
     """Provenance of the models in the folder `workspace`.
 
     Args:
         source: the data source's name.
         tags: further tags of their runs and versions.
+        experiment: name of the DVC experiment, None outside one.
     """
     paths = {target: workspace / FEATURES / f"{target}.parquet" for target in TARGET_NAMES}
     tables = {target: path for target, path in paths.items() if path.exists()}
@@ -28,5 +31,6 @@ def provenance_in(workspace: Path, source: str, tags: Mapping[str, str] | None =
         folds=read_json(workspace / REPORTS / "folds.json"),
         plots=tuple(sorted((workspace / REPORTS / "plots").glob("*.png"))),
         requirements=REQUIREMENTS if REQUIREMENTS.exists() else None,
+        experiment=experiment,
         tags=tags or {},
     )

@@ -4,27 +4,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 
 from features.targets import TARGET_NAMES, TARGETS
 from telemetry.errors import TwinError
+from telemetry.parameters import Parameters
 from training.gate import GateThresholds, Verdict
 from training.model_card import CardContext, model_card
 from training.model_files import load_skops
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference
 from training.registry.drift_reference import reference_rows
-from training.registry.events import RegistryEvent
+from training.registry.events import Aliases, RegistryEvent
 from training.registry.gate_scores import FEATURE_PREFIX
-from training.registry.promotion import publish_release, record_event, synchronise, verdict_on
+from training.registry.promotion import (
+    Champions,
+    publish_release,
+    record_event,
+    synchronise,
+    usable_champions,
+    verdict_on,
+)
 from training.registry.registry_store import RegistryStore
 from training.release import CONTENT_TAG, content_sha256
-from training.tracking import FinalRun, git_commit, log_final_run
+from training.tracking import EXPERIMENT_TAG, FinalRun, git_commit, log_final_run
 
 State = Literal["champion", "challenger", "not registered", "not available"]
+Decider = Literal["gate", "person"]
+
+
+class PromotionPolicy(Parameters):
+    """Section `promotion` of params.yaml: which registered models become champion without a person.
+
+    Attributes:
+        first: "gate" promotes a model that passes the gate if its target has no champion that this code can serve;
+            "person" leaves it challenger.
+        later: the same if the target has such a champion.
+    """
+
+    section: ClassVar[str] = "promotion"
+
+    first: Decider = "gate"
+    later: Decider = "person"
+
+
+#: What passes the gate is promoted: retraining on drift.
+BY_GATE = PromotionPolicy(first="gate", later="gate")
+#: Nothing is promoted: a DVC experiment.
+BY_PERSON = PromotionPolicy(first="person", later="person")
 
 
 @dataclass(frozen=True)
@@ -38,6 +68,7 @@ class Provenance:
         folds: content of `reports/folds.json`.
         plots: image files of the evaluation.
         requirements: lock file of the environment.
+        experiment: name of the DVC experiment, None outside one.
         tags: further tags of their runs and versions, such as the reason for a retraining.
     """
 
@@ -47,6 +78,7 @@ class Provenance:
     folds: Mapping[str, Any] = field(default_factory=dict)
     plots: tuple[Path, ...] = ()
     requirements: Path | None = None
+    experiment: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -75,12 +107,14 @@ class RegistrationReport:
         outside: the event that records aliases moved by other means, None if there were none.
         event: the event of this call, None if nothing changed.
         release: version of the champion release now, None if there is none.
+        command: the command that promotes the challengers that passed the gate, None if there are none.
     """
 
     models: tuple[RegistrationResult, ...]
     outside: RegistryEvent | None
     event: RegistryEvent | None
     release: int | None
+    command: str | None = None
 
 
 def register_all(
@@ -91,13 +125,15 @@ def register_all(
     provenance: Provenance,
     *,
     by: str,
+    policy: PromotionPolicy = BY_GATE,
     why: str | None = None,
     promotable: Collection[str] = TARGET_NAMES,
 ) -> RegistrationReport:
-    """Register the models in `folder/<target>/`, point `@challenger` at them and promote those that pass.
+    """Register the models in `folder/<target>/`, point `@challenger` at them and promote those that `policy` lets pass.
 
     Idempotent: a model is identified by the hash of `model.onnx` and `fit.json`.  A model that was champion
-    before and is not now was replaced or rolled back, and is promoted again only by `promote`.
+    before and is not now was replaced or rolled back, and is promoted again only by `promote`.  In a DVC experiment
+    (`provenance.experiment`) no alias but `@challenger` is moved, whatever the policy.
 
     Args:
         metrics: content of `reports/metrics.json`.
@@ -105,35 +141,84 @@ def register_all(
         why: reason for this training in the event, if there is one.
         promotable: targets that may be promoted; the others stay challengers.
     """
-    outside = synchronise(store, gate)
-    before = store.aliases()
+    if provenance.experiment is not None:
+        policy = BY_PERSON
+    # An experiment leaves also what was moved outside to the next pipeline run, promotion or rollback.
+    outside = None if provenance.experiment is not None else synchronise(store, gate)
+    before, usable = store.aliases(), usable_champions(store)
     registered = [_register(store, folder / target, target, metrics, provenance) for target in TARGET_NAMES]
     versions = {item.target: item.version for item in registered if item.version is not None}
+    retired = _retired(store, versions)
+    verdicts = _verdicts(store, versions, usable.versions, gate)
+    passing = {target: versions[target] for target, verdict in verdicts.items() if verdict.passed}
+    kept = {target: note for target in passing if (note := _kept(target, usable, policy, retired, promotable))}
+
     for target, version in versions.items():
         if before.challengers.get(target) != version:
             store.set_challenger(target, version)
-
-    retired = _retired(store, versions)
-    verdicts = {
-        target: verdict_on(store, target, version, before.champions.get(target), gate)
-        for target, version in versions.items()
-        if before.champions.get(target) != version and target not in retired and target in promotable
-    }
-    passing = {target: versions[target] for target, verdict in verdicts.items() if verdict.passed}
     prefix = "" if why is None else f"{why}: "
-    event, obstacle = _promote(store, passing, by=by, prefix=prefix)
+    promoted = {target: version for target, version in passing.items() if target not in kept}
+    event, obstacle = _promote(store, promoted, by=by, prefix=prefix)
     if event is None and store.aliases() != before:
-        event = record_event(store, "register", by=by, reason=f"{prefix}registered {_list(versions)}, none promoted")
+        event = _record_registration(store, versions, provenance.experiment, by=by, prefix=prefix)
 
     after = store.aliases()
-    obstacles = dict.fromkeys(passing, obstacle)
-    outcomes = tuple(
-        _outcome(item, after.champions, verdicts.get(item.target), retired, obstacles.get(item.target))
-        if item.target in promotable
-        else _not_promotable(item, after.champions)
-        for item in registered
-    )
-    return RegistrationReport(outcomes, outside, event, after.release)
+    notes = {target: f"the champion counts as none: {reason}" for target, reason in usable.unusable.items()}
+    notes |= kept
+    if obstacle is not None:
+        notes |= dict.fromkeys(promoted, obstacle)
+    outcomes = tuple(_outcome(item, after.champions, verdicts.get(item.target), notes) for item in registered)
+    waiting = {target: version for target, version in passing.items() if after.champions.get(target) != version}
+    command = _promote_command(store, waiting, provenance.experiment) if waiting else None
+    return RegistrationReport(outcomes, outside, event, after.release, command)
+
+
+def _verdicts(
+    store: RegistryStore, versions: Mapping[str, int], champions: Mapping[str, int], gate: GateThresholds
+) -> dict[str, Verdict]:
+    """The gate's verdicts on all versions that are not champion, which are stored as tags of the versions."""
+    verdicts = {}
+    for target, version in versions.items():
+        if champions.get(target) != version:
+            verdicts[target] = verdict_on(store, target, version, champions.get(target), gate)
+            store.set_verdict(target, version, verdicts[target])
+    return verdicts
+
+
+def _kept(
+    target: str,
+    usable: Champions,
+    policy: PromotionPolicy,
+    retired: Mapping[str, str],
+    promotable: Collection[str],
+) -> str | None:
+    """Why a model that passed the gate is not promoted here, None if it is."""
+    if target not in promotable:
+        return "this training was for other targets"
+    if target in retired:
+        return retired[target]
+    decider = policy.later if target in usable.versions else policy.first
+    return None if decider == "gate" else "it is promoted by a person"
+
+
+def _record_registration(
+    store: RegistryStore, versions: Mapping[str, int], experiment: str | None, *, by: str, prefix: str
+) -> RegistryEvent:
+    reason = f"{prefix}registered {_list(versions)}, none promoted"
+    if experiment is None:
+        return record_event(store, "register", by=by, reason=reason)
+    events = store.events()
+    recorded = events[-1].after if events else Aliases()
+    # The champions that were recorded last: those moved outside since are still to be recorded.
+    after = replace(recorded, challengers={**recorded.challengers, **versions})
+    return record_event(store, "register", by=by, reason=f"experiment {experiment}: {reason}", after=after)
+
+
+def _promote_command(store: RegistryStore, versions: Mapping[str, int], experiment: str | None) -> str:
+    chosen = " ".join(f"{target}={version}" for target, version in versions.items())
+    namespace = "" if store.domain == store.settings.domain else f" --domain {store.domain}"
+    reason = "passed the gate" if experiment is None else f"experiment {experiment} passed the gate"
+    return f'python -m training.registry promote {chosen}{namespace} --reason "{reason}"'
 
 
 def _register(
@@ -166,16 +251,17 @@ def _register(
         evaluation=evaluation,
         card=card,
         source=provenance.source,
+        content_sha256=content,
         folds=tuple(provenance.folds.get(target, ())),
         data_sha256=data_sha256,
         reference=_reference(folder, target, fit, provenance),
         plots=provenance.plots,
         requirements=provenance.requirements,
-        tags={**provenance.tags, CONTENT_TAG: content},
+        tags={**provenance.tags, **({EXPERIMENT_TAG: provenance.experiment} if provenance.experiment else {})},
     )
-    run_id = log_final_run(store.client, store.settings, final)
+    run_id = log_final_run(store.settings, store.client, final)
     origin = {CONTENT_TAG: content, "state_version": str(fit["state_version"]), "source": provenance.source}
-    tags = {**provenance.tags, **origin}
+    tags = {**final.tags, **origin}
     return RegistrationResult(target, "challenger", (), store.add_version(target, run_id, tags, card), new=True)
 
 
@@ -207,10 +293,7 @@ def _retired(store: RegistryStore, versions: Mapping[str, int]) -> dict[str, str
         as_champion = [i for i, event in enumerate(events) if event.after.champions.get(target) == version]
         if as_champion and as_champion[-1] + 1 < len(events):
             ended = events[as_champion[-1] + 1]
-            retired[target] = (
-                f"it was champion until {ended.time} ({ended.kind} by {ended.by}: {ended.reason}); "
-                "`python -m training.registry promote` promotes it again"
-            )
+            retired[target] = f"it was champion until {ended.time} ({ended.kind} by {ended.by}: {ended.reason})"
     return retired
 
 
@@ -228,30 +311,15 @@ def _promote(
 
 
 def _outcome(
-    item: RegistrationResult,
-    champions: Mapping[str, int],
-    verdict: Verdict | None,
-    retired: Mapping[str, str],
-    obstacle: str | None,
+    item: RegistrationResult, champions: Mapping[str, int], verdict: Verdict | None, notes: Mapping[str, str]
 ) -> RegistrationResult:
     if item.version is None:
         return item
-    reasons: tuple[str, ...] = () if verdict is None else verdict.reasons
+    reasons = () if verdict is None else verdict.reasons
+    if item.target in notes:
+        reasons = (*reasons, notes[item.target])
     if champions.get(item.target) == item.version:
-        reasons = reasons or ("it is already champion",)
-        return RegistrationResult(item.target, "champion", reasons, item.version, item.new)
-    if item.target in retired:
-        reasons = (retired[item.target],)
-    if obstacle is not None:
-        reasons = (*reasons, obstacle)
-    return RegistrationResult(item.target, "challenger", reasons, item.version, item.new)
-
-
-def _not_promotable(item: RegistrationResult, champions: Mapping[str, int]) -> RegistrationResult:
-    """Result of a target that this training may not promote."""
-    if item.version is None or champions.get(item.target) == item.version:
-        return _outcome(item, champions, None, {}, None)
-    reasons = ("this training was for other targets; `python -m training.registry promote` promotes it",)
+        return RegistrationResult(item.target, "champion", reasons or ("it is champion",), item.version, item.new)
     return RegistrationResult(item.target, "challenger", reasons, item.version, item.new)
 
 

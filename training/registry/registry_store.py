@@ -8,20 +8,25 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from features.targets import TARGET_NAMES
+from features.targets import TARGET_NAMES, TARGETS
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
-from training.mlflow_client import connect, experiment_id
-from training.registry.events import Aliases, RegistryEvent
+from telemetry.wire import rfc3339
+from training.gate import Verdict
+from training.mlflow_client import connect
+from training.registry.events import Aliases, RegisteredVersion, RegistryEvent
 from training.release import (
     CHALLENGER,
     CHAMPION,
     CONTENT_TAG,
+    MODEL_FILES,
     RELEASE_FILE,
     Release,
     fetch_file,
@@ -29,16 +34,20 @@ from training.release import (
     twin_name,
     validate_domain,
 )
-from training.tracking import EVALUATION_FOLDER, MODEL_FOLDER, REFERENCE_FILE
+from training.tracking import EVALUATION_FOLDER, EXPERIMENT_TAG, MODEL_FOLDER, REFERENCE_FILE
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import RegisteredModel
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 REPLACES_TAG = "replaces"
+#: Tags of a model version: the gate's newest verdict and its reasons.
+GATE_TAG = "gate"
+GATE_REASONS_TAG = "gate_reasons"
 
 _EVENT_PREFIX = "event."
 _RELEASE_FOLDER = "release"
+_RUNS = "runs:/"
 #: Page size of registry queries; MLflow's default is 100.
 _PAGE_SIZE = 1000
 
@@ -93,6 +102,38 @@ class RegistryStore:
         """
         return _require(version, self.versions(target), model_name(self.domain, target))
 
+    def registered(self, target: str) -> list[RegisteredVersion]:
+        """All versions of `target` with the gate's verdicts, oldest first."""
+        name = model_name(self.domain, target)
+        found = [_described(target, version) for version in self.client.search_model_versions(f"name = '{name}'")]
+        return sorted(found, key=attrgetter("version"))
+
+    def set_verdict(self, target: str, version: int, verdict: Verdict) -> None:
+        """Store the gate's newest verdict on a version as its tags."""
+        name, present = model_name(self.domain, target), self.tags(target, version)
+        for key, value in ((GATE_TAG, verdict.outcome), (GATE_REASONS_TAG, "; ".join(verdict.reasons))):
+            if present.get(key) != value:
+                self.client.set_model_version_tag(name, str(version), key, value)
+
+    def file_names(self, name: str, version: int) -> set[str]:
+        """Names of the files of a model or release version; empty if its run was deleted or is none of this project.
+
+        Raises:
+            MlflowException: the version does not exist, or the registry is unavailable.
+        """
+        from mlflow.exceptions import MlflowException
+
+        source = str(self.client.get_model_version(name, str(version)).source)
+        run_id, _, folder = source.removeprefix(_RUNS).partition("/")
+        if not source.startswith(_RUNS):
+            return set()
+        try:
+            return {item.path.rpartition("/")[2] for item in self.client.list_artifacts(run_id, folder)}
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return set()
+            raise
+
     def tags(self, target: str, version: int) -> dict[str, str]:
         """Tags of a version, with its provenance.
 
@@ -111,7 +152,7 @@ class RegistryStore:
         name = model_name(self.domain, target)
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
-            for file in ("model.onnx", "fit.json"):
+            for file in MODEL_FILES:
                 fetch_file(self.client, name, version, file, folder)
             if evaluation:
                 self._fetch_evaluation(name, version, folder)
@@ -155,12 +196,13 @@ class RegistryStore:
 
     def add_release(self, release: Release, replaces: int | None, description: str) -> int:
         """Register `release` as a new release version; no alias is moved."""
-        experiment = experiment_id(self.client, self.settings, self.domain)
-        run = self.client.create_run(experiment, run_name="release", tags={"kind": "release"})
-        self.client.log_text(run.info.run_id, release.to_json(), f"{_RELEASE_FOLDER}/{RELEASE_FILE}")
-        self.client.set_terminated(run.info.run_id)
+        models = [self.client.get_model_version(one.name, str(one.version)) for one in release.models.values()]
+        # Its file is an artifact of the run of its newest model, so that a release needs no run of its own.
+        run_id = max(models, key=lambda version: version.creation_timestamp).run_id
+        folder = f"{_RELEASE_FOLDER}-{uuid.uuid4().hex[:8]}"
+        self.client.log_text(run_id, release.to_json(), f"{folder}/{RELEASE_FILE}")
         tags = {REPLACES_TAG: str(replaces)} if replaces is not None else {}
-        return self._add(twin_name(self.domain), run.info.run_id, _RELEASE_FOLDER, tags, description)
+        return self._add(twin_name(self.domain), run_id, folder, tags, description)
 
     def require_release(self, release: int) -> int:
         """`release`, if it exists.
@@ -240,7 +282,7 @@ class RegistryStore:
 
     def _ensure(self, name: str) -> str:
         if self._registered(name) is None:
-            self.client.create_registered_model(name)
+            self.client.create_registered_model(name, description=_model_description(self.domain, name))
         return name
 
     def _add(self, name: str, run_id: str, folder: str, tags: Mapping[str, str], description: str) -> int:
@@ -254,6 +296,37 @@ class RegistryStore:
             await_creation_for=0,
         )
         return int(version.version)
+
+
+def _model_description(domain: str, name: str) -> str:
+    """Description of a registered model in MLflow's web page."""
+    release = twin_name(domain)
+    if name == release:
+        return (
+            f"Releases: each version pins one version of each model of {domain}. The services follow `@{CHAMPION}`. "
+            "The history is in the tags `event.*`, and is printed by `python -m training.registry history`."
+        )
+    target = TARGETS[name.removeprefix(model_name(domain, ""))]
+    return (
+        f"{target.title}, in {target.unit}: a random forest on {len(target.feature_names)} features. `@{CHAMPION}` "
+        f"serves as part of `{release}@{CHAMPION}`, `@{CHALLENGER}` is the newest candidate; the tag `gate` is the "
+        f"verdict of the promotion gate. To promote: `python -m training.registry promote {target.name}=VERSION "
+        '--reason "..."`.'
+    )
+
+
+def _described(target: str, version: ModelVersion) -> RegisteredVersion:
+    tags = version.tags
+    time = datetime.fromtimestamp(version.creation_timestamp // 1000, UTC)
+    return RegisteredVersion(
+        target=target,
+        version=int(version.version),
+        registered_at=rfc3339(time),
+        gate=tags.get(GATE_TAG),
+        reasons=tags.get(GATE_REASONS_TAG, ""),
+        experiment=tags.get(EXPERIMENT_TAG),
+        source=tags.get("source"),
+    )
 
 
 def _require(version: int, existing: list[int], name: str) -> int:
