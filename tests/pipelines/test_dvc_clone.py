@@ -21,8 +21,7 @@ import yaml
 
 from deploy.servers.minio import REGION, Minio
 from deploy.servers.process import HOST, Command, Server, responds, unused_port
-from features.targets import TARGET_NAMES
-from features.targets import TARGETS
+from features.targets import TARGET_NAMES, TARGETS
 from telemetry.batch import Batch, rows_of
 from telemetry.contract import CYCLE_FIELDS, names
 from telemetry.settings import USAGE_STATISTICS_OFF, Settings
