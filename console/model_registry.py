@@ -67,6 +67,24 @@ class ModelsView:
     not_recorded: tuple[str, ...] = ()
 
 
+class RegistryError(TwinError):
+    """The registry is unavailable, or refused a change.
+
+    Args:
+        status: HTTP status for it: 404 unknown version, 409 another release is champion, 503 unavailable, 422 other.
+    """
+
+    def __init__(
+        self, sentence: str, *, status: int = 503, field: str | None = "registry", value: object = None
+    ) -> None:
+        super().__init__(sentence, field=field, value=value)
+        self.status = status
+
+
+#: HTTP status of an error of the registry, by its field.
+_STATUS = {"release": 409, "version": 404}
+
+
 class RegistryProcess:
     """Reads the registry, promotes and rolls back in one worker process, one call at a time.
 
@@ -133,30 +151,29 @@ class RegistryProcess:
             result, problem = await asyncio.wrap_future(future)
         except BrokenProcessPool:
             self.close()
-            raise TwinError(
-                "The worker process for the model registry ended unexpectedly; try again.", field="registry"
-            ) from None
+            raise RegistryError("The worker process for the model registry ended unexpectedly; try again.") from None
         if problem is not None:
-            raise TwinError(problem, field="registry")
+            raise RegistryError(**problem)
         return result  # type: ignore[no-any-return]
 
 
 def _reason(text: str) -> str:
     if not text.strip():
-        raise TwinError("A reason is required: it is recorded in the history.", field="reason")
+        raise RegistryError("A reason is required: it is recorded in the history.", status=422, field="reason")
     return text.strip()
 
 
-def _call_worker(work: Callable[..., Any], *arguments: Any) -> tuple[Any, str | None]:
-    """Result of `work`, or an error message: exceptions of MLflow cannot be pickled between processes."""
+def _call_worker(work: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[str, Any] | None]:
+    """Result of `work`, or arguments of `RegistryError`: exceptions of MLflow cannot be pickled between processes."""
     from mlflow.exceptions import MlflowException
 
     try:
         return work(*arguments), None
     except TwinError as error:
-        return None, error.sentence
+        status = _STATUS.get(error.field or "", 422)
+        return None, {"sentence": error.sentence, "status": status, "field": error.field, "value": error.value}
     except (MlflowException, OSError) as error:
-        return None, f"Model registry unavailable: {type(error).__name__}."
+        return None, {"sentence": f"Model registry unavailable: {type(error).__name__}."}
 
 
 def _view(settings: Settings, cache: Mapping[tuple[str, int], VersionView]) -> ModelsView:

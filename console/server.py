@@ -72,7 +72,7 @@ class Console:
             reports=PipelineReports(reports, quarantine),
             is_shadow_on=settings.shadow,
         )
-        changes = ChangeRoutes(access, alerts)
+        changes = ChangeRoutes(access, alerts, context.models)
         app = create_api(read_pool, settings, reports, metrics, changes)
         app.include_router(LoginRoutes(access).router())
         app.router.lifespan_context = _lifespan(context, (read_pool, write_pool))

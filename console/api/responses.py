@@ -6,22 +6,24 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from console.alerts.alert_store import MAX_MUTE
 from console.alerts.rules import RULES
 from console.history import RANGE_COLUMNS, Method
-from features.targets import FORECASTS, TARGETS
+from features.targets import FORECASTS, TARGET_NAMES, TARGETS
 from telemetry.contract import BATTERY_FIELDS, BATTERY_ID_PATTERN, READING_FIELDS
 from telemetry.contract import Field as Column
 
 _TYPES: dict[str, Any] = {"text": str, "time": datetime, "float": float, "bool": bool}
 Status = Literal["NORMAL", "WARNING", "CRITICAL"]
-#: Names of the alert rules; for mypy plain text.
+#: Names of targets and alert rules; for mypy these are plain text.
 if TYPE_CHECKING:
+    TargetName: TypeAlias = str
     RuleName: TypeAlias = str
 else:
-    RuleName = Literal[tuple(RULES)]
+    TargetName, RuleName = Literal[TARGET_NAMES], Literal[tuple(RULES)]
+MAX_VERSION = 2**31 - 1
 MAX_MUTE_HOURS = MAX_MUTE.total_seconds() / 3600
 
 _READINGS = [column for column in READING_FIELDS if column.name not in ("battery_id", "time")]
@@ -305,6 +307,14 @@ By = Annotated[str, Field(max_length=60, pattern=_VISIBLE, description="your nam
 Reason = Annotated[str, Field(max_length=500, pattern=_VISIBLE, description="recorded with the change")]
 
 
+def _whole(value: object) -> object:
+    """1.0 as 1: in JSON both are whole numbers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+VersionNumber = Annotated[int, Field(ge=1, le=MAX_VERSION), BeforeValidator(_whole)]
+
+
 class _RequestModel(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -330,6 +340,24 @@ class NewMute(MuteScope):
     hours: float = Field(gt=0, le=MAX_MUTE_HOURS, description="duration, at most 30 days")
     by: By
     reason: Reason
+
+
+class Rollback(_RequestModel):
+    """Return to the release before the current one."""
+
+    by: By
+    reason: Reason
+    expected_release: VersionNumber | None = Field(
+        None, description="release that you saw as champion; 409 if it is not, null: no check"
+    )
+
+
+class Promotion(Rollback):
+    """Versions to promote, by target."""
+
+    versions: dict[TargetName, VersionNumber] = Field(
+        min_length=1, examples=[{"soh": 3}], description="version by target; any registered version"
+    )
 
 
 class StoredAlert(_ResponseModel):
@@ -384,6 +412,55 @@ class Mutes(_ResponseModel):
 
     mutes: list[ActiveMute]
     count: int
+
+
+class ModelVersion(_ResponseModel):
+    """One registered version and the verdict of the promotion gate."""
+
+    version: int
+    role: Literal["champion", "challenger"] | None
+    registered_at: str
+    gate: str | None = Field(description="newest verdict; null if the gate has not evaluated the version")
+    reasons: str = Field(description="reasons of the verdict")
+
+
+class TargetModels(_ResponseModel):
+    """All versions of one target, newest first."""
+
+    target: str
+    model: str
+    title: str
+    versions: list[ModelVersion]
+
+
+class RegistryChange(_ResponseModel):
+    """One event of the history of the registry."""
+
+    time: str
+    kind: str
+    by: str
+    reason: str
+    release_version: int | None
+    warnings: list[str]
+
+
+class Models(_ResponseModel):
+    """Models of the registry; `release` is the champion."""
+
+    domain: str
+    release: str | None
+    release_version: int | None
+    previous_release_version: int | None = Field(description="release that a rollback restores")
+    targets: list[TargetModels]
+    history: list[RegistryChange] = Field(description="newest first")
+
+
+class ReleaseChange(_ResponseModel):
+    """Outcome of a promotion or rollback."""
+
+    release: int | None = Field(description="release that is champion now")
+    changed: bool = Field(description="false if no version passed the gate, or all of them were champion already")
+    messages: list[str]
 
 
 class Liveness(_ResponseModel):

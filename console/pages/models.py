@@ -17,6 +17,7 @@ from console.pages.frame import frame
 from console.queries import SHADOW_BATTERIES
 from features.targets import TARGET_NAMES, TARGETS
 from telemetry.errors import TwinError
+from training.registry.events import RegisteredVersion
 from training.release import model_name
 
 #: Metrics of an evaluation: key, title, and whether it has the unit of the target, is a share, or a plain number.
@@ -28,10 +29,11 @@ _METRICS: tuple[tuple[str, str, Literal["unit", "share", "plain"]], ...] = (
     ("auc", "AUC", "plain"),
     ("skill", "skill", "share"),
 )
-#: Factor from the unit of an evaluation to the unit on this page, and that unit.  Stored predictions have it already.
-_UNITS = {"soh": (100.0, "%"), "temperature": (1.0, "°C"), "rul": (1.0, "cycles"), "failure": (1.0, "")}
 _REFRESH_S = 15.0
 _RETRAINS = 20
+#: Versions per target that are shown at first.
+_NEWEST = 4
+_VERDICTS = {"passed": "NORMAL", "failed": "CRITICAL"}
 
 
 def models_page(context: PageContext, visitor: Visitor) -> None:
@@ -56,6 +58,7 @@ class _ModelsPage:
         self._body = div("stack")
         with self._body:
             text("Loading the model registry; the first time takes a few seconds …", "muted").props('role="status"')
+        self._shows_all = False
         with panel("Retrainings", "started by drift or by hand, newest first; times in UTC"):
             self._retrains = div()
         with panel(
@@ -97,9 +100,14 @@ class _ModelsPage:
                 with div("panel"):
                     empty("No model is registered yet", "Run the pipeline: make repro.")
                 return
+            if view.not_recorded:
+                with div("notice").props('role="status"'):
+                    text(f"Moved outside of this console, recorded within a minute: {'; '.join(view.not_recorded)}")
             with div("quad"):
                 for target in TARGET_NAMES:
                     self._draw_target(target, view)
+            with panel("Versions", "each with the newest verdict of the promotion gate; any of them can be promoted"):
+                self._draw_versions(view)
             with panel("History", "newest first; times in UTC"):
                 table(
                     ("Time", "Event", "Release", "Champions", "By", "Reason"),
@@ -129,7 +137,7 @@ class _ModelsPage:
     def _draw_target(self, target: str, view: ModelsView) -> None:
         champion, challenger = view.champions.get(target), view.challengers.get(target)
         columns = [("champion", champion)] + ([("challenger", challenger)] if target in _pending(view) else [])
-        with panel(TARGETS[target].title, _UNITS[target][1]):
+        with panel(TARGETS[target].title, TARGETS[target].shown.symbol):
             table(
                 ("", *(f"{role} {one.version if one else '–'}" for role, one in columns)),
                 _metric_rows(target, [one for _, one in columns]),
@@ -137,11 +145,51 @@ class _ModelsPage:
             )
             if champion is None:
                 text("No champion for this target.", "muted small")
-            pending = {name: version for name, version in _pending(view).items() if name == target}
-            if not pending:
+            if target not in _pending(view):
                 text("No challenger.", "muted small")
-            elif self._visitor.name is not None:
-                button(f"Promote version {pending[target]} …", lambda: self._ask_promotion(view, pending))
+
+    def _draw_versions(self, view: ModelsView) -> None:
+        has_more = False
+        with div("scroll"), ui.element("table").classes("plain versions"):
+            with ui.element("thead"), ui.element("tr"):
+                for name in ("Target", "Version", "Role", "Registered, UTC", "Gate", "Reasons", ""):
+                    text(name, tag="th")
+            with ui.element("tbody"):
+                for target, versions in view.versions.items():
+                    newest = list(reversed(versions))
+                    shown = newest if self._shows_all else newest[:_NEWEST]
+                    has_more = has_more or len(newest) > len(shown)
+                    for one in shown:
+                        self._draw_version(view, target, one)
+        if has_more:
+            button("Show all versions", self._show_all)
+
+    def _draw_version(self, view: ModelsView, target: str, one: RegisteredVersion) -> None:
+        roles = [
+            role
+            for role, versions in (("champion", view.champions), ("challenger", view.challengers))
+            if target in versions and versions[target].version == one.version
+        ]
+        with ui.element("tr"):
+            text(TARGETS[target].title, tag="td")
+            text(str(one.version), "num", "td")
+            text(roles[0] if roles else DASH, tag="td")
+            text(_time(one.registered_at), "nowrap", "td")
+            with ui.element("td"):
+                verdict = one.gate or "not evaluated"
+                text(verdict, f"chip s-{_VERDICTS.get(verdict, 'STALE')}", "span")
+            experiment = f" (experiment {one.experiment})" if one.experiment else ""
+            text(f"{one.reasons or DASH}{experiment}", "small", "td")
+            with ui.element("td"):
+                if self._visitor.name is not None and roles[:1] != ["champion"]:
+                    versions = {target: one.version}
+                    button("Promote …", lambda: self._ask_promotion(view, versions)).props(
+                        f'aria-label="Promote {TARGETS[target].title.lower()} version {one.version}"'
+                    )
+
+    async def _show_all(self) -> None:
+        self._shows_all, self._drawn = True, None
+        await self._load()
 
     async def _load_retrains(self) -> None:
         try:
@@ -373,14 +421,16 @@ def _shown(target: str, value: float | None, kind: str) -> str:
         return DASH
     if kind == "share":
         return f"{100 * value:.0f} %"
-    factor, unit = _UNITS[target] if kind == "unit" else (1.0, "")
-    return f"{value * factor:.3g} {unit}".rstrip()
+    if kind == "plain":
+        return f"{value:.3g}"
+    shown = TARGETS[target].shown
+    return f"{value * shown.factor:.3g} {shown.symbol}".rstrip()
 
 
 def _stored(row: StoreRow, column: str) -> str:
     """A difference of stored predictions, which have the unit of this page."""
-    value, unit = row[column], _UNITS[row["target"]][1]
-    return DASH if value is None else f"{value:.3g} {unit}".rstrip()
+    value, symbol = row[column], TARGETS[row["target"]].shown.symbol
+    return DASH if value is None else f"{value:.3g} {symbol}".rstrip()
 
 
 def _time(rfc3339: str) -> str:

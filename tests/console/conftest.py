@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +23,14 @@ from console.api.app import create_api
 from console.api.change_routes import ChangeRoutes
 from console.api.health import ConsoleMetrics
 from console.connection_pool import Database
+from console.model_registry import RegistryProcess
 from deploy.servers.process import unused_port
 from telemetry.settings import Settings
+from tests.training.small_models import GATE, ModelFiles
+from training.registry.registration import Provenance, register_all
+from training.registry.registry_store import RegistryStore
 
+ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "a token of the tests of the console"
 #: One reading each 20 minutes for ten days, predictions for every second.
 SIZE = StoreSize(batteries=60, readings=60 * 720, span=timedelta(days=10), predict_every=2)
@@ -59,13 +65,14 @@ def served(app: FastAPI, **settings: Any) -> Iterator[httpx.Client]:
 
 @contextmanager
 def api_app(dsn: str, folder: Path) -> Iterator[FastAPI]:
-    """The application with the REST paths on a DSN."""
+    """The application with the REST paths on a DSN, and on the registry in `folder`."""
     settings, database = Settings(var=folder), Database(dsn, statement_timeout_s=2.0)
-    writable = Database(dsn, read_only=False)
-    changes = ChangeRoutes(Access(TOKEN, read_requires_login=False), AlertStore(writable))
+    writable, models = Database(dsn, read_only=False), RegistryProcess(settings, ROOT / "params.yaml")
+    changes = ChangeRoutes(Access(TOKEN, read_requires_login=False), AlertStore(writable), models)
     try:
         yield create_api(database, settings, folder / "reports", ConsoleMetrics(), changes)
     finally:
+        models.close()
         database.close()
         writable.close()
 
@@ -74,6 +81,22 @@ def api_app(dsn: str, folder: Path) -> Iterator[FastAPI]:
 def _api(dsn: str, folder: Path) -> Iterator[httpx.Client]:
     with api_app(dsn, folder) as app, served(app) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def three_releases(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Settings:
+    """Settings of a registry with three releases, each with a better SoH model."""
+    folder = tmp_path_factory.mktemp("registry")
+    settings = Settings(var=folder / "var")
+    settings.var.mkdir()
+    shutil.copy(empty_registry, settings.var / "mlflow.db")
+    models, store = ModelFiles(folder / "models"), RegistryStore.open(settings, "battery")
+    for noise in (1.0, 0.5, 0.05):
+        models.train("soh", noise=noise)
+        provenance = Provenance(source="made_up", data_sha256={"soh": "ab" * 32})
+        register_all(store, models.folder, models.metrics, GATE, provenance, by="a test")
+    assert store.aliases().release == 3
+    return settings
 
 
 @pytest.fixture

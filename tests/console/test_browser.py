@@ -454,8 +454,11 @@ def test_challenger_is_promoted_and_rolled_back(visit: Callable[..., Any], site:
     soh = page.locator("section[aria-label='State of health']").inner_text()
     assert re.search(r"MAE, out of fold\s+[\d.]+ %", soh), soh  # in the unit of the predictions
     assert re.search(r"skill, gate\s+\d+ %", soh), soh
+    versions = page.locator(".versions tbody tr")
+    assert versions.count() == len(TARGET_NAMES) + 1
+    assert "failed" in versions.first.inner_text()
     page.get_by_text("No retraining yet").wait_for()
-    page.get_by_role("button", name="Promote version 2").click()
+    page.get_by_role("button", name="Promote state of health version 2").click()
     page.get_by_label("Reason").fill("better on the gate")
     page.locator(".q-dialog").get_by_role("button", name="Promote", exact=True).click()
     page.wait_for_selector("text=Release 2 is champion.", timeout=60_000)
@@ -469,6 +472,7 @@ def test_challenger_is_promoted_and_rolled_back(visit: Callable[..., Any], site:
     page.wait_for_selector("text=is champion again", timeout=60_000)
     page.wait_for_selector("text=alarms at night", timeout=30_000)
     page.wait_for_selector("text=Champion: battery-twin/1")
+    page.get_by_role("button", name="Promote state of health version 2").wait_for()  # also after a rollback
     notifications = page.locator(".q-notification").all_inner_texts()
     assert not any("release" in one for one in notifications), notifications  # the second click had no effect
 

@@ -1,10 +1,11 @@
-"""REST paths that change alerts and mutes, on a real store."""
+"""REST paths that change alerts, mutes and the model registry, on a real store and a real registry."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ from console.alerts.alert_lifecycle import find_transitions
 from console.alerts.alert_store import AlertStore
 from console.alerts.rules import RULES
 from console.connection_pool import Database
+from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 from tests.console.conftest import TOKEN, api_app, served
 from tests.openapi import check_against_openapi
@@ -28,6 +30,8 @@ POSTS: dict[str, dict[str, Any]] = {
     "/api/alerts/1/acknowledge": {"severity": "WARNING", "by": "ada"},
     "/api/alerts/mute": {"rule": "thermal", "hours": 1, "by": "ada", "reason": "bench"},
     "/api/alerts/unmute": {"rule": "thermal"},
+    "/api/models/promote": {"versions": {"soh": 1}, "by": "ada", "reason": "better"},
+    "/api/models/rollback": {"by": "ada", "reason": "alarms"},
 }
 
 
@@ -48,9 +52,9 @@ def store(dsn: str) -> Iterator[AlertStore]:
 
 
 @pytest.fixture(scope="module")
-def client(dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+def client(dsn: str, three_releases: Settings) -> Iterator[httpx.Client]:
     with ExitStack() as stack:
-        yield stack.enter_context(served(stack.enter_context(api_app(dsn, tmp_path_factory.mktemp("api")))))
+        yield stack.enter_context(served(stack.enter_context(api_app(dsn, three_releases.var))))
 
 
 def post(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
@@ -119,6 +123,40 @@ def test_invalid_change_is_422_and_names_the_field(field: str, value: object, cl
     body = {**POSTS["/api/alerts/mute"], field: value}
     status, error = refused(client, "/api/alerts/mute", **body)
     assert (status, error["field"], error["value"]) == (422, field, value)
+
+
+def test_any_version_is_promoted_and_a_moved_release_is_409(client: httpx.Client) -> None:
+    models = client.get("/api/models").json()
+    assert (models["release"], models["previous_release_version"]) == ("battery-twin/3", 2)
+    (soh,) = models["targets"]
+    assert [(one["version"], one["role"], one["gate"]) for one in soh["versions"]] == [
+        (3, "champion", "passed"), (2, None, "passed"), (1, None, "passed"),
+    ]  # fmt: skip
+    reason = {"by": "ada", "reason": "alarms at night"}
+    outcome = post(client, "/api/models/rollback", **reason, expected_release=3)
+    assert (outcome["release"], outcome["changed"]) == (2, True)
+    for path, body in (("rollback", {}), ("promote", {"versions": {"soh": 3}})):
+        status, error = refused(client, f"/api/models/{path}", **reason, **body, expected_release=3)
+        assert (status, error["field"], error["value"]) == (409, "release", 3)
+        assert "no longer release 3, release 2 is" in error["error"]
+    status, error = refused(client, "/api/models/promote", **reason, versions={"soh": 9}, expected_release=2)
+    assert (status, error["field"], error["value"]) == (404, "version", 9)
+    outcome = post(client, "/api/models/promote", **reason, versions={"soh": 3}, expected_release=2)
+    assert (outcome["release"], outcome["changed"]) == (4, True)
+    outcome = post(client, "/api/models/promote", **reason, versions={"soh": 1}, expected_release=4)
+    assert (outcome["release"], outcome["changed"]) == (4, False)
+    assert "fails the gate" in " ".join(outcome["messages"])
+    history = client.get("/api/models").json()["history"]
+    assert [(event["kind"], event["by"]) for event in history[:2]] == [("promote", "ada"), ("rollback", "ada")]
+
+
+def test_registry_that_is_unavailable_is_503(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TWIN_MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with api_app(dsn, tmp_path) as app, served(app) as client:
+        response = client.get("/api/models")
+        assert response.status_code == 503
+        assert "unavailable" in response.json()["error"]
+        assert client.get("/api/alerts/mutes").status_code == 200
 
 
 def test_changes_conform_to_the_openapi_document(client: httpx.Client, store: AlertStore) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,58 +12,41 @@ import pytest
 import yaml
 
 from console.connection_pool import Database
-from console.model_registry import RegistryProcess, VersionView, _view
+from console.model_registry import RegistryError, RegistryProcess, VersionView, _view
 from console.queries import Queries
 from telemetry.batch import Batch
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
-from tests.training.small_models import GATE, ModelFiles
+from tests.training.small_models import GATE
 from training.registry.promotion import rollback
-from training.registry.registration import Provenance, register_all
 from training.registry.registry_store import RegistryStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Settings:
-    """Settings of a registry with three releases, each with a better SoH model."""
-    folder = tmp_path_factory.mktemp("registry")
-    settings = Settings(var=folder / "var")
-    settings.var.mkdir()
-    shutil.copy(empty_registry, settings.var / "mlflow.db")
-    models, store = ModelFiles(folder / "models"), RegistryStore.open(settings, "battery")
-    for noise in (1.0, 0.5, 0.05):
-        models.train("soh", noise=noise)
-        provenance = Provenance(source="made_up", data_sha256={"soh": "ab" * 32})
-        register_all(store, models.folder, models.metrics, GATE, provenance, by="a test")
-    assert store.aliases().release == 3
-    return settings
-
-
-def test_cached_versions_are_not_fetched_again(settings: Settings) -> None:
+def test_cached_versions_are_not_fetched_again(three_releases: Settings) -> None:
     cached = VersionView("soh", 3, {"gate": {"mae": 0.5}})
-    assert _view(settings, {("soh", 3): cached}).champions == {"soh": cached}
-    fetched = _view(settings, {("soh", 2): cached}).champions["soh"]
+    assert _view(three_releases, {("soh", 3): cached}).champions == {"soh": cached}
+    fetched = _view(three_releases, {("soh", 2): cached}).champions["soh"]
     assert fetched.evaluation["gate"]["n_batteries"] > 0
     assert fetched.version == 3
 
 
-def test_concurrent_rollbacks_change_the_champion_once(settings: Settings, tmp_path: Path) -> None:
+def test_concurrent_rollbacks_change_the_champion_once(three_releases: Settings, tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump({"gate": {"min_skill": GATE.min_skill}}))
-    store = RegistryStore.open(settings, "battery")
+    store = RegistryStore.open(three_releases, "battery")
 
     async def decide() -> None:
-        registry = RegistryProcess(settings, params)
+        registry = RegistryProcess(three_releases, params)
         try:
             view = await registry.view()
             assert (view.release, view.previous) == (3, 2)
             clicks = [registry.rollback(reason="alarms", by=by, expected=view.release) for by in ("ada", "ada", "bob")]
             done = await asyncio.gather(*clicks, return_exceptions=True)
-            assert [type(result) for result in done] == [list, TwinError, TwinError]
+            assert [type(result) for result in done] == [list, RegistryError, RegistryError]
             assert "no longer release 3" in str(done[1])
             assert store.aliases().release == 2
             with pytest.raises(TwinError, match="no longer release 3"):
