@@ -187,57 +187,18 @@ _MAGIC = b"EVTW"
 _PLAIN_BYTES = STATE_SIZE * 8
 
 
-def encode(state: FloatArray) -> str:
-    """One state as opaque text (base64 of version, checksum and content)."""
-    # Compression level 0: deflating halves the text, but takes longer than the state update and four forests together.
-    return base64.b64encode(_add_header(zlib.compress(_plain(state), 0))).decode("ascii")
-
-
-def decode(text: str) -> FloatArray:
-    """The state encoded in `text`, bit for bit.
-
-    Raises:
-        StateError: if the text is damaged or of another `STATE_VERSION`.
-    """
-    replay = "leave `state` out and send the battery's history instead"
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise StateError(f"this is not a state returned by the service: {replay}", field="state") from error
-    content = _strip_header(raw, replay)
-    inflater = zlib.decompressobj()
-    try:
-        plain = inflater.decompress(content, _PLAIN_BYTES + 1)
-    except zlib.error as error:
-        raise StateError(f"the state is damaged: {replay}", field="state") from error
-    return _from_plain(plain, replay)
-
-
 def to_bytes(state: FloatArray) -> bytes:
-    """One state as bytes of fixed length, for storage that compresses by itself; see `encode`."""
-    return _add_header(_plain(state))
-
-
-def from_bytes(raw: bytes) -> FloatArray:
-    """The state encoded in `raw`, bit for bit.
-
-    Raises:
-        StateError: if the bytes are damaged or of another `STATE_VERSION`.
-    """
-    replay = "replay the battery's history"
-    return _from_plain(_strip_header(raw, replay), replay)
-
-
-def _plain(state: FloatArray) -> bytes:
-    return state.astype("<f8").tobytes()
-
-
-def _add_header(content: bytes) -> bytes:
+    """One state as bytes of fixed length: version, checksum and content."""
+    content = state.astype("<f8").tobytes()
     return _HEADER.pack(_MAGIC, STATE_VERSION, zlib.crc32(content)) + content
 
 
-def _strip_header(raw: bytes, remedy: str) -> bytes:
-    """The content after the header; its checksum and version are verified."""
+def from_bytes(raw: bytes, remedy: str = "replay the battery's history") -> FloatArray:
+    """The state encoded in `raw`, bit for bit.
+
+    Raises:
+        StateError: if the bytes are damaged or of another `STATE_VERSION`; the message ends with `remedy`.
+    """
     try:
         magic, version, checksum = _HEADER.unpack_from(raw)
     except struct.error as error:
@@ -251,13 +212,34 @@ def _strip_header(raw: bytes, remedy: str) -> bytes:
             field="state",
             value=version,
         )
-    return content
+    if len(content) != _PLAIN_BYTES:  # states used to be in the container of zlib
+        try:
+            content = zlib.decompressobj().decompress(content, _PLAIN_BYTES + 1)
+        except zlib.error as error:
+            raise StateError(f"the state is damaged: {remedy}", field="state") from error
+    if len(content) != _PLAIN_BYTES:
+        raise StateError(f"the state holds {len(content)} bytes instead of {_PLAIN_BYTES}: {remedy}", field="state")
+    return np.frombuffer(content, dtype="<f8").copy()
 
 
-def _from_plain(plain: bytes, remedy: str) -> FloatArray:
-    if len(plain) != _PLAIN_BYTES:
-        raise StateError(f"the state holds {len(plain)} bytes instead of {_PLAIN_BYTES}: {remedy}", field="state")
-    return np.frombuffer(plain, dtype="<f8").copy()
+def encode(state: FloatArray) -> str:
+    """One state as opaque text: base64 of `to_bytes`."""
+    # Not compressed: deflating halves the text, but takes longer than the state update and four forests together.
+    return base64.b64encode(to_bytes(state)).decode("ascii")
+
+
+def decode(text: str) -> FloatArray:
+    """The state encoded in `text`, bit for bit.
+
+    Raises:
+        StateError: if the text is damaged or of another `STATE_VERSION`.
+    """
+    history = "leave `state` out and send the battery's history instead"
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise StateError(f"this is not a state returned by the service: {history}", field="state") from error
+    return from_bytes(raw, history)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from conftest_features import drive
@@ -128,10 +132,6 @@ def test_cycles_one_by_one_give_the_same_bits() -> None:
 
 @pytest.mark.parametrize("damage", ["", "not a state", "QUJD", "flip", "version", "bomb"])
 def test_invalid_state_is_rejected(damage: str) -> None:
-    import base64
-    import struct
-    import zlib
-
     text = s.encode(fresh()[0])
     raw = bytearray(base64.b64decode(text))
     if damage == "flip":
@@ -146,3 +146,11 @@ def test_invalid_state_is_rejected(damage: str) -> None:
         damage = base64.b64encode(header + content).decode()
     with pytest.raises(s.StateError, match="history"):
         s.decode(damage)
+
+
+def test_state_in_the_former_zlib_container_is_read() -> None:
+    (state,) = fresh()[:1]
+    content = zlib.compress(state.astype("<f8").tobytes(), 0)
+    raw = struct.pack("<4sHI", b"EVTW", s.STATE_VERSION, zlib.crc32(content)) + content
+    np.testing.assert_array_equal(s.from_bytes(raw), state)
+    np.testing.assert_array_equal(s.decode(base64.b64encode(raw).decode()), state)
