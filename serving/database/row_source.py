@@ -7,12 +7,13 @@ numbers or texts.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ from telemetry.sources.base import ParsedFile, complete, empty_table, require_fi
 from telemetry.sources.raw import RawTable
 from telemetry.sources.translate import translate
 from telemetry.stores.connection import StoreConnection
-from telemetry.stores.relation import Relation, find_relation
+from telemetry.stores.relation import find_relation
 
 #: By battery, the key of the newest row that was read; None before the first row.
 Keys = Mapping[str, str | None]
@@ -66,40 +67,6 @@ class NewRows:
 
 
 NO_ROWS = NewRows(empty_table(READING_FIELDS), {}, Counter(), more=False)
-
-
-class RowSource(Protocol):
-    """A table or query of readings.
-
-    Attributes:
-        is_store: whether it is `ev_telemetry`, so that its readings are stored already.
-    """
-
-    is_store: bool
-
-    def batteries(self, store: Cursor) -> list[str]:
-        """Ids of all batteries that may have rows."""
-        ...
-
-    def newest(self, store: Cursor, battery_ids: Sequence[str]) -> dict[str, datetime]:
-        """The time of each battery's newest row; batteries without rows are left out."""
-        ...
-
-    def waiting(self, store: Cursor, keys: Keys) -> list[str]:
-        """The batteries that have rows after their key in `keys`, in the order of `keys`."""
-        ...
-
-    def read(self, store: Cursor, keys: Keys, limit: int) -> NewRows:
-        """The first rows after `keys`, at most `limit` for each battery."""
-        ...
-
-    def between(self, store: Cursor, ranges: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
-        """The keys in each range, without its first and with its last key."""
-        ...
-
-    def at(self, store: Cursor, keys: Mapping[str, Sequence[str]]) -> NewRows:
-        """The rows with these keys."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -215,7 +182,70 @@ class _Table:
         return sql.SQL("{} = c.battery::{} AND {}").format(self.battery, self.battery_type, self.only)
 
 
-class StoreRowSource:
+class RowSource(ABC):
+    """A table or query of readings.
+
+    Attributes:
+        is_store: whether it is `ev_telemetry`, so that its readings are stored already.
+    """
+
+    is_store: bool
+
+    @abstractmethod
+    def batteries(self, store: Cursor) -> list[str]:
+        """Ids of all batteries that may have rows."""
+
+    def newest(self, store: Cursor, battery_ids: Sequence[str]) -> dict[str, datetime]:
+        """The time of each battery's newest row; batteries without rows, or whose row cannot be read, are left out."""
+        with self._reading(store) as (cursor, table):
+            return self._times(table.newest(cursor, [self._raw_id(battery_id) for battery_id in battery_ids]))
+
+    def waiting(self, store: Cursor, keys: Keys) -> list[str]:
+        """The batteries that have rows after their key in `keys`, in the order of `keys`."""
+        raw = {battery_id: self._raw_id(battery_id) for battery_id in keys if self._is_known(battery_id)}
+        with self._reading(store) as (cursor, table):
+            found = table.waiting(cursor, list(raw.values()), [keys[battery_id] for battery_id in raw])
+        return [battery_id for battery_id, own in raw.items() if own in found]
+
+    def read(self, store: Cursor, keys: Keys, limit: int) -> NewRows:
+        """The first rows after `keys`, at most `limit` for each battery, and before one too far in the future."""
+        with self._reading(store) as (cursor, table):
+            raw = [self._raw_id(battery_id) for battery_id in keys]
+            return self._parsed(table.after(cursor, raw, list(keys.values()), limit), limit)
+
+    def at(self, store: Cursor, keys: Mapping[str, Sequence[str]]) -> NewRows:
+        """The rows with these keys."""
+        pairs = [(self._raw_id(battery_id), key) for battery_id, own in keys.items() for key in own]
+        with self._reading(store) as (cursor, table):
+            rows = table.at(cursor, [raw for raw, _ in pairs], [key for _, key in pairs])
+            return self._parsed(rows, len(rows) + 1)
+
+    def between(self, store: Cursor, ranges: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
+        """The keys in each range, without its first and with its last key."""
+        id_of = {self._raw_id(battery_id): battery_id for battery_id in ranges}
+        first, last = [key for key, _ in ranges.values()], [key for _, key in ranges.values()]
+        with self._reading(store) as (cursor, table):
+            found = table.between(cursor, list(id_of), first, last)
+        return _by_battery([id_of[raw] for raw, _ in found], [key for _, key in found])
+
+    def _is_known(self, battery_id: str) -> bool:
+        return True
+
+    def _raw_id(self, battery_id: str) -> str:
+        """The id in the table, as text."""
+        return battery_id
+
+    @abstractmethod
+    def _reading(self, store: Cursor) -> AbstractContextManager[tuple[Cursor, _Table]]: ...
+
+    @abstractmethod
+    def _times(self, rows: Sequence[tuple[Any, ...]]) -> dict[str, datetime]: ...
+
+    @abstractmethod
+    def _parsed(self, rows: Sequence[tuple[Any, ...]], limit: int) -> NewRows: ...
+
+
+class StoreRowSource(RowSource):
     """The table `ev_telemetry`, which has the contract columns and the time of insertion."""
 
     is_store = True
@@ -238,39 +268,20 @@ class StoreRowSource:
         store.execute("SELECT battery_id FROM batteries ORDER BY battery_id")
         return [battery_id for (battery_id,) in store.fetchall()]
 
-    def newest(self, store: Cursor, battery_ids: Sequence[str]) -> dict[str, datetime]:
-        """See `RowSource`."""
-        return {row[0]: row[2 + _COLUMNS.index("time")] for row in self._table.newest(store, battery_ids)}
+    def _reading(self, store: Cursor) -> AbstractContextManager[tuple[Cursor, _Table]]:
+        return nullcontext((store, self._table))
 
-    def waiting(self, store: Cursor, keys: Keys) -> list[str]:
-        """See `RowSource`."""
-        found = self._table.waiting(store, list(keys), list(keys.values()))
-        return [battery_id for battery_id in keys if battery_id in found]
+    def _times(self, rows: Sequence[tuple[Any, ...]]) -> dict[str, datetime]:
+        return {row[0]: row[2 + _COLUMNS.index("time")] for row in rows}
 
-    def read(self, store: Cursor, keys: Keys, limit: int) -> NewRows:
-        """See `RowSource`."""
-        rows = self._table.after(store, list(keys), list(keys.values()), limit)
-        return self._read(rows, limit)
-
-    def at(self, store: Cursor, keys: Mapping[str, Sequence[str]]) -> NewRows:
-        """See `RowSource`."""
-        rows = self._table.at(store, *_pairs(keys))
-        return self._read(rows, len(rows) + 1)
-
-    def _read(self, rows: Sequence[tuple[Any, ...]], limit: int) -> NewRows:
+    def _parsed(self, rows: Sequence[tuple[Any, ...]], limit: int) -> NewRows:
         columns = list(zip(*rows, strict=True)) or [()] * (3 + len(_COLUMNS))
         table = pd.DataFrame(dict(zip(_COLUMNS, columns[2:-1], strict=True)), dtype=object)
         readings = complete(table, READING_FIELDS).assign(arrived=pd.to_datetime(pd.Series(columns[-1]), utc=True))
         return _validated(readings, _by_battery(columns[0], columns[1]), limit)
 
-    def between(self, store: Cursor, ranges: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
-        """See `RowSource`."""
-        first, last = [key for key, _ in ranges.values()], [key for _, key in ranges.values()]
-        found = self._table.between(store, list(ranges), first, last)
-        return _by_battery([battery for battery, _ in found], [key for _, key in found])
 
-
-class SiteRowSource:
+class SiteRowSource(RowSource):
     """A table or query of the site, read through a field map in read-only transactions.
 
     Rows are read as text and translated like those of a CSV file.  Rows that cannot be read are left out and counted.
@@ -286,8 +297,7 @@ class SiteRowSource:
                 field="battery_id",
             )
         self._ahead = timedelta(seconds=min(max_future_s, _FOREVER_S))
-        self._site = StoreConnection(dsn, "battery-twin-reader", read_only=True, prepare=self._find_relation)
-        self._relation: Relation | None = None
+        self._site = StoreConnection(dsn, "battery-twin-reader", read_only=True, prepare=self._prepare)
         # battery_id -> the site's id, as text.
         self._raw: dict[str, str] = {}
 
@@ -297,53 +307,68 @@ class SiteRowSource:
         if constant is not None:
             self._raw = {str(constant): ""}
             return [str(constant)]
-        with self._reading() as (cursor, relation):
-            battery = cast(sql.Composable, relation.column("battery_id"))
+        with self._reading(store) as (cursor, table):
             query = sql.SQL(
                 "WITH RECURSIVE ids AS (SELECT min({battery}) AS id FROM {item} UNION ALL "
                 "SELECT (SELECT min({battery}) FROM {item} WHERE {battery} > ids.id) FROM ids "
                 "WHERE ids.id IS NOT NULL) SELECT id::text FROM ids WHERE id IS NOT NULL"
-            ).format(battery=battery, item=relation.item)
+            ).format(battery=cast(sql.Composable, table.battery), item=table.item)
             cursor.execute(query, ())
             site_ids = [str(raw) for (raw,) in cursor.fetchall()]
         pairs = [(self._battery_id(raw), raw) for raw in site_ids]
         self._raw = {battery_id: raw for battery_id, raw in pairs if battery_id is not None}
         return list(self._raw)
 
-    def newest(self, store: Cursor, battery_ids: Sequence[str]) -> dict[str, datetime]:
-        """See `RowSource`; a battery whose newest row cannot be read is left out."""
-        with self._reading() as (cursor, relation):
-            rows = _table_of(relation).newest(cursor, [self._raw[battery_id] for battery_id in battery_ids])
-        parsed = self._translated(relation, rows)
-        return dict(zip(parsed.kept["battery_id"], parsed.kept["time"].dt.to_pydatetime(), strict=True))
+    def check(self) -> None:
+        """Check that the table or query of the field map can be read.
 
-    def waiting(self, store: Cursor, keys: Keys) -> list[str]:
-        """See `RowSource`."""
-        known = [battery_id for battery_id in keys if battery_id in self._raw]
-        with self._reading() as (cursor, relation):
-            table = _table_of(relation)
-            found = table.waiting(
-                cursor, [self._raw[battery_id] for battery_id in known], [keys[battery_id] for battery_id in known]
-            )
-        return [battery_id for battery_id in known if self._raw[battery_id] in found]
+        Raises:
+            TwinError: the table or query is missing or lacks a mapped column.
+            psycopg2.OperationalError: the database is unavailable.
+        """
+        self._site.connection()
 
-    def read(self, store: Cursor, keys: Keys, limit: int) -> NewRows:
-        """See `RowSource`; reading stops before a row that is too far in the future."""
-        with self._reading() as (cursor, relation):
-            raw = [self._raw[battery_id] for battery_id in keys]
-            rows = _table_of(relation).after(cursor, raw, list(keys.values()), limit)
-        return self._read(relation, rows, limit)
+    def close(self) -> None:
+        """Close the connection; the next read opens a new one."""
+        self._site.close()
 
-    def at(self, store: Cursor, keys: Mapping[str, Sequence[str]]) -> NewRows:
-        """See `RowSource`."""
-        battery_ids, keys_of = _pairs(keys)
-        with self._reading() as (cursor, relation):
-            rows = _table_of(relation).at(cursor, [self._raw[battery_id] for battery_id in battery_ids], keys_of)
-        return self._read(relation, rows, len(rows) + 1)
+    def _is_known(self, battery_id: str) -> bool:
+        return battery_id in self._raw
 
-    def _read(self, relation: Relation, rows: Sequence[tuple[Any, ...]], limit: int) -> NewRows:
+    def _raw_id(self, battery_id: str) -> str:
+        return self._raw[battery_id]
+
+    @contextmanager
+    def _reading(self, store: Cursor) -> Iterator[tuple[Cursor, _Table]]:
+        try:
+            with self._site.transaction() as cursor:
+                yield cursor, self._table
+        except psycopg2.Error:
+            # Also after an error of the statement: the table may have been recreated with other columns.
+            self.close()
+            raise
+
+    def _prepare(self, connection: psycopg2.extensions.connection) -> None:
+        relation = find_relation(connection, self._field_map)
+        battery = relation.column("battery_id")
+        self._table = _Table(
+            item=relation.item,
+            columns=relation.texts(),
+            time=cast(sql.Composable, relation.column("time")),
+            time_type=relation.type_of("time"),
+            battery=battery,
+            battery_type=sql.SQL("text") if battery is None else relation.type_of("battery_id"),
+            only=sql.SQL("true"),
+        )
+        self._columns = tuple(column.source for column in relation.columns)
+
+    def _times(self, rows: Sequence[tuple[Any, ...]]) -> dict[str, datetime]:
+        kept = self._translated(rows).kept
+        return dict(zip(kept["battery_id"], kept["time"].dt.to_pydatetime(), strict=True))
+
+    def _parsed(self, rows: Sequence[tuple[Any, ...]], limit: int) -> NewRows:
         id_of = {raw: battery_id for battery_id, raw in self._raw.items()}
-        parsed = self._translated(relation, rows)
+        parsed = self._translated(rows)
         readings = parsed.kept.set_index("source_row")
         battery_ids = pd.Series([id_of[row[0]] for row in rows], index=range(1, len(rows) + 1), dtype="str")
         too_early = pd.Series(False, index=battery_ids.index)
@@ -354,64 +379,16 @@ class SiteRowSource:
         keys_read = _by_battery(battery_ids[due], pd.Series([row[1] for row in rows], index=battery_ids.index)[due])
         return _validated(complete(kept, READING_FIELDS), keys_read, limit, Counter(rejected["field"]))
 
-    def between(self, store: Cursor, ranges: Mapping[str, tuple[str, str]]) -> dict[str, list[str]]:
-        """See `RowSource`."""
-        id_of = {self._raw[battery_id]: battery_id for battery_id in ranges}
-        first, last = [key for key, _ in ranges.values()], [key for _, key in ranges.values()]
-        with self._reading() as (cursor, relation):
-            found = _table_of(relation).between(cursor, list(id_of), first, last)
-        return _by_battery([id_of[raw] for raw, _ in found], [key for _, key in found])
-
-    def check(self) -> None:
-        """Check that the table or query of the field map can be read.
-
-        Raises:
-            TwinError: the table or query is missing or lacks a mapped column.
-            psycopg2.OperationalError: the database is unavailable.
-        """
-        with self._reading():
-            pass
-
-    def close(self) -> None:
-        """Close the connection; the next read opens a new one."""
-        self._site.close()
-
-    @contextmanager
-    def _reading(self) -> Iterator[tuple[Cursor, Relation]]:
-        try:
-            with self._site.transaction() as cursor:
-                assert self._relation is not None  # noqa: S101 - found when the connection is opened
-                yield cursor, self._relation
-        except psycopg2.Error:
-            # Also after an error of the statement: the table may have been recreated with other columns.
-            self.close()
-            raise
-
-    def _find_relation(self, connection: psycopg2.extensions.connection) -> None:
-        self._relation = find_relation(connection, self._field_map)
-
-    def _translated(self, relation: Relation, rows: Sequence[tuple[Any, ...]]) -> ParsedFile:
-        columns = [column.source for column in relation.columns]
-        cells = pd.DataFrame([row[2:] for row in rows], columns=columns, index=range(1, len(rows) + 1), dtype="str")
-        return translate(RawTable(self._field_map.name, cells.fillna(""), {}, tuple(columns)), self._field_map)
+    def _translated(self, rows: Sequence[tuple[Any, ...]]) -> ParsedFile:
+        cells = pd.DataFrame(
+            [row[2:] for row in rows], columns=list(self._columns), index=range(1, len(rows) + 1), dtype="str"
+        )
+        return translate(RawTable(self._field_map.name, cells.fillna(""), {}, self._columns), self._field_map)
 
     def _battery_id(self, raw: str) -> str | None:
         column = next(column for column in self._field_map.columns if column.target.name == "battery_id")
         battery_id = raw.strip() if column.values is None else column.values.get(code(raw))
         return str(battery_id) if battery_id is not None and BATTERY_ID.match(str(battery_id)) else None
-
-
-def _table_of(relation: Relation) -> _Table:
-    battery = relation.column("battery_id")
-    return _Table(
-        item=relation.item,
-        columns=relation.texts(),
-        time=cast(sql.Composable, relation.column("time")),
-        time_type=relation.type_of("time"),
-        battery=battery,
-        battery_type=sql.SQL("text") if battery is None else relation.type_of("battery_id"),
-        only=sql.SQL("true"),
-    )
 
 
 def _validated(
@@ -441,12 +418,6 @@ def _first_invalid_field(readings: pd.DataFrame) -> pd.Series:
                 bad |= numbers > field.maximum
         invalid[bad] = field.name
     return invalid
-
-
-def _pairs(keys: Mapping[str, Sequence[str]]) -> tuple[list[str], list[str]]:
-    """Flatten to a list of battery ids and a list of keys."""
-    pairs = [(battery_id, key) for battery_id, own in keys.items() for key in own]
-    return [battery_id for battery_id, _ in pairs], [key for _, key in pairs]
 
 
 def _by_battery(battery_ids: Iterable[str], keys: Iterable[str]) -> dict[str, list[str]]:
