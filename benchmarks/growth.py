@@ -77,7 +77,7 @@ def _predicted_a_second(scorer: Scorer, batteries: int) -> float:
 
         def predict() -> object:
             snapshots, _ = update_each(states, rows, matrix)
-            return scorer.rows(ids, snapshots, scorer.score(snapshots), predicted_at=datetime.now(UTC))
+            return scorer.score(ids, snapshots, datetime.now(UTC)).rows
 
         return predict
 

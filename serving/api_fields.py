@@ -1,4 +1,4 @@
-"""Time formats of responses."""
+"""Conversion of times for rows and responses."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from serving.release_loader import ReleaseLoader
 from serving.request_decoding import RequestError, RequestLimits, decode_request
 from serving.request_scoring import score_request
-from serving.response import ErrorResponse, PredictResponse, response_entries
+from serving.response import ErrorResponse, PredictResponse, response_entries, to_json
 from serving.scorer import Scorer
 from serving.service_metrics import ServiceMetrics
 from serving.shadow import ShadowRecorder
@@ -78,7 +78,7 @@ class _Predict:
                 ids = [request.battery_ids[row] for row in result.battery_row]
                 self._shadow.submit(ids, result.snapshots, scorer.challenger)
         self._metrics.count_unknown_fields(sum(unknown))
-        return orjson.dumps({"predictions": entries})
+        return to_json({"predictions": entries})
 
 
 def create_app(

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from features.state import encode
-from features.state_update import closed_table
 from features.targets import TARGETS, Target
 from serving.api_fields import utc
 from serving.feature_snapshots import FeatureSnapshots
@@ -19,7 +19,7 @@ from serving.request_scoring import ScoringRequest, ScoringResult
 from serving.session_rows import cycle_rows
 from telemetry.contract import CYCLE_FIELDS
 from telemetry.schemas.request import Cycle
-from telemetry.wire import json_values, rfc3339
+from telemetry.wire import json_values
 
 _UNKNOWN_CAPACITY = (
     "the nominal capacity is unknown, so features relative to it are missing: send battery.nominal_capacity_ah"
@@ -56,6 +56,7 @@ class _Entry(_ResponseModel):
     state: str | None = Field(
         None, description="opaque, in the last entry of a battery; send it with the next request for this battery"
     )
+    cycle_index: float = Field(description="age of the battery at `time` in equivalent full cycles, as in its state")
     notes: list[str]
     closed_cycles: list[Cycle] | None = Field(  # type: ignore[valid-type]
         None, description="sessions that ended since the battery's previous entry, if requested"
@@ -95,7 +96,7 @@ def response_entries(
     """
     rows = result.battery_row.tolist()
     ids = [request.battery_ids[row] for row in rows]
-    entries = prediction_messages(ids, result.snapshots, result.predicted, champion.label, champion.horizons)
+    entries = prediction_entries(ids, result.snapshots, result.predicted, champion)
     for i in itertools.compress(range(len(rows)), result.is_last.tolist()):
         entries[i]["state"] = encode(request.states[rows[i]])
         if unknown_fields[rows[i]]:
@@ -108,56 +109,67 @@ def response_entries(
     if request.closed_cycles:
         for entry in entries:
             entry["closed_cycles"] = []
-        sessions = cycle_rows(closed_table(result.closed), request.battery_ids)
+        sessions = cycle_rows(result.closed, request.battery_ids)
         for i, session in zip(result.closed_at.tolist(), sessions, strict=True):
             entries[i]["closed_cycles"].append(json_values(session, CYCLE_FIELDS))
     return entries
 
 
-def prediction_messages(
-    battery_ids: Sequence[str],
-    snapshots: FeatureSnapshots,
-    predicted: Mapping[str, TargetValues],
-    release: str,
-    horizons: Mapping[str, float],
+def prediction_entries(
+    battery_ids: Sequence[str], snapshots: FeatureSnapshots, predicted: Mapping[str, TargetValues], predictor: Predictor
 ) -> list[dict[str, Any]]:
-    """Convert predictions for n snapshots to messages of `ev_battery_predictions`: response entries without `state`.
+    """Convert predictions for n snapshots to response entries without `state`, in API units; times are datetimes.
+
+    The entries are also the messages of `ev_battery_predictions`.
 
     Args:
         battery_ids: battery of each snapshot.
-        predicted: result of `Predictor.predict_snapshots`.
-        release, horizons: of the same predictor.
+        predicted: result of `predictor.predict_snapshots`.
     """
     times = [utc(time_s) if time_s == time_s else None for time_s in snapshots.time_s.tolist()]
-    columns = {target.shown.field: _column(predicted[target.name], target) for target in TARGETS.values()}
-    for target in TARGETS.values():
-        horizon = horizons.get(target.horizon_key or "")
-        if horizon is None:
-            continue
-        for time, prediction in zip(times, columns[target.shown.field], strict=True):
-            if target.matures == "cycles":
-                prediction["horizon_cycles"] = horizon
-            elif time is not None:
-                prediction["due"] = rfc3339(time + timedelta(seconds=horizon))
-    known = snapshots.nominal_capacity_known.tolist()
+    columns = {
+        target.shown.field: _column(target, predicted[target.name], times, predictor.horizons)
+        for target in TARGETS.values()
+    }
+    known, ages = snapshots.nominal_capacity_known.tolist(), snapshots.cycles.tolist()
     return [
         {
             "battery_id": battery_ids[i],
-            "time": None if (time := times[i]) is None else rfc3339(time),
-            "release": release,
+            "time": times[i],
+            "release": predictor.label,
             **{field: column[i] for field, column in columns.items()},
+            "cycle_index": ages[i],
             "notes": [] if known[i] else [_UNKNOWN_CAPACITY],
         }
         for i in range(len(snapshots))
     ]
 
 
-def _column(values: TargetValues, target: Target) -> list[dict[str, Any]]:
-    fixed = {"model": values.model} | ({"unit": target.shown.unit} if target.kind == "regression" else {})
-    return [
+def to_json(content: object) -> bytes:
+    """`content` as JSON, with times as in the contract, e.g. 2026-01-01T00:00:00Z."""
+    return orjson.dumps(content, option=orjson.OPT_UTC_Z)
+
+
+def _column(
+    target: Target, predicted: TargetValues, times: Sequence[datetime | None], horizons: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """The predictions of one target, with `due` or `horizon_cycles` if the target has a horizon."""
+    fixed: dict[str, Any] = {"model": predicted.model}
+    if target.kind == "regression":
+        fixed["unit"] = target.shown.unit
+    horizon = horizons.get(target.horizon_key or "")
+    if horizon is not None and not target.is_forecast:
+        fixed["horizon_cycles"] = horizon
+    column: list[dict[str, Any]] = [
         {"value": value, **fixed} if reason is None else {"value": None, **fixed, "withheld": reason}
-        for value, reason in zip(target.to_shown(values.values).tolist(), values.reasons, strict=True)
+        for value, reason in zip(target.to_shown(predicted.values).tolist(), predicted.reasons, strict=True)
     ]
+    if horizon is not None and target.is_forecast:
+        ahead = timedelta(seconds=horizon)
+        for time, prediction in zip(times, column, strict=True):
+            if time is not None:
+                prediction["due"] = time + ahead
+    return column
 
 
 def _count(count: int, noun: str) -> str:

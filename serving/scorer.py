@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
+from features.prediction_rows import Role, prediction_rows
 from serving.feature_snapshots import FeatureSnapshots
-from serving.prediction_rows import prediction_rows
-from serving.predictor import Predictor, TargetValues
+from serving.predictor import Predictor
+from serving.response import prediction_entries
 from telemetry.batch import Row
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Predictions for n snapshots, by target; `challenger` is None without challengers."""
+    """Predictions for n snapshots.
 
-    champion: Mapping[str, TargetValues]
-    challenger: Mapping[str, TargetValues] | None = None
+    Attributes:
+        entries: n entries of the champion, see `serving.response.prediction_entries`.
+        rows: rows of `battery_predictions` of the champion, then of the challengers.
+    """
+
+    entries: list[dict[str, Any]]
+    rows: list[Row]
 
 
 @dataclass(frozen=True)
@@ -28,26 +34,17 @@ class Scorer:
     champion: Predictor
     challenger: Predictor | None = None
 
-    def score(self, snapshots: FeatureSnapshots) -> Scores:
-        """Predict with the champion and the challengers."""
-        return Scores(
-            self.champion.predict_snapshots(snapshots),
-            None if self.challenger is None else self.challenger.predict_snapshots(snapshots),
-        )
+    def score(self, battery_ids: Sequence[str], snapshots: FeatureSnapshots, predicted_at: datetime) -> Scores:
+        """Predict with the champion and the challengers.
 
-    def rows(
-        self, battery_ids: Sequence[str], snapshots: FeatureSnapshots, scores: Scores, *, predicted_at: datetime
-    ) -> list[Row]:
-        """Convert `scores` to rows of `battery_predictions`, see `prediction_rows`; the challengers' rows come last."""
-        rows = prediction_rows(
-            battery_ids, snapshots, scores.champion, self.champion.horizons, role="champion", predicted_at=predicted_at
-        )
-        if self.challenger is not None and scores.challenger is not None:
-            horizons = self.challenger.horizons
-            rows += prediction_rows(
-                battery_ids, snapshots, scores.challenger, horizons, role="challenger", predicted_at=predicted_at
-            )
-        return rows
+        Args:
+            battery_ids: battery of each snapshot.
+            predicted_at: current wall-clock time, timezone-aware.
+        """
+        scores = score(self.champion, battery_ids, snapshots, "champion", predicted_at)
+        if self.challenger is not None:
+            scores.rows.extend(score(self.challenger, battery_ids, snapshots, "challenger", predicted_at).rows)
+        return scores
 
 
 class ScorerSource(Protocol):
@@ -59,3 +56,11 @@ class ScorerSource(Protocol):
 
     scorer: Scorer | None
     problem: str
+
+
+def score(
+    predictor: Predictor, battery_ids: Sequence[str], snapshots: FeatureSnapshots, role: Role, predicted_at: datetime
+) -> Scores:
+    """Predict with one predictor, see `Scorer.score`."""
+    entries = prediction_entries(battery_ids, snapshots, predictor.predict_snapshots(snapshots), predictor)
+    return Scores(entries, prediction_rows(entries, role=role, predicted_at=predicted_at))

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from features.targets import TARGET_NAMES
+from serving.batch_scoring import BatchResult
 from serving.predictor import Predictor
 from serving.request_scoring import ScoringResult
 
@@ -85,6 +86,24 @@ class ReleaseMetrics:
         if reason in self._failed:
             self._failed.remove(reason)
             self._failing.labels(reason).set(0)
+
+
+class PredictionMetrics:
+    """Predictions stored by the stream scorer or the database predictor, and withheld ones; exported from the start."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._stored = Counter("predictions", "Stored predictions", ["target", "role"], registry=registry)
+        self._withheld = Counter("predictions_withheld", "Withheld predictions", ["target"], registry=registry)
+        for target in TARGET_NAMES:
+            self._stored.labels(target, "champion")
+            self._withheld.labels(target)
+
+    def count(self, result: BatchResult) -> None:
+        """Count the predictions of `result`, and those that the champion withheld."""
+        for (role, target), count in result.predictions.items():
+            self._stored.labels(target, role).inc(count)
+        for target in TARGET_NAMES:
+            self._withheld.labels(target).inc(len(result.entries) - result.predictions["champion", target])
 
 
 class ShadowMetrics:

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 
 from features.state import FloatArray
-from features.state_update import IntArray
+from features.state_update import IntArray, closed_table
 from serving.api_fields import utc
 from telemetry.batch import Row, rows_of
 
 
 def cycle_rows(
-    closed: pd.DataFrame,
+    closed_sessions: FloatArray,
     battery_ids: Sequence[str],
     *,
     battery_row: IntArray | None = None,
@@ -30,13 +30,14 @@ def cycle_rows(
     its readings.
 
     Args:
-        closed: result of `ReadingUpdates.closed_table`.
+        closed_sessions: float64[m, CLOSED_SIZE].
         battery_ids: by row of the updated states.
         battery_row: int64[n], row of the states of each reading of the update.
         soh: float64[n], percent, reported with each reading; NaN where missing.
     """
-    if closed.empty:
+    if not len(closed_sessions):
         return []
+    closed = closed_table(closed_sessions)
     columns = rows_of(closed.drop(columns=["battery_row", "reading", "start_s", "end_s"]))
     labels = _last_inside(closed, battery_row, soh)
     return [

@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from itertools import groupby
 
 from serving.feature_snapshots import FeatureSnapshots, concatenate
-from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
+from serving.scorer import score
 from serving.service_metrics import LossReason, ShadowMetrics
 from telemetry.backoff import backoff
 from telemetry.batch import Batch, Row
@@ -137,9 +137,7 @@ class ShadowRecorder:
 def _rows(queued: Sequence[_Queued], challenger: Predictor) -> list[Row]:
     snapshots = concatenate([item.snapshots for item in queued])
     battery_ids = [battery_id for item in queued for battery_id in item.battery_ids]
-    predicted = challenger.predict_snapshots(snapshots)
-    now = datetime.now(UTC)
-    return prediction_rows(battery_ids, snapshots, predicted, challenger.horizons, role="challenger", predicted_at=now)
+    return score(challenger, battery_ids, snapshots, "challenger", datetime.now(UTC)).rows
 
 
 class _PredictionStore:

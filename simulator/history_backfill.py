@@ -17,7 +17,7 @@ from typing import cast
 import psycopg2
 
 from simulator.live_twin import LiveTwin
-from simulator.service_client import BatteryPredictions, BatteryReadings, PredictionClient, prediction_rows
+from simulator.service_client import BatteryPredictions, BatteryReadings, PredictionClient
 from telemetry.batch import Batch, Row, rows_of
 from telemetry.spool.spool import Spool
 from telemetry.stores.postgres import PostgresStore
@@ -127,7 +127,7 @@ def predict_history(
             for reading, response in zip(history[begin:end], responses, strict=True):
                 if (interval := _interval(_time(reading), now)) != last_interval or reading is stored[-1]:
                     last_interval = interval
-                    predictions += prediction_rows(battery_id, reading, response, now)
+                    predictions += response.rows(now)
         newest: BatteryPredictions = responses[-1]
         state, twin.predictions = newest.state, newest
         begin = end

@@ -20,7 +20,6 @@ from simulator.service_client import (
     PredictionError,
     PredictionRefusedError,
     StateRefusedError,
-    prediction_rows,
 )
 from telemetry.batch import Batch, Row
 from telemetry.sinks.base import SinkRefusedError, SinkUnavailableError
@@ -70,9 +69,9 @@ class PredictionWorker:
         now = datetime.now(UTC)
         predictions: list[Row] = []
         cycles: list[Row] = []
-        for battery_id, of_battery in responses.items():
-            for reading, response in zip(readings[battery_id], of_battery, strict=True):
-                predictions += prediction_rows(battery_id, reading, response, now)
+        for of_battery in responses.values():
+            for response in of_battery:
+                predictions += response.rows(now)
                 cycles += response.closed_cycles
         self._newest = {battery_id: of_battery[-1] for battery_id, of_battery in responses.items()}
         states = {name: newest.state.encode() for name, newest in self._newest.items() if newest.state is not None}

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import orjson
 
+from features.prediction_rows import prediction_rows
 from features.targets import TARGETS
 from telemetry.batch import Row
 from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, names
@@ -63,38 +64,31 @@ class BatteryReadings:
 
 
 @dataclass(frozen=True)
-class TargetPrediction:
-    """Prediction of one target; `value` is None where the service withheld it."""
-
-    value: float | None
-    lower: float | None
-    upper: float | None
-    due: datetime | None
-    model_name: str | None
-    model_version: str | None
-
-
-@dataclass(frozen=True)
 class BatteryPredictions:
     """Response for one battery after one of its readings.
 
     Attributes:
-        state: opaque, to be sent with the next readings; with the last reading only.
-        by_target: predictions in the presented units.
+        entry: the response entry, with `time` and `due` as datetimes.
         closed_cycles: charge and discharge sessions that ended since the battery's previous predictions, rows of
             `battery_cycles`.
     """
 
-    time: datetime
-    state: str | None
-    release: str
-    by_target: Mapping[str, TargetPrediction]
+    entry: Mapping[str, Any]
     closed_cycles: Sequence[Row] = ()
 
+    @property
+    def state(self) -> str | None:
+        """Opaque, to be sent with the next readings; with the last reading only."""
+        return self.entry.get("state")
+
     def value(self, target: str) -> float | None:
-        """Predicted value; None where it was withheld or is not in the release."""
-        prediction = self.by_target.get(target)
-        return None if prediction is None else prediction.value
+        """Predicted value in the presented unit; None where it was withheld or is not in the release."""
+        value: float | None = self.entry.get(TARGETS[target].shown.field, {}).get("value")
+        return value
+
+    def rows(self, predicted_at: datetime) -> list[Row]:
+        """Rows of `battery_predictions`."""
+        return prediction_rows([self.entry], role="champion", predicted_at=predicted_at)
 
 
 class PredictionClient:
@@ -159,30 +153,6 @@ class PredictionClient:
         return None if response.status_code == httpx.codes.OK else f"status {response.status_code}"
 
 
-def prediction_rows(
-    battery_id: str, reading: Row, predictions: BatteryPredictions, predicted_at: datetime
-) -> list[Row]:
-    """`predictions` after `reading` as rows of `battery_predictions`; none for withheld predictions."""
-    return [
-        {
-            "battery_id": battery_id,
-            "time": predictions.time,
-            "target": target,
-            "value": prediction.value,
-            "lower": prediction.lower,
-            "upper": prediction.upper,
-            "due": prediction.due,
-            "cycle_index": reading.get("charge_cycles"),
-            "model_name": prediction.model_name,
-            "model_version": prediction.model_version,
-            "role": "champion",
-            "predicted_at": predicted_at,
-        }
-        for target, prediction in predictions.by_target.items()
-        if prediction.value is not None
-    ]
-
-
 def _entry(battery: BatteryReadings) -> dict[str, object]:
     entry: dict[str, object] = {
         "battery_id": battery.battery_id,
@@ -204,34 +174,14 @@ def _error(response: httpx.Response, batteries: Sequence[BatteryReadings]) -> Pr
     return PredictionError(sentence)
 
 
-def _predictions(entry: Mapping[str, Any]) -> BatteryPredictions:
-    return BatteryPredictions(
-        time=datetime.fromisoformat(entry["time"]),
-        state=entry.get("state"),
-        release=str(entry.get("release", "")),
-        by_target={
-            target.name: _target_prediction(entry[target.shown.field])
-            for target in TARGETS.values()
-            if isinstance(entry.get(target.shown.field), Mapping)
-        },
-        closed_cycles=[_cycle(row) for row in entry.get("closed_cycles") or ()],
-    )
+def _predictions(entry: dict[str, Any]) -> BatteryPredictions:
+    entry["time"] = datetime.fromisoformat(entry["time"])
+    for target in TARGETS.values():
+        if (prediction := entry.get(target.shown.field) or {}).get("due") is not None:
+            prediction["due"] = datetime.fromisoformat(prediction["due"])
+    return BatteryPredictions(entry, [_cycle(row) for row in entry.get("closed_cycles") or ()])
 
 
 def _cycle(row: Mapping[str, Any]) -> Row:
     times = {name: datetime.fromisoformat(row[name]) for name in _CYCLE_TIMES if row.get(name) is not None}
     return {**row, **times}
-
-
-def _target_prediction(entry: Mapping[str, Any]) -> TargetPrediction:
-    lower, upper = entry.get("interval") or (None, None)
-    name, _, version = (entry.get("model") or "").rpartition("/")
-    due = entry.get("due")
-    return TargetPrediction(
-        value=entry.get("value"),
-        lower=lower,
-        upper=upper,
-        due=None if due is None else datetime.fromisoformat(due),
-        model_name=name or None,
-        model_version=version or None,
-    )

@@ -16,7 +16,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from functools import partial
 from pathlib import Path
 
 import psycopg2
@@ -28,12 +27,13 @@ from serving.database.row_source import SiteRowSource, StoreRowSource
 from serving.garbage_collection import collect_rarely
 from serving.release_loader import ReleaseLoader
 from serving.request_scoring import compile_state_update
+from serving.state_restore import StateRestorer
 from telemetry.embedded.postgres import ensure_telemetry_store
 from telemetry.errors import TwinError
 from telemetry.field_map import load_field_map
 from telemetry.metrics_server import metrics_server
 from telemetry.settings import Settings
-from telemetry.stores.connection import connect
+from telemetry.stores.connection import StoreConnection
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
 
@@ -77,9 +77,10 @@ def _serve(settings: Settings, field_map: Path | None, predict_past: bool, stop:
         loader.refresh()
         loader.follow()
         stack.callback(loader.stop)
+        store = StoreConnection(dsn, "battery-twin-replay", statement_timeout_s=None)
         worker = BatchWorker(
             stack.enter_context(closing(PostgresStore(dsn))),
-            partial(connect, dsn, "battery-twin-replay"),
+            stack.enter_context(closing(StateRestorer(store))),
             row_source,
             metrics,
             consumer=settings.database_predictor_name,

@@ -9,28 +9,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import numpy as np
 import pandas as pd
-import psycopg2.extensions
 
-from features.state import FloatArray, new_states, view
-from features.state_update import IntArray, closed_table, readings_matrix
+from features.state import FloatArray
+from features.state_update import readings_matrix
 from serving.api_fields import utc
+from serving.batch_scoring import BatchReadings, BatchResult, score_readings
 from serving.database import state_tables
 from serving.database.late_rows import LateRowDetector
-from serving.database.predictor_metrics import BatchResult, DatabaseMetrics
-from serving.database.row_source import NO_ROWS, RowSource
+from serving.database.predictor_metrics import DatabaseMetrics
+from serving.database.row_source import NO_ROWS, NewRows, RowSource
 from serving.database.state_tables import StoredState
-from serving.feature_snapshots import update_each_with_sessions, update_states
-from serving.replay import replay, set_battery_from_row
 from serving.scorer import Scorer
-from serving.session_rows import cycle_rows
+from serving.state_restore import StateRestorer
 from telemetry.batch import Batch, Row, rows_of
 from telemetry.contract import READING_FIELDS, names
 from telemetry.stores.postgres import PostgresStore, StoreTransaction
@@ -57,14 +54,14 @@ class BatchWorker:
 
     Args:
         store: where states and predictions are stored.
-        reader: opens a connection to the store, to replay the history of a battery whose state is lost.
+        restorer: loads the states, and replays the history of a battery whose state is unusable.
         predict_past: whether to predict from the rows that were there before the consumer's first start.
     """
 
     def __init__(
         self,
         store: PostgresStore,
-        reader: Callable[[], psycopg2.extensions.connection],
+        restorer: StateRestorer,
         row_source: RowSource,
         metrics: DatabaseMetrics,
         *,
@@ -74,7 +71,7 @@ class BatchWorker:
         late: LateRowDetector | None = None,
     ) -> None:
         self._store = store
-        self._reader = reader
+        self._restorer = restorer
         self._row_source = row_source
         self._metrics = metrics
         self._consumer = consumer
@@ -88,6 +85,7 @@ class BatchWorker:
 
         Raises:
             psycopg2.Error: the store or the site's database failed; nothing of the batch was committed.
+            RestoreIncompleteError: the next batch continues to restore states.
         """
         started = time.perf_counter()
         if time.monotonic() - self._discovered_at >= self._limits.discover_s:
@@ -100,17 +98,19 @@ class BatchWorker:
             if late:
                 transaction.write(Batch(late=_contract_rows(self._row_source.at(cursor, late).readings)))
             locked = state_tables.lock_states(cursor, self._consumer, waiting[: self._limits.batteries])
-            result = self._process(transaction, locked, scorer)
+            rows, result = self._process(transaction, locked, scorer)
         # Counted only after the commit.
         self._late.mark_stored(late)
-        keys = result.rows.keys
+        self._restorer.commit()
         for stored in locked:
-            if stored.battery_id in keys:
-                self._late.record_read(stored.battery_id, stored.read_until, keys[stored.battery_id])
+            if stored.battery_id in rows.keys:
+                self._late.record_read(stored.battery_id, stored.read_until, rows.keys[stored.battery_id])
         self._metrics.waiting.set(len(waiting))
         self._metrics.late.inc(sum(map(len, late.values())))
-        self._metrics.record_batch(result, time.perf_counter() - started)
-        return bool(keys) and (result.rows.more or len(waiting) > len(locked))
+        causes = self._restorer.take_causes()
+        self._metrics.replays.inc(causes["unusable"] + causes["described"])
+        self._metrics.record_batch(rows, result, time.perf_counter() - started)
+        return bool(rows.keys) and (rows.more or len(waiting) > len(locked))
 
     def _discover(self) -> None:
         """Follow new batteries; at the consumer's first start all are new and their existing rows are history."""
@@ -124,71 +124,50 @@ class BatchWorker:
             state_tables.follow(cursor, self._consumer, new, predict_after)
         self._discovered_at = time.monotonic()
 
-    def _process(self, transaction: StoreTransaction, locked: Sequence[StoredState], scorer: Scorer) -> BatchResult:
+    def _process(
+        self, transaction: StoreTransaction, locked: Sequence[StoredState], scorer: Scorer
+    ) -> tuple[NewRows, BatchResult | None]:
+        """The new rows of the locked batteries and the result of scoring them, None without new rows."""
         if not locked:
-            return BatchResult(NO_ROWS)
+            return NO_ROWS, None
         keys = {stored.battery_id: stored.read_until for stored in locked}
         rows = self._row_source.read(transaction.cursor, keys, math.ceil(self._limits.rows / len(locked)))
         batteries = [stored for stored in locked if stored.battery_id in rows.keys]
+        if not batteries:
+            return rows, None
         ids = [stored.battery_id for stored in batteries]
-        # `lock_states` returns the batteries in the order of their ids.
-        battery_row = np.searchsorted(ids, rows.readings["battery_id"].to_numpy(dtype=str))
-        matrix, soh = readings_matrix(rows.readings), rows.readings["soh"].to_numpy()
-        states = self._restore_states(batteries, battery_row, matrix[:, 0])
-        history = matrix[:, 0] <= _seconds([stored.predict_after for stored in batteries])[battery_row]
-        _, closed_in_history = update_states(states, battery_row[history], matrix[history])
-        snapshots, applied, closed = update_each_with_sessions(states, battery_row[~history], matrix[~history])
-        late = np.zeros(len(history), dtype=np.bool_)
-        late[~history] = snapshots.late(applied, matrix[~history, 0])
-        on_time = history.copy()
-        on_time[~history] = applied
-        sessions = [
-            *cycle_rows(closed_table(closed_in_history), ids, battery_row=battery_row[history], soh=soh[history]),
-            *cycle_rows(closed_table(closed), ids, battery_row=battery_row[~history], soh=soh[~history]),
-        ]
-        new_snapshots = snapshots.where(applied)
-        scores = scorer.score(new_snapshots)
-        predicted_ids = [ids[row] for row in battery_row[~history][applied]]
-        batch = Batch(
-            readings=[] if self._row_source.is_store else _contract_rows(rows.readings[on_time]),
-            predictions=scorer.rows(predicted_ids, new_snapshots, scores, predicted_at=datetime.now(UTC)),
-            cycles=_not_stored_yet(sessions, batteries),
-            late=_contract_rows(rows.readings[late]),
+        readings = BatchReadings(
+            battery_ids=ids,
+            # `lock_states` returns the batteries in the order of their ids.
+            battery_row=np.searchsorted(ids, rows.readings["battery_id"].to_numpy(dtype=str)),
+            matrix=readings_matrix(rows.readings),
+            soh=rows.readings["soh"].to_numpy(),
+            rows_where=lambda mask: _contract_rows(rows.readings[mask]),
         )
-        transaction.write(batch)
-        new_states_of = {
-            battery_id: (state, _time_of(state), rows.keys[battery_id][-1])
-            for battery_id, state in zip(ids, states, strict=True)
-        }
-        state_tables.save_states(transaction.cursor, self._consumer, new_states_of)
-        duplicates = len(history) - int(on_time.sum() + late.sum())
-        return BatchResult(rows, scores, int(history.sum()), int(late.sum()), duplicates, len(batch.cycles))
+        states = self._load_states(batteries, readings)
+        predict_after = [-math.inf if (time := one.predict_after) is None else time.timestamp() for one in batteries]
+        result = score_readings(
+            readings, states, scorer, now=datetime.now(UTC), stores_readings=not self._row_source.is_store,
+            predict_after=np.array(predict_after)[readings.battery_row],
+        )  # fmt: skip
+        result = replace(result, batch=replace(result.batch, cycles=_not_stored_yet(result.batch.cycles, batteries)))
+        transaction.write(result.batch)
+        new_states = {key: (state, rows.keys[key][-1]) for key, state in zip(ids, states, strict=True)}
+        state_tables.save_states(transaction.cursor, self._consumer, new_states)
+        return rows, result
 
-    def _restore_states(
-        self, batteries: Sequence[StoredState], battery_row: IntArray, time_s: FloatArray
-    ) -> FloatArray:
-        """float64[k, STATE_SIZE]: the states before the new rows, with the batteries' descriptions set.
-
-        A new battery starts with the sessions before its first reading that are in the store.  A state of another
-        state version is restored by replay from the store.
-        """
-        states = new_states(len(batteries))
-        lost = []
-        for i, stored in enumerate(batteries):
-            if stored.state is not None:
-                states[i] = stored.state
-            elif stored.time is not None:
-                lost.append((i, stored.time + _MICROSECOND))
-            elif len(first := np.flatnonzero(battery_row == i)):
-                lost.append((i, utc(float(time_s[first[0]]))))
-        if lost:
-            with closing(self._reader()) as connection:
-                rows = [i for i, _ in lost]
-                states[rows] = replay(connection, [batteries[i].battery_id for i in rows], [until for _, until in lost])
-            self._metrics.replays.inc(sum(batteries[i].time is not None for i in rows))
-        for state, stored in zip(states, batteries, strict=True):
-            set_battery_from_row(state, stored.description)
-        return states
+    def _load_states(self, batteries: Sequence[StoredState], readings: BatchReadings) -> FloatArray:
+        """The states before the new rows; a new battery's state starts with its history in the store."""
+        first = dict(zip(*np.unique(readings.battery_row, return_index=True), strict=True))
+        until = [
+            stored.time + _MICROSECOND
+            if stored.time is not None
+            else utc(readings.matrix[first[i], 0])
+            if i in first
+            else None
+            for i, stored in enumerate(batteries)
+        ]
+        return self._restorer.load(readings.battery_ids, [stored.state for stored in batteries], until)
 
 
 def _contract_rows(readings: pd.DataFrame) -> list[Row]:
@@ -203,12 +182,3 @@ def _not_stored_yet(sessions: Sequence[Row], batteries: Sequence[StoredState]) -
         for row in sessions
         if (limit := after[cast(str, row["battery_id"])]) is None or cast(datetime, row["start_time"]) >= limit
     ]
-
-
-def _seconds(times: Sequence[datetime | None]) -> FloatArray:
-    return np.array([-math.inf if time is None else time.timestamp() for time in times])
-
-
-def _time_of(state: FloatArray) -> datetime | None:
-    seen = view(state)
-    return utc(seen.time_s) if seen.has_reading else None

@@ -10,6 +10,7 @@ import psycopg2
 from serving.database.batch import BatchWorker
 from serving.database.predictor_metrics import DatabaseMetrics
 from serving.scorer import ScorerSource
+from serving.state_restore import RestoreIncompleteError
 from telemetry.backoff import backoff
 from telemetry.errors import TwinError
 
@@ -34,6 +35,9 @@ def run_worker(
             continue
         try:
             more = worker.run_batch(scorer)
+        except RestoreIncompleteError as error:
+            logger.info("%s; continuing", error)
+            continue
         except (psycopg2.Error, TwinError) as error:
             unavailable = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
             metrics.failures.labels("unavailable" if unavailable else "refused").inc()

@@ -5,41 +5,35 @@ They are changed in the transaction that stores the predictions.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from psycopg2.extras import execute_values
 
-from features.state import FloatArray, StateError, decode, encode
+from features.state import FloatArray, to_bytes, view
+from serving.api_fields import utc
 from serving.database.row_source import Cursor
-from telemetry.batch import Row
-from telemetry.contract import BATTERY_FIELDS, names
-
-_BATTERY_COLUMNS = names(BATTERY_FIELDS)
 
 
 @dataclass(frozen=True)
 class StoredState:
-    """One battery's row of `twin_states` for one consumer, with its description.
+    """One battery's row of `twin_states` for one consumer.
 
     Attributes:
-        state: None before the first row, and if it was written by another state version.
+        state: bytes of the state; None before the first row.
         time: of the newest reading in the state.
         read_until: key of the newest row that was read.
         predict_after: readings up to this time update the state without predictions.
         cycles_after: sessions that started before this time are in `battery_cycles` already.
-        description: the battery's row of the table `batteries`; None if there is none.
     """
 
     battery_id: str
-    state: FloatArray | None
+    state: bytes | None
     time: datetime | None
     read_until: str | None
     predict_after: datetime | None
     cycles_after: datetime | None
-    description: Row | None
 
 
 def register_consumer(cursor: Cursor, consumer: str) -> bool:
@@ -82,47 +76,29 @@ def follow(cursor: Cursor, consumer: str, battery_ids: Sequence[str], predict_af
 
 def lock_states(cursor: Cursor, consumer: str, battery_ids: Sequence[str]) -> list[StoredState]:
     """Lock the rows of `battery_ids` until the transaction ends; rows locked by another process are skipped."""
-    description = ", ".join(f"b.{name}" for name in _BATTERY_COLUMNS)
     cursor.execute(
-        "SELECT s.battery_id, s.state, s.time, s.read_until, s.predict_after, s.cycles_after, "  # noqa: S608 - our own names
-        f"{description} FROM twin_states s LEFT JOIN batteries b USING (battery_id) "
-        "WHERE s.consumer = %s AND s.battery_id = ANY(%s) ORDER BY s.battery_id FOR UPDATE OF s SKIP LOCKED",
+        "SELECT battery_id, state, time, read_until, predict_after, cycles_after FROM twin_states "
+        "WHERE consumer = %s AND battery_id = ANY(%s) ORDER BY battery_id FOR UPDATE SKIP LOCKED",
         (consumer, list(battery_ids)),
     )
     return [
-        StoredState(
-            battery_id,
-            _decode(state),
-            time,
-            read_until,
-            predict_after,
-            cycles_after,
-            dict(zip(_BATTERY_COLUMNS, battery, strict=True)) if battery[0] is not None else None,
-        )
-        for battery_id, state, time, read_until, predict_after, cycles_after, *battery in cursor.fetchall()
+        StoredState(battery_id, None if state is None else bytes(state), *rest)
+        for battery_id, state, *rest in cursor.fetchall()
     ]
 
 
-def save_states(cursor: Cursor, consumer: str, states: Mapping[str, tuple[FloatArray, datetime | None, str]]) -> None:
-    """Store, by battery, the state, the time of its newest reading and the key of the newest row that was read."""
+def save_states(cursor: Cursor, consumer: str, states: Mapping[str, tuple[FloatArray, str]]) -> None:
+    """Store, by battery, the state and the key of the newest row that was read."""
+    rows = []
+    for battery_id, (state, key) in states.items():
+        seen = view(state)
+        rows.append((consumer, battery_id, to_bytes(state), utc(seen.time_s) if seen.has_reading else None, key))
     execute_values(
         cursor,
         "UPDATE twin_states s SET state = n.state, time = n.time::timestamptz, read_until = n.read_until, "
         "updated_at = clock_timestamp() FROM (VALUES %s) AS n(consumer, battery_id, state, time, read_until) "
         "WHERE s.consumer = n.consumer AND s.battery_id = n.battery_id",
-        [
-            (consumer, battery, base64.b64decode(encode(state)), time, key)
-            for battery, (state, time, key) in states.items()
-        ],
+        rows,
         template="(%s, %s, %s::bytea, %s::timestamptz, %s)",
         page_size=1000,
     )
-
-
-def _decode(stored: memoryview | None) -> FloatArray | None:
-    if stored is None:
-        return None
-    try:
-        return decode(base64.b64encode(bytes(stored)).decode())
-    except StateError:
-        return None

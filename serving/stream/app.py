@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from typing import Any
 
 from confluent_kafka import TopicPartition
@@ -11,16 +11,16 @@ from quixstreams import Application, State
 from quixstreams.kafka import ConnectionConfig
 
 from serving.scorer import ScorerSource
+from serving.state_restore import StateRestorer
 from serving.stream.checkpoint import CheckpointSink
-from serving.stream.checkpoint_states import CheckpointStates, NoHistory
 from serving.stream.message_parser import ParserLimits
 from serving.stream.producer import PredictionProducer
 from serving.stream.scorer_metrics import StreamMetrics
-from serving.stream.state_restore import StoreHistory
 from serving.stream.topics import broker_config, ensure_topics
 from telemetry.kafka_client import TELEMETRY_TOPIC
 from telemetry.settings import Settings
 from telemetry.sinks.postgres import StoreSink
+from telemetry.stores.connection import StoreConnection
 
 #: A consumer that does not poll for this long loses its partitions to another consumer.
 _MAX_POLL_S = 600.0
@@ -42,11 +42,13 @@ def run_stream(settings: Settings, scorer_source: ScorerSource, metrics: StreamM
     brokers = broker_config(settings)
     ensure_topics(brokers, settings.scorer_group, settings.kafka_partitions)
     app = _application(settings, brokers, metrics.on_statistics)
-    with _store(settings) as (store, states):
+    dsn = None if settings.telemetry_dsn is None else settings.telemetry_dsn.get_secret_value()
+    with ExitStack() as stack:
+        history = StoreConnection(dsn, "battery-twin-scorer", statement_timeout_s=None) if dsn else None
         sink = CheckpointSink(
             scorer_source,
-            states,
-            store,
+            stack.enter_context(closing(StateRestorer(history, _RESTORE_S))),
+            stack.enter_context(closing(StoreSink(dsn))) if dsn else None,
             PredictionProducer(brokers),
             ParserLimits(settings.scorer_message_bytes, settings.max_future_s),
             metrics,
@@ -88,16 +90,3 @@ def _application(settings: Settings, brokers: ConnectionConfig, on_statistics: C
         # States compress well.
         producer_extra_config={"compression.type": "lz4", "linger.ms": 5},
     )
-
-
-@contextmanager
-def _store(settings: Settings) -> Iterator[tuple[StoreSink | None, CheckpointStates]]:
-    if settings.telemetry_dsn is None:
-        yield None, CheckpointStates(NoHistory(), _RESTORE_S)
-        return
-    store, history = StoreSink.from_settings(settings), StoreHistory(settings.telemetry_dsn.get_secret_value())
-    try:
-        yield store, CheckpointStates(history, _RESTORE_S)
-    finally:
-        store.close()
-        history.close()

@@ -17,14 +17,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import psycopg2
 from quixstreams.sinks.base import BaseSink, SinkBackpressureError
 from quixstreams.state import State
 
 from features.state import FloatArray, to_bytes
 from serving.api_fields import utc
+from serving.batch_scoring import BatchResult, score_readings
+from serving.response import to_json
 from serving.scorer import ScorerSource
-from serving.stream.checkpoint_scoring import CheckpointResult, score_checkpoint
-from serving.stream.checkpoint_states import CheckpointStates, RestoreIncompleteError
+from serving.state_restore import RestoreIncompleteError, StateRestorer
 from serving.stream.message_parser import DeadLetter, Message, ParsedReadings, ParserLimits, parse_messages
 from serving.stream.producer import PredictionProducer
 from serving.stream.scorer_metrics import StreamMetrics
@@ -68,7 +70,7 @@ class CheckpointSink(BaseSink):
     def __init__(
         self,
         scorer_source: ScorerSource,
-        states: CheckpointStates,
+        restorer: StateRestorer,
         store: Sink | None,
         producer: PredictionProducer,
         limits: ParserLimits,
@@ -78,7 +80,7 @@ class CheckpointSink(BaseSink):
     ) -> None:
         super().__init__(on_client_connect_success=lambda: None)
         self._scorer_source = scorer_source
-        self._states = states
+        self._restorer = restorer
         self._store = store
         self._producer = producer
         self._limits = limits
@@ -135,21 +137,21 @@ class CheckpointSink(BaseSink):
         with _as_dependency_error("store"):
             self._prepare_store()
             states = self._load_states(readings, battery_states)
-        result = score_checkpoint(readings, states, scorer, now=now, stores_readings=self._stores_readings)
+        result = score_readings(readings.batch, states, scorer, now=now, stores_readings=self._stores_readings)
         with _as_dependency_error("store"):
             self._store_rows(result)
         with _as_dependency_error("kafka"):
             self._send(result, dead_letters, now)
         for battery_state, state in zip(battery_states, states, strict=True):
             battery_state.set_bytes(STATE_KEY, to_bytes(state))
-        self._states.commit()
+        self._restorer.commit()
         self._metrics.checkpoint.observe(time.perf_counter() - began)
         self._count(pending, readings, dead_letters, result)
 
     def _load_states(self, readings: ParsedReadings, battery_states: Sequence[State[str, bytes]]) -> FloatArray:
         stored = [state.get_bytes(STATE_KEY) for state in battery_states]
-        first = [utc(readings.matrix[i, 0]) for i in readings.first_indices()]
-        return self._states.load(readings.battery_ids, stored, first)
+        first = [utc(readings.batch.matrix[i, 0]) for i in readings.first_indices()]
+        return self._restorer.load(readings.batch.battery_ids, stored, first)
 
     def _prepare_store(self) -> None:
         if self._store is None or self._store_is_ready:
@@ -157,14 +159,14 @@ class CheckpointSink(BaseSink):
         self._store.setup()
         self._store_is_ready = True
 
-    def _store_rows(self, result: CheckpointResult) -> None:
+    def _store_rows(self, result: BatchResult) -> None:
         if self._store is None or not len(result.batch):
             return
         self._store.write(result.batch)
         self._store.flush()
 
-    def _send(self, result: CheckpointResult, dead_letters: Sequence[DeadLetter], now: datetime) -> None:
-        self._producer.send(PREDICTIONS_TOPIC, result.messages)
+    def _send(self, result: BatchResult, dead_letters: Sequence[DeadLetter], now: datetime) -> None:
+        self._producer.send(PREDICTIONS_TOPIC, ((entry["battery_id"], to_json(entry)) for entry in result.entries))
         self._producer.send(DEAD_LETTER_TOPIC, ((letter.key, letter.encode(now)) for letter in dead_letters))
         self._producer.flush()
 
@@ -173,17 +175,17 @@ class CheckpointSink(BaseSink):
         pending: Sequence[_Pending],
         readings: ParsedReadings,
         dead_letters: Sequence[DeadLetter],
-        result: CheckpointResult,
+        result: BatchResult,
     ) -> None:
         done_s = time.time()
-        newest_s = readings.matrix[:, 0].max(initial=-math.inf)
+        newest_s = readings.batch.matrix[:, 0].max(initial=-math.inf)
         self._metrics.count_messages(len(pending), dead_letters, readings.unknown_fields)
         self._metrics.count_scores(
             result,
             lags_s=[done_s - pending[i].timestamp_ms / 1e3 for i in readings.message_index],
-            event_lag_s=done_s - newest_s if len(readings) else None,
+            event_lag_s=done_s - newest_s if len(readings.message_index) else None,
         )
-        for cause, count in self._states.take_restored().items():
+        for cause, count in self._restorer.take_causes().items():
             self._metrics.count_restored(cause, count)
 
 
@@ -191,5 +193,5 @@ class CheckpointSink(BaseSink):
 def _as_dependency_error(dependency: Dependency) -> Iterator[None]:
     try:
         yield
-    except SinkError as error:
+    except (SinkError, psycopg2.Error) as error:
         raise _DependencyError(dependency, str(error)) from error

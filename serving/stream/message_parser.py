@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import Literal, cast
 import numpy as np
 import orjson
 
-from features.state import FloatArray
-from features.state_update import BoolArray, IntArray
+from features.state_update import IntArray
+from serving.batch_scoring import BatchReadings
 from serving.request_decoding import readings_matrix
 from telemetry.errors import TwinError
 from telemetry.schemas.message import FAULTS, TIME_KEY, Fault, MessageError, parse_message
@@ -95,31 +96,18 @@ class ParsedReadings:
     """The m readings of a list of messages, in order.
 
     Attributes:
-        rows: `Reading`s of the contract.
+        batch: the readings, with the batteries in order of their first reading.
         message_index: int64[m], index of each reading's message.
-        battery_ids: ids of the batteries, in order of their first reading.
-        battery_row: int64[m], index of each reading's battery in `battery_ids`.
-        matrix: float64[m, len(READING_INPUTS)], input of the state update.
         unknown_fields: number of ignored fields.
     """
 
-    rows: Sequence[ContractRow]
+    batch: BatchReadings
     message_index: IntArray
-    battery_ids: Sequence[str]
-    battery_row: IntArray
-    matrix: FloatArray
     unknown_fields: int
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def first_indices(self) -> list[int]:
         """Index of each battery's first reading."""
-        return [int(i) for i in np.unique(self.battery_row, return_index=True)[1]]
-
-    def where(self, mask: BoolArray) -> list[ContractRow]:
-        """The rows where `mask`, bool[m], is true."""
-        return [self.rows[i] for i in np.flatnonzero(mask).tolist()]
+        return [int(i) for i in np.unique(self.batch.battery_row, return_index=True)[1]]
 
 
 def parse_messages(
@@ -147,17 +135,14 @@ def parse_messages(
         rows.append(row)
         message_index.append(i)
         battery_row.append(index.setdefault(row.battery_id, len(index)))  # type: ignore[attr-defined]
-    return (
-        ParsedReadings(
-            rows=rows,
-            message_index=np.array(message_index, dtype=np.int64),
-            battery_ids=list(index),
-            battery_row=np.array(battery_row, dtype=np.int64),
-            matrix=readings_matrix(rows),
-            unknown_fields=unknown_fields,
-        ),
-        dead_letters,
+    batch = BatchReadings(
+        battery_ids=list(index),
+        battery_row=np.array(battery_row, dtype=np.int64),
+        matrix=readings_matrix(rows),
+        soh=np.array([vars(row)["soh"] for row in rows], dtype=np.float64),
+        rows_where=lambda mask: [vars(row) for row in itertools.compress(rows, mask.tolist())],
     )
+    return ParsedReadings(batch, np.array(message_index, dtype=np.int64), unknown_fields), dead_letters
 
 
 def count_by_reason(dead_letters: Sequence[DeadLetter]) -> Counter[RejectionReason]:

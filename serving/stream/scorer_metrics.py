@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from features.targets import TARGET_NAMES
-from serving.stream.checkpoint_scoring import CheckpointResult
-from serving.stream.checkpoint_states import CAUSES
+from serving.batch_scoring import BatchResult
+from serving.service_metrics import PredictionMetrics
+from serving.state_restore import CAUSES
 from serving.stream.message_parser import REJECTION_REASONS, DeadLetter, count_by_reason
 from telemetry.kafka_client import TELEMETRY_TOPIC
 
@@ -24,7 +24,7 @@ class StreamMetrics:
         self.registry = registry = CollectorRegistry()
         self._messages = Counter("scorer_messages", "messages of the telemetry topic", registry=registry)
         self._dead_letters = Counter("scorer_dead_letters", "rejected messages", ["reason"], registry=registry)
-        self._predictions = Counter("predictions", "stored predictions", ["role", "target"], registry=registry)
+        self._predictions = PredictionMetrics(registry)
         self._stale = Counter(
             "scorer_stale_readings", "readings not newer than their battery's state", ["kind"], registry=registry
         )
@@ -56,8 +56,6 @@ class StreamMetrics:
                                 (self._restored, CAUSES), (self._failures, ("store", "kafka"))):  # fmt: skip
             for label in labels:
                 counter.labels(label)
-        for target in TARGET_NAMES:
-            self._predictions.labels("champion", target)
 
     def count_messages(self, messages: int, dead_letters: Sequence[DeadLetter], unknown_fields: int) -> None:
         """Count the messages of a completed checkpoint."""
@@ -66,10 +64,9 @@ class StreamMetrics:
         for reason, count in count_by_reason(dead_letters).items():
             self._dead_letters.labels(reason).inc(count)
 
-    def count_scores(self, result: CheckpointResult, lags_s: Iterable[float], event_lag_s: float | None) -> None:
+    def count_scores(self, result: BatchResult, lags_s: Iterable[float], event_lag_s: float | None) -> None:
         """Count the predictions, stale readings and lags of a completed checkpoint."""
-        for labels, count in result.predictions.items():
-            self._predictions.labels(*labels).inc(count)
+        self._predictions.count(result)
         self._stale.labels("late").inc(result.late)
         self._stale.labels("duplicate").inc(result.duplicates)
         for lag_s in lags_s:

@@ -15,10 +15,9 @@ import psycopg2
 
 from features import state_update
 from features.state import FloatArray
-from features.state_update import closed_table
 from serving.feature_snapshots import FeatureSnapshots, update_each_with_sessions
-from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
+from serving.scorer import Scorer
 from serving.session_rows import cycle_rows
 from telemetry.batch import Row
 from telemetry.contract import READING_FIELDS, names
@@ -161,7 +160,7 @@ def _update_states(
     memory = np.stack([states[battery_id].copy() for battery_id in ids])
     snapshots, updated, closed = update_each_with_sessions(memory, battery_row, matrix)
     assert updated.all()
-    sessions = cycle_rows(closed_table(closed), ids)
+    sessions = cycle_rows(closed, ids)
     return snapshots, Counter(tuple(row[name] for name in _SESSION) for row in sessions)
 
 
@@ -188,14 +187,7 @@ def _compare(
 
 
 def _predict(release: Predictor, keys: Sequence[Key], snapshots: FeatureSnapshots) -> dict[Key, dict[str, float]]:
-    rows = prediction_rows(
-        [battery_id for battery_id, _ in keys],
-        snapshots,
-        release.predict_snapshots(snapshots),
-        release.horizons,
-        role="champion",
-        predicted_at=datetime.now(UTC),
-    )
+    rows = Scorer(release).score([battery_id for battery_id, _ in keys], snapshots, datetime.now(UTC)).rows
     predictions: dict[Key, dict[str, float]] = {key: {} for key in keys}
     for row in rows:
         predictions[key_of(row)][str(row["target"])] = row["value"]  # type: ignore[assignment]

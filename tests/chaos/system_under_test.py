@@ -35,7 +35,7 @@ from features import state_update
 from features.state import STATE_VERSION, FloatArray, decode, new_states
 from features.targets import TARGET_NAMES
 from serving.predictor import Predictor
-from serving.replay import set_battery_from_row
+from serving.state_restore import set_battery_from_row
 from simulator.fleet import SimulateParams, new_battery
 from telemetry.batch import Batch, Row, rows_of
 from telemetry.contract import READING_FIELDS, names

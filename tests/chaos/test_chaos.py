@@ -22,11 +22,11 @@ from deploy.servers.install import DEBIAN, KAFKA, MINIO
 from deploy.servers.postgres import Postgres, postgres
 from deploy.servers.process import HOST, Command, Server, responds, unused_port
 from features.state import STATE_VERSION, FloatArray, new_states, set_battery
-from features.state_update import closed_table, readings_matrix
+from features.state_update import readings_matrix
 from features.targets import TARGET_NAMES
 from serving.feature_snapshots import update_each_with_sessions
-from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
+from serving.scorer import Scorer
 from serving.session_rows import cycle_rows
 from telemetry.batch import Batch, rows_of
 from telemetry.sinks.postgres import StoreSink
@@ -238,16 +238,9 @@ def consistent(postgres_dsn: str, predictor: Predictor) -> ConsistentStore:
     readings = pd.concat(frames, ignore_index=True)
     rows = np.repeat(np.arange(len(ids)), len(frames[0]))
     snapshots, _, closed = update_each_with_sessions(states, rows, readings_matrix(readings))
-    predictions = prediction_rows(
-        list(readings["battery_id"]),
-        snapshots,
-        predictor.predict_snapshots(snapshots),
-        predictor.horizons,
-        role="champion",
-        predicted_at=datetime.now(UTC),
-    )
+    predictions = Scorer(predictor).score(list(readings["battery_id"]), snapshots, datetime.now(UTC)).rows
     migrate(postgres_dsn)
-    batch = Batch(readings=rows_of(readings), predictions=predictions, cycles=cycle_rows(closed_table(closed), ids))
+    batch = Batch(readings=rows_of(readings), predictions=predictions, cycles=cycle_rows(closed, ids))
     with closing(PostgresStore(postgres_dsn)) as store:
         store.write(batch)
     ledger = LedgerSummary(acknowledged={key_of(row): row for row in batch.readings})

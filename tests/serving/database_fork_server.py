@@ -9,10 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from functools import partial
 from pathlib import Path
-
-import psycopg2
 
 from serving.database.batch import BatchLimits, BatchWorker
 from serving.database.batch_loop import run_worker
@@ -21,7 +18,9 @@ from serving.database.row_source import StoreRowSource
 from serving.predictor import Predictor
 from serving.request_scoring import compile_state_update
 from serving.scorer import Scorer
+from serving.state_restore import StateRestorer
 from telemetry.settings import Settings
+from telemetry.stores.connection import StoreConnection
 from telemetry.stores.postgres import PostgresStore
 from training.release import load_release
 
@@ -47,7 +46,7 @@ def main() -> None:
             metrics = DatabaseMetrics()
             worker = BatchWorker(
                 PostgresStore(dsn),
-                partial(psycopg2.connect, dsn),
+                StateRestorer(StoreConnection(dsn, "test")),
                 StoreRowSource(float("inf")),
                 metrics,
                 limits=BatchLimits(rows=40, batteries=2, discover_s=0.0),

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,15 @@ from serving.database.late_rows import LateRowDetector
 from serving.database.predictor_metrics import DatabaseMetrics
 from serving.database.row_source import RowSource, SiteRowSource, StoreRowSource
 from serving.feature_snapshots import update_each
-from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
 from serving.scorer import Scorer
+from serving.state_restore import StateRestorer
 from telemetry.batch import Batch, Row, rows_of
 from telemetry.contract import CYCLE_FIELDS
 from telemetry.errors import TwinError
 from telemetry.field_map import FieldMap, parse_field_map
 from telemetry.settings import Settings
+from telemetry.stores.connection import StoreConnection
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
 from tests.features.conftest_features import drive, empty_frame
@@ -85,7 +85,7 @@ class Site:
         options = {"limits": BatchLimits(rows=400, batteries=2, discover_s=0.0), "predict_past": True} | options
         return BatchWorker(
             store,
-            partial(psycopg2.connect, self.dsn),
+            StateRestorer(StoreConnection(self.dsn, "test")),
             row_source or StoreRowSource(float("inf")),
             self.metrics,
             **options,
@@ -154,14 +154,7 @@ def offline(predictor: Predictor, readings: pd.DataFrame) -> dict[tuple[str, dat
         states, np.searchsorted(ids, ordered["battery_id"]), state_update.readings_matrix(ordered)
     )
     assert applied.all()
-    rows = prediction_rows(
-        list(ordered["battery_id"]),
-        snapshots,
-        predictor.predict_snapshots(snapshots),
-        predictor.horizons,
-        role="champion",
-        predicted_at=datetime.now(UTC),
-    )
+    rows = Scorer(predictor).score(list(ordered["battery_id"]), snapshots, datetime.now(UTC)).rows
     keys = ("value", "due", "cycle_index", "model_name", "model_version")
     return {(row["battery_id"], row["time"], row["target"]): tuple(row.get(key) for key in keys) for row in rows}  # type: ignore[misc]
 
@@ -296,15 +289,12 @@ def test_battery_description_can_be_added_later(embedded: Site, predictor: Predi
     drain(worker, Scorer(predictor))
     embedded.store.write(Batch(readings=rows_of(readings.iloc[20:40]), batteries=[{"battery_id": "EV-7", **PACK}]))
     drain(worker, Scorer(predictor))
-    states = s.new_states(1)
-    update_each(states, np.zeros(20, dtype=np.int64), state_update.readings_matrix(readings.head(20)))
-    s.set_battery(states[0], **PACK)
-    rest = state_update.readings_matrix(readings.iloc[20:40])
-    expected = predictor.predict_snapshots(update_each(states, np.zeros(20, dtype=np.int64), rest)[0])[
-        "temperature"
-    ].values
-    got = embedded.query("SELECT value FROM battery_predictions WHERE target = 'temperature' ORDER BY time OFFSET 20")
-    assert [value for (value,) in got] == expected.tolist()
+    # The state is restored with the capacity, which so applies to the whole history, as in the stream scorer.
+    expected = offline(predictor, readings.head(40))
+    predicted = embedded.predictions()
+    for made_at in readings["time"].iloc[20:40]:
+        assert predicted["EV-7", made_at, "temperature"] == expected["EV-7", made_at, "temperature"]
+    assert embedded.counted("database_replays_total") == 1
 
 
 def test_two_instances_share_the_batteries_without_duplicates(embedded: Site, predictor: Predictor) -> None:

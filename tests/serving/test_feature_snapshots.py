@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,11 +23,11 @@ from serving.feature_snapshots import (
     update_each_with_sessions,
     update_states,
 )
-from serving.prediction_rows import prediction_rows
 from serving.predictor import NOT_PROMOTED, Predictor
 from serving.request_decoding import RequestLimits, decode_request
 from serving.request_scoring import score_request
-from serving.response import BatteryPrediction, prediction_messages, response_entries
+from serving.response import BatteryPrediction, response_entries, to_json
+from serving.scorer import Scorer, score
 from telemetry.contract import SIGNALS, names
 from telemetry.stores.postgres import PREDICTION_FIELDS
 from tests.features.conftest_features import drive
@@ -162,9 +161,10 @@ def test_rows_and_messages_equal_the_response_entries(predictor: Predictor, batt
     entries = [battery(f"B{i}", readings=range(i), cycles=range(1, 5 * i)) for i in range(5)]
     request = decode_request(orjson.dumps({"batteries": entries}), RequestLimits(9, 999, 10**6)).scoring_request
     (result,) = score_request(request, predictor)
-    ids, snapshots, predicted = request.battery_ids, result.snapshots, result.predicted
+    ids, snapshots = request.battery_ids, result.snapshots
     now = datetime(2026, 2, 1, tzinfo=UTC)
-    rows = prediction_rows(ids, snapshots, predicted, predictor.horizons, role="champion", predicted_at=now)
+    scores = Scorer(predictor).score(ids, snapshots, now)
+    rows = scores.rows
     response = response_entries(request, result, predictor, [0] * len(ids))
     fields = {"soh": "soh", "temperature": "temperature", "rul": "rul", "failure_probability": "failure"}
     expected = {
@@ -175,7 +175,7 @@ def test_rows_and_messages_equal_the_response_entries(predictor: Predictor, batt
     }
     assert len(rows) == len(expected) > 10
     assert expected == {
-        (row["battery_id"], row["time"].replace(tzinfo=None).isoformat() + "Z", row["target"], row["value"],
+        (row["battery_id"], row["time"], row["target"], row["value"],
          f"{row['model_name']}/{row['model_version']}")
         for row in rows
     }  # fmt: skip
@@ -185,10 +185,10 @@ def test_rows_and_messages_equal_the_response_entries(predictor: Predictor, batt
         assert (row["role"], row["predicted_at"], row["cycle_index"]) == ("champion", now, ages[row["battery_id"]])
         ahead = timedelta(seconds=300) if row["target"] == "temperature" else None
         assert row["due"] == (None if ahead is None else row["time"] + ahead)
-    messages = prediction_messages(ids, snapshots, predicted, predictor.label, predictor.horizons)
-    for message, entry in zip(messages, response, strict=True):
+    for message, entry in zip(scores.entries, response, strict=True):
         assert message | {"state": entry["state"]} == entry
-        BatteryPrediction.model_validate_json(json.dumps(entry))
+        assert entry["cycle_index"] == ages[entry["battery_id"]]
+        BatteryPrediction.model_validate_json(to_json(entry))
 
 
 def test_target_missing_from_the_release_has_no_row(release: LoadedRelease, history: list[np.ndarray]) -> None:
@@ -197,8 +197,6 @@ def test_target_missing_from_the_release_has_no_row(release: LoadedRelease, hist
     snapshots, battery = snapshots_with_cycles(history)
     predicted = predictor.predict_snapshots(snapshots)
     assert set(predicted["rul"].reasons) == {NOT_PROMOTED}
-    rows = prediction_rows(
-        [f"B{k}" for k in battery], snapshots, predicted, {}, role="challenger", predicted_at=datetime.now(UTC)
-    )
+    rows = score(predictor, [f"B{k}" for k in battery], snapshots, "challenger", datetime.now(UTC)).rows
     assert {row["target"] for row in rows} == {"soh", "temperature", "failure"}
     assert {row["role"] for row in rows} == {"challenger"}

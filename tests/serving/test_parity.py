@@ -5,41 +5,44 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import datetime
-from functools import partial
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import numpy as np
 import pandas as pd
-import psycopg2
 import pytest
 from pydantic import SecretStr
 
 from features import state as s
 from features import state_update
 from features.targets import TARGETS
-from serving.api_fields import rfc3339
 from serving.database.batch import BatchLimits, BatchWorker
 from serving.database.late_rows import LateRowDetector
 from serving.database.predictor_metrics import DatabaseMetrics
 from serving.database.row_source import StoreRowSource
+from serving.feature_snapshots import update_each
 from serving.predictor import Predictor
 from serving.scorer import Scorer
+from serving.state_restore import StateRestorer
 from serving.stream.topics import broker_config, ensure_topics
+from simulator.service_client import BatteryReadings, PredictionClient
 from telemetry.batch import Batch, rows_of
 from telemetry.contract import CYCLE_FIELDS, READING_FIELDS, names
 from telemetry.kafka_client import PREDICTIONS_TOPIC
 from telemetry.settings import Settings
+from telemetry.stores.connection import StoreConnection
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
-from telemetry.wire import json_values
+from telemetry.wire import json_values, rfc3339
 from tests.serving.test_stream import PACK, FixedScorer, Fleet, Store, produce, received, scored_while
 
 #: A drive, a gap that closes the session, and the start of another drive.
 TIMES_S = np.concatenate([np.arange(0, 600, 10.0), np.arange(5000, 5300, 10.0)])
 LATE, STEP_END = 30, 40
 N_TARGETS = 4
+#: Published cycles of each battery.
+CYCLES = 20
 #: The broker also has messages of other tests.
 OURS = "battery_id ~ '^WAYS-'"
 
@@ -137,7 +140,7 @@ def from_database(fleet: Fleet, predictor: Predictor, new_store: Callable[[], St
     with closing(PostgresStore(store.dsn)) as own:
         worker = BatchWorker(
             own,
-            partial(psycopg2.connect, store.dsn),
+            StateRestorer(StoreConnection(store.dsn, "test")),
             rows,
             DatabaseMetrics(),
             limits=BatchLimits(discover_s=0.0),
@@ -194,6 +197,39 @@ def test_predictions_and_states_are_bitwise_equal(
     states = {entry["battery_id"]: entry["state"] for entry in entries if "state" in entry}
     stored = from_database.query("SELECT battery_id, state FROM twin_states")
     assert {key: base64.b64encode(state).decode() for key, state in stored} == states
+
+
+def test_ages_are_equal(
+    fleet: Fleet,
+    service: httpx.Client,
+    entries: list[dict[str, Any]],
+    from_stream: tuple[Store, list[dict[str, Any]]],
+    from_database: Store,
+) -> None:
+    """The age is that of the state, which goes on from the published cycles, not the count that a reading reports."""
+    store, messages = from_stream
+    ages = {(entry["battery_id"], datetime.fromisoformat(entry["time"]), entry["cycle_index"]) for entry in entries}
+    assert len(ages) == len(without_late_readings(fleet).rows())
+    sent = {(one["battery_id"], datetime.fromisoformat(one["time"]), one["cycle_index"]) for one in messages}
+    stored = f"SELECT DISTINCT battery_id, time, cycle_index FROM battery_predictions WHERE {OURS}"
+    assert sent == set(store.query(stored)) == set(from_database.query(stored)) == ages
+    assert min(age for _, _, age in ages) >= CYCLES
+    assert not any("charge_cycles" in frame for frame in fleet.readings.values())
+
+
+def test_client_of_the_service_stores_the_same_rows(fleet: Fleet, service: httpx.Client, predictor: Predictor) -> None:
+    key, frame = next(iter(fleet.readings.items()))
+    readings = rows_of(without_late_readings(fleet).readings[key])
+    states = s.new_states(1)
+    s.set_battery(states[0], **PACK)  # type: ignore[arg-type]
+    matrix = state_update.readings_matrix(pd.DataFrame(readings, columns=frame.columns))
+    snapshots, _ = update_each(states, np.zeros(len(readings), dtype=np.int64), matrix)
+    now = datetime.now(UTC)
+    expected = Scorer(predictor).score([key] * len(readings), snapshots, now).rows
+    with PredictionClient(str(service.base_url)) as client:
+        (predictions,) = client.predict([BatteryReadings(key, readings, battery=PACK)], every_reading=True)
+    assert [row for one in predictions for row in one.rows(now)] == expected
+    assert len({row["cycle_index"] for row in expected}) > 10
 
 
 def test_releases_and_models_are_equal(

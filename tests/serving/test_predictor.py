@@ -19,7 +19,7 @@ from features.targets import TARGET_NAMES, TARGETS
 from serving.predictor import NOT_PROMOTED, Predictor, TargetPrediction
 from serving.request_decoding import RequestLimits, decode_request
 from serving.request_scoring import ScoringRequest, score_request
-from serving.response import BatteryPrediction, response_entries
+from serving.response import BatteryPrediction, response_entries, to_json
 from telemetry.errors import TwinError
 from training.onnx_runtime import OnnxForest
 from training.release import LoadedRelease
@@ -60,7 +60,7 @@ def entries(predictor: Predictor, *batteries: dict[str, Any], **fields: object) 
     request = decoded(*batteries, **fields)
     unknown = [1] * len(batteries)
     return [
-        entry
+        json.loads(to_json(entry))
         for result in score_request(request, predictor)
         for entry in response_entries(request, result, predictor, unknown)
     ]
@@ -167,6 +167,7 @@ def test_response_entry_conforms_to_the_contract(predictor: Predictor, battery: 
     BatteryPrediction.model_validate_json(json.dumps(entry))
     assert entry["time"] == "2026-01-01T00:00:00.250000Z"
     assert entry["temperature"]["due"] == "2026-01-01T00:05:00.250000Z"
+    assert entry["cycle_index"] == pytest.approx(14.0)
     assert entry["release"] == "battery-twin/1"
     assert entry["soh"]["value"] == one.predictions["soh"].value * 100
     assert entry["soh"]["unit"] == "%"

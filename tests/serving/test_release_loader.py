@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -181,12 +182,16 @@ def test_challengers_are_loaded_and_predict_with_the_champion(probe: LoaderProbe
     assert probe.served() == ("followed-twin/1", {"soh": 2, "temperature": 2})
     scorer = probe.loader.scorer
     assert scorer is not None
-    scores = scorer.score(snapshots())
-    assert scores.challenger is not None
-    assert scores.champion["soh"].model == "followed-soh/1"
-    assert scores.challenger["soh"].model == "followed-soh/2"
-    assert (scores.champion["soh"].values != scores.challenger["soh"].values).all()
-    assert scores.challenger["rul"].model is None
+    made = snapshots()
+    rows = scorer.score(["A"] * len(made), made, datetime.now(UTC)).rows
+    models = {(row["role"], row["target"]): (row["model_name"], row["model_version"]) for row in rows}
+    assert models["champion", "soh"] == ("followed-soh", "1")
+    assert models["challenger", "soh"] == ("followed-soh", "2")
+    assert ("champion", "rul") in models
+    assert ("challenger", "rul") not in models
+    soh = {role: [row["value"] for row in rows if (row["role"], row["target"]) == (role, "soh")] for role, _ in models}
+    assert len(soh["champion"]) == len(made)
+    assert all(mine != theirs for mine, theirs in zip(soh["champion"], soh["challenger"], strict=True))
     assert probe.sample("challenger_version", target="soh") == 2
     assert probe.sample("challenger_version", target="rul") == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -12,9 +13,10 @@ import pytest
 
 from features import state as s
 from features import state_update
-from serving.replay import replay
+from serving.state_restore import StateRestorer, replay
 from telemetry.batch import Batch, rows_of
 from telemetry.stores import history
+from telemetry.stores.connection import StoreConnection
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
 from tests.features.conftest_features import START_S, drive, laboratory
@@ -74,7 +76,8 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def test_replay_of_the_whole_history_and_of_a_part(connection: history.Connection) -> None:
     until = START + timedelta(seconds=95_000)
-    states = replay(connection, ["EV-1", "EV-0", "EV-1"], [None, None, until])
+    described = {"battery_id": "any", **PACK}
+    states = [replay(connection, key, described, end) for key, end in (("EV-1", None), ("EV-0", None), ("EV-1", until))]
     assert same(states[0], offline(gappy(1)))
     assert same(states[1], offline(gappy(0)))
     whole = gappy(1)
@@ -84,7 +87,7 @@ def test_replay_of_the_whole_history_and_of_a_part(connection: history.Connectio
 
 def test_replay_excludes_the_end(connection: history.Connection) -> None:
     newest = gappy(0)["time"].max().to_pydatetime()
-    (state,) = replay(connection, ["EV-0"], [newest])
+    state = replay(connection, "EV-0", PACK, newest)
     assert s.view(state).time_s < newest.timestamp()
 
 
@@ -99,12 +102,13 @@ def test_pages_of_readings_equal_the_whole_history(connection: history.Connectio
     assert same(whole[:, 1:], expected[list(columns)].to_numpy(dtype=float))
 
 
-def test_battery_without_history_has_a_new_state_with_its_description(connection: history.Connection) -> None:
+def test_battery_without_history_has_a_new_state_with_its_description(dsn: str, connection: history.Connection) -> None:
     with connection, connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO batteries (battery_id, cells_in_series, chemistry) VALUES ('EV-new', 12, 'unheard')"
         )
-    states = replay(connection, ["EV-new", "EV-unknown"], [None, None])
+    with closing(StateRestorer(StoreConnection(dsn, "test"))) as restorer:
+        states = restorer.load(["EV-new", "EV-unknown"], [None, None], [START, START])
     expected = s.new_states(2)
     expected[0, s.CELLS_IN_SERIES] = 12.0
     assert same(states, expected)
@@ -135,5 +139,5 @@ def test_published_cycles_come_first_and_sessions_only_without_their_readings(
         Batch(readings=rows_of(readings), cycles=every, batteries=[{"battery_id": "EV-2", **PACK}]),
     )
     store.close()
-    (state,) = replay(connection, ["EV-2"], [None])
+    state = replay(connection, "EV-2", PACK, None)
     assert same(state, offline(readings, pd.concat([published, retired])))

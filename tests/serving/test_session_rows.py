@@ -46,7 +46,7 @@ def offline() -> pd.DataFrame:
 
 def closed_sessions(frame: pd.DataFrame, into: FloatArray) -> list[dict[str, object]]:
     row = np.searchsorted(IDS, frame["battery_id"])
-    closed = state_update.update_from_readings(into, row, state_update.readings_matrix(frame)).closed_table()
+    closed = state_update.update_from_readings(into, row, state_update.readings_matrix(frame)).closed
     return [dict(one) for one in cycle_rows(closed, IDS, battery_row=row, soh=frame["soh"].to_numpy())]
 
 
@@ -89,6 +89,6 @@ def test_sessions_have_no_label_without_readings() -> None:
     frame = readings()
     closed = state_update.update_from_readings(
         states(), np.searchsorted(IDS, frame["battery_id"]), state_update.readings_matrix(frame)
-    ).closed_table()
+    ).closed
     assert {row["soh"] for row in cycle_rows(closed, IDS)} == {None}
-    assert cycle_rows(closed.head(0), IDS) == []
+    assert cycle_rows(closed[:0], IDS) == []

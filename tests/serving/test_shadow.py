@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from pydantic import SecretStr
 from deploy.servers.process import unused_port
 from features.state import new_states
 from serving.feature_snapshots import FeatureSnapshots, snapshots_of
-from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
+from serving.scorer import score
 from serving.service_metrics import ShadowMetrics
 from serving.shadow import ShadowRecorder
 from telemetry.settings import Settings
@@ -94,14 +95,13 @@ def test_all_submitted_snapshots_are_predicted_and_stored(
     expected = {
         tuple(row[name] for name in ("battery_id", "time", "target", "value", "model_version", "role"))
         for part in range(5)
-        for row in prediction_rows(
+        for row in score(
+            predictor if part == 3 else challenger,
             ids(7),
             make_snapshots(7, START_S + 100 * part),
-            (predictor if part == 3 else challenger).predict_snapshots(make_snapshots(7, START_S + 100 * part)),
-            {},
-            role="challenger",
-            predicted_at=None,  # type: ignore[arg-type]
-        )
+            "challenger",
+            datetime.now(UTC),
+        ).rows
     }
     assert stored == expected
 

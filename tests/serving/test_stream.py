@@ -30,11 +30,11 @@ from deploy.servers.kafka import Kafka
 from deploy.servers.process import unused_port
 from features import state as s
 from features import state_update
+from features.prediction_rows import Role
 from serving.api_fields import utc
 from serving.feature_snapshots import update_each
-from serving.prediction_rows import prediction_rows
 from serving.predictor import Predictor
-from serving.scorer import Scorer
+from serving.scorer import Scorer, score
 from serving.stream.__main__ import main
 from serving.stream.app import run_stream
 from serving.stream.scorer_metrics import StreamMetrics
@@ -95,7 +95,7 @@ class Fleet:
         readings = pd.concat([frame.iloc[part] for frame in self.readings.values()])
         return rows_of(readings.sort_values("time", kind="stable"))
 
-    def predicted(self, predictor: Predictor, role: str = "champion") -> dict[tuple[str, datetime, str, str], float]:
+    def predicted(self, predictor: Predictor, role: Role = "champion") -> dict[tuple[str, datetime, str, str], float]:
         """Offline predictions from all readings, by battery, time, target and role."""
         values: dict[tuple[str, datetime, str, str], float] = {}
         for key, frame in self.readings.items():
@@ -106,14 +106,7 @@ class Fleet:
             snapshots, _ = update_each(
                 states, np.zeros(len(frame), dtype=np.int64), state_update.readings_matrix(frame)
             )
-            rows = prediction_rows(
-                [key] * len(frame),
-                snapshots,
-                predictor.predict_snapshots(snapshots),
-                predictor.horizons,
-                role=role,  # type: ignore[arg-type]
-                predicted_at=datetime.now(UTC),
-            )
+            rows = score(predictor, [key] * len(frame), snapshots, role, datetime.now(UTC)).rows
             values |= {(key, row["time"], row["target"], role): row["value"] for row in rows}  # type: ignore[misc]
         return values
 
@@ -509,11 +502,16 @@ def test_partitions_lost_during_a_store_outage_are_resumed(
                 kafka_server.server.kill()
                 time.sleep(settings.scorer_session_s + 2.0)
         finally:
-            kafka_server.server.start()  # other tests use the same broker
+            kafka_server.server.start()
         produce(settings, fleet.rows(slice(40, 60)))
         store.wait_for(fleet, 60 * n_targets)
 
-    scored_while(settings, FixedScorer(Scorer(predictor)), play)
+    try:
+        scored_while(settings, FixedScorer(Scorer(predictor)), play)
+    finally:
+        # Other tests use the same broker, and the kernel ends a server with the thread that started it.
+        kafka_server.server.stop()
+        kafka_server.server.start()
     assert store.predicted(fleet) == fleet.predicted(predictor)
 
 

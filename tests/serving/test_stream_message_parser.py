@@ -72,7 +72,7 @@ BAD: list[tuple[str, Message, str | None]] = [
 @pytest.mark.parametrize(("reason", "bad", "field"), BAD)
 def test_invalid_message_becomes_a_dead_letter_with_a_reason(reason: str, bad: Message, field: str | None) -> None:
     readings, (dead_letter,) = parse_messages([message(READING), bad, message(READING)], LIMITS, NOW)
-    assert len(readings) == 2
+    assert len(readings.message_index) == 2
     assert readings.message_index.tolist() == [0, 2]
     assert dead_letter.reason == reason
     assert dead_letter.field == field
@@ -101,7 +101,7 @@ def test_every_rejection_reason_is_tested() -> None:
 def test_unusual_valid_message_is_a_reading(more: dict[str, Any]) -> None:
     readings, dead_letters = parse_messages([message({**READING, **more})], LIMITS, NOW)
     assert not dead_letters
-    assert readings.matrix[0, 1:4].tolist() == [361.2, 42.0, 27.5]
+    assert readings.batch.matrix[0, 1:4].tolist() == [361.2, 42.0, 27.5]
     assert readings.unknown_fields == len(more.keys() - {field.name for field in READING_FIELDS} - {"timestamp"}) + (
         "time" in more
     )
@@ -110,7 +110,7 @@ def test_unusual_valid_message_is_a_reading(more: dict[str, Any]) -> None:
 def test_limit_on_future_times_can_be_disabled() -> None:
     ahead = message({**READING, "timestamp": (NOW + timedelta(days=4000)).isoformat()})
     readings, dead_letters = parse_messages([ahead], ParserLimits(65_536, math.inf), NOW)
-    assert len(readings) == 1
+    assert len(readings.message_index) == 1
     assert not dead_letters
 
 
@@ -120,7 +120,7 @@ def test_matrix_equals_that_of_the_feature_pipeline() -> None:
     messages = [message(row, key=b"EV-0") for row in rows.to_dict("records")]
     readings, dead_letters = parse_messages(messages, LIMITS, NOW)
     assert not dead_letters
-    assert np.array_equal(readings.matrix, state_update.readings_matrix(frame), equal_nan=True)
+    assert np.array_equal(readings.batch.matrix, state_update.readings_matrix(frame), equal_nan=True)
 
 
 JSON = st.one_of(
@@ -136,7 +136,7 @@ NEARLY_VALID = st.dictionaries(st.sampled_from(NAMES), JSON).map(
 @given(value=st.binary(max_size=200) | NEARLY_VALID, key=st.none() | st.binary(max_size=60) | st.just(b"EV-7"))
 def test_any_message_is_a_reading_or_a_dead_letter(value: bytes, key: bytes | None) -> None:
     readings, dead_letters = parse_messages([Message(key, value, len(value))], LIMITS, NOW)
-    assert len(readings) + len(dead_letters) == 1
+    assert len(readings.message_index) + len(dead_letters) == 1
     for dead_letter in dead_letters:
         assert dead_letter.reason in REJECTION_REASONS
         assert orjson.loads(dead_letter.encode(NOW))["reason"]

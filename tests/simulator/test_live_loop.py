@@ -106,6 +106,7 @@ class StubService:
             "battery_id": battery_id,
             "time": reading_time.isoformat(),
             "release": "battery-twin/1",
+            "cycle_index": 12.5,
             **({"state": f"{self.version}:{seen}"} if is_last else {}),
             "soh": {"value": float(seen), "unit": "%", "model": "battery-soh/9", "interval": [92.0, 94.0]},
             "temperature": {"value": 28.0, "due": (reading_time + timedelta(seconds=1)).isoformat(), "model": "t/2"},

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from simulator.live_twin import LiveTwin
 from simulator.run_statistics import RunStatistics, Summary
-from simulator.service_client import BatteryPredictions, TargetPrediction
+from simulator.service_client import BatteryPredictions
 from simulator.terminal import LineView, TableView, print_summary, view_for
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,15 +39,11 @@ class IdleBattery:
         return True
 
 
-def prediction(value: float | None) -> TargetPrediction:
-    return TargetPrediction(value, None, None, None, None, None)
-
-
 def twin() -> LiveTwin:
     made = LiveTwin.of(IdleBattery())
     made.reading = {"soc": 12.0, "voltage": 351.25, "current": -40.0, "temperature": 25.5}
     made.predictions = BatteryPredictions(
-        NOW, "", "", {"soh": prediction(93.4), "rul": prediction(None), "failure": prediction(0.021)}
+        {"soh": {"value": 93.4}, "rul": {"value": None}, "failure_probability": {"value": 0.021}}
     )
     return made
 

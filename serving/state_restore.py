@@ -1,0 +1,180 @@
+"""Loads battery states from stored bytes, and restores unusable ones by replaying the history in the telemetry store.
+
+Shared by the stream scorer and the database predictor.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Literal, cast
+
+import numpy as np
+
+from features.state import READING_INPUTS, FloatArray, StateError, from_bytes, new_states, set_battery, view
+from features.state_update import update_from_cycles, update_from_readings
+from telemetry.batch import Row
+from telemetry.chemistries import CHEMISTRY_NAMES
+from telemetry.stores import history
+from telemetry.stores.connection import StoreConnection
+
+#: Why a state has to be restored: there is none, it cannot be decoded, or the battery's description has changed.
+Cause = Literal["absent", "unusable", "described"]
+CAUSES: tuple[Cause, ...] = ("absent", "unusable", "described")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COLUMNS = READING_INPUTS[1:]
+#: How long the description of a battery whose capacity is known is used before it is read again.
+_REFRESH_S = 60.0
+
+
+class RestoreIncompleteError(RuntimeError):
+    """Restoring takes longer than the time limit; the next call continues after the states restored so far."""
+
+
+class StateRestorer:
+    """Loads the states of batteries as of just before their next readings.
+
+    Args:
+        store: connection to the telemetry store.  None: there is no store, so that no battery is described, and one
+            without a usable state starts with a new one.
+        budget_s: time limit for restoring in one call: a stream consumer that does not poll for minutes loses its
+            partitions, and the database predictor holds locks.
+    """
+
+    def __init__(self, store: StoreConnection | None, budget_s: float = 60.0) -> None:
+        self._store = store
+        self._budget_s = budget_s
+        self._described: dict[str, Row] = {}
+        self._described_at = float("-inf")
+        self._restored: dict[str, tuple[datetime, FloatArray]] = {}
+        self._causes: Counter[Cause] = Counter()
+
+    def load(
+        self, battery_ids: Sequence[str], stored: Sequence[bytes | None], until: Sequence[datetime | None]
+    ) -> FloatArray:
+        """float64[n, STATE_SIZE]: the states of `battery_ids`, with the batteries' descriptions set.
+
+        A state is restored by replay if there is none, if it is damaged or of another state version, or if the
+        battery's description has changed since the state was updated: features are relative to the capacity.
+
+        Args:
+            stored: `features.state.to_bytes` of each state, None if there is none.
+            until: exclusive end of the history of each state; None if no reading is to be applied.
+
+        Raises:
+            RestoreIncompleteError: the time limit is exceeded; a repeated call continues.
+            psycopg2.Error: the store is unavailable.
+        """
+        deadline = time.monotonic() + self._budget_s
+        described = self.descriptions(battery_ids)
+        states = new_states(len(battery_ids))
+        for i, (battery_id, raw, end) in enumerate(zip(battery_ids, stored, until, strict=True)):
+            battery = described.get(battery_id)
+            states[i], cause = _decode_state(raw, battery)
+            if cause is None or end is None or self._store is None:
+                continue
+            if self._restored.get(battery_id, (None,))[0] != end:
+                if time.monotonic() > deadline:
+                    raise RestoreIncompleteError(f"restored {len(self._restored)} of {len(battery_ids)} states")
+                with self._store.open() as connection:
+                    self._restored[battery_id] = end, replay(connection, battery_id, battery, end)
+                self._causes[cause] += 1
+            replayed = self._restored[battery_id][1]
+            # The store may lag behind a stream: the stored state is then used despite the changed description.
+            if cause != "described" or not view(states[i]).time_s > view(replayed).time_s:
+                states[i] = replayed
+        return states
+
+    def descriptions(self, battery_ids: Sequence[str]) -> Mapping[str, Row]:
+        """Rows of the table `batteries`, by id.
+
+        Rows with a capacity are cached for a minute; others are queried each time, because many features need it.
+
+        Raises:
+            psycopg2.Error: the store is unavailable.
+        """
+        if self._store is None:
+            return {}
+        if time.monotonic() - self._described_at > _REFRESH_S:
+            self._described, self._described_at = {}, time.monotonic()
+        missing = [battery_id for battery_id in battery_ids if battery_id not in self._described]
+        if not missing:
+            return self._described
+        with self._store.open() as connection:
+            found = history.batteries(connection, missing)
+        self._described |= {key: row for key, row in found.items() if row["nominal_capacity_ah"] is not None}
+        return self._described | found
+
+    def commit(self) -> None:
+        """Drop the restored states, which have been stored."""
+        self._restored = {}
+
+    def take_causes(self) -> Counter[Cause]:
+        """Number of restored states since the last call, by cause."""
+        causes, self._causes = self._causes, Counter()
+        return causes
+
+    def close(self) -> None:
+        """Close the connection; the next query opens a new one."""
+        if self._store is not None:
+            self._store.close()
+
+
+def replay(connection: history.Connection, battery_id: str, battery: Row | None, until: datetime | None) -> FloatArray:
+    """Restore a battery's state, float64[STATE_SIZE], as of just before `until` (None: no end) from the store.
+
+    The order is that of training: published cycles first, then readings in time order, so that the state is bitwise
+    that of the offline feature pipeline on the same tables.  A late reading, which is not applied on arrival, is
+    applied here in time order.  Sessions whose readings were deleted by retention are applied from their summaries.
+
+    Args:
+        connection: to the telemetry store, outside of a transaction.
+        battery: its row of the table `batteries`, if there is one.
+
+    Raises:
+        psycopg2.Error: the store is unavailable.
+    """
+    states = new_states(1)
+    set_battery_from_row(states[0], battery)
+    pages = history.readings(connection, battery_id, _COLUMNS, until)
+    page = next(pages, None)
+    first = None if page is None else _EPOCH + timedelta(seconds=float(page[0, 0]))
+    cycles = history.cycles(connection, battery_id, first_reading=first, until=until)
+    update_from_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
+    while page is not None:
+        update_from_readings(states, np.zeros(len(page), dtype=np.int64), page)
+        page = next(pages, None)
+    state: FloatArray = states[0]
+    return state
+
+
+def set_battery_from_row(state: FloatArray, battery: Row | None) -> None:
+    """Set the battery's capacity, cells and chemistry in `state`, in place, from a row of the table `batteries`.
+
+    Without a row the state stays as it is.  An unknown chemistry counts as missing, because a stream cannot reject it.
+    """
+    if battery is None:
+        return
+    chemistry = str(battery.get("chemistry") or "").upper()
+    set_battery(
+        state,
+        nominal_capacity_ah=cast(float | None, battery.get("nominal_capacity_ah")),
+        cells_in_series=cast(float | None, battery.get("cells_in_series")),
+        chemistry=chemistry if chemistry in CHEMISTRY_NAMES else None,
+    )
+
+
+def _decode_state(raw: bytes | None, battery: Row | None) -> tuple[FloatArray, Cause | None]:
+    """The state, or a new one, with the battery's description set, and the cause if it has to be restored."""
+    cause: Cause | None = "absent" if raw is None else None
+    state: FloatArray = new_states(1)[0]
+    try:
+        state = state if raw is None else from_bytes(raw)
+    except StateError:
+        cause = "unusable"
+    before = state.copy()
+    set_battery_from_row(state, battery)
+    return state, cause or (None if np.array_equal(before, state, equal_nan=True) else "described")
