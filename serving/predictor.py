@@ -27,15 +27,6 @@ _FEATURES = {"reading": attrgetter("reading_features"), "cycle": attrgetter("cyc
 
 
 @dataclass(frozen=True)
-class TargetPrediction:
-    """Prediction of one target in the target's unit; `value` is None if withheld, with the reason in `withheld`."""
-
-    value: float | None
-    model: str | None
-    withheld: str | None = None
-
-
-@dataclass(frozen=True)
 class TargetValues:
     """Predictions of one target for n snapshots, in the target's unit.
 
@@ -48,11 +39,6 @@ class TargetValues:
     values: FloatArray
     model: str | None
     reasons: list[str | None]
-
-    def at(self, i: int) -> TargetPrediction:
-        """The prediction for snapshot `i`."""
-        reason = self.reasons[i]
-        return TargetPrediction(float(self.values[i]) if reason is None else None, self.model, reason)
 
 
 class Predictor:

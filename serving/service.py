@@ -6,7 +6,6 @@ import bentoml
 from starlette.exceptions import HTTPException
 
 from serving.app import create_app
-from serving.garbage_collection import collect_rarely
 from serving.release_loader import ReleaseLoader
 from serving.request_decoding import RequestLimits
 from serving.request_scoring import compile_state_update
@@ -37,7 +36,6 @@ class BatteryTwin:
     def __init__(self) -> None:
         compile_state_update()
         loader.refresh()
-        collect_rarely()
         loader.follow()
         if settings.shadow:
             shadow.start()

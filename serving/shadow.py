@@ -140,32 +140,26 @@ def _rows(queued: Sequence[_Queued], challenger: Predictor) -> list[Row]:
     return score(challenger, battery_ids, snapshots, "challenger", datetime.now(UTC)).rows
 
 
-class _PredictionStore:
+class _PredictionStore(ExitStack):
     """Writes rows to the telemetry store, which is opened at the first write."""
 
     def __init__(self, settings: Settings) -> None:
+        super().__init__()
         self._settings = settings
-        self._open = ExitStack()
         self._sink: StoreSink | None = None
-        self._ready = False
-
-    def __enter__(self) -> _PredictionStore:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self._is_migrated = False
 
     def write(self, rows: list[Row]) -> None:
         if self._sink is None:
             self._sink = StoreSink(self._dsn())
-            self._open.callback(self._sink.close)
-        if not self._ready:
+            self.callback(self._sink.close)
+        if not self._is_migrated:
             self._sink.setup()
-            self._ready = True
+            self._is_migrated = True
         self._sink.write(Batch(predictions=rows))
         self._sink.flush()
 
     def _dsn(self) -> str:
         if self._settings.telemetry_dsn is not None:
             return self._settings.telemetry_dsn.get_secret_value()
-        return self._open.enter_context(embedded_postgres(self._settings.var / "postgres"))
+        return self.enter_context(embedded_postgres(self._settings.var / "postgres"))

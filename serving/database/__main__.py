@@ -24,7 +24,6 @@ from serving.database.batch import BatchLimits, BatchWorker
 from serving.database.batch_loop import run_worker
 from serving.database.predictor_metrics import DatabaseMetrics
 from serving.database.row_source import SiteRowSource, StoreRowSource
-from serving.garbage_collection import collect_rarely
 from serving.release_loader import ReleaseLoader
 from serving.request_scoring import compile_state_update
 from serving.state_restore import StateRestorer
@@ -75,8 +74,6 @@ def _serve(settings: Settings, field_map: Path | None, predict_past: bool, stop:
         loader = ReleaseLoader(settings, metrics.release)
         compile_state_update()
         loader.refresh()
-        loader.follow()
-        stack.callback(loader.stop)
         store = StoreConnection(dsn, "battery-twin-replay", statement_timeout_s=None)
         worker = BatchWorker(
             stack.enter_context(closing(PostgresStore(dsn))),
@@ -87,7 +84,8 @@ def _serve(settings: Settings, field_map: Path | None, predict_past: bool, stop:
             limits=BatchLimits(rows=settings.database_predictor_batch_rows),
             predict_past=predict_past,
         )
-        collect_rarely()
+        loader.follow()
+        stack.callback(loader.stop)
         run_worker(worker, loader, metrics, settings.database_predictor_poll_s, stop)
 
 

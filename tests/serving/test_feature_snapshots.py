@@ -151,7 +151,8 @@ def test_prediction_is_independent_of_other_snapshots_in_the_call(
             **{f.name: getattr(snapshots, f.name)[i : i + 1] for f in dataclasses.fields(FeatureSnapshots)}
         )
         for target, alone in predictor.predict_snapshots(one).items():
-            assert alone.at(0) == together[target].at(i)
+            np.testing.assert_array_equal(alone.values, together[target].values[i : i + 1])
+            assert (alone.model, alone.reasons) == (together[target].model, together[target].reasons[i : i + 1])
     given_ = {target: sum(reason is None for reason in values.reasons) for target, values in together.items()}
     assert given_["temperature"] == 400
     assert 0 < given_["rul"] < given_["soh"] < 400

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import serving.request_scoring
 from features import state, state_update
 from features.targets import TARGET_NAMES, TARGETS
-from serving.predictor import NOT_PROMOTED, Predictor, TargetPrediction
+from serving.predictor import NOT_PROMOTED, Predictor
 from serving.request_decoding import RequestLimits, decode_request
 from serving.request_scoring import ScoringRequest, score_request
 from serving.response import BatteryPrediction, response_entries, to_json
@@ -26,6 +26,15 @@ from training.release import LoadedRelease
 
 LIMITS = RequestLimits(batteries=100, rows=10_000, body_bytes=10_000_000)
 Battery = Callable[..., dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class TargetPrediction:
+    """Prediction of one target; `value` is None if withheld, with the reason in `withheld`."""
+
+    value: float | None
+    model: str | None
+    withheld: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +56,12 @@ def score_entries(predictor: Predictor, *batteries: dict[str, Any], **fields: ob
     return [
         EntryResult(
             request.states[result.battery_row[i]].copy() if result.is_last[i] else None,
-            {target: values.at(i) for target, values in result.predicted.items()},
+            {
+                target: TargetPrediction(
+                    None if values.reasons[i] else float(values.values[i]), values.model, values.reasons[i]
+                )
+                for target, values in result.predicted.items()
+            },
             result.stale_readings[i],
             result.stale_cycles[i],
         )
