@@ -12,14 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from features.state import encode
 from features.targets import TARGETS, Target
-from serving.api_fields import utc
 from serving.feature_snapshots import FeatureSnapshots
 from serving.predictor import Predictor, TargetValues
 from serving.request_scoring import ScoringRequest, ScoringResult
 from serving.session_rows import cycle_rows
 from telemetry.contract import CYCLE_FIELDS
 from telemetry.schemas.request import Cycle
-from telemetry.wire import json_values
+from telemetry.wire import json_values, utc
 
 _UNKNOWN_CAPACITY = (
     "the nominal capacity is unknown, so features relative to it are missing: send battery.nominal_capacity_ah"

@@ -12,8 +12,8 @@ import pandas as pd
 
 from features.state import FloatArray
 from features.state_update import IntArray, closed_table
-from serving.api_fields import utc
 from telemetry.batch import Row, rows_of
+from telemetry.wire import utc
 
 
 def cycle_rows(

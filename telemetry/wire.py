@@ -1,4 +1,4 @@
-"""JSON serialization of rows for HTTP, MQTT and Kafka."""
+"""JSON serialization of rows for HTTP, MQTT and Kafka, and conversion of times."""
 
 from __future__ import annotations
 
@@ -39,3 +39,8 @@ def rfc3339(time: datetime) -> str:
     """`time` in UTC with the zone written as Z; a time without a zone is taken as UTC."""
     naive = time if time.tzinfo is None else time.astimezone(UTC).replace(tzinfo=None)
     return f"{naive.isoformat()}Z"
+
+
+def utc(time_s: float) -> datetime:
+    """Seconds since the epoch as a UTC time with microsecond precision."""
+    return datetime.fromtimestamp(time_s, UTC)

@@ -19,7 +19,6 @@ import pandas as pd
 
 from features.state import FloatArray
 from features.state_update import readings_matrix
-from serving.api_fields import utc
 from serving.batch_scoring import BatchReadings, BatchResult, score_readings
 from serving.database import state_tables
 from serving.database.late_rows import LateRowDetector
@@ -31,6 +30,7 @@ from serving.state_restore import StateRestorer
 from telemetry.batch import Batch, Row, rows_of
 from telemetry.contract import READING_FIELDS, names
 from telemetry.stores.postgres import PostgresStore, StoreTransaction
+from telemetry.wire import utc
 
 _MICROSECOND = timedelta(microseconds=1)
 

@@ -12,8 +12,8 @@ from datetime import datetime
 from psycopg2.extras import execute_values
 
 from features.state import FloatArray, to_bytes, view
-from serving.api_fields import utc
 from serving.database.row_source import Cursor
+from telemetry.wire import utc
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from quixstreams.sinks.base import BaseSink, SinkBackpressureError
 from quixstreams.state import State
 
 from features.state import FloatArray, to_bytes
-from serving.api_fields import utc
 from serving.batch_scoring import BatchResult, score_readings
 from serving.response import to_json
 from serving.scorer import ScorerSource
@@ -33,6 +32,7 @@ from serving.stream.scorer_metrics import StreamMetrics
 from telemetry.backoff import backoff
 from telemetry.kafka_client import DEAD_LETTER_TOPIC, PREDICTIONS_TOPIC
 from telemetry.sinks.base import Sink, SinkError
+from telemetry.wire import utc
 
 Dependency = Literal["store", "kafka"]
 

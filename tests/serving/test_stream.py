@@ -31,7 +31,6 @@ from deploy.servers.process import unused_port
 from features import state as s
 from features import state_update
 from features.prediction_rows import Role
-from serving.api_fields import utc
 from serving.feature_snapshots import update_each
 from serving.predictor import Predictor
 from serving.scorer import Scorer, score
@@ -44,7 +43,7 @@ from telemetry.kafka_client import DEAD_LETTER_TOPIC, PREDICTIONS_TOPIC, TELEMET
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
-from telemetry.wire import reading_message
+from telemetry.wire import reading_message, utc
 from tests.features.conftest_features import drive, laboratory
 from training.release import LoadedRelease
 
