@@ -36,7 +36,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends openssl && rm -
 WORKDIR /app
 COPY requirements.lock .
 RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock \
-    && useradd --system --uid 10001 twin && install -d -o twin -g twin /app/var /certificate
+    && useradd --system --uid 10001 twin && install -d -o twin -g twin /app/var /certificate /training \
+    /published/reports /published/data/quarantine /app/reports /app/data/quarantine
 COPY . .
 USER twin
 # The root file system is read-only in compose, so caches go to /tmp.

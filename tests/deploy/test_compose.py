@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,42 @@ def test_without_a_profile_no_simulator_or_predictor_runs(services: dict[str, di
     assert {"service", "monitoring", "console", "prometheus"} <= set(running(services))
     # The two simulators share a spool, so no profile may start both.
     assert not set(services["live"]["profiles"]) & set(services["live-readings"]["profiles"])
+
+
+def test_the_one_shot_training_publishes_what_the_console_reads(services: dict[str, dict[str, Any]]) -> None:
+    train, console = services["train"], services["console"]
+    assert (train["profiles"], train["restart"]) == (["train"], "no")
+    assert "train" not in running(services)
+    assert (
+        train["environment"]["TWIN_MLFLOW_TRACKING_URI"]
+        == services["service"]["environment"]["TWIN_MLFLOW_TRACKING_URI"]
+    )
+    published = dict(volume.split(":/published/") for volume in train["volumes"] if ":/published/" in volume)
+    assert published == {"reports": "reports", "quarantine": "data/quarantine"}
+    assert {f"{name}:/app/{path}:ro" for name, path in published.items()} <= set(console["volumes"])
+
+
+def test_the_training_script_runs_stages_in_its_own_folder(tmp_path: Path) -> None:
+    work, published = tmp_path / "work", tmp_path / "published"
+    (work / "data" / "quarantine").mkdir(parents=True)
+    (work / "data" / "quarantine" / "rows.parquet").touch()
+    folders = {
+        "TWIN_CODE_FOLDER": str(ROOT),
+        "TWIN_TRAINING_FOLDER": str(work),
+        "TWIN_PUBLISHED_FOLDER": str(published),
+    }
+    environment = {**os.environ, **folders, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for _ in range(2):  # again in the folder of the first run
+        done = subprocess.run(
+            ["sh", str(ROOT / "deploy" / "train.sh"), "--dry", "simulate"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "Running stage 'simulate'" in done.stdout
+    assert (published / "data" / "quarantine" / "rows.parquet").exists()
 
 
 def test_every_running_exporter_is_scraped(services: dict[str, dict[str, Any]]) -> None:
