@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
+import io
 import os
 import signal
 import subprocess
@@ -61,6 +62,8 @@ class BackgroundServer:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Start, run, stop; the exit code is that of the pipeline or the simulator, or 1 if a server did not start."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # in a log file, too, a line appears when it is printed
+        sys.stdout.reconfigure(line_buffering=True)
     console = Console()
     arguments = list(sys.argv[1:] if argv is None else argv)
     is_trained = _TRAIN not in arguments
