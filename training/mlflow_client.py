@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 #: How to compare runs, for descriptions in MLflow's web page.
 HOW_TO_COMPARE = (
-    "To compare a forest with its baselines, filter the runs by `tags.compare = 'rul'` (or soh, temperature, failure) "
-    "and sort by `mae` (failure: `brier`), out of fold, or by `gate.mae`, on the gate batteries. `skill` is the error "
+    "To compare a forest with its baselines, filter the runs by `tags.compare = 'rul'` (or another target) and sort by "
+    "`mae` (a probability: `brier`), out of fold, or by `gate.mae`, on the gate batteries. `skill` is the error "
     "reduction against the best baseline: 0 for that baseline, 1 for no error. `fold.mae` has a step for each fold."
 )
 _EXPERIMENT_TAGS = {
