@@ -128,6 +128,7 @@ def insert(file: Path, text: str, before: str) -> None:
     file.write_text(source.replace(before, text + before), encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_fifth_target_is_one_entry(clone: Path, tmp_path: Path, postgres_dsn: str) -> None:
     """From its entry, its label function and its name in dvc.yaml it is trained, served, evaluated and shown."""
