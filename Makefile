@@ -21,7 +21,7 @@ export GX_ANALYTICS_ENABLED := false
 export BENTOML_DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup run psql repro test test-slow servers-install servers watch-check loop chaos lint format screenshots bench lock clean-env
+.PHONY: help setup run psql repro test test-slow servers-install servers watch-check loop chaos lint format pictures screenshots bench lock clean-env
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -86,6 +86,9 @@ lint: setup ## ruff, mypy, import directions, vague pronouns
 format: setup ## format with ruff
 	ruff check --fix-only .
 	ruff format .
+
+pictures: setup ## take the pictures of the README in docs/images from a run of make run, with Chromium
+	@python -m deploy.pictures docs/images
 
 screenshots: setup ## take the screenshots of the console in docs/images with its browser test
 	TWIN_SCREENSHOTS=docs/images python -m pytest tests/console/test_browser.py $(ARGS)
