@@ -1,12 +1,18 @@
-"""Open the telemetry store in `psql` (`make psql`); arguments are passed on: `python -m deploy.psql -c "SELECT 1"`."""
+"""Run `psql` on the telemetry store, starting the embedded one if none is configured (`make psql`).
+
+python -m deploy.psql -c "SELECT 1"    # arguments are passed on
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from telemetry.command import exit_code
 from telemetry.embedded.postgres import ensure_telemetry_store, packaged_binaries
@@ -24,8 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ensure_telemetry_store(Settings()) as settings:
         if settings.telemetry_dsn is None:
             raise TwinError("No telemetry store is configured.", field="telemetry_dsn")
-        command = [program, settings.telemetry_dsn.get_secret_value(), *(sys.argv[1:] if argv is None else argv)]
-        return subprocess.run(command, check=False).returncode
+        parts = parse_dsn(settings.telemetry_dsn.get_secret_value())
+        # Arguments of a process are visible to every user of the machine.
+        password = {"PGPASSWORD": parts.pop("password")} if "password" in parts else {}
+        command = [program, make_dsn(**parts), *(sys.argv[1:] if argv is None else argv)]
+        return subprocess.run(command, env={**os.environ, **password}, check=False).returncode
 
 
 def psql_program(packaged: Path | None = None) -> str:

@@ -1,4 +1,4 @@
-"""Stage `register`: register the models and report the champion release.
+"""Stage `register`: register the models, promote what passes the gate if the policy lets it, and report the champions.
 
 DVC runs it every time; it writes only to the model registry.
 """

@@ -1,4 +1,4 @@
-"""Compiled simulation steps of one battery: `record` for seconds to hours, `advance_days` for days to years.
+"""Compiled simulation of one car battery in use, with ageing and faults: `record` by seconds, `advance_days` by days.
 
 `record` simulates the full physics and writes samples; the live simulator calls it for one sample, the fleet for a
 whole activity.  `advance_days` applies ageing and hazard of average use only.  Both advance the same `BatteryState`.
