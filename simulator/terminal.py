@@ -164,7 +164,7 @@ def _table(twins: Sequence[LiveTwin]) -> Table:
             _number(reading.get("soc")),
             _number(reading.get("soh")),
             _number(reading.get("temperature")),
-            predicted["failure_probability"],
+            predicted["failure"],
         )
         table.add_row(
             twin.battery.battery_id,
