@@ -1,4 +1,4 @@
-"""Polls the model registry in a thread: its state for the metrics, and a record of aliases that were moved outside.
+"""Polls the model registry in a thread: state for the metrics, and a release for aliases that were moved outside.
 
 A scrape of the metrics never waits for the registry.  One process does it, so that no two of them make a release of the
 same alias.
