@@ -56,13 +56,16 @@ def backfill_histories(
     twins: Sequence[LiveTwin],
     client: PredictionClient,
     spool: Spool,
-    dsn: str,
+    dsn: str | None,
     progress: Progress,
     stop: Event,
 ) -> str | None:
     """Backfill batteries without a state in the spool: history to the store, then state to the spool.
 
     A battery that has readings in the store already gets the state only, so that its history is never stored twice.
+
+    Args:
+        dsn: of the store; None to store states only.
 
     Returns:
         The store's error where it did not take a history; live readings are stored nevertheless.
@@ -76,7 +79,8 @@ def backfill_histories(
         if predicted is None:
             return None
         try:
-            _store(dsn, twin.battery.battery_id, predicted.batch)
+            if dsn is not None:
+                _store(dsn, twin.battery.battery_id, predicted.batch)
             error = None
         except psycopg2.Error as raised:
             error = str(raised).strip().partition("\n")[0]

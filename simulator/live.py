@@ -62,12 +62,14 @@ class LiveOptions:
         speed: event time per wall-clock time.
         for_s: wall-clock duration of the run; None: until it is stopped.
         predicts: request predictions from the service; False where the stream scorer or database predictor makes them.
+        stores_history: store the batteries' histories, with predictions, on the first start.
     """
 
     interval_s: float = 0.5
     speed: float = 1.0
     for_s: float | None = None
     predicts: bool = True
+    stores_history: bool = True
 
     def __post_init__(self) -> None:
         for name, value in (("interval_s", self.interval_s), ("speed", self.speed), ("for_s", self.for_s)):
@@ -120,7 +122,8 @@ def run_live(
             known = spool.states(CONSUMER)
             if unknown := [twin for twin in twins if twin.battery.battery_id not in known]:
                 client.wait_until_ready(READY_TIMEOUT_S, stop)
-                if error := backfill_histories(unknown, client, spool, _dsn(settings), view.history, stop):
+                dsn = _dsn(settings) if options.stores_history else None
+                if error := backfill_histories(unknown, client, spool, dsn, view.history, stop):
                     view.notify(f"The histories before the run are not all in the telemetry store: {error}")
             by_id = {twin.battery.battery_id: twin for twin in twins}
             worker = PredictionWorker(client, spool, by_id, statistics)
@@ -292,6 +295,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=True,
         help="request predictions from the service; off where the stream scorer or database predictor makes them",
     )
+    parser.add_argument(
+        "--history",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="store the batteries' histories, with predictions, on the first start",
+    )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="file with the fleet's parameters")
     parser.add_argument("--check", action="store_true", help="validate the arguments and exit")
     arguments = parser.parse_args(argv)
@@ -299,7 +308,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--batteries must be at least 1")
     console = Console()
     try:
-        options = LiveOptions(arguments.interval, arguments.speed, arguments.for_s, predicts=arguments.predictions)
+        options = LiveOptions(
+            arguments.interval,
+            arguments.speed,
+            arguments.for_s,
+            predicts=arguments.predictions,
+            stores_history=arguments.history,
+        )
         injections = [*map(Injection.parse, arguments.inject), *map(parse_scenario, arguments.scenario)]
         return 0 if arguments.check else _main(arguments, options, injections, console)
     except (TwinError, SinkError, PredictionError) as error:

@@ -1,4 +1,4 @@
-"""The live fleet: batteries of all ages, climates and uses with a month of daily telemetry, and what ails some of them.
+"""The live fleet: batteries of all ages, climates and uses with telemetry of the last month; some of them have faults.
 
 From five batteries on, one of them charges, one loses its cooling and one is silent; all of it follows from the seed.
 """
@@ -19,10 +19,12 @@ from telemetry.parameters import load_params
 #: Shares of the battery life at which the youngest and the oldest battery start.  Shares between them are squared, so
 #: that most batteries are young: capacity is lost fastest at first, and at 0.6 of its life a battery is worn.
 LIFE_SHARES = (0.05, 0.85)
-#: Length of the history with daily logs; the last `TODAY` of it is recorded without a pause.  Less than the 30 days
-#: after which the store deletes readings.
-DAILY_LOGS = timedelta(days=29)
+#: The last part of the history, recorded without a pause.
 TODAY = timedelta(hours=10)
+#: Before it, how long ago each part began, and the days between its logs: less than the 30 days after which the store
+#: deletes readings.  Daily logs for much longer would be drift: the training fleet has one every 40 cycles, and the
+#: features of sessions change with their spacing.
+RECENT_LOGS = ((timedelta(days=28), 4.0), (timedelta(days=6), 1.0))
 #: From here on the readings of today have a shorter step.
 LAST_HOUR = timedelta(hours=1)
 TODAY_STEP_S, LAST_HOUR_STEP_S = 30.0, 10.0
@@ -35,7 +37,7 @@ SILENCE = timedelta(minutes=7)
 PRESENT_ACTIVITY_S = (180.0, 1200.0)
 #: Charge of the charging battery when it was plugged in.
 PLUGGED_IN_SOC = 0.42
-#: Smallest fleet in which something ails.
+#: Smallest fleet with faults.
 MIXED_FLEET = 5
 #: Number (from 0) of the battery that loses its cooling, charges, and is silent.
 WITHOUT_COOLING, CHARGING, SILENT = 1, 2, 3
@@ -60,7 +62,7 @@ def start_batteries(count: int, params_file: Path, at: datetime, *, is_mixed: bo
             simulate.batteries + number,
             at=at - TODAY,
             life_share=float(share),
-            daily_logs_s=(DAILY_LOGS - TODAY).total_seconds(),
+            recent_logs=RECENT_LOGS,
         )
         role = number if is_mixed and count >= MIXED_FLEET else None
         _record_today(pack, at, role, float(rng.uniform(*PRESENT_ACTIVITY_S)))

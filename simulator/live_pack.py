@@ -6,6 +6,7 @@ telemetry so far, `read` gives the next reading.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -69,7 +70,7 @@ class LivePack:
         *,
         at: datetime,
         life_share: float = 0.6,
-        daily_logs_s: float = 0.0,
+        recent_logs: Sequence[tuple[timedelta, float]] = (),
     ) -> Self:
         """Battery `index` of fleet `seed` at about `life_share` of its life on the date `at`.
 
@@ -78,8 +79,8 @@ class LivePack:
         the longest time in service of `params`.  Where it ends before `at`, the battery starts younger.
 
         Args:
-            daily_logs_s: length of the last part of the history, which has a log about every day instead of every
-                `params.cycles_between_logs`.
+            recent_logs: parts at the end of the history with more logs than one every `params.cycles_between_logs`:
+                how long before the end each begins, and the days between its logs.
 
         Raises:
             TwinError: `life_share` is not between 0 and 1, or `at` has no time zone.
@@ -99,11 +100,14 @@ class LivePack:
         until_s = at.timestamp() - LONGEST_LOG_S
         while True:
             battery = new_battery(params, seed, index, at - timedelta(days=days))
-            logs = [np.empty((0, SAMPLE_SIZE)), *logs_until(battery, params, until_s - daily_logs_s)]
-            if daily_logs_s:
-                battery.advance_days(max(until_s - daily_logs_s - battery.state.time_s, 0.0) / SECONDS_PER_DAY)
-                daily = params.model_copy(update={"cycles_between_logs": battery.design.usage.cycles_per_day})
-                logs += logs_until(battery, daily, until_s)
+            logs = [np.empty((0, SAMPLE_SIZE))]
+            ends = [until_s - begin.total_seconds() for begin, _ in recent_logs] + [until_s]
+            spacings = [params.cycles_between_logs]
+            spacings += [between * battery.design.usage.cycles_per_day for _, between in recent_logs]
+            for end_s, spacing in zip(ends, spacings, strict=True):
+                logs += logs_until(battery, params.model_copy(update={"cycles_between_logs": spacing}), end_s)
+                if end_s < until_s:
+                    battery.advance_days(max(end_s - battery.state.time_s, 0.0) / SECONDS_PER_DAY)
             if not battery.has_failed and battery.soh >= params.retire_below_soh:
                 return cls(battery, battery.readings(np.concatenate(logs)), params.retire_below_soh)
             days *= YOUNGER_FACTOR

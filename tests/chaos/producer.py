@@ -29,7 +29,8 @@ def main() -> int:
     arguments, live = parser.parse_known_args()
     simulator.live.Spool = partial(LedgerSpool, ledger=Ledger(arguments.ledger))  # type: ignore[misc]
     if arguments.simple is None:
-        return simulator.live.main(live)
+        # The stores must hold what the ledger holds: no history, and no battery that is silent.
+        return simulator.live.main([*live, "--no-history", "--healthy"])
     batteries = [CountingBattery(number) for number in range(arguments.simple)]
     run_live(
         batteries, Settings(), LiveOptions(interval_s=0.02, predicts=False), LineView(Console(quiet=True)), Event()
