@@ -173,19 +173,23 @@ def test_damaged_release_keeps_the_old_one_and_raises_a_metric(
 ) -> None:
     present = read_release(swap_service.store.client, "battery", 1)
     soh = present.models["soh"]
-    wrong = PinnedModel(soh.name, soh.version, "0" * 64) if damage == "changed" else PinnedModel(soh.name, 99, "1" * 64)
+    client = swap_service.store.client
+    copied = client.get_model_version(soh.name, str(soh.version))
+    copy = client.create_model_version(soh.name, copied.source, copied.run_id).version
+    wrong = PinnedModel(soh.name, soh.version if damage == "changed" else int(copy), "0" * 64)
     broken = Release("battery", {**present.models, "soh": wrong}, STATE_VERSION, present.horizons)
     version = swap_service.store.add_release(broken, 1, "broken by a test")
+    client.delete_model_version(soh.name, copy)
     before = swap_service.metrics()
     assert before.get('release_load_failing{reason="release"}', 0) == 0
     with load(swap_service, json.dumps({"batteries": [battery(cycles=range(1, 15))]}).encode(), threads=2) as seen:
-        swap_service.store.client.set_registered_model_alias(twin_name("battery"), CHAMPION, str(version))
+        client.set_registered_model_alias(twin_name("battery"), CHAMPION, str(version))
         deadline = time.monotonic() + 60
         while swap_service.metrics().get('release_load_failing{reason="release"}') != 1:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         time.sleep(1)
-        swap_service.store.client.set_registered_model_alias(twin_name("battery"), CHAMPION, "1")
+        client.set_registered_model_alias(twin_name("battery"), CHAMPION, "1")
         while swap_service.metrics().get('release_load_failing{reason="release"}') != 0:
             assert time.monotonic() < deadline
             time.sleep(0.05)
