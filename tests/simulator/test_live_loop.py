@@ -356,12 +356,14 @@ def test_a_stopped_run_delivers_everything(settings: Settings) -> None:
     class StoppingView(RecordingView):
         def tick(self, twins: object, statistics: RunStatistics) -> None:
             if statistics.predictions:
+                self.ticks = statistics.ticks
                 stop.set()
 
-    summary = run_live([CountingBattery(1)], settings, LiveOptions(interval_s=0.05), StoppingView(), stop)
+    view = StoppingView()
+    summary = run_live([CountingBattery(1)], settings, LiveOptions(interval_s=0.05), view, stop)
     assert summary is not None
     assert problems(summary) == []
-    assert summary.statistics.ticks > 0
+    assert 0 < summary.statistics.ticks <= view.ticks + 1, "no reading is taken after the stop"
 
 
 def test_a_run_stopped_before_the_first_tick_has_no_summary(settings: Settings) -> None:
