@@ -16,14 +16,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from telemetry.chemistries import CHEMISTRY_NAMES, DEFAULT_CHEMISTRY
-from telemetry.contract import SIGNALS
+from features.plausibility import N_KINDS
+from telemetry.chemistries import CHEMISTRIES, CHEMISTRY_NAMES, DEFAULT_CHEMISTRY
+from telemetry.contract import BATTERY_FIELDS, EARLIEST, LATEST, SIGNALS
 from telemetry.errors import TwinError
 
 FloatArray = NDArray[np.float64]
 
+EARLIEST_S, LATEST_S = EARLIEST.timestamp(), LATEST.timestamp()
+
 #: Version of the state update; increment when the layout or the meaning of any slot changes.
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 #: Inputs of one reading, in the order expected by `features.step.step_reading`.
 READING_INPUTS: tuple[str, ...] = (
@@ -63,24 +66,51 @@ class StateError(TwinError):
 
 
 class _Layout:
-    """Allocates consecutive slots of the row."""
+    """Allocates consecutive slots of the row, with the bounds of their values."""
 
     def __init__(self) -> None:
         self.size = 0
+        self.minimum: list[float] = []
+        self.maximum: list[float] = []
+        self.may_be_missing: list[bool] = []
 
-    def take(self, count: int = 1) -> int:
+    def take(
+        self, count: int = 1, minimum: float = -np.inf, maximum: float = np.inf, *, may_be_missing: bool = True
+    ) -> int:
         start = self.size
         self.size += count
+        self.minimum += [minimum] * count
+        self.maximum += [maximum] * count
+        self.may_be_missing += [may_be_missing] * count
         return start
+
+    def take_field(self, name: str) -> int:
+        """A slot with the bounds of a field of the table `batteries`."""
+        field = next(field for field in BATTERY_FIELDS if field.name == name)
+        minimum = -np.inf if field.minimum is None else field.minimum
+        return self.take(1, minimum, np.inf if field.maximum is None else field.maximum)
+
+    def take_time(self) -> int:
+        return self.take(1, EARLIEST_S, LATEST_S)
+
+    def take_count(self, count: int = 1, maximum: float = 1e15) -> int:
+        return self.take(count, 0.0, maximum, may_be_missing=False)
 
 
 _layout = _Layout()
+# Slots that are used as an index, divisor, length or time are bounded: a state comes back from outside.
 # Battery properties.
-NOMINAL_CAPACITY_AH = _layout.take()
-CELLS_IN_SERIES = _layout.take()
-CHEMISTRY = _layout.take()
+NOMINAL_CAPACITY_AH = _layout.take_field("nominal_capacity_ah")
+CELLS_IN_SERIES = _layout.take_field("cells_in_series")
+CHEMISTRY = _layout.take_count(maximum=len(CHEMISTRY_NAMES) - 1.0)
 # The newest reading.
-TIME_S = _layout.take()
+TIME_S = _layout.take_time()
+#: Time of the newest reading whose voltage and current are plausible.
+PLAUSIBLE_TIME_S = _layout.take_time()
+#: Bits of the newest reading, see `features.plausibility`.
+IMPLAUSIBLE = _layout.take_count(maximum=2.0 ** (N_KINDS + 2) - 1.0)
+#: Number of readings with each of `plausibility.KINDS`.
+IMPLAUSIBLE_COUNT = _layout.take_count(N_KINDS)
 CELL_VOLTAGE_V = _layout.take()
 C_RATE = _layout.take()
 TEMPERATURE_C = _layout.take()
@@ -91,23 +121,32 @@ TEMPERATURE_SPREAD_C = _layout.take()
 CELL_VOLTAGE_SPREAD_V = _layout.take()
 SPEED_KMH = _layout.take()
 # Age.
-CYCLES = _layout.take()
-CYCLES_SEEN = _layout.take()
-LAST_CYCLE_INDEX = _layout.take()
+CYCLES = _layout.take_count(maximum=1e9)
+CYCLES_SEEN = _layout.take_count()
+LAST_CYCLE_INDEX = _layout.take(1, 0.0, 1e9)
+# The pack's own count of cycles: what is added to it, whether the next one continues the age, how many were believed,
+# the time of the last of these, and a value that is not believed yet, since when and how often it was reported.
+AGE_OFFSET = _layout.take(1, -1e9, 1e9, may_be_missing=False)
+AGE_CONTINUES = _layout.take_count(maximum=1.0)
+AGE_REPORTS = _layout.take_count()
+AGE_TIME_S = _layout.take_time()
+AGE_SUSPECT = _layout.take()
+AGE_SUSPECT_SINCE_S = _layout.take_time()
+AGE_SUSPECT_COUNT = _layout.take_count()
 # Exponential means over time since the last gap.
-SEGMENT_START_S = _layout.take()
-TAU_WEIGHT = _layout.take(N_TAU)
+SEGMENT_START_S = _layout.take_time()
+TAU_WEIGHT = _layout.take_count(N_TAU, maximum=1.0 + 1e-9)
 TAU_C_RATE = _layout.take(N_TAU)
 TAU_C_RATE_SQUARE = _layout.take(N_TAU)
 TAU_TEMPERATURE = _layout.take(N_TAU)
 TAU_VOLTAGE = _layout.take(N_TAU)
 # The open session.
-SESSION_DIRECTION = _layout.take()
-SESSION_START_S = _layout.take()
+SESSION_DIRECTION = _layout.take(1, -1.0, 1.0, may_be_missing=False)
+SESSION_START_S = _layout.take_time()
 SESSION_START_TEMPERATURE_C = _layout.take()
 SESSION_FIRST_VOLTAGE_V = _layout.take()
 SESSION_CAPACITIES = _layout.take()
-SESSION_SECONDS = _layout.take()
+SESSION_SECONDS = _layout.take_count()
 SESSION_VOLTAGE_SUM = _layout.take()
 SESSION_TEMPERATURE_SUM = _layout.take()
 SESSION_SPREAD_SUM = _layout.take()
@@ -115,22 +154,28 @@ SESSION_SPREAD_SECONDS = _layout.take()
 SESSION_COVARIANCE = _layout.take()
 SESSION_VARIANCE = _layout.take()
 SESSION_WINDOWS = _layout.take(N_WINDOWS)
+#: 1 if in the newest session with an estimate of the resistance the voltage rose with the discharging current.
+RESISTANCE_IS_NEGATIVE = _layout.take_count(maximum=1.0)
 # History of each signal over cycles.
 SIGNAL_LAST = _layout.take(N_SIGNALS)
 SIGNAL_INDEX = _layout.take(N_SIGNALS)
 SIGNAL_FIRST_INDEX = _layout.take(N_SIGNALS)
-SIGNAL_COUNT = _layout.take(N_SIGNALS)
+SIGNAL_COUNT = _layout.take_count(N_SIGNALS)
 SIGNAL_REFERENCE = _layout.take(N_SIGNALS)
 SIGNAL_MEAN = _layout.take(N_SIGNALS * N_HALF_LIVES)
-SIGNAL_WEIGHT = _layout.take(N_SIGNALS * N_HALF_LIVES)
+SIGNAL_WEIGHT = _layout.take_count(N_SIGNALS * N_HALF_LIVES)
 SIGNAL_DEVIATION = _layout.take(N_SIGNALS)
-SIGNAL_DEVIATION_WEIGHT = _layout.take(N_SIGNALS)
+SIGNAL_DEVIATION_WEIGHT = _layout.take_count(N_SIGNALS)
 
 STATE_SIZE = _layout.size
+_MINIMUM, _MAXIMUM = np.array(_layout.minimum), np.array(_layout.maximum)
+_MAY_BE_MISSING = np.array(_layout.may_be_missing)
 
 _MISSING_AT_FIRST = (
     NOMINAL_CAPACITY_AH,
+    CELLS_IN_SERIES,
     TIME_S,
+    PLAUSIBLE_TIME_S,
     CELL_VOLTAGE_V,
     C_RATE,
     TEMPERATURE_C,
@@ -141,6 +186,9 @@ _MISSING_AT_FIRST = (
     CELL_VOLTAGE_SPREAD_V,
     SPEED_KMH,
     LAST_CYCLE_INDEX,
+    AGE_TIME_S,
+    AGE_SUSPECT,
+    AGE_SUSPECT_SINCE_S,
     SEGMENT_START_S,
 )
 
@@ -150,7 +198,6 @@ def new_states(count: int) -> FloatArray:
     states = np.zeros((count, STATE_SIZE))
     states[:, _MISSING_AT_FIRST] = np.nan
     states[:, SIGNAL_LAST : SIGNAL_LAST + N_SIGNALS] = np.nan
-    states[:, CELLS_IN_SERIES] = 1.0
     states[:, CHEMISTRY] = CHEMISTRY_NAMES.index(DEFAULT_CHEMISTRY)
     return states
 
@@ -159,18 +206,18 @@ def set_battery(
     state: FloatArray,
     *,
     nominal_capacity_ah: float | None = None,
+    nominal_voltage: float | None = None,
     cells_in_series: float | None = None,
     chemistry: str | None = None,
 ) -> None:
-    """Set the battery properties in `state`; those not given are left unchanged.
+    """Set the battery properties in `state`; those not given (None or NaN) are left unchanged.
+
+    Args:
+        nominal_voltage: V, of the pack; gives the number of cells in series where that is not given.
 
     Raises:
         TwinError: if `chemistry` is not an entry of `telemetry.chemistries`.
     """
-    if nominal_capacity_ah is not None and nominal_capacity_ah == nominal_capacity_ah:
-        state[NOMINAL_CAPACITY_AH] = nominal_capacity_ah
-    if cells_in_series is not None and cells_in_series == cells_in_series:
-        state[CELLS_IN_SERIES] = cells_in_series
     if chemistry:
         if chemistry.upper() not in CHEMISTRY_NAMES:
             known = ", ".join(CHEMISTRY_NAMES)
@@ -180,85 +227,118 @@ def set_battery(
                 value=chemistry,
             )
         state[CHEMISTRY] = CHEMISTRY_NAMES.index(chemistry.upper())
+    if nominal_capacity_ah is not None and nominal_capacity_ah == nominal_capacity_ah:
+        state[NOMINAL_CAPACITY_AH] = nominal_capacity_ah
+    if cells_in_series is not None and cells_in_series == cells_in_series:
+        state[CELLS_IN_SERIES] = cells_in_series
+    elif nominal_voltage is not None and nominal_voltage == nominal_voltage:
+        cell_voltage = CHEMISTRIES[CHEMISTRY_NAMES[int(state[CHEMISTRY])]].nominal_voltage_v
+        state[CELLS_IN_SERIES] = max(round(nominal_voltage / cell_voltage), 1)
 
 
-_HEADER = struct.Struct("<4sHI")
+def implausible_counts(states: FloatArray) -> NDArray[np.int64]:
+    """int64[n, N_KINDS]: how many readings of each kind of `features.plausibility` were applied to each state."""
+    return states[:, IMPLAUSIBLE_COUNT : IMPLAUSIBLE_COUNT + N_KINDS].astype(np.int64)
+
+
+def properties(state: FloatArray) -> dict[str, object]:
+    """The battery properties in `state`, by their name in the table `batteries`; None where unknown."""
+    capacity, cells = float(state[NOMINAL_CAPACITY_AH]), float(state[CELLS_IN_SERIES])
+    return {
+        "nominal_capacity_ah": None if np.isnan(capacity) else capacity,
+        "cells_in_series": None if np.isnan(cells) else cells,
+        "chemistry": CHEMISTRY_NAMES[int(state[CHEMISTRY])],
+    }
+
+
+# Magic, version, checksum of the battery's id, checksum of the content.
+_HEADER = struct.Struct("<4sHII")
+_VERSION = struct.Struct("<4sH")
 _MAGIC = b"EVTW"
 _PLAIN_BYTES = STATE_SIZE * 8
 
 
-def to_bytes(state: FloatArray) -> bytes:
-    """One state as bytes of fixed length: version, checksum and content."""
+def to_bytes(state: FloatArray, battery_id: str) -> bytes:
+    """The state of `battery_id` as bytes of fixed length: version, checksums and content."""
     content = state.astype("<f8").tobytes()
-    return _HEADER.pack(_MAGIC, STATE_VERSION, zlib.crc32(content)) + content
+    return _HEADER.pack(_MAGIC, STATE_VERSION, zlib.crc32(battery_id.encode()), zlib.crc32(content)) + content
 
 
-def from_bytes(raw: bytes, remedy: str = "replay the battery's history") -> FloatArray:
-    """The state encoded in `raw`, bit for bit.
+def from_bytes(raw: bytes, battery_id: str, remedy: str = "replay the battery's history") -> FloatArray:
+    """The state of `battery_id` encoded in `raw`, bit for bit.
 
     Raises:
-        StateError: if the bytes are damaged or of another `STATE_VERSION`; the message ends with `remedy`.
+        StateError: if the bytes are damaged, of another `STATE_VERSION` or of another battery, or if a value is out of
+            its bounds; the message ends with `remedy`.
     """
     try:
-        magic, version, checksum = _HEADER.unpack_from(raw)
+        magic, version = _VERSION.unpack_from(raw)
+        if magic == _MAGIC and version != STATE_VERSION:
+            raise StateError(
+                f"the state is of version {version}, this code needs version {STATE_VERSION}: {remedy}",
+                field="state",
+                value=version,
+            )
+        magic, version, id_checksum, checksum = _HEADER.unpack_from(raw)
     except struct.error as error:
         raise StateError(f"this is not a state returned by the service: {remedy}", field="state") from error
     content = raw[_HEADER.size :]
-    if magic != _MAGIC or zlib.crc32(content) != checksum:
+    if magic != _MAGIC or len(content) != _PLAIN_BYTES or zlib.crc32(content) != checksum:
         raise StateError(f"the state is damaged (its checksum differs): {remedy}", field="state")
-    if version != STATE_VERSION:
-        raise StateError(
-            f"the state is of version {version}, this code needs version {STATE_VERSION}: {remedy}",
-            field="state",
-            value=version,
-        )
-    if len(content) != _PLAIN_BYTES:  # states used to be in the container of zlib
-        try:
-            content = zlib.decompressobj().decompress(content, _PLAIN_BYTES + 1)
-        except zlib.error as error:
-            raise StateError(f"the state is damaged: {remedy}", field="state") from error
-    if len(content) != _PLAIN_BYTES:
-        raise StateError(f"the state holds {len(content)} bytes instead of {_PLAIN_BYTES}: {remedy}", field="state")
-    return np.frombuffer(content, dtype="<f8").copy()
+    if id_checksum != zlib.crc32(battery_id.encode()):
+        raise StateError(f"the state is that of another battery than {battery_id}: {remedy}", field="state")
+    state: FloatArray = np.frombuffer(content, dtype="<f8").copy()
+    inside = ((state >= _MINIMUM) & (state <= _MAXIMUM)) | (_MAY_BE_MISSING & np.isnan(state))
+    if not inside.all():
+        slot = int(np.argmin(inside))
+        raise StateError(f"the state is damaged (slot {slot} is {state[slot]:g}): {remedy}", field="state")
+    return state
 
 
-def encode(state: FloatArray) -> str:
-    """One state as opaque text: base64 of `to_bytes`."""
+def encode(state: FloatArray, battery_id: str) -> str:
+    """The state of `battery_id` as opaque text: base64 of `to_bytes`."""
     # Not compressed: deflating halves the text, but takes longer than the state update and four forests together.
-    return base64.b64encode(to_bytes(state)).decode("ascii")
+    return base64.b64encode(to_bytes(state, battery_id)).decode("ascii")
 
 
-def decode(text: str) -> FloatArray:
-    """The state encoded in `text`, bit for bit.
+def decode(text: str, battery_id: str) -> FloatArray:
+    """The state of `battery_id` encoded in `text`, bit for bit.
 
     Raises:
-        StateError: if the text is damaged or of another `STATE_VERSION`.
+        StateError: as `from_bytes`.
     """
     history = "leave `state` out and send the battery's history instead"
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise StateError(f"this is not a state returned by the service: {history}", field="state") from error
-    return from_bytes(raw, history)
+    return from_bytes(raw, battery_id, history)
 
 
 @dataclass(frozen=True)
 class StateView:
-    """Named values of a state, for callers that do not use its layout."""
+    """Named values of a state, for callers that do not use its layout.
+
+    Attributes:
+        is_used: whether a reading or cycle was applied.
+    """
 
     time_s: float
     temperature_c: float
     cycles: float
     cycles_seen: int
     has_reading: bool
+    is_used: bool
 
 
 def view(state: FloatArray) -> StateView:
     """Named values of one state; `cycles` counts equivalent full cycles."""
+    has_reading = bool(state[TIME_S] == state[TIME_S])
     return StateView(
         time_s=float(state[TIME_S]),
         temperature_c=float(state[TEMPERATURE_C]),
         cycles=float(state[CYCLES]),
         cycles_seen=int(state[CYCLES_SEEN]),
-        has_reading=bool(state[TIME_S] == state[TIME_S]),
+        has_reading=has_reading,
+        is_used=has_reading or bool(state[CYCLES_SEEN] > 0.0),
     )

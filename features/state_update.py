@@ -127,7 +127,7 @@ def _update_from_readings(  # type: ignore[no-untyped-def]
         applied[i] = outcome > 0
         cycles[i] = state[s.CYCLES]
         read_reading_features(state, features[i])
-        if outcome == 2:
+        if outcome == step.CLOSED:
             summary[step.CLOSED_BATTERY] = battery_row[i]
             summary[step.CLOSED_READING] = i
             closed[count] = summary

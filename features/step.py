@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from features import plausibility
 from features import state as s
 from telemetry.chemistries import CHEMISTRIES
 from telemetry.contract import SIGNAL_FIELDS, SIGNALS
@@ -24,6 +25,7 @@ from telemetry.contract import SIGNAL_FIELDS, SIGNALS
 _EDGES = np.array([c.window_edges_v for c in CHEMISTRIES.values()])
 _TAU_S = np.array(s.TIME_CONSTANTS_S)
 _HALF_LIVES = np.array(s.HALF_LIVES_CYCLES)
+_VOLTAGE_LIMITS_V = plausibility.CELL_VOLTAGE_LIMITS_V
 _SCALE = np.array([{"none": 0, "capacity": 1, "resistance": 2}[f.scale] for f in SIGNAL_FIELDS])
 
 #: A session is open while the magnitude of the two-minute mean current is above this, in C.
@@ -49,6 +51,9 @@ _RESISTANCE = SIGNALS.index("resistance_ohm")
 _SPREAD = SIGNALS.index("cell_voltage_spread_v")
 _TEMPERATURE_MEAN = SIGNALS.index("temperature_mean_c")
 _TEMPERATURE_RISE = SIGNALS.index("temperature_rise_c")
+
+#: Outcomes of a reading: as for `step_reading`.
+CONFLICT, DUPLICATE, OLDER, APPLIED, CLOSED = -2, -1, 0, 1, 2
 
 
 @njit
@@ -119,18 +124,26 @@ def _open_session(state, direction):  # type: ignore[no-untyped-def]
 
 @njit
 def _close_session(state, closed):  # type: ignore[no-untyped-def]
-    """Close the open session; True if its summary was written to `closed`, False if it was too short or too small."""
+    """Close the open session; True if its summary was written to `closed`.
+
+    False if it was too short, too small or implausible.
+    """
     direction = state[s.SESSION_DIRECTION]
     seconds = state[s.SESSION_SECONDS]
     state[s.SESSION_DIRECTION] = 0.0
     if direction == 0.0 or seconds < SESSION_MIN_S or state[s.SESSION_CAPACITIES] < SESSION_MIN_CAPACITIES:
+        return False
+    has_resistance = state[s.SESSION_VARIANCE] > RESISTANCE_MIN_C_RATE**2 * seconds
+    if has_resistance:
+        state[s.RESISTANCE_IS_NEGATIVE] = 1.0 if state[s.SESSION_COVARIANCE] > 0.0 else 0.0
+    if state[s.RESISTANCE_IS_NEGATIVE] == 1.0 or state[s.SESSION_CAPACITIES] > plausibility.MAX_SESSION_CAPACITIES:
         return False
     nominal = state[s.NOMINAL_CAPACITY_AH]
     closed[:] = np.nan
     closed[CLOSED_INDEX] = state[s.CYCLES]
     closed[CLOSED_DIRECTION] = direction
     closed[CLOSED_START_S] = state[s.SESSION_START_S]
-    closed[CLOSED_END_S] = state[s.TIME_S]
+    closed[CLOSED_END_S] = state[s.PLAUSIBLE_TIME_S]
     closed[CLOSED_THROUGHPUT_AH] = state[s.SESSION_CAPACITIES] * nominal
     signals = closed[CLOSED_SIGNALS:]
     edges = _EDGES[int(state[s.CHEMISTRY])]
@@ -148,7 +161,7 @@ def _close_session(state, closed):  # type: ignore[no-untyped-def]
         signals[_CHARGE_VOLTAGE], signals[_CHARGE_CURRENT] = voltage, current
     else:
         signals[_DISCHARGE_VOLTAGE], signals[_DISCHARGE_CURRENT] = voltage, current
-    if state[s.SESSION_VARIANCE] > RESISTANCE_MIN_C_RATE**2 * seconds:
+    if has_resistance:
         signals[_RESISTANCE] = -state[s.SESSION_COVARIANCE] / state[s.SESSION_VARIANCE] / nominal
     if state[s.SESSION_SPREAD_SECONDS] > 0.0:
         signals[_SPREAD] = state[s.SESSION_SPREAD_SUM] / state[s.SESSION_SPREAD_SECONDS]
@@ -168,22 +181,149 @@ def _share_in_window(low, high, a, b):  # type: ignore[no-untyped-def]
 
 
 @njit
+def _update_age(state, reported, time_s, cycles_moved):  # type: ignore[no-untyped-def]
+    """Update the age by the pack's own count of cycles, or where that is missing or not believed by `cycles_moved`.
+
+    A count that the throughput cannot explain is not believed until more readings confirm it, and one that has fallen
+    never: it is the error of a sensor, or another pack under the same id.  Returns the bits of implausible kinds.
+    """
+    flags = 0
+    if not np.isnan(reported):
+        if state[s.AGE_CONTINUES] == 1.0:
+            state[s.AGE_CONTINUES] = 0.0
+            state[s.AGE_OFFSET] = state[s.CYCLES] - reported
+        age = reported + state[s.AGE_OFFSET]
+        is_first = np.isnan(state[s.AGE_TIME_S])
+        slack = plausibility.AGE_SLACK_CYCLES
+        if not is_first:
+            slack += plausibility.AGE_SLACK_CYCLES_PER_HOUR * (time_s - state[s.AGE_TIME_S]) / 3600.0
+        fallen = (
+            age < state[s.CYCLES] * plausibility.AGE_FALL_SHARE and age < state[s.CYCLES] - plausibility.AGE_FALL_CYCLES
+        )
+        jumped = not is_first and age > state[s.CYCLES] + slack
+        confirmed = False
+        if fallen or jumped:
+            drift = plausibility.AGE_SLACK_CYCLES
+            if state[s.AGE_SUSPECT_COUNT] > 0.0:
+                hours = (time_s - state[s.AGE_SUSPECT_SINCE_S]) / 3600.0
+                drift += plausibility.AGE_SLACK_CYCLES_PER_HOUR * hours
+            if not abs(age - state[s.AGE_SUSPECT]) <= drift:
+                state[s.AGE_SUSPECT] = age
+                state[s.AGE_SUSPECT_SINCE_S] = time_s
+                state[s.AGE_SUSPECT_COUNT] = 0.0
+            state[s.AGE_SUSPECT_COUNT] += 1.0
+            confirmed = (
+                state[s.AGE_SUSPECT_COUNT] >= plausibility.AGE_CONFIRMED_BY
+                and time_s - state[s.AGE_SUSPECT_SINCE_S] >= plausibility.AGE_CONFIRMED_AFTER_S
+            )
+            # The count that falls back soon after the first one shows that the first one was the error.
+            is_new = state[s.AGE_REPORTS] < plausibility.AGE_CONFIRMED_BY and np.isnan(state[s.LAST_CYCLE_INDEX])
+            if fallen and is_new:
+                flags = 1 << plausibility.CYCLE_COUNT
+                state[s.CYCLES] = age
+                state[s.AGE_REPORTS] = 0.0
+                fallen = False
+            elif fallen and confirmed:
+                flags = 1 << plausibility.RESET
+            elif fallen or not confirmed:
+                flags = 1 << plausibility.CYCLE_COUNT
+        if not fallen and (not jumped or confirmed):
+            state[s.CYCLES] = max(state[s.CYCLES], age)
+            state[s.AGE_REPORTS] += 1.0
+            state[s.AGE_TIME_S] = time_s
+            state[s.AGE_SUSPECT_COUNT] = 0.0
+            return flags
+    if not np.isnan(cycles_moved):
+        state[s.CYCLES] += cycles_moved
+    return flags
+
+
+@njit
+def _cell_voltage(state, pack_voltage):  # type: ignore[no-untyped-def]
+    """The voltage of a cell, and whether it is plausible.
+
+    NaN for a pack whose number of cells is not known; where the pack's voltage is that of a cell, it is one.
+    """
+    limits = _VOLTAGE_LIMITS_V[int(state[s.CHEMISTRY])]
+    cells = state[s.CELLS_IN_SERIES]
+    voltage = pack_voltage if np.isnan(cells) else pack_voltage / cells
+    is_plausible = limits[0] <= voltage <= limits[1]
+    return voltage if is_plausible or not np.isnan(cells) else np.nan, is_plausible
+
+
+@njit
+def _record_flags(state, flags, lasts):  # type: ignore[no-untyped-def]
+    """Store the bits of the newest reading, with those of its session, and count the reading for each kind."""
+    if state[s.SESSION_DIRECTION] != 0.0 and state[s.SESSION_CAPACITIES] > plausibility.MAX_SESSION_CAPACITIES:
+        flags |= 1 << plausibility.THROUGHPUT
+    if state[s.RESISTANCE_IS_NEGATIVE] == 1.0:
+        flags |= 1 << plausibility.RESISTANCE
+    for kind in range(plausibility.N_KINDS):
+        if flags >> kind & 1:
+            state[s.IMPLAUSIBLE_COUNT + kind] += 1.0
+    if lasts:
+        flags |= plausibility.WITHHOLD_BY_CYCLE | plausibility.WITHHOLD_BY_READING
+    elif flags & (1 << plausibility.THROUGHPUT | 1 << plausibility.RESISTANCE):
+        flags |= plausibility.WITHHOLD_BY_CYCLE
+    state[s.IMPLAUSIBLE] = flags
+
+
+@njit
+def _stale_outcome(state, reading):  # type: ignore[no-untyped-def]
+    """Why a reading that is not newer than the state is not applied."""
+    if reading[0] < state[s.TIME_S] or np.isnan(reading[0]):
+        return OLDER
+    if reading[3] != state[s.TEMPERATURE_C]:
+        return CONFLICT
+    # The state holds the voltage and current of its newest plausible reading.
+    if state[s.PLAUSIBLE_TIME_S] != state[s.TIME_S]:
+        return DUPLICATE
+    c_rate = reading[2] / state[s.NOMINAL_CAPACITY_AH]
+    same_current = c_rate == state[s.C_RATE] or np.isnan(c_rate)
+    voltage, _ = _cell_voltage(state, reading[1])
+    same_voltage = voltage == state[s.CELL_VOLTAGE_V] or np.isnan(voltage)
+    return DUPLICATE if same_current and same_voltage else CONFLICT
+
+
+@njit
 def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
     """Update `state` by one reading (order of `state.READING_INPUTS`, NaN = missing).
 
-    Returns 0 if the reading was ignored because it is not newer than the state, 1 if it was applied,
-    2 if it also closed a session, whose summary is now in `closed`.
+    Returns `OLDER`, `DUPLICATE` (the time and the values of the newest reading) or `CONFLICT` (its time and other
+    values) if the reading was ignored because it is not newer than the state, `APPLIED` if it was applied, `CLOSED` if
+    it also closed a session, whose summary is now in `closed`.
     """
     time_s = reading[0]
     if np.isnan(time_s) or time_s <= state[s.TIME_S]:
-        return 0
+        return _stale_outcome(state, reading)
     nominal = state[s.NOMINAL_CAPACITY_AH]
-    voltage = reading[1] / state[s.CELLS_IN_SERIES]
+    voltage, voltage_is_plausible = _cell_voltage(state, reading[1])
     c_rate = reading[2] / nominal
     temperature = reading[3]
     spread = reading[10] - reading[9]
-    dt = time_s - state[s.TIME_S]
-    connected = dt <= s.MAX_GAP_S  # False as well for the first reading, whose dt is NaN
+
+    state[s.AMBIENT_C] = reading[5]
+    state[s.TEMPERATURE_SPREAD_C] = temperature - reading[8]
+    state[s.SPEED_KMH] = reading[11]
+    state[s.IS_CHARGING] = reading[7]
+    flags = 0 if voltage_is_plausible else 1 << plausibility.CELL_VOLTAGE
+    if abs(c_rate) > plausibility.MAX_C_RATE:
+        flags |= 1 << plausibility.CURRENT
+    # The current of a pack whose number of cells was never known is used without a voltage.
+    has_no_voltage = np.isnan(voltage) and np.isnan(state[s.CELL_VOLTAGE_V])
+    if flags and not (has_no_voltage and flags == 1 << plausibility.CELL_VOLTAGE):
+        # As if voltage and current had not been sent.
+        flags |= _update_age(state, reading[6], time_s, np.nan)
+        if not np.isnan(reading[4]):
+            state[s.SOC] = reading[4]
+        state[s.TIME_S] = time_s
+        state[s.TEMPERATURE_C] = temperature
+        _record_flags(state, flags, not time_s - state[s.PLAUSIBLE_TIME_S] <= s.MAX_GAP_S)
+        return APPLIED
+
+    dt = time_s - state[s.PLAUSIBLE_TIME_S]
+    # False as well for the first reading, whose dt is NaN.
+    connected = dt <= s.MAX_GAP_S and np.isnan(voltage) == np.isnan(state[s.CELL_VOLTAGE_V])
     summary = False
     if not connected:
         summary = _close_session(state, closed)
@@ -215,10 +355,7 @@ def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
             state[s.TAU_VOLTAGE + h] = voltage
 
     # Age: the pack's own cycle count if it sends one, else from throughput.
-    if not np.isnan(reading[6]):
-        state[s.CYCLES] = max(state[s.CYCLES], reading[6])
-    elif connected and not np.isnan(capacities):
-        state[s.CYCLES] += abs(capacities) / 2.0
+    flags |= _update_age(state, reading[6], time_s, abs(capacities) / 2.0 if connected else np.nan)
 
     if not np.isnan(reading[4]):
         state[s.SOC] = reading[4]
@@ -249,11 +386,8 @@ def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
     state[s.CELL_VOLTAGE_V] = voltage
     state[s.C_RATE] = c_rate
     state[s.TEMPERATURE_C] = temperature
-    state[s.AMBIENT_C] = reading[5]
-    state[s.IS_CHARGING] = reading[7]
-    state[s.TEMPERATURE_SPREAD_C] = temperature - reading[8]
     state[s.CELL_VOLTAGE_SPREAD_V] = spread
-    state[s.SPEED_KMH] = reading[11]
+    state[s.PLAUSIBLE_TIME_S] = time_s
 
     # A session lasts while the two-minute mean current keeps its sign; regenerative braking is too short to reverse it.
     mean = state[s.TAU_C_RATE]
@@ -267,4 +401,5 @@ def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
             summary = _close_session(state, closed)
         if new_direction != 0.0:
             _open_session(state, new_direction)
-    return 2 if summary else 1
+    _record_flags(state, flags, False)
+    return CLOSED if summary else APPLIED

@@ -9,8 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from features import labels
+from features.battery_row import set_battery_from_row
 from features.labels import LabelParams
-from features.state import MAX_GAP_S, FloatArray, new_states, set_battery
+from features.state import MAX_GAP_S, FloatArray, new_states
 from features.state_update import (
     CYCLE_FEATURES,
     READING_FEATURES,
@@ -21,6 +22,7 @@ from features.state_update import (
     update_from_readings,
 )
 from features.targets import FORECASTS, TARGETS, Target
+from telemetry.batch import rows_of
 from telemetry.contract import SIGNALS
 
 #: Columns of every table besides features and labels.
@@ -140,13 +142,8 @@ def _states(ids: NDArray[np.str_], batteries: pd.DataFrame) -> FloatArray:
     """A new state for each of `ids`, with the properties of its battery."""
     states = new_states(len(ids))
     # Missing values in text columns are NaN; `set_battery` expects None.
-    for battery in batteries.astype(object).where(batteries.notna(), None).to_dict("records"):
-        set_battery(
-            states[np.searchsorted(ids, battery["battery_id"])],
-            nominal_capacity_ah=battery.get("nominal_capacity_ah"),
-            cells_in_series=battery.get("cells_in_series"),
-            chemistry=battery.get("chemistry"),
-        )
+    for battery in rows_of(batteries.astype(object).where(batteries.notna(), None)):
+        set_battery_from_row(states[np.searchsorted(ids, str(battery["battery_id"]))], battery)
     return states
 
 

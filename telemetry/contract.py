@@ -10,12 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import inf
 from typing import Literal
 
 FieldKind = Literal["text", "time", "float", "bool"]
 
 BATTERY_ID_PATTERN = r"^[A-Za-z0-9_.-]{1,50}$"
 BATTERY_ID = re.compile(BATTERY_ID_PATTERN)
+
+#: Every time of the contract is at or after the first and before the second: times outside are errors of a clock, and
+#: some libraries cannot represent them.
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,13 @@ class Field:
     minimum: float | None = None
     maximum: float | None = None
     scale: Literal["none", "capacity", "resistance"] = "none"
+
+    def allows(self, value: float | None) -> bool:
+        """Whether a number is in range; a missing one (None, NaN) is."""
+        if value is None or value != value:
+            return True
+        low = self.minimum is None or value >= self.minimum
+        return low and (self.maximum is None or value <= self.maximum) and abs(value) != inf
 
 
 READING_FIELDS: tuple[Field, ...] = (

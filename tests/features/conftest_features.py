@@ -51,7 +51,7 @@ def drive(time_s: NDArray[np.float64], seed: int = 0) -> pd.DataFrame:
             "voltage": 96 * cell,
             "current": current,
             "temperature": 24 + 5 * (1 - np.exp(-hour / 2400)) + 0.4 * np.sin(time_s / 400 + phase[3]),
-            "soc": soc,
+            "soc": np.clip(soc, 0.0, 100.0),
             "ambient_temperature": 20.0,
             "cell_voltage_min": cell - 0.01,
             "cell_voltage_max": cell + 0.02,
