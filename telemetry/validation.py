@@ -72,8 +72,8 @@ def validate(telemetry: Telemetry) -> ValidationResult:
     """
     if telemetry.rows_read == 0:
         raise TwinError("the source holds no rows; check source.path", field="source.path")
-    readings, bad_readings, reading_rules = _validate_table("readings", telemetry.readings)
-    cycles, bad_cycles, cycle_rules = _validate_table("cycles", telemetry.cycles)
+    readings, bad_readings, reading_rules, reading_notes = _validate_table("readings", telemetry.readings)
+    cycles, bad_cycles, cycle_rules, cycle_notes = _validate_table("cycles", telemetry.cycles)
     quarantine = pd.concat([telemetry.rejected, bad_readings, bad_cycles], ignore_index=True)[list(REJECTED_COLUMNS)]
     kept = len(readings) + len(cycles)
     if kept + len(quarantine) != telemetry.rows_read:
@@ -85,7 +85,7 @@ def validate(telemetry: Telemetry) -> ValidationResult:
         quarantine=quarantine,
         rules=[*_readable_rules(telemetry), *reading_rules, *cycle_rules],
         rows_read=telemetry.rows_read,
-        notes=telemetry.notes,
+        notes=[*telemetry.notes, *reading_notes, *cycle_notes],
     )
     try:
         _require_valid_rows(result)
@@ -116,20 +116,28 @@ def _readable_rules(telemetry: Telemetry) -> list[RuleResult]:
     return [RuleResult(table, READABLE, checked, failed) for table, (checked, failed) in counts.items() if checked]
 
 
-def _validate_table(table: str, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[RuleResult]]:
-    """(kept rows in contract columns, quarantined rows, counts by rule) of readings or cycles."""
+def _validate_table(table: str, frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, list[RuleResult], list[str]]:
+    """(kept rows in contract columns, quarantined rows, counts by rule, notes) of readings or cycles.
+
+    A row whose optional value is out of range is kept without the value.
+    """
     fields = TABLES[table]
     _require_columns(frame, fields, table)
     if frame.empty:
-        return complete(frame, fields), _quarantined(table, frame, []), []
+        return complete(frame, fields), _quarantined(table, frame, []), [], []
     order = "time" if table == "readings" else "cycle_index"
     # Several sessions may end at the same age of a pack that counts whole cycles; readings never share a time.
     duplicate = duplicates(frame, ["battery_id", order] + ([] if table == "readings" else ["kind", "end_time"]))
     misplaced = out_of_order(frame, order, strictly=table == "readings", excluded=duplicate)
     outcome = _run_suite(table, frame.assign(**{DUPLICATE: duplicate, OUT_OF_ORDER: misplaced}))
-    faults = [(meta, rows) for _, meta, rows in outcome if rows]
+    faults = [(meta, rows) for _, meta, rows in outcome if rows and not meta["clears"]]
     kept = frame.drop(index=sorted({row for _, rows in faults for row in rows}))
-    return complete(kept, fields), _quarantined(table, frame, faults), [rule for rule, _, _ in outcome]
+    notes = []
+    for _, meta, rows in outcome:
+        if rows and meta["clears"]:
+            kept.loc[kept.index.intersection(rows), meta["field"]] = None
+            notes.append(f"{meta['field']} of {len(rows)} {table} is {meta['reason']} and was taken as missing")
+    return complete(kept, fields), _quarantined(table, frame, faults), [rule for rule, _, _ in outcome], notes
 
 
 def _validate_batteries(batteries: pd.DataFrame) -> list[RuleResult]:

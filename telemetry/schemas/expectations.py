@@ -12,7 +12,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from telemetry.chemistries import CHEMISTRY_NAMES
-from telemetry.contract import BATTERY_FIELDS, BATTERY_ID_PATTERN, CYCLE_FIELDS, READING_FIELDS, Field
+from telemetry.contract import (
+    BATTERY_FIELDS,
+    BATTERY_ID_PATTERN,
+    CYCLE_FIELDS,
+    EARLIEST,
+    LATEST,
+    READING_FIELDS,
+    Field,
+)
 from telemetry.settings import USAGE_STATISTICS_OFF
 
 TABLES: dict[str, tuple[Field, ...]] = {
@@ -45,8 +53,9 @@ def great_expectations() -> Any:
 def suite(table: str) -> Any:
     """The `ExpectationSuite` of readings, cycles or batteries.
 
-    `meta` of each expectation holds "rule" (a readable name, unique in the suite), "field" and "reason" (why a row that
-    fails it is quarantined; None for rules about the table as a whole).
+    `meta` of each expectation holds "rule" (a readable name, unique in the suite), "field", "reason" (why a row that
+    fails it is quarantined; None for rules about the table as a whole) and "clears" (the row is kept, and the value
+    counts as missing: it is optional and out of its range).
     """
     gx = great_expectations()
     expectations = gx.ExpectationSuite(name=table)
@@ -84,13 +93,21 @@ def _field_rules(gxe: Any, field: Field) -> Iterator[Any]:
         yield gxe.ExpectColumnValuesToBeInSet(
             column=name, value_set=[0.0, 1.0], meta=_meta(f"{name} is true or false", name, "neither true nor false")
         )
+    if field.kind == "time":
+        years = f"from {EARLIEST.year} to before {LATEST.year}"
+        yield gxe.ExpectColumnValuesToBeBetween(
+            column=name,
+            min_value=EARLIEST,
+            max_value=LATEST,
+            meta=_meta(f"{name} is {years}", name, f"not {years}", clears=not field.required),
+        )
     if field.minimum is not None or field.maximum is not None:
         bounds = _bounds(field)
         yield gxe.ExpectColumnValuesToBeBetween(
             column=name,
             min_value=field.minimum,
             max_value=field.maximum,
-            meta=_meta(f"{name} is {bounds}", name, f"not {bounds}"),
+            meta=_meta(f"{name} is {bounds}", name, f"not {bounds}", clears=not field.required),
         )
 
 
@@ -105,8 +122,8 @@ def _order_rules(gxe: Any, order: str) -> Iterator[Any]:
     )
 
 
-def _meta(rule: str, field: str, reason: str | None) -> dict[str, str | None]:
-    return {"rule": rule, "field": field, "reason": reason}
+def _meta(rule: str, field: str, reason: str | None, *, clears: bool = False) -> dict[str, str | bool | None]:
+    return {"rule": rule, "field": field, "reason": reason, "clears": clears}
 
 
 def _bounds(field: Field) -> str:

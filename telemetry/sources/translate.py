@@ -24,7 +24,13 @@ _SWAPPED = str.maketrans(",.", ".,")
 _HAS_ZONE = r"(?:Z|z|[+-]\d{2}:?\d{2})$"
 
 
-def translate(raw: RawTable, field_map: FieldMap, constants: Mapping[str, object] | None = None) -> ParsedFile:
+def translate(
+    raw: RawTable,
+    field_map: FieldMap,
+    constants: Mapping[str, object] | None = None,
+    *,
+    requires_zone: bool = True,
+) -> ParsedFile:
     """Convert the text cells of `raw` by the field map.
 
     An empty cell becomes a missing value; one that cannot be parsed (text in a number, an impossible date, an unknown
@@ -33,6 +39,8 @@ def translate(raw: RawTable, field_map: FieldMap, constants: Mapping[str, object
     Args:
         constants: values from the source, e.g. the battery id from the file name; the field map takes precedence.
             A value may be one for all rows or a Series with the index of raw.cells.
+        requires_zone: whether times without a zone, if no time has one, are an error of the field map; else their rows
+            are rejected.
     """
     cells = raw.cells
     columns: dict[str, pd.Series] = {}
@@ -55,7 +63,7 @@ def translate(raw: RawTable, field_map: FieldMap, constants: Mapping[str, object
             missing |= missing_code
         elif missing.any() and not column.target.required:
             notes.append(f"{raw.name}: {column.source} is empty in {int(missing.sum())} rows; the rows are kept")
-        values, reason = _parse(text.mask(missing), column, raw.name)
+        values, reason = _parse(text.mask(missing), column, raw.name, requires_zone=requires_zone)
         invalid = values.isna() & ~missing & ~_means_missing(text, column)
         problems.append(
             _problem(raw, stripped[invalid], column.target.name, _reasons(text[invalid], reason, field_map))
@@ -105,14 +113,14 @@ def _reasons(text: pd.Series, reason: str, field_map: FieldMap) -> pd.Series:
     return reasons.mask(text.str.fullmatch(_DECIMAL_COMMA), f'{reason}; set `decimal: ","` in the field map')
 
 
-def _parse(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, str]:
+def _parse(text: pd.Series, column: ColumnMap, name: str, *, requires_zone: bool) -> tuple[pd.Series, str]:
     """Values of the contract's type, missing where the text is invalid, and the reason for these."""
     kind = column.target.kind
     if column.values is not None:
         known: dict[str, object] = dict(column.values)
         return _typed(_codes(text).map(known), kind), f"not one of the codes {', '.join(known)}"
     if kind == "time":
-        return _times(text, column, name)
+        return _times(text, column, name, requires_zone=requires_zone)
     if kind == "float":
         numbers = pd.to_numeric(text, errors="coerce").astype("float64")
         numbers = numbers.where(np.isfinite(numbers))
@@ -141,7 +149,7 @@ def _codes(text: pd.Series) -> pd.Series:
     return text.map({value: code(value) for value in text.dropna().unique()})
 
 
-def _times(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, str]:
+def _times(text: pd.Series, column: ColumnMap, name: str, *, requires_zone: bool) -> tuple[pd.Series, str]:
     layout = column.time_format
     if layout in ("unix_s", "unix_ms"):
         numbers = pd.to_numeric(text, errors="coerce").astype("float64") * (1e6 if layout == "unix_s" else 1e3)
@@ -151,13 +159,17 @@ def _times(text: pd.Series, column: ColumnMap, name: str) -> tuple[pd.Series, st
     iso = layout == "iso"
     zoned = text.str.contains(_HAS_ZONE, regex=True, na=False) if iso else pd.Series("%z" in layout, index=text.index)
     reason = "not a time" if iso else f"not a time of the form {layout}"
-    if column.zone is None and bool((text.notna() & ~zoned).any()):
-        raise TwinError(
-            f"{name}: times in {column.source} have no time zone (e.g. {text[text.notna() & ~zoned].iloc[0]});"
-            f" add `zone: UTC`, or their zone, to {column.source} in the field map",
-            field=column.source,
-        )
     pandas_format = "ISO8601" if iso else layout
+    if column.zone is None:
+        reason += " with a time zone"
+        unzoned = text.mask(zoned).dropna()
+        is_time = pd.to_datetime(unzoned, format=pandas_format, errors="coerce", utc=True).notna()
+        if requires_zone and not zoned.any() and is_time.any():
+            raise TwinError(
+                f"{name}: times in {column.source} have no time zone (e.g. {unzoned[is_time].iloc[0]});"
+                f" add `zone: UTC`, or their zone, to {column.source} in the field map",
+                field=column.source,
+            )
     aware = pd.to_datetime(text.where(zoned), format=pandas_format, errors="coerce", utc=True)
     result = aware.astype("datetime64[us, UTC]")
     if column.zone is not None:

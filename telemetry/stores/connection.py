@@ -7,10 +7,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 
 import psycopg2
 import psycopg2.errors
 import psycopg2.extensions
+
+from telemetry.contract import EARLIEST, LATEST
 
 Connection = psycopg2.extensions.connection
 Cursor = psycopg2.extensions.cursor
@@ -140,7 +143,20 @@ def connect(dsn: str, name: str) -> Connection:
         keepalives_count=2,
         tcp_user_timeout=20_000,
     )
+    psycopg2.extensions.register_type(_TIME, connection)
     return connection
+
+
+def _contract_time(text: str | bytes | None, cursor: Cursor) -> datetime | None:
+    try:
+        time: datetime | None = psycopg2.extensions.PYDATETIMETZ(text, cursor)
+        return time if time is not None and EARLIEST <= time <= LATEST else None
+    except (ValueError, OverflowError):
+        return None
+
+
+#: A time that Python cannot represent, or outside of the contract, counts as missing: it must not end a reader.
+_TIME = psycopg2.extensions.new_type((1184,), "CONTRACT_TIME", _contract_time)  # 1184: timestamptz
 
 
 def is_lost(error: psycopg2.Error) -> bool:

@@ -15,7 +15,8 @@ import psycopg2.extensions
 from numpy.typing import NDArray
 
 from telemetry.batch import Row
-from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, SIGNALS, names
+from telemetry.contract import BATTERY_FIELDS, EARLIEST, LATEST, READING_FIELDS, SIGNALS, names
+from telemetry.contract_check import without_invalid
 from telemetry.row_order import separate_equal_ages
 
 FloatArray = NDArray[np.float64]
@@ -55,6 +56,8 @@ def readings(
 ) -> Iterator[FloatArray]:
     """One battery's readings with `begin` <= time < `until` (None: no bound), in time order, page by page.
 
+    A value out of its range counts as missing; a reading without a required value is left out.
+
     Args:
         every_s: only the first reading of each interval of this length; None: all readings.
 
@@ -62,6 +65,8 @@ def readings(
         float64[n, 1 + len(columns)]: time in seconds since the epoch, then `columns`, NaN where missing; n > 0.
     """
     values = ", ".join(f"COALESCE({_as_number(column)}, 'NaN')" for column in columns)
+    by_name = {field.name: field for field in READING_FIELDS}
+    fields = [by_name[column] for column in columns]
     since: int | None = None
     # Intervals are counted from the epoch of binary COPY.
     interval = "floor(extract(epoch FROM time - timestamptz '2000-01-01 00:00:00+00') / %(every)s)"
@@ -74,8 +79,8 @@ def readings(
                 "WHERE battery_id = %(id)s AND voltage IS NOT NULL "
                 "AND time > COALESCE(timestamptz '2000-01-01 00:00:00+00' "
                 "                    + %(since)s::float8 * INTERVAL '1 microsecond', '-infinity') "
-                "AND time >= COALESCE(%(begin)s::timestamptz, '-infinity') "
-                "AND time < COALESCE(%(until)s::timestamptz, 'infinity') "
+                "AND time >= COALESCE(%(begin)s::timestamptz, %(earliest)s) "
+                "AND time < COALESCE(%(until)s::timestamptz, %(latest)s) "
                 f"ORDER BY {order} LIMIT %(rows)s) TO STDOUT (FORMAT binary)",
                 {
                     "id": battery_id,
@@ -84,13 +89,16 @@ def readings(
                     "until": until,
                     "rows": page_rows,
                     "every": every_s,
+                    "earliest": EARLIEST,
+                    "latest": LATEST,
                 },
             )
             pipe = io.BytesIO()
             cursor.copy_expert(query.decode(), pipe)
         times_us, page = _read_page(pipe.getbuffer(), len(columns))
-        if len(page):
-            yield page
+        complete, _ = without_invalid(fields, page[:, 1:])
+        if complete.any():
+            yield page[complete]
         if len(page) < page_rows:
             return
         since = int(times_us[-1])
@@ -124,6 +132,7 @@ def cycles(
         )
         rows = cursor.fetchall()
     table = np.array(rows, dtype=np.float64).reshape(len(rows), 2 + len(SIGNALS))
+    table[np.isinf(table)] = np.nan
     table[:, 1] = separate_equal_ages(table[:, 1], table[:, 0] == 1.0)
     return table[:, 1:]
 

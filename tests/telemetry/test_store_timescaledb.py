@@ -340,3 +340,35 @@ def test_plain_database_with_rows_is_converted_when_timescaledb_is_installed(ser
         refresh_hourly(server.dsn)
         assert query(server.dsn, hours) == plain
         assert query(server.dsn, "SELECT voltage FROM latest_battery_status") == [(499.0,)]
+
+
+def test_checks_are_added_to_compressed_chunks(owned_database: Callable[[], str], tmp_path: Path) -> None:
+    """The migration that quarantines invalid values reaches the rows of a store that has compressed its history."""
+    dsn = owned_database()
+    before = tmp_path / "before"
+    shutil.copytree(MIGRATIONS, before)
+    (before / "0016_checks.sql").unlink()
+    for later in before.glob("001[7-9]_*.sql"):
+        later.unlink()
+    migrate(dsn, before)
+    time = NOW - timedelta(days=10)
+    store = PostgresStore(dsn)
+    store.write(
+        Batch(
+            readings=[
+                {"battery_id": "EV-1", "time": time + timedelta(minutes=i), "voltage": 360.0, "current": 1.0,
+                 "temperature": 20.0, "soc": 50.0}
+                for i in range(100)
+            ]
+        )
+    )  # fmt: skip
+    store.close()
+    query(dsn, "UPDATE ev_telemetry SET soc = 'NaN' WHERE time = %s", (time,))
+    query(dsn, "UPDATE ev_telemetry SET voltage = 'Infinity' WHERE time = %s", (time + timedelta(minutes=1),))
+    compressed = query(dsn, "SELECT compress_chunk(c) FROM show_chunks('ev_telemetry') c")
+    assert compressed
+    migrate(dsn)
+    assert query(dsn, "SELECT count(*), count(soc) FROM ev_telemetry") == [(99, 98)]
+    assert query(dsn, "SELECT reason FROM quarantined_rows ORDER BY 1") == [("soc",), ("voltage",)]
+    with pytest.raises(psycopg2.errors.CheckViolation):
+        query(dsn, "UPDATE ev_telemetry SET soc = 'NaN'")
