@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from serving.release_loader import ReleaseLoader
 from serving.request_decoding import RequestError, RequestLimits, decode_request
 from serving.request_scoring import score_request
-from serving.response import ErrorResponse, PredictResponse, response_entries, to_json
+from serving.response import ErrorResponse, PredictResponse, response_entries, to_json, with_errors
 from serving.scorer import Scorer
 from serving.service_metrics import ServiceMetrics
 from serving.shadow import ShadowRecorder
@@ -69,15 +69,19 @@ class _Predict:
     def _score(self, body: bytes, scorer: Scorer) -> bytes:
         # Decoded and encoded here: FastAPI would validate both a second time.
         decoded = decode_request(body, self._limits)
-        request, unknown = decoded.scoring_request, decoded.unknown_fields
-        entries = []
+        request = decoded.scoring_request
+        entries: list[dict[str, Any]] = []
+        entry_of: list[int] = []
         for result in score_request(request, scorer.champion):
             self._metrics.count_predictions(result)
-            entries += response_entries(request, result, scorer.champion, unknown)
+            entries += response_entries(request, result, scorer.champion, decoded.notes)
+            entry_of += [decoded.entry_of[row] for row in result.battery_row]
             if scorer.challenger is not None:
                 ids = [request.battery_ids[row] for row in result.battery_row]
                 self._shadow.submit(ids, result.snapshots, scorer.challenger)
-        self._metrics.count_unknown_fields(sum(unknown))
+        self._metrics.count_ignored(decoded)
+        if decoded.errors:
+            entries = with_errors(entries, entry_of, decoded.errors)
         return to_json({"predictions": entries})
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from features import step
+from features.plausibility import count_by_kind
 from features.state import FloatArray
 from features.state_update import BoolArray, IntArray
 from serving.feature_snapshots import update_each_with_sessions
@@ -49,6 +51,8 @@ class BatchResult:
         history: readings that updated a state without a prediction.
         late: readings older than their battery's state, not applied.
         duplicates: readings with the time of their battery's state, not applied.
+        conflicts: those of the duplicates whose values differ from the newest reading.
+        implausible: applied readings of each kind of `features.plausibility`, by its name.
     """
 
     batch: Batch
@@ -57,6 +61,8 @@ class BatchResult:
     history: int
     late: int
     duplicates: int
+    conflicts: int
+    implausible: Counter[str]
 
 
 def score_readings(
@@ -80,8 +86,8 @@ def score_readings(
         predict_after: seconds since the epoch, float64[n] or for all: readings up to this time are not predicted.
     """
     time_s = readings.matrix[:, 0]
-    snapshots, applied, closed = update_each_with_sessions(states, readings.battery_row, readings.matrix)
-    late = snapshots.late(applied, time_s)
+    snapshots, outcomes, closed = update_each_with_sessions(states, readings.battery_row, readings.matrix)
+    applied, late = outcomes > 0, outcomes == step.OLDER
     predicted = applied & (time_s > predict_after)
     battery_ids = [readings.battery_ids[row] for row in readings.battery_row[predicted]]
     scores = scorer.score(battery_ids, snapshots.where(predicted), now)
@@ -96,5 +102,7 @@ def score_readings(
         predictions=Counter((str(row["role"]), str(row["target"])) for row in scores.rows),
         history=int((applied & ~predicted).sum()),
         late=int(late.sum()),
-        duplicates=int((~applied & ~late).sum()),
+        duplicates=int((outcomes < step.OLDER).sum()),
+        conflicts=int((outcomes == step.CONFLICT).sum()),
+        implausible=count_by_kind(snapshots.flags[applied]),
     )

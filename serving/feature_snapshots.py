@@ -18,7 +18,7 @@ from features.state import FloatArray
 from features.state_update import BoolArray, IntArray
 
 # State slots that a snapshot holds besides the features.
-_STATE_SLOTS = np.array([s.TIME_S, s.CYCLES, s.CYCLES_SEEN, s.NOMINAL_CAPACITY_AH])
+_STATE_SLOTS = np.array([s.TIME_S, s.CYCLES, s.CYCLES_SEEN, s.NOMINAL_CAPACITY_AH, s.PLAUSIBLE_TIME_S, s.IMPLAUSIBLE])
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,9 @@ class FeatureSnapshots:
         time_s: float64[n], time of the newest reading in seconds since the epoch, NaN before the first.
         cycles: float64[n], age in equivalent full cycles.
         cycles_seen: int64[n], cycles and sessions summarised so far.
-        has_reading: bool[n].
+        has_reading: bool[n], whether there was a plausible reading.
         nominal_capacity_known: bool[n].
+        flags: int64[n], bits of the newest reading, see `features.plausibility`.
     """
 
     reading_features: FloatArray
@@ -42,6 +43,7 @@ class FeatureSnapshots:
     cycles_seen: IntArray
     has_reading: BoolArray
     nominal_capacity_known: BoolArray
+    flags: IntArray
 
     def __len__(self) -> int:
         return len(self.time_s)
@@ -51,13 +53,6 @@ class FeatureSnapshots:
         if mask.all():
             return self
         return FeatureSnapshots(**{field.name: getattr(self, field.name)[mask] for field in fields(self)})
-
-    def late(self, applied: BoolArray, time_s: FloatArray) -> BoolArray:
-        """bool[n]: the readings at `time_s` that were not `applied` because they are older than their battery's state.
-
-        The other readings that were not applied have the time of the state: they are duplicates of the newest reading.
-        """
-        return ~applied & (time_s < self.time_s)
 
 
 def concatenate(parts: Sequence[FeatureSnapshots]) -> FeatureSnapshots:
@@ -74,11 +69,11 @@ def snapshots_of(states: FloatArray) -> FeatureSnapshots:
     return _to_snapshots(*rows)
 
 
-def update_states(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> tuple[BoolArray, FloatArray]:
-    """As `update_each_with_sessions`, without snapshots: which readings were applied, and the sessions that ended."""
-    applied, closed = np.zeros(len(readings), dtype=np.bool_), np.empty((len(readings), step.CLOSED_SIZE))
-    count = _update_all(states, battery_row, readings, applied, closed)
-    return applied, closed[:count].copy()
+def update_states(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> tuple[IntArray, FloatArray]:
+    """As `update_each_with_sessions`, without snapshots: the outcome of each reading, and the sessions that ended."""
+    outcomes, closed = np.zeros(len(readings), dtype=np.int64), np.empty((len(readings), step.CLOSED_SIZE))
+    count = _update_all(states, battery_row, readings, outcomes, closed)
+    return outcomes, closed[:count].copy()
 
 
 def update_each(states: FloatArray, battery_row: IntArray, readings: FloatArray) -> tuple[FeatureSnapshots, BoolArray]:
@@ -93,17 +88,23 @@ def update_each(states: FloatArray, battery_row: IntArray, readings: FloatArray)
         The n snapshots, and bool[n]: False where a reading was not applied because it was not newer than its
         battery's state; its snapshot is that of the unchanged state.
     """
-    return update_each_with_sessions(states, battery_row, readings)[:2]
+    snapshots, outcomes, _ = update_each_with_sessions(states, battery_row, readings)
+    return snapshots, outcomes > 0
 
 
 def update_each_with_sessions(
     states: FloatArray, battery_row: IntArray, readings: FloatArray
-) -> tuple[FeatureSnapshots, BoolArray, FloatArray]:
-    """As `update_each`, with the sessions that ended, float64[m, CLOSED_SIZE]: see `state_update.closed_table`."""
+) -> tuple[FeatureSnapshots, IntArray, FloatArray]:
+    """As `update_each`, with outcomes and sessions.
+
+    Returns:
+        The n snapshots, int64[n]: the outcome of each reading, see `features.step.step_reading`, and the sessions that
+        ended, float64[m, CLOSED_SIZE], see `state_update.closed_table`.
+    """
     rows = _new_rows(len(readings))
-    applied, closed = np.zeros(len(readings), dtype=np.bool_), np.empty((len(readings), step.CLOSED_SIZE))
-    count = _update_all_with_snapshots(states, battery_row, readings, applied, closed, *rows)
-    return _to_snapshots(*rows), applied, closed[:count].copy()
+    outcomes, closed = np.zeros(len(readings), dtype=np.int64), np.empty((len(readings), step.CLOSED_SIZE))
+    count = _update_all_with_snapshots(states, battery_row, readings, outcomes, closed, *rows)
+    return _to_snapshots(*rows), outcomes, closed[:count].copy()
 
 
 def _new_rows(n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -115,15 +116,16 @@ def _new_rows(n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def _to_snapshots(reading_features: FloatArray, cycle_features: FloatArray, slots: FloatArray) -> FeatureSnapshots:
-    time_s, cycles, cycles_seen, nominal_capacity_ah = slots.T
+    time_s, cycles, cycles_seen, nominal_capacity_ah, plausible_time_s, flags = slots.T
     return FeatureSnapshots(
         reading_features=reading_features,
         cycle_features=cycle_features,
         time_s=time_s,
         cycles=cycles,
         cycles_seen=cycles_seen.astype(np.int64),
-        has_reading=~np.isnan(time_s),
+        has_reading=~np.isnan(plausible_time_s),
         nominal_capacity_known=~np.isnan(nominal_capacity_ah),
+        flags=flags.astype(np.int64),
     )
 
 
@@ -142,11 +144,10 @@ def _read_all(states, reading_features, cycle_features, slots):  # type: ignore[
 
 
 @njit
-def _update_one(states, battery_row, readings, i, applied, closed, count):  # type: ignore[no-untyped-def]
+def _update_one(states, battery_row, readings, i, outcomes, closed, count):  # type: ignore[no-untyped-def]
     """Apply reading `i`; returns the number of sessions ended so far, summarised in the first rows of `closed`."""
-    outcome = step.step_reading(states[battery_row[i]], readings[i], closed[count])
-    applied[i] = outcome > 0
-    if outcome < 2:
+    outcomes[i] = step.step_reading(states[battery_row[i]], readings[i], closed[count])
+    if outcomes[i] != step.CLOSED:
         return count
     closed[count, step.CLOSED_BATTERY] = battery_row[i]
     closed[count, step.CLOSED_READING] = i
@@ -154,19 +155,19 @@ def _update_one(states, battery_row, readings, i, applied, closed, count):  # ty
 
 
 @njit
-def _update_all(states, battery_row, readings, applied, closed):  # type: ignore[no-untyped-def]
+def _update_all(states, battery_row, readings, outcomes, closed):  # type: ignore[no-untyped-def]
     count = 0
     for i in range(len(battery_row)):
-        count = _update_one(states, battery_row, readings, i, applied, closed, count)
+        count = _update_one(states, battery_row, readings, i, outcomes, closed, count)
     return count
 
 
 @njit
 def _update_all_with_snapshots(  # type: ignore[no-untyped-def]
-    states, battery_row, readings, applied, closed, reading_features, cycle_features, slots
+    states, battery_row, readings, outcomes, closed, reading_features, cycle_features, slots
 ):
     count = 0
     for i in range(len(battery_row)):
-        count = _update_one(states, battery_row, readings, i, applied, closed, count)
+        count = _update_one(states, battery_row, readings, i, outcomes, closed, count)
         _read(states[battery_row[i]], reading_features[i], cycle_features[i], slots[i])
     return count

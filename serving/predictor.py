@@ -11,8 +11,9 @@ from operator import attrgetter
 
 import numpy as np
 
-from features import state_update
+from features import plausibility, state_update
 from features.state import STATE_VERSION, FloatArray, new_states
+from features.state_update import IntArray
 from features.targets import TARGETS, Target
 from serving.feature_snapshots import FeatureSnapshots, snapshots_of
 from telemetry.errors import TwinError
@@ -23,6 +24,7 @@ NOT_PROMOTED = "no model was promoted for this target"
 
 # By cadence.
 _FEATURE_NAMES = {"reading": state_update.READING_FEATURES, "cycle": state_update.CYCLE_FEATURES}
+_WITHHOLD = {"reading": plausibility.WITHHOLD_BY_READING, "cycle": plausibility.WITHHOLD_BY_CYCLE}
 _FEATURES = {"reading": attrgetter("reading_features"), "cycle": attrgetter("cycle_features")}
 
 
@@ -132,13 +134,20 @@ def _forest_file(target: Target, model: LocalModel) -> ForestFile:
 def _reasons_to_withhold(snapshots: FeatureSnapshots) -> dict[str, list[str | None]]:
     """By target, the reason for withholding each snapshot's prediction; None where it is not withheld."""
     has_reading, cycles_seen = snapshots.has_reading.tolist(), snapshots.cycles_seen.tolist()
+    implausible = {bit: _implausible(snapshots.flags, bit) for bit in _WITHHOLD.values()}
     reasons = {}
     for name, target in TARGETS.items():
         no_reading = "no reading yet" if target.cadence == "reading" else None
+        found = implausible[_WITHHOLD[target.cadence]]
         least = target.minimum_cycles
         too_few_cycles = f"fewer than {least} {'cycle' if least == 1 else 'cycles'} seen"
         reasons[name] = [
-            too_few_cycles if seen < least else None if has else no_reading
-            for has, seen in zip(has_reading, cycles_seen, strict=True)
+            too_few_cycles if seen < least else found.get(i) or (None if has else no_reading)
+            for i, (has, seen) in enumerate(zip(has_reading, cycles_seen, strict=True))
         ]
     return reasons
+
+
+def _implausible(flags: IntArray, bit: int) -> dict[int, str]:
+    """By snapshot whose predictions `bit` withholds, the reason."""
+    return {i: plausibility.withheld(int(flags[i])) for i in np.flatnonzero(flags & bit).tolist()}

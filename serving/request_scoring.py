@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from features import step
-from features.state import READING_INPUTS, FloatArray, new_states
+from features.plausibility import kinds_of
+from features.state import READING_INPUTS, FloatArray, implausible_counts, new_states
 from features.state_update import BoolArray, IntArray, update_from_cycles
 from serving.feature_snapshots import (
     FeatureSnapshots,
@@ -58,7 +59,9 @@ class ScoringResult:
         is_last: bool[n], whether it is the battery's last snapshot, so that its state is final.
         snapshots: the n snapshots.
         predicted: predictions for them, by target.
-        stale_readings, stale_cycles: int64[n], how many were not newer than the state and therefore not applied.
+        stale_readings, stale_cycles: int64[n], how many were older than the state and therefore not applied.
+        duplicates, conflicts: int64[n], how many readings have the time of the newest one, and its values or others.
+        implausible: int64[n, N_KINDS], how many readings were of each kind of `features.plausibility`.
         closed: float64[m, CLOSED_SIZE], the sessions that ended; see `features.state_update.closed_table`.
         closed_at: int64[m], the snapshot at which each session had ended.
     """
@@ -69,6 +72,9 @@ class ScoringResult:
     predicted: Mapping[str, TargetValues]
     stale_readings: IntArray
     stale_cycles: IntArray
+    duplicates: IntArray
+    conflicts: IntArray
+    implausible: IntArray
     closed: FloatArray
     closed_at: IntArray
 
@@ -83,16 +89,24 @@ def score_request(request: ScoringRequest, predictor: Predictor) -> Iterator[Sco
     if request.every_reading:
         yield from _score_each_reading(request, predictor, stale_cycles)
         return
-    applied, closed = update_states(states, request.readings_of, request.readings)
-    stale_readings = np.bincount(request.readings_of[~applied], minlength=len(states))
+    before = implausible_counts(states)
+    outcomes, closed = update_states(states, request.readings_of, request.readings)
+    older, duplicates, conflicts = (
+        np.bincount(request.readings_of[outcomes == outcome], minlength=len(states))
+        for outcome in (step.OLDER, step.DUPLICATE, step.CONFLICT)
+    )
     snapshots = snapshots_of(states)
     yield ScoringResult(
         np.arange(len(states)),
         np.ones(len(states), dtype=np.bool_),
         snapshots,
         predictor.predict_snapshots(snapshots),
-        stale_readings,
+        older,
         stale_cycles,
+        duplicates,
+        conflicts,
+        # A kind that lasts withholds predictions, also without new readings.
+        np.maximum(implausible_counts(states) - before, kinds_of(snapshots.flags)),
         closed,
         closed[:, step.CLOSED_BATTERY].astype(np.int64),
     )
@@ -105,15 +119,18 @@ def _score_each_reading(
     ends = np.append(rows[1:] != rows[:-1], True)
     for start in range(0, len(rows), _CHUNK_ROWS):
         part = slice(start, start + _CHUNK_ROWS)
-        snapshots, applied, closed = update_each_with_sessions(request.states, rows[part], readings[part])
-        stale = ~applied & ~np.isnan(readings[part, 0])
+        snapshots, outcomes, closed = update_each_with_sessions(request.states, rows[part], readings[part])
+        older = (outcomes == step.OLDER) & ~np.isnan(readings[part, 0])
         yield ScoringResult(
             rows[part],
             ends[part],
             snapshots,
             predictor.predict_snapshots(snapshots),
-            stale.astype(np.int64),
+            older.astype(np.int64),
             np.where(ends[part], stale_cycles[rows[part]], 0),
+            (outcomes == step.DUPLICATE).astype(np.int64),
+            (outcomes == step.CONFLICT).astype(np.int64),
+            kinds_of(snapshots.flags) * (outcomes > 0)[:, None],
             closed,
             closed[:, step.CLOSED_READING].astype(np.int64),
         )

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from features import plausibility
 from features.state import encode
 from features.targets import TARGETS, Target
 from serving.feature_snapshots import FeatureSnapshots
@@ -17,7 +19,8 @@ from serving.predictor import Predictor, TargetValues
 from serving.request_scoring import ScoringRequest, ScoringResult
 from serving.session_rows import cycle_rows
 from telemetry.contract import CYCLE_FIELDS
-from telemetry.schemas.request import Cycle
+from telemetry.errors import TwinError, error_body
+from telemetry.schemas.request import Cycle, EntryError
 from telemetry.wire import json_values, utc
 
 _UNKNOWN_CAPACITY = (
@@ -70,10 +73,20 @@ BatteryPrediction = create_model(
 )
 
 
+class BatteryError(_ResponseModel):
+    """Why a battery of the request is not answered; the others are."""
+
+    battery_id: str | None = Field(description="null if it could not be read")
+    status: int = Field(description="422: the entry violates the contract; 409: its state cannot be continued")
+    error: str
+    field: str | None = Field(description="path of the invalid value in the request")
+    value: Any = None
+
+
 class PredictResponse(_ResponseModel):
     """One entry for each battery of the request, or for each reading, in request order."""
 
-    predictions: list[BatteryPrediction]
+    predictions: list[BatteryPrediction | BatteryError]
 
 
 class ErrorResponse(_ResponseModel):
@@ -85,26 +98,31 @@ class ErrorResponse(_ResponseModel):
 
 
 def response_entries(
-    request: ScoringRequest, result: ScoringResult, champion: Predictor, unknown_fields: Sequence[int]
+    request: ScoringRequest, result: ScoringResult, champion: Predictor, notes: Sequence[Sequence[str]]
 ) -> list[dict[str, Any]]:
     """Convert `result` to entries in the form of `BatteryPrediction`, as dicts instead of models for speed.
 
     Args:
         champion: predictor of `result`.
-        unknown_fields: number of ignored fields by battery of the request.
+        notes: by battery of the request, what was ignored in its entry.
     """
     rows = result.battery_row.tolist()
     ids = [request.battery_ids[row] for row in rows]
     entries = prediction_entries(ids, result.snapshots, result.predicted, champion)
     for i in itertools.compress(range(len(rows)), result.is_last.tolist()):
-        entries[i]["state"] = encode(request.states[rows[i]])
-        if unknown_fields[rows[i]]:
-            entries[i]["notes"].append(f"{_count(unknown_fields[rows[i]], 'field')} not in the contract ignored")
-    for stale, noun in ((result.stale_readings, "reading"), (result.stale_cycles, "cycle")):
-        for entry, count in zip(entries, stale.tolist(), strict=True):
+        entries[i]["state"] = encode(request.states[rows[i]], ids[i])
+        entries[i]["notes"] += notes[rows[i]]
+    for i, kind in zip(*np.nonzero(result.implausible), strict=True):
+        entries[i]["notes"].append(plausibility.note(kind, int(result.implausible[i, kind])))
+    for left_out, noun, reason in (
+        (result.stale_readings, "reading", "older than the state"),
+        (result.stale_cycles, "cycle", "older than the state"),
+        (result.duplicates, "reading", "equal to the newest one"),
+        (result.conflicts, "reading", "at the time of the newest one, but with other values,"),
+    ):
+        for entry, count in zip(entries, left_out.tolist(), strict=True):
             if count:
-                were = "was" if count == 1 else "were"
-                entry["notes"].append(f"{_count(count, noun)} older than the state {were} left out")
+                entry["notes"].append(f"{_count(count, noun)} {reason} {'was' if count == 1 else 'were'} left out")
     if request.closed_cycles:
         for entry in entries:
             entry["closed_cycles"] = []
@@ -112,6 +130,20 @@ def response_entries(
         for i, session in zip(result.closed_at.tolist(), sessions, strict=True):
             entries[i]["closed_cycles"].append(json_values(session, CYCLE_FIELDS))
     return entries
+
+
+def error_entry(error: EntryError) -> dict[str, Any]:
+    """The entry of a battery that cannot be answered, in the form of `BatteryError`."""
+    body = error_body(TwinError(error.sentence, field=error.field, value=error.value))
+    return {"battery_id": error.battery_id, "status": error.status, **body}
+
+
+def with_errors(
+    entries: Sequence[dict[str, Any]], entry_of: Sequence[int], errors: Sequence[EntryError]
+) -> list[dict[str, Any]]:
+    """All entries in request order; `entry_of` gives the index in the request of each of `entries`."""
+    indexed = [*zip(entry_of, entries, strict=True), *((error.index, error_entry(error)) for error in errors)]
+    return [entry for _, entry in sorted(indexed, key=lambda one: one[0])]
 
 
 def prediction_entries(

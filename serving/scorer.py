@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+import numpy as np
+
+from features.plausibility import kinds_of, note
 from features.prediction_rows import Role, prediction_rows
 from serving.feature_snapshots import FeatureSnapshots
 from serving.predictor import Predictor
@@ -63,4 +66,6 @@ def score(
 ) -> Scores:
     """Predict with one predictor, see `Scorer.score`."""
     entries = prediction_entries(battery_ids, snapshots, predictor.predict_snapshots(snapshots), predictor)
+    for i, kind in zip(*np.nonzero(kinds_of(snapshots.flags)), strict=True):
+        entries[i]["notes"].append(note(kind, 1))
     return Scores(entries, prediction_rows(entries, role=role, predicted_at=predicted_at))

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from features.plausibility import KIND_NAMES
 from features.targets import TARGET_NAMES
 from serving.batch_scoring import BatchResult
 from serving.predictor import Predictor
+from serving.request_decoding import DecodedRequest
 from serving.request_scoring import ScoringResult
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -88,12 +91,45 @@ class ReleaseMetrics:
             self._failing.labels(reason).set(0)
 
 
+def implausible_counter(registry: CollectorRegistry) -> Counter:
+    """Counter of implausible readings by kind; all kinds are exported from the start."""
+    counter = Counter(
+        "implausible_readings", "Readings with the wrong unit, sign or cells", ["kind"], registry=registry
+    )
+    for name in KIND_NAMES:
+        counter.labels(name)
+    return counter
+
+
+def out_of_range_counter(registry: CollectorRegistry) -> Counter:
+    """Counter of optional values out of range, which count as missing, by field."""
+    return Counter(
+        "values_out_of_range", "Optional values out of range, taken as missing", ["field"], registry=registry
+    )
+
+
+class DescriptionMetrics:
+    """Invalid descriptions of batteries in the telemetry store."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._invalid = Counter(
+            "battery_values_invalid", "Columns of the table batteries that count as missing", ["field"],
+            registry=registry,
+        )  # fmt: skip
+
+    def count(self, invalid: Mapping[str, int]) -> None:
+        """Count batteries by the column that is outside of the contract."""
+        for field, count in invalid.items():
+            self._invalid.labels(field).inc(count)
+
+
 class PredictionMetrics:
     """Predictions stored by the stream scorer or the database predictor, and withheld ones; exported from the start."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._stored = Counter("predictions", "Stored predictions", ["target", "role"], registry=registry)
         self._withheld = Counter("predictions_withheld", "Withheld predictions", ["target"], registry=registry)
+        self._implausible = implausible_counter(registry)
         for target in TARGET_NAMES:
             self._stored.labels(target, "champion")
             self._withheld.labels(target)
@@ -102,6 +138,8 @@ class PredictionMetrics:
         """Count the predictions of `result`, and those that the champion withheld."""
         for (role, target), count in result.predictions.items():
             self._stored.labels(target, role).inc(count)
+        for kind, count in result.implausible.items():
+            self._implausible.labels(kind).inc(count)
         for target in TARGET_NAMES:
             self._withheld.labels(target).inc(len(result.entries) - result.predictions["champion", target])
 
@@ -148,7 +186,12 @@ class ServiceMetrics:
         self._unknown = Counter(
             "unknown_fields", "Ignored fields that are not in the contract", registry=self._registry
         )
+        self._out_of_range = out_of_range_counter(self._registry)
+        self._implausible = implausible_counter(self._registry)
         self._refused = Counter("requests_refused", "Error responses", ["status"], registry=self._registry)
+        self._entries_refused = Counter(
+            "entries_refused", "Batteries of a request that were not answered", ["status"], registry=self._registry
+        )
 
     def count_predictions(self, result: ScoringResult) -> None:
         """Count predictions, withheld predictions and stale rows of `result`."""
@@ -158,14 +201,22 @@ class ServiceMetrics:
                 self._predictions[target].inc(count)
             if count < len(values.reasons):
                 self._withheld[target].inc(len(values.reasons) - count)
-        stale = sum(result.stale_readings.tolist()) + sum(result.stale_cycles.tolist())
+        not_applied = (result.stale_readings, result.stale_cycles, result.duplicates, result.conflicts)
+        stale = sum(sum(counts.tolist()) for counts in not_applied)
         if stale:
             self._stale.inc(stale)
+        if result.implausible.any():
+            for name, count in zip(KIND_NAMES, result.implausible.sum(axis=0).tolist(), strict=True):
+                self._implausible.labels(name).inc(count)
 
-    def count_unknown_fields(self, unknown_fields: int) -> None:
-        """Count ignored fields that are not in the contract."""
-        if unknown_fields:
-            self._unknown.inc(unknown_fields)
+    def count_ignored(self, decoded: DecodedRequest) -> None:
+        """Count what was ignored in a request: unknown fields, values out of range and whole entries."""
+        if decoded.unknown_fields:
+            self._unknown.inc(decoded.unknown_fields)
+        for field, count in decoded.out_of_range.items():
+            self._out_of_range.labels(field).inc(count)
+        for error in decoded.errors:
+            self._entries_refused.labels(str(error.status)).inc()
 
     def count_refused(self, status: int) -> None:
         """Count an error response."""

@@ -5,24 +5,27 @@ Shared by the stream scorer and the database predictor.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 
-from features.state import READING_INPUTS, FloatArray, StateError, from_bytes, new_states, set_battery, view
+from features.battery_row import set_battery_from_row
+from features.state import READING_INPUTS, FloatArray, StateError, from_bytes, new_states, view
 from features.state_update import update_from_cycles, update_from_readings
 from telemetry.batch import Row
-from telemetry.chemistries import CHEMISTRY_NAMES
 from telemetry.stores import history
 from telemetry.stores.connection import StoreConnection
 
 #: Why a state has to be restored: there is none, it cannot be decoded, or the battery's description has changed.
 Cause = Literal["absent", "unusable", "described"]
 CAUSES: tuple[Cause, ...] = ("absent", "unusable", "described")
+
+logger = logging.getLogger(__name__)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COLUMNS = READING_INPUTS[1:]
@@ -51,6 +54,8 @@ class StateRestorer:
         self._described_at = float("-inf")
         self._restored: dict[str, tuple[datetime, FloatArray]] = {}
         self._causes: Counter[Cause] = Counter()
+        self._invalid: Counter[str] = Counter()
+        self._reported: set[tuple[str, str]] = set()
 
     def load(
         self, battery_ids: Sequence[str], stored: Sequence[bytes | None], until: Sequence[datetime | None]
@@ -73,7 +78,8 @@ class StateRestorer:
         states = new_states(len(battery_ids))
         for i, (battery_id, raw, end) in enumerate(zip(battery_ids, stored, until, strict=True)):
             battery = described.get(battery_id)
-            states[i], cause = _decode_state(raw, battery)
+            states[i], cause, invalid = _decode_state(raw, battery_id, battery)
+            self._report_invalid(battery_id, battery, invalid)
             if cause is None or end is None or self._store is None:
                 continue
             if self._restored.get(battery_id, (None,))[0] != end:
@@ -107,6 +113,21 @@ class StateRestorer:
             found = history.batteries(connection, missing)
         self._described |= {key: row for key, row in found.items() if row["nominal_capacity_ah"] is not None}
         return self._described | found
+
+    def _report_invalid(self, battery_id: str, battery: Row | None, invalid: Sequence[str]) -> None:
+        for name in invalid:
+            if (battery_id, name) not in self._reported and battery is not None:
+                self._reported.add((battery_id, name))
+                self._invalid[name] += 1
+                logger.warning(
+                    "battery %s: %s is %s, which is outside of the contract, and counts as missing: correct the table "
+                    "batteries", battery_id, name, battery[name],
+                )  # fmt: skip
+
+    def take_invalid(self) -> Counter[str]:
+        """Number of batteries with an invalid description found since the last call, by column."""
+        invalid, self._invalid = self._invalid, Counter()
+        return invalid
 
     def commit(self) -> None:
         """Drop the restored states, which have been stored."""
@@ -151,30 +172,17 @@ def replay(connection: history.Connection, battery_id: str, battery: Row | None,
     return state
 
 
-def set_battery_from_row(state: FloatArray, battery: Row | None) -> None:
-    """Set the battery's capacity, cells and chemistry in `state`, in place, from a row of the table `batteries`.
-
-    Without a row the state stays as it is.  An unknown chemistry counts as missing, because a stream cannot reject it.
-    """
-    if battery is None:
-        return
-    chemistry = str(battery.get("chemistry") or "").upper()
-    set_battery(
-        state,
-        nominal_capacity_ah=cast(float | None, battery.get("nominal_capacity_ah")),
-        cells_in_series=cast(float | None, battery.get("cells_in_series")),
-        chemistry=chemistry if chemistry in CHEMISTRY_NAMES else None,
-    )
-
-
-def _decode_state(raw: bytes | None, battery: Row | None) -> tuple[FloatArray, Cause | None]:
-    """The state, or a new one, with the battery's description set, and the cause if it has to be restored."""
+def _decode_state(
+    raw: bytes | None, battery_id: str, battery: Row | None
+) -> tuple[FloatArray, Cause | None, list[str]]:
+    """The state, or a new one, with the battery's description set, the cause if it has to be restored, and the columns
+    of the description that are invalid and count as missing."""
     cause: Cause | None = "absent" if raw is None else None
     state: FloatArray = new_states(1)[0]
     try:
-        state = state if raw is None else from_bytes(raw)
+        state = state if raw is None else from_bytes(raw, battery_id)
     except StateError:
         cause = "unusable"
     before = state.copy()
-    set_battery_from_row(state, battery)
-    return state, cause or (None if np.array_equal(before, state, equal_nan=True) else "described")
+    invalid = set_battery_from_row(state, battery)
+    return state, cause or (None if np.array_equal(before, state, equal_nan=True) else "described"), invalid

@@ -27,7 +27,7 @@ _CYCLE_TIMES = tuple(names(field for field in CYCLE_FIELDS if field.kind == "tim
 _JSON = {"content-type": "application/json"}
 #: Status codes with which repeating the request is useless: it violates the contract, or is too large.
 _REFUSALS = (httpx.codes.BAD_REQUEST, httpx.codes.REQUEST_ENTITY_TOO_LARGE, httpx.codes.UNPROCESSABLE_ENTITY)
-_STATE_FIELD = re.compile(r"batteries\[(\d+)\]\.state")
+_BATTERY_FIELD = re.compile(r"batteries\[(\d+)\]")
 _POLL_S = 0.25
 
 
@@ -138,9 +138,15 @@ class PredictionClient:
         except httpx.HTTPError as error:
             raise PredictionError(f"no response from the service: {error or type(error).__name__}") from error
         if response.status_code != httpx.codes.OK:
-            raise _error(response, batteries)
+            content = _json(response)
+            raise _error(
+                response.status_code, content.get("error", response.text[:300]), content.get("field"), batteries
+            )
         try:
-            entries = iter([_predictions(entry) for entry in orjson.loads(response.content)["predictions"]])
+            content = orjson.loads(response.content)["predictions"]
+            if (refused := next((entry for entry in content if "error" in entry), None)) is not None:
+                raise _error(refused["status"], refused["error"], refused["field"], batteries)
+            entries = iter([_predictions(entry) for entry in content])
             return [[next(entries) for _ in range(len(one.readings) if every_reading else 1)] for one in batteries]
         except (ValueError, KeyError, IndexError, TypeError, StopIteration) as error:
             raise PredictionError(f"the service's response violates the contract: {error!r}") from error
@@ -165,11 +171,20 @@ def _entry(battery: BatteryReadings) -> dict[str, object]:
     return entry
 
 
-def _error(response: httpx.Response, batteries: Sequence[BatteryReadings]) -> PredictionError:
-    sentence = f"the service responded with {response.status_code}: {response.text[:300]}"
-    if response.status_code in _REFUSALS:
+def _json(response: httpx.Response) -> dict[str, Any]:
+    try:
+        content = orjson.loads(response.content)
+    except ValueError:  # e.g. the page of a proxy
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _error(status: int, reason: str, field: str | None, batteries: Sequence[BatteryReadings]) -> PredictionError:
+    """The error of a request, or of one of its batteries."""
+    sentence = f"the service responded with {status}: {reason}"
+    if status in _REFUSALS:
         return PredictionRefusedError(sentence)
-    if response.status_code == httpx.codes.CONFLICT and (found := _STATE_FIELD.search(response.text)):
+    if status == httpx.codes.CONFLICT and (found := _BATTERY_FIELD.match(field or "")):
         return StateRefusedError(batteries[int(found[1])].battery_id, sentence)
     return PredictionError(sentence)
 

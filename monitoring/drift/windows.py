@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 import psycopg2.extensions
 
+from features.battery_row import set_battery_from_row
 from features.labels import LabelParams
-from features.state import READING_INPUTS, FloatArray, new_states, set_battery
+from features.state import READING_INPUTS, FloatArray, new_states
 from features.state_update import CYCLE_FEATURES, READING_FEATURES, IntArray, update_from_cycles, update_from_readings
 from features.targets import TARGETS
 from monitoring.drift.bounds import thinned
 from monitoring.drift.drift_params import DriftParams
 from monitoring.drift.drift_store import MonitoredModel
 from monitoring.latest_predictions import LATEST_CHAMPION_PREDICTIONS
-from telemetry.chemistries import CHEMISTRY_NAMES
 from telemetry.stores import history
 from telemetry.stores.newest import newest_reading
 
@@ -242,13 +242,7 @@ def _battery_features(
     """By cadence: time (s since the epoch) and features of each row, float64[n, 1 + F]."""
     begin, end = start - _WARM_UP, start + timedelta(seconds=params.window_s)
     states = new_states(1)
-    chemistry = str(battery.get("chemistry") or "").upper()
-    set_battery(
-        states[0],
-        nominal_capacity_ah=battery.get("nominal_capacity_ah"),
-        cells_in_series=battery.get("cells_in_series"),
-        chemistry=chemistry if chemistry in CHEMISTRY_NAMES else None,
-    )
+    set_battery_from_row(states[0], battery)
     cycles = history.cycles(connection, battery_id, first_reading=begin, until=begin)
     update_from_cycles(states, np.zeros(len(cycles), dtype=np.int64), cycles)
     pages = history.readings(connection, battery_id, READING_INPUTS[1:], end, begin=begin, every_s=_READING_INTERVAL_S)

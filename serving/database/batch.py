@@ -107,6 +107,7 @@ class BatchWorker:
                 self._late.record_read(stored.battery_id, stored.read_until, rows.keys[stored.battery_id])
         self._metrics.waiting.set(len(waiting))
         self._metrics.late.inc(sum(map(len, late.values())))
+        self._metrics.descriptions.count(self._restorer.take_invalid())
         causes = self._restorer.take_causes()
         self._metrics.replays.inc(causes["unusable"] + causes["described"])
         self._metrics.record_batch(rows, result, time.perf_counter() - started)

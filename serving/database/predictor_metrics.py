@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serving.batch_scoring import BatchResult
 from serving.database.row_source import NewRows
-from serving.service_metrics import PredictionMetrics, ReleaseMetrics
+from serving.service_metrics import DescriptionMetrics, PredictionMetrics, ReleaseMetrics, out_of_range_counter
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -26,6 +26,7 @@ class DatabaseMetrics:
         self.rejected = Counter(
             "database_rows_refused", "Rows left out because of a contract violation", ["field"], registry=self.registry
         )
+        self._out_of_range = out_of_range_counter(self.registry)
         self.cycles = self._counter("database_cycles", "Sessions that ended and were stored")
         self.replays = self._counter("database_replays", "States restored from the store")
         self.failures = Counter(
@@ -38,19 +39,22 @@ class DatabaseMetrics:
         self.lag = self._gauge("database_lag_seconds", "Waiting time of the oldest row of the newest batch")
         self.waiting = self._gauge("database_batteries_waiting", "Batteries with unread rows")
         self._predictions = PredictionMetrics(self.registry)
+        self.descriptions = DescriptionMetrics(self.registry)
 
     def record_batch(self, rows: NewRows, result: BatchResult | None, seconds: float) -> None:
         """Count the rows and predictions of a batch that took `seconds`; `result` is None if there were no rows."""
+        self.rows.inc(sum(map(len, rows.keys.values())))
+        for name, count in rows.rejected.items():
+            self.rejected.labels(name).inc(count)
+        for name, count in rows.out_of_range.items():
+            self._out_of_range.labels(name).inc(count)
         if result is None:
             self.lag.set(0.0)
             return
-        self.rows.inc(sum(map(len, rows.keys.values())))
         self.history.inc(result.history)
         self.late.inc(result.late)
         self.duplicates.inc(result.duplicates)
         self.cycles.inc(len(result.batch.cycles))
-        for name, count in rows.rejected.items():
-            self.rejected.labels(name).inc(count)
         self._predictions.count(result)
         if (waited := rows.waited_s()) is not None:
             self.lag.set(waited)

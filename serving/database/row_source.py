@@ -21,7 +21,8 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import sql
 
-from telemetry.contract import BATTERY_ID, READING_FIELDS, names
+from telemetry import contract_check
+from telemetry.contract import BATTERY_ID, EARLIEST, LATEST, READING_FIELDS, names
 from telemetry.errors import TwinError
 from telemetry.field_map import FieldMap, code
 from telemetry.sources.base import ParsedFile, complete, empty_table, require_field_map
@@ -50,12 +51,14 @@ class NewRows:
             Valid rows only.
         keys: by battery, the keys of all rows that were read, valid or not, in order; never empty.
         rejected: number of rows that violate the contract, by the first invalid field.
+        out_of_range: number of optional values out of their range, which count as missing, by field.
         more: whether a battery may have more rows than the limit.
     """
 
     readings: pd.DataFrame
     keys: Mapping[str, list[str]]
     rejected: Counter[str]
+    out_of_range: Counter[str]
     more: bool
 
     def waited_s(self) -> float | None:
@@ -66,7 +69,7 @@ class NewRows:
         return max(float((pd.Timestamp.now("UTC") - since).total_seconds()), 0.0)
 
 
-NO_ROWS = NewRows(empty_table(READING_FIELDS), {}, Counter(), more=False)
+NO_ROWS = NewRows(empty_table(READING_FIELDS), {}, Counter(), Counter(), more=False)
 
 
 @dataclass(frozen=True)
@@ -260,7 +263,9 @@ class StoreRowSource(RowSource):
             battery=sql.SQL("battery_id"),
             battery_type=sql.SQL("text"),
             # A row without a voltage holds a prediction whose reading has not been stored yet.
-            only=sql.SQL("voltage IS NOT NULL AND time <= now() + {} * interval '1 second'").format(ahead),
+            only=sql.SQL(
+                "voltage IS NOT NULL AND time >= {earliest} AND time <= now() + {ahead} * interval '1 second'"
+            ).format(earliest=sql.Literal(EARLIEST), ahead=ahead),
         )
 
     def batteries(self, store: Cursor) -> list[str]:
@@ -300,6 +305,7 @@ class SiteRowSource(RowSource):
         self._site = StoreConnection(dsn, "battery-twin-reader", read_only=True, prepare=self._prepare)
         # battery_id -> the site's id, as text.
         self._raw: dict[str, str] = {}
+        self._unreadable: set[tuple[str, str]] = set()
 
     def batteries(self, store: Cursor) -> list[str]:
         """Reads the distinct ids by skipping from battery to battery in the index (loose index scan)."""
@@ -350,6 +356,13 @@ class SiteRowSource(RowSource):
 
     def _prepare(self, connection: psycopg2.extensions.connection) -> None:
         relation = find_relation(connection, self._field_map)
+        time = next(column for column in relation.columns if column.target.name == "time")
+        if relation.types[time.source] == "timestamp without time zone" and time.zone is None:
+            raise TwinError(
+                f"{self._field_map.name}: times in {time.source} have no time zone; add `zone: UTC`, or their zone, to "
+                f"{time.source} in the field map",
+                field=time.source,
+            )
         battery = relation.column("battery_id")
         self._table = _Table(
             item=relation.item,
@@ -371,19 +384,31 @@ class SiteRowSource(RowSource):
         parsed = self._translated(rows)
         readings = parsed.kept.set_index("source_row")
         battery_ids = pd.Series([id_of[row[0]] for row in rows], index=range(1, len(rows) + 1), dtype="str")
+        keys = pd.Series([row[1] for row in rows], index=battery_ids.index, dtype="str")
         too_early = pd.Series(False, index=battery_ids.index)
         too_early[readings.index[readings["time"] > pd.Timestamp.now("UTC") + self._ahead]] = True
-        due = ~too_early.groupby(battery_ids).cummax()
+        # An unreadable time at the end of the order may be one far in the future: the key stays before it.
+        no_time = pd.Series(False, index=battery_ids.index)
+        no_time[parsed.rejected.loc[parsed.rejected["field"] == "time", "row"]] = True
+        ends = no_time[::-1].groupby(battery_ids[::-1]).cummin()[::-1]
+        due = ~(too_early.groupby(battery_ids).cummax() | ends)
         kept = readings[due[readings.index]].reset_index(drop=True)
         rejected = parsed.rejected[due[parsed.rejected["row"]].to_numpy()]
-        keys_read = _by_battery(battery_ids[due], pd.Series([row[1] for row in rows], index=battery_ids.index)[due])
-        return _validated(complete(kept, READING_FIELDS), keys_read, limit, Counter(rejected["field"]))
+        counts = Counter(rejected["field"]) + self._count_once(battery_ids[ends], keys[ends])
+        return _validated(complete(kept, READING_FIELDS), _by_battery(battery_ids[due], keys[due]), limit, counts)
+
+    def _count_once(self, battery_ids: Iterable[str], keys: Iterable[str]) -> Counter[str]:
+        """Rows with an unreadable time that were not counted before; they are read again every time."""
+        new = set(zip(battery_ids, keys, strict=True)) - self._unreadable
+        self._unreadable |= new
+        return Counter({"time": len(new)} if new else {})
 
     def _translated(self, rows: Sequence[tuple[Any, ...]]) -> ParsedFile:
         cells = pd.DataFrame(
             [row[2:] for row in rows], columns=list(self._columns), index=range(1, len(rows) + 1), dtype="str"
         )
-        return translate(RawTable(self._field_map.name, cells.fillna(""), {}, self._columns), self._field_map)
+        raw = RawTable(self._field_map.name, cells.fillna(""), {}, self._columns)
+        return translate(raw, self._field_map, requires_zone=False)
 
     def _battery_id(self, raw: str) -> str | None:
         column = next(column for column in self._field_map.columns if column.target.name == "battery_id")
@@ -394,30 +419,30 @@ class SiteRowSource(RowSource):
 def _validated(
     readings: pd.DataFrame, keys: Mapping[str, list[str]], limit: int, rejected: Counter[str] | None = None
 ) -> NewRows:
-    invalid = _first_invalid_field(readings)
+    """The rows that have all required values; optional values out of range become missing."""
+    readings = readings.copy()
+    invalid = pd.Series("", index=readings.index, dtype="str")
+    out_of_range: Counter[str] = Counter()
+    for field in reversed(READING_FIELDS):
+        values = readings[field.name]
+        bad = values.isna() & field.required
+        if field.kind == "time":
+            bad |= ~values.between(EARLIEST, LATEST)
+        elif field.kind == "float":
+            beyond = contract_check.out_of_range(field, values.to_numpy(dtype=np.float64))
+            if field.required:
+                bad |= beyond
+            elif beyond.any():
+                readings.loc[beyond, field.name] = np.nan
+                out_of_range[field.name] = int(beyond.sum())
+        invalid[bad] = field.name
     return NewRows(
         readings=readings[invalid == ""].reset_index(drop=True),
         keys=keys,
         rejected=Counter(invalid[invalid != ""]) + (rejected or Counter()),
+        out_of_range=out_of_range,
         more=any(len(own) >= limit for own in keys.values()),
     )
-
-
-def _first_invalid_field(readings: pd.DataFrame) -> pd.Series:
-    """The first field of each row of `readings` that violates the contract, "" if the row is valid."""
-    invalid = pd.Series("", index=readings.index, dtype="str")
-    for field in reversed(READING_FIELDS):
-        values = readings[field.name]
-        bad = values.isna() & field.required
-        if field.kind == "float":
-            numbers = values.to_numpy(dtype=np.float64)
-            bad |= np.isinf(numbers)
-            if field.minimum is not None:
-                bad |= numbers < field.minimum
-            if field.maximum is not None:
-                bad |= numbers > field.maximum
-        invalid[bad] = field.name
-    return invalid
 
 
 def _by_battery(battery_ids: Iterable[str], keys: Iterable[str]) -> dict[str, list[str]]:

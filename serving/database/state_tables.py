@@ -92,7 +92,9 @@ def save_states(cursor: Cursor, consumer: str, states: Mapping[str, tuple[FloatA
     rows = []
     for battery_id, (state, key) in states.items():
         seen = view(state)
-        rows.append((consumer, battery_id, to_bytes(state), utc(seen.time_s) if seen.has_reading else None, key))
+        rows.append(
+            (consumer, battery_id, to_bytes(state, battery_id), utc(seen.time_s) if seen.has_reading else None, key)
+        )
     execute_values(
         cursor,
         "UPDATE twin_states s SET state = n.state, time = n.time::timestamptz, read_until = n.read_until, "

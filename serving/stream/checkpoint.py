@@ -142,8 +142,8 @@ class CheckpointSink(BaseSink):
             self._store_rows(result)
         with _as_dependency_error("kafka"):
             self._send(result, dead_letters, now)
-        for battery_state, state in zip(battery_states, states, strict=True):
-            battery_state.set_bytes(STATE_KEY, to_bytes(state))
+        for battery_id, battery_state, state in zip(readings.batch.battery_ids, battery_states, states, strict=True):
+            battery_state.set_bytes(STATE_KEY, to_bytes(state, battery_id))
         self._restorer.commit()
         self._metrics.checkpoint.observe(time.perf_counter() - began)
         self._count(pending, readings, dead_letters, result)
@@ -179,7 +179,7 @@ class CheckpointSink(BaseSink):
     ) -> None:
         done_s = time.time()
         newest_s = readings.batch.matrix[:, 0].max(initial=-math.inf)
-        self._metrics.count_messages(len(pending), dead_letters, readings.unknown_fields)
+        self._metrics.count_messages(len(pending), dead_letters, readings)
         self._metrics.count_scores(
             result,
             lags_s=[done_s - pending[i].timestamp_ms / 1e3 for i in readings.message_index],
@@ -187,6 +187,7 @@ class CheckpointSink(BaseSink):
         )
         for cause, count in self._restorer.take_causes().items():
             self._metrics.count_restored(cause, count)
+        self._metrics.descriptions.count(self._restorer.take_invalid())
 
 
 @contextmanager

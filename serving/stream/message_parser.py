@@ -6,8 +6,8 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Literal, cast
+from datetime import datetime
+from typing import Any, Literal, cast
 
 import numpy as np
 import orjson
@@ -16,16 +16,13 @@ from features.state_update import IntArray
 from serving.batch_scoring import BatchReadings
 from serving.request_decoding import readings_matrix
 from telemetry.errors import TwinError
-from telemetry.schemas.message import FAULTS, TIME_KEY, Fault, MessageError, parse_message
+from telemetry.schemas.message import FAULTS, TIME_KEY, Fault, MessageError, ParsedMessage, parse_message
 from telemetry.schemas.request import ContractRow
 from telemetry.wire import rfc3339
 
 RejectionReason = Fault | Literal["too_large", "wrong_key", "future"]
 REJECTION_REASONS: tuple[RejectionReason, ...] = (*FAULTS, "too_large", "wrong_key", "future")
 
-#: Times outside of this range can overflow with a UTC offset or a forecast horizon added.
-_FIRST_S = 0.0
-_LAST_S = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 #: Maximum length of a rejected message in its dead letter, which has to fit into a topic with the default size limit.
 RAW_BYTES = 16 * 2**10
 _KEY_BYTES = 256
@@ -99,11 +96,13 @@ class ParsedReadings:
         batch: the readings, with the batteries in order of their first reading.
         message_index: int64[m], index of each reading's message.
         unknown_fields: number of ignored fields.
+        out_of_range: optional values that count as missing, by field.
     """
 
     batch: BatchReadings
     message_index: IntArray
     unknown_fields: int
+    out_of_range: Counter[str]
 
     def first_indices(self) -> list[int]:
         """Index of each battery's first reading."""
@@ -118,23 +117,26 @@ def parse_messages(
     Args:
         now: current wall-clock time, timezone-aware.
     """
-    latest_s = min(now.timestamp() + limits.future_s, _LAST_S)
+    latest_s = now.timestamp() + limits.future_s
     rows: list[ContractRow] = []
     message_index: list[int] = []
     dead_letters: list[DeadLetter] = []
     index: dict[str, int] = {}
     battery_row: list[int] = []
     unknown_fields = 0
+    out_of_range: Counter[str] = Counter()
     for i, message in enumerate(messages):
         try:
-            row, unknown = _parse(message, limits, latest_s)
+            parsed = _parse(message, limits, latest_s)
         except _RejectedError as error:
             dead_letters.append(DeadLetter(error.reason, error.sentence, error.field, message))
             continue
-        unknown_fields += unknown
-        rows.append(row)
+        unknown_fields += len(parsed.unknown)
+        out_of_range.update(parsed.out_of_range)
+        rows.append(parsed.reading)
         message_index.append(i)
-        battery_row.append(index.setdefault(row.battery_id, len(index)))  # type: ignore[attr-defined]
+        battery_id = cast(Any, parsed.reading).battery_id
+        battery_row.append(index.setdefault(battery_id, len(index)))
     batch = BatchReadings(
         battery_ids=list(index),
         battery_row=np.array(battery_row, dtype=np.int64),
@@ -142,7 +144,8 @@ def parse_messages(
         soh=np.array([vars(row)["soh"] for row in rows], dtype=np.float64),
         rows_where=lambda mask: [vars(row) for row in itertools.compress(rows, mask.tolist())],
     )
-    return ParsedReadings(batch, np.array(message_index, dtype=np.int64), unknown_fields), dead_letters
+    index_of = np.array(message_index, dtype=np.int64)
+    return ParsedReadings(batch, index_of, unknown_fields, out_of_range), dead_letters
 
 
 def count_by_reason(dead_letters: Sequence[DeadLetter]) -> Counter[RejectionReason]:
@@ -156,7 +159,7 @@ class _RejectedError(TwinError):
         self.reason = reason
 
 
-def _parse(message: Message, limits: ParserLimits, latest_s: float) -> tuple[ContractRow, int]:
+def _parse(message: Message, limits: ParserLimits, latest_s: float) -> ParsedMessage:
     if message.size > limits.message_bytes:
         raise _RejectedError(
             "too_large",
@@ -164,10 +167,11 @@ def _parse(message: Message, limits: ParserLimits, latest_s: float) -> tuple[Con
             None,
         )
     try:
-        row, unknown = parse_message(message.value)
+        parsed = parse_message(message.value)
     except MessageError as error:
         raise _RejectedError(error.fault, error.sentence, error.field) from error
-    battery_id, time = cast(str, row.battery_id), cast(datetime, row.time)  # type: ignore[attr-defined]
+    reading = cast(Any, parsed.reading)
+    battery_id, time = cast(str, reading.battery_id), cast(datetime, reading.time)
     if message.key != battery_id.encode():
         # States are stored by message key: with different keys a battery would have two states, each with a part of
         # its readings.
@@ -176,19 +180,14 @@ def _parse(message: Message, limits: ParserLimits, latest_s: float) -> tuple[Con
             f"the message key is {_key_text(message.key)} and battery_id is {battery_id!r}: they have to be equal",
             "battery_id",
         )
-    time_s = time.timestamp()
-    if time_s > latest_s:
+    if time.timestamp() > latest_s:
         raise _RejectedError(
             "future",
             f"{TIME_KEY} is {time.isoformat()}, more than {limits.future_s:g} s (TWIN_MAX_FUTURE_S) in the future: "
             "correct the battery's clock",
             TIME_KEY,
         )
-    if time_s < _FIRST_S:
-        raise _RejectedError(
-            "timestamp", f"{TIME_KEY} is {time.isoformat()}, before 1970: correct the battery's clock", TIME_KEY
-        )
-    return row, len(unknown)
+    return parsed
 
 
 def _key_text(key: bytes | None) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serving.batch_scoring import BatchResult
-from serving.service_metrics import PredictionMetrics
+from serving.service_metrics import DescriptionMetrics, PredictionMetrics, out_of_range_counter
 from serving.state_restore import CAUSES
-from serving.stream.message_parser import REJECTION_REASONS, DeadLetter, count_by_reason
+from serving.stream.message_parser import REJECTION_REASONS, DeadLetter, ParsedReadings, count_by_reason
 from telemetry.kafka_client import TELEMETRY_TOPIC
 
 _LAG_S = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
@@ -25,12 +25,14 @@ class StreamMetrics:
         self._messages = Counter("scorer_messages", "messages of the telemetry topic", registry=registry)
         self._dead_letters = Counter("scorer_dead_letters", "rejected messages", ["reason"], registry=registry)
         self._predictions = PredictionMetrics(registry)
+        self.descriptions = DescriptionMetrics(registry)
         self._stale = Counter(
             "scorer_stale_readings", "readings not newer than their battery's state", ["kind"], registry=registry
         )
         self._unknown_fields = Counter(
             "scorer_unknown_fields", "ignored fields that are not in the contract", registry=registry
         )
+        self._out_of_range = out_of_range_counter(registry)
         self._restored = Counter("scorer_states_rebuilt", "states restored by replay", ["cause"], registry=registry)
         self._failures = Counter(
             "scorer_checkpoint_failures", "failed checkpoints, which are retried", ["part"], registry=registry
@@ -52,15 +54,18 @@ class StreamMetrics:
         self._consumer_lag = Gauge(
             "scorer_consumer_lag", "messages after the last committed offset", ["partition"], registry=registry
         )
-        for counter, labels in ((self._dead_letters, REJECTION_REASONS), (self._stale, ("late", "duplicate")),
+        stale = ("late", "duplicate", "conflict")
+        for counter, labels in ((self._dead_letters, REJECTION_REASONS), (self._stale, stale),
                                 (self._restored, CAUSES), (self._failures, ("store", "kafka"))):  # fmt: skip
             for label in labels:
                 counter.labels(label)
 
-    def count_messages(self, messages: int, dead_letters: Sequence[DeadLetter], unknown_fields: int) -> None:
+    def count_messages(self, messages: int, dead_letters: Sequence[DeadLetter], readings: ParsedReadings) -> None:
         """Count the messages of a completed checkpoint."""
         self._messages.inc(messages)
-        self._unknown_fields.inc(unknown_fields)
+        self._unknown_fields.inc(readings.unknown_fields)
+        for field, count in readings.out_of_range.items():
+            self._out_of_range.labels(field).inc(count)
         for reason, count in count_by_reason(dead_letters).items():
             self._dead_letters.labels(reason).inc(count)
 
@@ -68,7 +73,8 @@ class StreamMetrics:
         """Count the predictions, stale readings and lags of a completed checkpoint."""
         self._predictions.count(result)
         self._stale.labels("late").inc(result.late)
-        self._stale.labels("duplicate").inc(result.duplicates)
+        self._stale.labels("duplicate").inc(result.duplicates - result.conflicts)
+        self._stale.labels("conflict").inc(result.conflicts)
         for lag_s in lags_s:
             self._lag.observe(lag_s)
         if event_lag_s is not None:

@@ -1,10 +1,11 @@
-"""JSON Schema, encoder and decoder of the telemetry message of Kafka and MQTT.
+"""JSON Schema, encoder and parser of the telemetry message of Kafka and MQTT.
 
 The message is one reading as JSON in which `time` is called `timestamp`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -12,10 +13,10 @@ from pydantic_core import from_json
 
 from telemetry.contract import BATTERY_ID_PATTERN, READING_FIELDS, Field, names
 from telemetry.errors import TwinError
-from telemetry.schemas.request import ContractRow, Reading, first_error
+from telemetry.schemas.request import ContractRow, Reading, first_error, parse_row
 from telemetry.wire import reading_message as encode
 
-__all__ = ["FAULTS", "TIME_KEY", "Fault", "MessageError", "decode", "encode", "json_schema", "parse_message"]
+__all__ = ["FAULTS", "TIME_KEY", "Fault", "MessageError", "ParsedMessage", "encode", "json_schema", "parse_message"]
 
 TIME_KEY = "timestamp"
 
@@ -60,20 +61,22 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def decode(message: bytes | str) -> tuple[dict[str, Any], list[str]]:
-    """The row of a message and the names of its fields that are not in the contract.
+@dataclass(frozen=True)
+class ParsedMessage:
+    """A reading, whose attributes are the contract fields, with what was ignored in its message.
 
-    The row has every reading field, None where missing; `time` is an aware datetime.
-
-    Raises:
-        MessageError: naming the field and value at fault.
+    Attributes:
+        unknown: names of the fields that are not in the contract.
+        out_of_range: names of the optional fields whose value is out of range and counts as missing.
     """
-    reading, unknown = parse_message(message)
-    return reading.model_dump(), unknown
+
+    reading: ContractRow
+    unknown: list[str]
+    out_of_range: list[str]
 
 
-def parse_message(message: bytes | str) -> tuple[ContractRow, list[str]]:
-    """As `decode`, but the row as a `Reading`, whose attributes are the fields.
+def parse_message(message: bytes | str) -> ParsedMessage:
+    """The reading of a message.
 
     Raises:
         MessageError: naming the field and value at fault.
@@ -93,15 +96,17 @@ def parse_message(message: bytes | str) -> tuple[ContractRow, list[str]]:
     if known.get("battery_id") is None:
         raise MessageError("missing", "battery_id is missing; it names the battery of the reading", field="battery_id")
     try:
-        return Reading.model_validate(known), unknown
+        reading, dropped = parse_row(Reading, known)
     except ValidationError as error:
         raise _message_error(error) from error
+    return ParsedMessage(reading, unknown, [value.field for value in dropped])
 
 
 def _message_error(error: ValidationError) -> MessageError:
     first = error.errors(include_url=False)[0]
     field, rule = first["loc"][0], first["type"]
-    fault = _FAULT_OF_RULE.get(rule) or _FAULT_OF_FIELD.get(field, "wrong_type")
+    fault = _FAULT_OF_FIELD.get(field) if rule != "missing" else None
+    fault = fault or _FAULT_OF_RULE.get(rule, "wrong_type")
     described = first_error(error)
     if field != "time":
         return MessageError(fault, described.sentence, field=described.field, value=described.value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
 from datetime import datetime
 from math import isfinite
 from typing import Annotated, Any, TypeVar
@@ -25,7 +26,16 @@ from pydantic import (
 )
 from pydantic import Field as PydanticField
 
-from telemetry.contract import BATTERY_FIELDS, BATTERY_ID_PATTERN, CYCLE_FIELDS, READING_FIELDS, Field
+from telemetry.contract import (
+    BATTERY_FIELDS,
+    BATTERY_ID,
+    BATTERY_ID_PATTERN,
+    CYCLE_FIELDS,
+    EARLIEST,
+    LATEST,
+    READING_FIELDS,
+    Field,
+)
 from telemetry.errors import TwinError
 
 #: Characters of an invalid value that an error message shows.
@@ -45,6 +55,10 @@ _RULES = {
     "too_short": "must hold at least one entry",
 }
 
+#: pydantic's error types for a value of the right type that is out of its range.
+_RANGE_RULES = frozenset({"greater_than_equal", "less_than_equal", "finite_number"})
+_OPTIONAL = frozenset(field.name for field in (*READING_FIELDS, *CYCLE_FIELDS, *BATTERY_FIELDS) if not field.required)
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -55,7 +69,7 @@ def _rfc3339(value: object) -> object:
     raise ValueError("must be a time with zone such as 2026-01-01T00:00:00Z")
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
+Time = Annotated[AwareDatetime, PydanticField(ge=EARLIEST, le=LATEST), BeforeValidator(_rfc3339)]
 BatteryId = Annotated[str, StringConstraints(pattern=BATTERY_ID_PATTERN)]
 
 
@@ -131,12 +145,11 @@ class BatteryRequest(BaseModel):
         return self
 
 
-class PredictRequest(BaseModel):
-    """The body of POST /predict."""
+class _Options(BaseModel):
+    """What a request asks for besides the predictions."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    batteries: tuple[BatteryRequest, ...] = PydanticField(min_length=1)
     every_reading: bool = PydanticField(
         False,
         strict=True,
@@ -156,6 +169,18 @@ class PredictRequest(BaseModel):
         return False if value is None else value
 
 
+class PredictRequest(_Options):
+    """The body of POST /predict."""
+
+    batteries: tuple[BatteryRequest, ...] = PydanticField(min_length=1)
+
+
+class _Envelope(_Options):
+    """The body of POST /predict with entries that are not validated."""
+
+    batteries: tuple[Any, ...] = PydanticField(min_length=1)
+
+
 def parse_model(model: type[M], content: object) -> M:
     """`content` as `model`.
 
@@ -168,13 +193,112 @@ def parse_model(model: type[M], content: object) -> M:
         raise first_error(error) from error
 
 
-def parse_request(content: object) -> PredictRequest:
-    """The parsed JSON body of POST /predict; raises TwinError with path and value."""
-    return parse_model(PredictRequest, content)
+@dataclass(frozen=True)
+class OutOfRange:
+    """An optional value out of its range, which counts as missing."""
+
+    field: str
+    value: object
+
+
+def parse_row(model: type[M], content: object) -> tuple[M, list[OutOfRange]]:
+    """`content` as `model`, and its optional values out of range, which count as missing.
+
+    Those values are deleted from `content`.
+
+    Raises:
+        pydantic.ValidationError: another rule is violated.
+    """
+    try:
+        return model.model_validate(content), []
+    except ValidationError as error:
+        dropped = [_drop(content, found["loc"]) for found in error.errors(include_url=False) if _may_be_dropped(found)]
+        if not dropped:
+            raise
+    return model.model_validate(content), dropped
+
+
+def _may_be_dropped(error: Any) -> bool:
+    return error["type"] in _RANGE_RULES and bool(error["loc"]) and error["loc"][-1] in _OPTIONAL
+
+
+def _drop(content: Any, location: tuple[int | str, ...]) -> OutOfRange:
+    *path, name = location
+    for part in path:
+        content = content[part]
+    return OutOfRange(str(name), content.pop(name))
+
+
+@dataclass(frozen=True)
+class ParsedBattery:
+    """One readable entry of a request, with its optional values out of range."""
+
+    index: int
+    battery: BatteryRequest
+    out_of_range: list[OutOfRange]
+
+
+@dataclass(frozen=True)
+class EntryError:
+    """Why an entry of a request is not answered, with the HTTP status that stands for the kind of error.
+
+    Attributes:
+        index: of the entry in the request.
+        battery_id: None where it could not be read.
+        field: JSON path in the request.
+    """
+
+    index: int
+    battery_id: str | None
+    status: int
+    sentence: str
+    field: str | None
+    value: object
+
+
+@dataclass(frozen=True)
+class ParsedRequest:
+    """A request whose entries were read one by one: one that cannot be read does not affect the others."""
+
+    batteries: list[ParsedBattery]
+    errors: list[EntryError]
+    every_reading: bool
+    closed_cycles: bool
+
+
+def parse_request(content: Any) -> ParsedRequest:
+    """The JSON body of POST /predict.  Optional values out of range are deleted from `content`.
+
+    Raises:
+        TwinError: the request as a whole cannot be read; with path and value.
+    """
+    try:
+        whole = PredictRequest.model_validate(content)
+    except ValidationError:
+        return _parse_entries(content)
+    batteries = [ParsedBattery(i, battery, []) for i, battery in enumerate(whole.batteries)]
+    return ParsedRequest(batteries, [], whole.every_reading, whole.closed_cycles)
+
+
+def _parse_entries(content: Any) -> ParsedRequest:
+    envelope = parse_model(_Envelope, content)
+    batteries: list[ParsedBattery] = []
+    errors: list[EntryError] = []
+    for i, entry in enumerate(envelope.batteries):
+        try:
+            battery, dropped = parse_row(BatteryRequest, entry)
+        except ValidationError as error:
+            first = first_error(error, f"batteries[{i}]")
+            battery_id = entry.get("battery_id") if isinstance(entry, Mapping) else None
+            known = battery_id if isinstance(battery_id, str) and BATTERY_ID.match(battery_id) else None
+            errors.append(EntryError(i, known, 422, first.sentence, first.field, first.value))
+        else:
+            batteries.append(ParsedBattery(i, battery, dropped))
+    return ParsedRequest(batteries, errors, envelope.every_reading, envelope.closed_cycles)
 
 
 def unknown_fields(content: object) -> Counter[str]:
-    """How often a valid request contains each field that is not in the contract."""
+    """How often a request contains each field that is not in the contract; entries that cannot be read are left out."""
     unknown: Counter[str] = Counter()
     if not isinstance(content, Mapping):
         return unknown
@@ -198,13 +322,11 @@ def _others(row: Mapping[str, object], model: type[BaseModel]) -> Set[str]:
     return frozenset() if row.keys() <= known else row.keys() - known
 
 
-def first_error(error: ValidationError) -> TwinError:
-    """The first of several validation errors, with its JSON path and the value that was sent."""
+def first_error(error: ValidationError, entry: str = "") -> TwinError:
+    """The first of several validation errors, with its JSON path below `entry` and the value that was sent."""
     first = error.errors(include_url=False)[0]
-    path = (
-        "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-        or "the request"
-    )
+    parts = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    path = f"{entry}{parts}".lstrip(".") or "the request"
     if first["type"] == "missing":
         return TwinError(f"{path} is missing; it is required", field=path)
     rule = _RULES.get(first["type"]) or first["msg"].removeprefix("Value error, ")
@@ -213,7 +335,8 @@ def first_error(error: ValidationError) -> TwinError:
         return TwinError(f"{path}: {rule}", field=path)
     shown = (
         value
-        if isinstance(value, bool | int) or (isinstance(value, float) and isfinite(value))
+        if value is None or isinstance(value, bool | int) or (isinstance(value, float) and isfinite(value))
         else str(value)[:_SHOWN]
     )
-    return TwinError(f"{path} is {shown!r}: {rule[0].lower()}{rule[1:]}", field=path, value=shown)
+    text = "null" if shown is None else repr(shown)
+    return TwinError(f"{path} is {text}: {rule[0].lower()}{rule[1:]}", field=path, value=shown)

@@ -145,7 +145,7 @@ class Twin:
 
     def _initial_states(self, path: PredictionPath, ledger: LedgerSummary) -> dict[str, FloatArray]:
         if path.name == "service":
-            return {battery_id: decode(state) for battery_id, state in ledger.states.items()}
+            return {battery_id: decode(state, battery_id) for battery_id, state in ledger.states.items()}
         return {str(row["battery_id"]): _initial_state(row) for row in simulated_batteries()}
 
     def _stop_simulator(self, name: str, spool: Path) -> None:

@@ -62,7 +62,7 @@ def score_entries(predictor: Predictor, *batteries: dict[str, Any], **fields: ob
                 )
                 for target, values in result.predicted.items()
             },
-            result.stale_readings[i],
+            result.stale_readings[i] + result.duplicates[i] + result.conflicts[i],
             result.stale_cycles[i],
         )
         for result in score_request(request, predictor)
@@ -72,11 +72,11 @@ def score_entries(predictor: Predictor, *batteries: dict[str, Any], **fields: ob
 
 def entries(predictor: Predictor, *batteries: dict[str, Any], **fields: object) -> list[dict[str, Any]]:
     request = decoded(*batteries, **fields)
-    unknown = [1] * len(batteries)
+    notes = [["an ignored field"] for _ in batteries]
     return [
         json.loads(to_json(entry))
         for result in score_request(request, predictor)
-        for entry in response_entries(request, result, predictor, unknown)
+        for entry in response_entries(request, result, predictor, notes)
     ]
 
 
@@ -139,14 +139,14 @@ def test_any_split_of_the_history_gives_the_same_state(
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), 60], strict=True):
         entry = battery(cycles=history[0][start:end], readings=history[1][start:end], state=text)
         (part,) = score_entries(predictor, entry)
-        text = state.encode(part.state)
-    assert text == state.encode(whole.state)
+        text = state.encode(part.state, "EV-7")
+    assert text == state.encode(whole.state, "EV-7")
     assert part.predictions == whole.predictions
 
 
 def test_stale_rows_are_counted_and_not_applied(predictor: Predictor, battery: Battery) -> None:
     (first,) = score_entries(predictor, battery(readings=range(5), cycles=range(1, 4)))
-    again = battery(readings=[4, 2, 4], cycles=[3], state=state.encode(first.state))
+    again = battery(readings=[4, 2, 4], cycles=[3], state=state.encode(first.state, "EV-7"))
     (second,) = score_entries(predictor, again)
     assert (second.stale_readings, second.stale_cycles) == (3, 1)
     np.testing.assert_array_equal(second.state, first.state)
@@ -187,7 +187,7 @@ def test_response_entry_conforms_to_the_contract(predictor: Predictor, battery: 
     assert entry["soh"]["unit"] == "%"
     assert entry["rul"]["unit"] == "equivalent full cycles"
     assert entry["failure_probability"]["horizon_cycles"] == 100
-    assert entry["notes"] == ["1 field not in the contract ignored"]
+    assert entry["notes"] == ["an ignored field"]
 
 
 def test_time_is_null_before_the_first_reading(predictor: Predictor, battery: Battery) -> None:
@@ -228,7 +228,7 @@ def test_every_reading_equals_one_request_for_each_reading(
         for reading in entry["readings"] or [None]:
             part = entry | {"readings": [reading] if reading else [], "cycles": cycles, "state": text}
             (one,) = score_entries(predictor, part)
-            cycles, text = [], state.encode(one.state)
+            cycles, text = [], state.encode(one.state, entry["battery_id"])
             expected.append(one)
     assert len(together) == len(expected)
     for left, right in zip(together, expected, strict=True):
@@ -252,7 +252,7 @@ def test_every_reading_has_an_entry_and_the_last_has_the_state(predictor: Predic
         None if second is None else f"2026-01-01T00:00:{second:02d}Z" for second in seconds
     ]
     assert ["state" in entry for entry in responses] == [False, False, False, True, True, True]
-    unknown, stale = "1 field not in the contract ignored", "1 reading older than the state was left out"
+    unknown, stale = "an ignored field", "1 reading older than the state was left out"
     assert [entry["notes"] for entry in responses] == [
         [], [], [stale], [unknown, "1 cycle older than the state was left out"], [unknown], [unknown]
     ]  # fmt: skip

@@ -66,14 +66,14 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 def test_stored_state_is_used(restorer: StateRestorer) -> None:
     other = described_state()
     other[s.SOC] = 12.0
-    assert same(restorer.load(["EV-0"], [s.to_bytes(other)], [NEXT])[0], other)
+    assert same(restorer.load(["EV-0"], [s.to_bytes(other, "EV-0")], [NEXT])[0], other)
     assert not restorer.take_causes()
 
 
 def test_absent_damaged_and_outdated_states_are_restored(
     restorer: StateRestorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stored = s.to_bytes(described_state())
+    stored = s.to_bytes(described_state(), "EV-0")
     monkeypatch.setattr(s, "STATE_VERSION", s.STATE_VERSION + 1)
     for raw in (None, stored[:100], stored[:-1] + b"\x00", stored):
         (state,) = restorer.load(["EV-0"], [raw], [NEXT])
@@ -84,7 +84,7 @@ def test_absent_damaged_and_outdated_states_are_restored(
 
 
 def test_capacity_added_later_applies_to_the_whole_history(restorer: StateRestorer) -> None:
-    (state,) = restorer.load(["EV-0"], [s.to_bytes(updated_state())], [NEXT])
+    (state,) = restorer.load(["EV-0"], [s.to_bytes(updated_state(), "EV-0")], [NEXT])
     assert same(state, described_state())
     assert restorer.take_causes() == {"described": 1}
 
@@ -92,7 +92,7 @@ def test_capacity_added_later_applies_to_the_whole_history(restorer: StateRestor
 def test_state_newer_than_the_store_is_not_replaced(restorer: StateRestorer) -> None:
     ahead = updated_state()
     ahead[s.TIME_S] += 100.0
-    (state,) = restorer.load(["EV-0"], [s.to_bytes(ahead)], [NEXT])
+    (state,) = restorer.load(["EV-0"], [s.to_bytes(ahead, "EV-0")], [NEXT])
     assert state[s.NOMINAL_CAPACITY_AH] == 100.0
     assert state[s.TIME_S] == ahead[s.TIME_S]
     assert np.isnan(state[s.C_RATE])

@@ -61,7 +61,7 @@ BAD: list[tuple[str, Message, str | None]] = [
     ("timestamp", message({**READING, "timestamp": 1767225600}), "timestamp"),
     ("timestamp", message({**READING, "timestamp": "0001-01-01T00:00:00+14:00"}), "timestamp"),
     ("future", message({**READING, "timestamp": "2026-03-01T00:05:01Z"}), "timestamp"),
-    ("future", message({**READING, "timestamp": "9999-12-31T23:59:59-14:00"}), "timestamp"),
+    ("timestamp", message({**READING, "timestamp": "9999-12-31T23:59:59-14:00"}), "timestamp"),
     ("too_large", message({**READING, "note": "x" * 10_000_000}), None),
     ("wrong_key", message(READING, key=b"EV-8"), "battery_id"),
     ("wrong_key", message(READING, key=None), "battery_id"),

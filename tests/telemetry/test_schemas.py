@@ -6,13 +6,14 @@ import json
 import math
 import subprocess
 import sys
+from datetime import UTC
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field
+from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, EARLIEST, LATEST, READING_FIELDS, Field
 from telemetry.errors import TwinError
 from telemetry.schemas import message
 from telemetry.schemas.request import Battery, Cycle, Reading, parse_model, parse_request, unknown_fields
@@ -32,13 +33,15 @@ def request(**reading: object) -> dict[str, object]:
 
 
 def refusal(content: object) -> TwinError:
-    with pytest.raises(TwinError) as caught:
-        parse_request(content)
-    assert "\n" not in caught.value.sentence
-    json.dumps(
-        {"error": caught.value.sentence, "field": caught.value.field, "value": caught.value.value}, allow_nan=False
-    )
-    return caught.value
+    """The error of a request that cannot be read, or of its first entry."""
+    try:
+        (first, *_) = parse_request(content).errors
+        error = TwinError(first.sentence, field=first.field, value=first.value)
+    except TwinError as refused:
+        error = refused
+    assert "\n" not in error.sentence
+    json.dumps({"error": error.sentence, "field": error.field, "value": error.value}, allow_nan=False)
+    return error
 
 
 @pytest.mark.parametrize("model", ROWS)
@@ -109,7 +112,7 @@ def test_unknown_fields_are_ignored_and_counted() -> None:
     content["batteries"].append({"battery_id": "EV-8", "battery": {"colour": 1}, "readings": None, "mood": "good"})
     content["version"] = 2
     parsed = parse_request(content)
-    assert parsed.batteries[0].readings[0] == parse_model(Reading, READING)
+    assert parsed.batteries[0].battery.readings[0] == parse_model(Reading, READING)
     assert unknown_fields(content) == {"colour": 2, "timestamp": 1, "mood": 1, "version": 1}
 
 
@@ -122,13 +125,15 @@ def test_unknown_fields_are_ignored_and_counted() -> None:
             if f.kind == "float" and not f.required
         },
     ),
-    st.datetimes(timezones=st.just(__import__("datetime").UTC)),
+    st.datetimes(EARLIEST.replace(tzinfo=None), LATEST.replace(tzinfo=None), timezones=st.just(UTC)),
 )
 def test_message_round_trip(values: dict[str, float | None], time) -> None:
     row = {"battery_id": "EV-1", "time": time, **values}
-    decoded, unknown = message.decode(message.encode(row))
-    assert unknown == []
-    assert {k: v for k, v in decoded.items() if v is not None} == {k: v for k, v in row.items() if v is not None}
+    parsed = message.parse_message(message.encode(row))
+    assert (parsed.unknown, parsed.out_of_range) == ([], [])
+    assert {k: v for k, v in parsed.reading.model_dump().items() if v is not None} == {
+        k: v for k, v in row.items() if v is not None
+    }
 
 
 @pytest.mark.parametrize(
@@ -156,15 +161,15 @@ def test_message_round_trip(values: dict[str, float | None], time) -> None:
 )
 def test_invalid_messages_are_refused(raw: bytes, field: str | None, message_part: str) -> None:
     with pytest.raises(TwinError, match=message_part) as caught:
-        message.decode(raw)
+        message.parse_message(raw)
     assert caught.value.field == field
 
 
 def test_unknown_fields_of_a_message_are_ignored_and_returned() -> None:
     raw = json.dumps({"battery_id": "a", "timestamp": READING["time"], **READING, "colour": "red"})
-    decoded, unknown = message.decode(raw)
-    assert unknown == ["colour", "time"], "messages call it `timestamp`"
-    assert decoded["voltage"] == 361.2
+    parsed = message.parse_message(raw)
+    assert parsed.unknown == ["colour", "time"], "messages call it `timestamp`"
+    assert parsed.reading.voltage == 361.2
 
 
 def test_json_schema_matches_the_contract() -> None:
@@ -181,3 +186,36 @@ def test_request_models_do_not_import_pandas_or_great_expectations() -> None:
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_one_unreadable_entry_does_not_cost_the_others() -> None:
+    content = request()
+    content["batteries"] += [
+        {"battery_id": "EV-8", "readings": [{**READING, "voltage": None}]},
+        {"battery_id": "EV-9", "readings": [READING, {**READING, "soc": 102, "soh": math.inf}]},
+        "EV-10",
+    ]
+    parsed = parse_request(content)
+    assert [one.index for one in parsed.batteries] == [0, 2]
+    assert [(one.index, one.battery_id, one.status, one.field) for one in parsed.errors] == [
+        (1, "EV-8", 422, "batteries[1].readings[0].voltage"),
+        (3, None, 422, "batteries[3]"),
+    ]
+    assert [(value.field, value.value) for value in parsed.batteries[1].out_of_range] == [
+        ("soc", 102),
+        ("soh", math.inf),
+    ]
+    reading = parsed.batteries[1].battery.readings[1]
+    assert (reading.soc, reading.soh, reading.voltage) == (None, None, 361.2)
+
+
+def test_optional_value_out_of_range_does_not_cost_a_message() -> None:
+    row = {"battery_id": "a", "timestamp": READING["time"], **READING, "soc": 102, "temperature": 80.0}
+    parsed = message.parse_message(json.dumps(row))
+    assert parsed.out_of_range == ["soc"]
+    assert (parsed.reading.soc, parsed.reading.temperature) == (None, 80.0)
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "1969-12-31T23:59:59Z", "2200-01-01T00:00:01Z"])
+def test_times_outside_of_the_contract_are_refused(time: str) -> None:
+    assert refusal(request(time=time)).field == "batteries[0].readings[0].time"
