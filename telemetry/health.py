@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from telemetry.thresholds import Threshold, thresholds
+
 Health = Literal["NORMAL", "WARNING", "CRITICAL"]
-
-
-@dataclass(frozen=True)
-class _HealthLimits:
-    soc: float
-    soh: float
-    temperature: float
-    failure_probability: float
-
-
-_LIMITS: tuple[tuple[Health, _HealthLimits], ...] = (
-    ("CRITICAL", _HealthLimits(15.0, 75.0, 60.0, 0.7)),
-    ("WARNING", _HealthLimits(30.0, 85.0, 45.0, 0.3)),
-)
+_LIMITS = thresholds("status")
 
 
 def battery_health(
     soc: float | None, soh: float | None, temperature: float | None, failure_probability: float | None
 ) -> Health:
     """Status for `soc` and `soh` in percent and `temperature` in degC; None and NaN match no rule."""
-    for health, limits in _LIMITS:
-        if (
-            (soc is not None and soc < limits.soc)
-            or (soh is not None and soh < limits.soh)
-            or (temperature is not None and temperature > limits.temperature)
-            or (failure_probability is not None and failure_probability > limits.failure_probability)
-        ):
-            return health
-    return "NORMAL"
+    values = {"soc": soc, "soh": soh, "temperature": temperature, "failure_probability": failure_probability}
+    known = [(_LIMITS[name], value) for name, value in values.items() if value is not None]
+    if any(_exceeds(value, row, row.critical) for row, value in known):
+        return "CRITICAL"
+    return "WARNING" if any(_exceeds(value, row, row.warning) for row, value in known) else "NORMAL"
+
+
+def _exceeds(value: float, row: Threshold, limit: float | None) -> bool:
+    return limit is not None and (value > limit if row.is_high else value < limit)

@@ -1,13 +1,12 @@
-"""Alert rules: columns, thresholds, hysteresis and message of each rule.
-
-Thresholds that `get_battery_health` in the telemetry store has too are equal to them; a test checks that.
-"""
+"""Alert rules: columns, hysteresis and message of each rule; its thresholds are in `telemetry.thresholds`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from telemetry.thresholds import thresholds
 
 Severity = Literal["WARNING", "CRITICAL"]
 #: Low charge is solved by charging, poor health by maintenance: the pages list them separately.
@@ -20,9 +19,10 @@ class AlertRule:
 
     Attributes:
         columns: columns of a battery row; the first that is not null is compared.
+        margin: hysteresis: distance back beyond the threshold at which an open alert is resolved.
         is_high: True if a value above the threshold triggers the rule, False if one below it does.
         warning, critical: thresholds, exclusive; `critical` None if the rule has no critical level.
-        margin: hysteresis: distance back beyond the threshold at which an open alert is resolved.
+        readings: number of successive readings that have to agree before an alert opens, changes or is resolved.
         action: what to do about it, for the list of the fleet page.
         short: name of the value in that list.
     """
@@ -32,13 +32,14 @@ class AlertRule:
     category: Category
     columns: tuple[str, ...]
     unit: str
-    is_high: bool
-    warning: float
-    critical: float | None
     margin: float
     action: str
     short: str = ""
     decimals: int = 1
+    is_high: bool = field(kw_only=True)
+    warning: float = field(kw_only=True)
+    critical: float | None = field(kw_only=True)
+    readings: int = field(kw_only=True)
 
     def value(self, row: Mapping[str, object]) -> float | None:
         """The value that is compared; None if it is missing."""
@@ -78,15 +79,34 @@ class AlertRule:
         return value > threshold - margin if self.is_high else value < threshold + margin
 
 
+def _rule(
+    name: str,
+    title: str,
+    category: Category,
+    columns: tuple[str, ...],
+    unit: str,
+    margin: float,
+    action: str,
+    short: str = "",
+    decimals: int = 1,
+) -> AlertRule:
+    row = thresholds("console")[name]
+    if row.warning is None:
+        raise ValueError(f"the console's row {name} of telemetry.thresholds has no warning level; give one")
+    return AlertRule(
+        name, title, category, columns, unit, margin, action, short, decimals,
+        is_high=row.is_high, warning=row.warning, critical=row.critical, readings=row.readings,
+    )  # fmt: skip
+
+
 _RULES = (
-    AlertRule("thermal", "Temperature", "safety", ("temperature",), "°C", True, 45.0, 60.0, 2.0, "inspect cooling"),
-    AlertRule("failure_risk", "Failure probability", "safety", ("failure_probability",), "", True, 0.3, 0.7, 0.05,
-              "inspect the pack", "failure probability", 2),
-    AlertRule("poor_health", "State of health", "health", ("soh", "soh_predicted"), "%", False, 85.0, 75.0, 0.5,
-              "plan replacement", "SoH"),
-    AlertRule("short_life", "Remaining useful life", "health", ("rul_prediction",), "cycles", False, 100.0, None, 10.0,
-              "plan replacement", "RUL", 0),
-    AlertRule("low_charge", "State of charge", "charge", ("soc",), "%", False, 30.0, 15.0, 3.0, "charge", "SoC"),
+    _rule("thermal", "Temperature", "safety", ("temperature",), "°C", 2.0, "inspect cooling"),
+    _rule("failure_risk", "Failure probability", "safety", ("failure_probability",), "", 0.05,
+          "inspect the pack", "failure probability", 2),
+    _rule("poor_health", "State of health", "health", ("soh", "soh_predicted"), "%", 0.5, "plan replacement", "SoH"),
+    _rule("short_life", "Remaining useful life", "health", ("rul_prediction",), "cycles", 10.0,
+          "plan replacement", "RUL", 0),
+    _rule("low_charge", "State of charge", "charge", ("soc",), "%", 3.0, "charge", "SoC"),
 )  # fmt: skip
 RULES: dict[str, AlertRule] = {rule.name: rule for rule in _RULES}
 

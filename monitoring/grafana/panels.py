@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from features.targets import TARGETS, Target
+from telemetry.thresholds import thresholds
 
 PanelKind = Literal["timeseries", "gauge", "stat", "table"]
 
@@ -80,10 +81,25 @@ class DashboardSpec:
 
 # Okabe-Ito colours, distinguishable with colour blindness.
 _GOOD, _WARNING, _BAD = "#009E73", "#E69F00", "#D55E00"
-_HIGH_IS_GOOD = ((None, _BAD), (75.0, _WARNING), (85.0, _GOOD))
-_CHARGE = ((None, _BAD), (15.0, _WARNING), (30.0, _GOOD))
-_RISK = ((None, _GOOD), (0.3, _WARNING), (0.7, _BAD))
 _GRAFANA_UNITS = {"%": "percent", "degC": "celsius", "probability": "percentunit"}
+
+
+def _gauge(
+    title: str, metric: str, description: str, unit: str, decimals: int, limits: tuple[float, float]
+) -> PanelSpec:
+    """Gauge whose colours and sentence are those of its thresholds."""
+    row = thresholds("grafana")[title]
+    ordered = sorted(((row.warning, _WARNING), (row.critical, _BAD)), key=lambda step: step[0] or 0.0)
+    steps: tuple[tuple[float | None, str], ...]
+    if row.is_high:
+        steps = ((None, _GOOD), *ordered)
+    else:
+        (low, _), (high, _) = ordered
+        steps = ((None, _BAD), (low, _WARNING), (high, _GOOD))
+    side, symbol = "Above" if row.is_high else "Below", " %" if unit == "percent" else ""
+    levels = f"{side} {row.warning:g}{symbol} warning, {side.lower()} {row.critical:g}{symbol} critical."
+    query = Query(f"{metric}{_SELECTED}", "{{battery_id}}")
+    return PanelSpec(title, "gauge", (query,), f"{description} {levels}", unit, decimals, steps, limits)
 
 
 def _target_panel(target: Target) -> PanelSpec:
@@ -118,34 +134,21 @@ FLEET = DashboardSpec(
         (
             "Current state",
             (
-                PanelSpec(
+                _gauge(
                     "State of health",
-                    "gauge",
-                    (Query(f"battery_soh_predicted{_SELECTED}", "{{battery_id}}"),),
-                    "Predicted, since a real car does not report it. Below 85 % warning, below 75 % critical.",
+                    "battery_soh_predicted",
+                    "Predicted, since a real car does not report it.",
                     "percent",
                     1,
-                    _HIGH_IS_GOOD,
                     (60.0, 100.0),
                 ),
-                PanelSpec(
-                    "State of charge",
-                    "gauge",
-                    (Query(f"battery_soc_actual{_SELECTED}", "{{battery_id}}"),),
-                    "Below 30 % warning, below 15 % critical. Unrelated to health.",
-                    "percent",
-                    0,
-                    _CHARGE,
-                    (0.0, 100.0),
-                ),
-                PanelSpec(
+                _gauge("State of charge", "battery_soc_actual", "Unrelated to health.", "percent", 0, (0.0, 100.0)),
+                _gauge(
                     "Failure probability",
-                    "gauge",
-                    (Query(f"battery_failure_predicted{_SELECTED}", "{{battery_id}}"),),
-                    "Probability of end of life or a fault within the horizon of the model. Above 0.7 critical.",
+                    "battery_failure_predicted",
+                    "Probability of end of life or a fault within the horizon of the model.",
                     "percentunit",
                     0,
-                    _RISK,
                     (0.0, 1.0),
                 ),
                 PanelSpec(
