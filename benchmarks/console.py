@@ -33,7 +33,6 @@ from console.queries import Queries
 from deploy.servers.install import DEBIAN
 from telemetry.embedded.ports import free_port
 from telemetry.embedded.postgres import embedded_postgres
-from telemetry.settings import Settings
 
 _HOST = "127.0.0.1"
 _CALLS = 300
@@ -54,7 +53,7 @@ def console() -> list[dict[str, Any]]:
 
 def console_measurements(dsn: str, calls: int = _CALLS) -> list[dict[str, Any]]:
     """99th percentile, ms, of each path on the store at `dsn`, and of its statements without HTTP."""
-    queries, histories = Queries(Database(dsn), Settings().max_future_s), HistoryQueries(Database(dsn))
+    queries, histories = Queries(Database(dsn)), HistoryQueries(Database(dsn))
     ids = queries.battery_ids()
     rng = random.Random(7)  # noqa: S311 - not a secret
 

@@ -48,10 +48,18 @@ class Database:
     Args:
         statement_timeout_s: the server cancels a statement that takes longer.
         read_only: the server rejects every write on these connections.
+        max_future_s: readings further ahead of the database clock than this are not the newest, s; None: the setting
+            of the database.
     """
 
     def __init__(
-        self, dsn: str, *, connections: int = 8, statement_timeout_s: float = 5.0, read_only: bool = True
+        self,
+        dsn: str,
+        *,
+        connections: int = 8,
+        statement_timeout_s: float = 5.0,
+        read_only: bool = True,
+        max_future_s: float | None = None,
     ) -> None:
         self._timeout_s = statement_timeout_s
         # The connection that was used last comes first, so that no more than needed are opened.
@@ -64,6 +72,7 @@ class Database:
                     statement_timeout_s=statement_timeout_s,
                     read_only=read_only,
                     autocommit=True,
+                    max_future_s=max_future_s,
                 )
             )
 

@@ -26,14 +26,11 @@ _DUE_TOLERANCE = timedelta(seconds=30)
 
 #: SQL condition per target: a forecast is valid until it is due.
 _VALID_AT_READING = dict.fromkeys(TARGET_NAMES, "") | dict.fromkeys(FORECASTS, " AND COALESCE(due > l.time, true)")
-#: Used in place of an infinite `max_future_s`: 31 years, which an interval can hold.
-_MAX_FUTURE_S = 1e9
 
 _DATA_SHEET = ", ".join(f"b.{name}" for name in names(BATTERY_FIELDS) if name != "battery_id")
 
-#: Subquery: newest reading of battery `b`.  A row without voltage holds a prediction that arrived before its reading; a
-#: row too far in the future comes from a wrong clock and would hide all later readings.
-_NEWEST_READING = newest_reading("n.time <= now() + %(ahead)s")
+#: Subquery: newest reading of battery `b`.
+_NEWEST_READING = newest_reading()
 
 
 def _newest_predictions(columns: Sequence[str], wanted: str = "true") -> str:
@@ -47,7 +44,7 @@ def _newest_predictions(columns: Sequence[str], wanted: str = "true") -> str:
         for target in TARGET_NAMES
         for column in columns
     )
-    valid = "n.role = 'champion' AND n.time <= now() + %(ahead)s AND n.time > COALESCE(l.time, now()) - %(hold)s"
+    valid = "n.role = 'champion' AND n.time > COALESCE(l.time, now()) - %(hold)s"
     newest = newest_rows("battery_predictions", f"{valid} AND {wanted}", rows=str(len(TARGET_NAMES)))
     return f"(SELECT {values}, max(predicted_at) AS predicted_at FROM {newest} newest)"  # noqa: S608 - constant names
 
@@ -159,14 +156,11 @@ class Queries:
     """Queries for batteries, readings, predictions, shadow comparison and drift.
 
     Every method raises `StoreUnavailableError` if the store is unavailable.  Times are timezone-aware, in UTC.
-
-    Args:
-        max_future_s: readings further ahead of the database clock than this are ignored, s.
     """
 
-    def __init__(self, database: Database, max_future_s: float) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._newest = {"ahead": timedelta(seconds=min(max_future_s, _MAX_FUTURE_S)), "hold": PREDICTION_VALID_FOR}
+        self._newest = {"hold": PREDICTION_VALID_FOR}
 
     def ping(self) -> None:
         """Raise an error unless the store is reachable and has the schema."""

@@ -19,6 +19,7 @@ from console.api.change_routes import ChangeRoutes
 from console.api.error_responses import ApiError
 from console.api.health import ConsoleMetrics
 from console.connection_pool import Database
+from console.forwarded import ForwardedPrefix
 from console.history import HistoryQueries
 from console.live_updates import LiveUpdates, polling
 from console.model_registry import RegistryProcess
@@ -60,8 +61,9 @@ class Console:
             )
         dsn = settings.telemetry_dsn.get_secret_value()
         access = Access(load_token(settings), read_requires_login=not is_loopback(settings.host))
-        read_pool, write_pool = Database(dsn), Database(dsn, connections=2, read_only=False)
-        metrics, queries, alerts = ConsoleMetrics(), Queries(read_pool, settings.max_future_s), AlertStore(write_pool)
+        read_pool = Database(dsn, max_future_s=settings.max_future_s)
+        write_pool = Database(dsn, connections=2, read_only=False)
+        metrics, queries, alerts = ConsoleMetrics(), Queries(read_pool), AlertStore(write_pool)
         context = PageContext(
             access=access,
             live=LiveUpdates(queries, alerts, metrics),
@@ -77,6 +79,7 @@ class Console:
         app.include_router(LoginRoutes(access).router())
         app.router.lifespan_context = _lifespan(context, (read_pool, write_pool))
         app.add_middleware(AccessMiddleware, access=access, host=settings.host)
+        app.add_middleware(ForwardedPrefix)
         _add_pages(app, context)
         return cls(app, context)
 

@@ -26,6 +26,7 @@ from monitoring.evaluation.evaluator import Evaluator
 from monitoring.exporter import TwinCollector
 from monitoring.fleet_queries import FleetReader
 from monitoring.registry_poll import RegistryPoller
+from monitoring.unreadable import UnreadableRows
 from telemetry.command import exit_code, stop_on_signals
 from telemetry.embedded.ports import free_port
 from telemetry.embedded.postgres import ensure_telemetry_store
@@ -50,10 +51,13 @@ def run_monitoring(settings: Settings, params_file: Path, stop: threading.Event)
         raise TwinError("No telemetry store is configured.", field="telemetry_dsn")
     dsn = settings.telemetry_dsn.get_secret_value()
     definitions = LabelParams.read(params_file)
-    evaluator = Evaluator(dsn, ModelDefinitions(settings, definitions), definitions.temperature_every_s)
-    drift = DriftMonitor(dsn, registered_references(settings), DriftParams.read(params_file))
+    ahead, unreadable = settings.max_future_s, UnreadableRows()
+    evaluator = Evaluator(
+        dsn, ModelDefinitions(settings, definitions), definitions.temperature_every_s, ahead, unreadable
+    )
+    drift = DriftMonitor(dsn, registered_references(settings), DriftParams.read(params_file), ahead, unreadable)
     registry = RegistryPoller(settings, project_gate(params_file))
-    reader = FleetReader(dsn)
+    reader = FleetReader(dsn, ahead, unreadable)
     with ExitStack() as stack:
         stack.callback(reader.close)
         stack.enter_context(metrics_server(settings.host, settings.metrics_port, TwinCollector(reader, registry)))

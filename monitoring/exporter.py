@@ -19,8 +19,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from features.targets import TARGETS, Target
-from monitoring.fleet_queries import FleetReader, FleetSnapshot, NewestPrediction, NewestReading
+from monitoring.fleet_queries import CONFIRMED, FleetReader, FleetSnapshot, NewestPrediction, NewestReading
 from monitoring.registry_poll import RegistryPoller
+from monitoring.unreadable import DATA_ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,10 @@ _READING_GAUGES: dict[str, tuple[str, Callable[[NewestReading], float | None]]] 
     "battery_soc_actual": ("state of charge, %", lambda one: one.soc),
     "battery_voltage": ("terminal voltage, V", lambda one: one.voltage),
     "battery_current": ("current, A, positive while discharging", lambda one: one.current),
-    "battery_power": ("power, kW, positive while discharging", lambda one: one.voltage * one.current / 1e3),
+    "battery_power": (
+        "power, kW, positive while discharging",
+        lambda one: None if one.voltage is None or one.current is None else one.voltage * one.current / 1e3,
+    ),
     "battery_last_reading_timestamp_seconds": (
         "when the newest reading reached the store, s since the epoch",
         lambda one: one.stored_at.timestamp(),
@@ -99,6 +103,12 @@ class TwinCollector(Collector):
         for battery_id, count in state.predictions.items():
             made.add_metric([battery_id], count)
         yield made
+        skipped = CounterMetricFamily(
+            "monitoring_unreadable", "batteries left out because of a row that cannot be read", labels=["step"]
+        )
+        for step, count in self._reader.unreadable.counts.items():
+            skipped.add_metric([step], count)
+        yield skipped
         first, *others = (family for histogram in self._reader.errors.values() for family in histogram.collect())
         first.samples += [sample for family in others for sample in family.samples]
         yield first
@@ -123,6 +133,8 @@ class TwinCollector(Collector):
             snapshot = self._reader.read()
         except psycopg2.Error as error:
             logger.warning("the telemetry store could not be read: %s", str(error).strip())
+        except DATA_ERRORS:
+            logger.exception("the telemetry store holds a row that the metrics cannot be made from")
         return _StoreState(snapshot, dict(self._reader.predictions))
 
 
@@ -130,6 +142,13 @@ def _battery_gauges(snapshot: FleetSnapshot) -> Iterator[Metric]:
     for name, (description, value_of) in _READING_GAUGES.items():
         values = {reading.battery_id: value_of(reading) for reading in snapshot.readings}
         yield _by_battery(name, description, {key: value for key, value in values.items() if value is not None})
+    for signal, is_high in CONFIRMED.items():
+        milder = "lower" if is_high else "higher"
+        yield _by_battery(
+            f"battery_{signal}_confirmed",
+            f"{signal}: the {milder} one of the newest two readings, or the newest once the next is overdue",
+            {one.battery_id: one.confirmed[signal] for one in snapshot.readings if signal in one.confirmed},
+        )
     valid_predictions = snapshot.valid_predictions()
     for target in TARGETS.values():
         yield from _target_gauges(target, snapshot, [one for one in valid_predictions if one.target == target.name])

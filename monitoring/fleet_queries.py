@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,16 +13,22 @@ import psycopg2
 import psycopg2.extensions
 from prometheus_client import Histogram
 
-from features.targets import SLOW_TARGETS, TARGETS, Target
+from features.targets import FORECASTS, SLOW_TARGETS, TARGETS, Target
 from monitoring.latest_predictions import LATEST_CHAMPION_PREDICTIONS, PREDICTION_VALID_FOR
+from monitoring.unreadable import UnreadableRows
 from telemetry.stores.connection import StoreConnection
-from telemetry.stores.newest import newest_outcome, newest_prediction, newest_reading
+from telemetry.stores.newest import TIME_LIMIT, newest_outcome, newest_prediction, newest_reading
+from telemetry.thresholds import THRESHOLDS, is_overdue
 
 #: Newest outcomes that accuracy and coverage are computed from, by target and role.
 RECENT_OUTCOMES = 500
 #: A forecast is compared with readings up to this long after it was due, as in training.
 FORECAST_TOLERANCE_S = 30.0
 _STATEMENT_TIMEOUT_S = 5.0
+#: Signals whose alerts need two readings, and whether high values are bad.
+CONFIRMED: dict[str, bool] = {
+    row.quantity: row.is_high for row in THRESHOLDS if row.use == "prometheus" and row.readings > 1
+}
 _SIGNALS = tuple(dict.fromkeys(target.signal for target in TARGETS.values() if target.signal is not None))
 #: How far back the oldest waiting reading of a battery without any prediction is searched.
 _FIRST_PREDICTION_LOOKBACK = timedelta(hours=1)
@@ -43,18 +50,21 @@ class NewestReading:
             without any prediction, in its last hour of readings; None if none waits.
         signals: measured values by `Target.signal`.
         forecasts: earlier forecasts for the time of this reading, by target.
+        confirmed: the milder of the values of the newest two readings, by `CONFIRMED`; that of the newest one once the
+            next is overdue.  Alerts use it: a single reading may be a fault of its sensor.
     """
 
     battery_id: str
     time: datetime
     stored_at: datetime
-    voltage: float
-    current: float
+    voltage: float | None
+    current: float | None
     soc: float | None
     predicted_until: datetime | None
     waiting_since: datetime | None
     signals: Mapping[str, float | None] = field(kw_only=True)
     forecasts: Mapping[str, float] = field(kw_only=True)
+    confirmed: Mapping[str, float] = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -133,21 +143,38 @@ class FleetSnapshot:
 
 
 class FleetReader(StoreConnection):
-    """A read-only connection that also counts predictions and outcomes since its first read."""
+    """A read-only connection that also counts predictions and outcomes since its first read.
 
-    def __init__(self, dsn: str) -> None:
-        super().__init__(dsn, "battery-twin-metrics", statement_timeout_s=_STATEMENT_TIMEOUT_S, read_only=True)
+    Args:
+        max_future_s: as in `StoreConnection`.
+        unreadable: counts the batteries that are left out.
+    """
+
+    def __init__(self, dsn: str, max_future_s: float | None = None, unreadable: UnreadableRows | None = None) -> None:
+        super().__init__(
+            dsn,
+            "battery-twin-metrics",
+            statement_timeout_s=_STATEMENT_TIMEOUT_S,
+            read_only=True,
+            max_future_s=max_future_s,
+        )
         self._predicted_until: dict[str, datetime] | None = None
         self._last_outcome: int | None = None
         self.predictions: dict[str, int] = {}
+        self.unreadable = UnreadableRows() if unreadable is None else unreadable
         self.errors = {name: _error_histogram(target) for name, target in TARGETS.items()}
 
     def read(self) -> FleetSnapshot:
         """Read the fleet and update the counters `predictions` and `errors`."""
         with self.transaction() as cursor:
-            readings = _readings(cursor)
+            readings = _readings(cursor, self.unreadable)
             snapshot = FleetSnapshot(
-                readings, _predictions(cursor), _actual(cursor), _recent(cursor), _drift(cursor), _retrains(cursor)
+                readings,
+                _predictions(cursor, self.unreadable),
+                _actual(cursor),
+                _recent(cursor),
+                _drift(cursor),
+                _retrains(cursor),
             )
             self._count_predictions(cursor, readings)
             self._collect_errors(cursor)
@@ -167,11 +194,11 @@ class FleetReader(StoreConnection):
         }
         if since:
             cursor.execute(
-                "SELECT s.battery_id, p.count, p.newest "
+                "SELECT s.battery_id, p.count, p.newest "  # noqa: S608 - constant text
                 "FROM unnest(%s::text[], %s::timestamptz[]) AS s (battery_id, since) CROSS JOIN LATERAL ("
                 "  SELECT count(*) AS count, max(time) AS newest FROM battery_predictions p "
                 "  WHERE p.battery_id = s.battery_id AND p.time > COALESCE(s.since, '-infinity') "
-                "  AND p.role = 'champion' OFFSET 0) p",
+                f"  AND p.time <= {TIME_LIMIT} AND p.role = 'champion' OFFSET 0) p",
                 (list(since), list(since.values())),
             )
             for battery_id, count, until in cursor.fetchall():
@@ -192,7 +219,7 @@ class FleetReader(StoreConnection):
         )
         for outcome_id, target, role, error in cursor:
             self._last_outcome = outcome_id
-            if role == "champion" and target in self.errors:
+            if role == "champion" and target in self.errors and math.isfinite(error):
                 self.errors[target].labels(target).observe(abs(error))
 
 
@@ -209,40 +236,81 @@ def _error_histogram(target: Target) -> Histogram:
     return histogram
 
 
-def _readings(cursor: psycopg2.extensions.cursor) -> list[NewestReading]:
+def _readings(cursor: psycopg2.extensions.cursor, unreadable: UnreadableRows) -> list[NewestReading]:
     cursor.execute(
         f"""
         SELECT b.battery_id, t.time, t.created_at, t.voltage, t.current, t.soc, predicted.time, waiting.created_at,
-               ARRAY[{", ".join(f"t.{signal}" for signal in _SIGNALS)}]::float8[], forecasts.by_target
+               ARRAY[{", ".join(f"t.{signal}" for signal in _SIGNALS)}]::float8[], forecasts.by_target,
+               ARRAY[{", ".join(f"t.{signal}" for signal in CONFIRMED)}]::float8[],
+               ARRAY[{", ".join(f"previous.{signal}" for signal in CONFIRMED)}]::float8[],
+               CASE WHEN isfinite(t.created_at) THEN extract(epoch FROM now() - t.created_at)::float8 END,
+               extract(epoch FROM t.time - previous.time)::float8
         FROM batteries b
         CROSS JOIN LATERAL {newest_reading()} t
+        LEFT JOIN LATERAL {newest_reading("n.time < t.time")} previous ON true
         LEFT JOIN LATERAL {newest_prediction()} predicted ON true
         LEFT JOIN LATERAL (
-            SELECT jsonb_object_agg(h.target, forecast.value) AS by_target
+            SELECT jsonb_object_agg(h.target, forecast.value) FILTER (WHERE abs(forecast.value) < 'Infinity')
+                AS by_target
             FROM (
                 SELECT target, due - time AS ahead FROM battery_predictions p
                 WHERE p.battery_id = b.battery_id AND p.time = predicted.time AND p.role = 'champion'
-                  AND p.due IS NOT NULL
+                  AND isfinite(p.due)
             ) h
             CROSS JOIN LATERAL {newest_prediction(_FORECAST_FOR_READING, columns="value")} forecast
         ) forecasts ON true
         LEFT JOIN LATERAL (
             SELECT created_at FROM ev_telemetry w
             WHERE w.battery_id = b.battery_id AND w.voltage IS NOT NULL
-              AND w.time > COALESCE(predicted.time, t.time - %s)
+              AND w.time > COALESCE(predicted.time, t.time - %s) AND w.time <= {TIME_LIMIT}
             ORDER BY w.time LIMIT 1
         ) waiting ON true
         ORDER BY b.battery_id
         """,  # noqa: S608 - constant text
         (FORECAST_TOLERANCE_S, _FIRST_PREDICTION_LOOKBACK),
     )
-    return [
-        NewestReading(*row, signals=dict(zip(_SIGNALS, signals, strict=True)), forecasts=forecasts or {})
-        for *row, signals, forecasts in cursor.fetchall()
-    ]
+    readings = []
+    for battery_id, time, stored_at, voltage, current, soc, *others in cursor.fetchall():
+        until, waiting, signals, forecasts, newest, previous, stored_s, interval_s = others
+        if time is None or stored_at is None or stored_s is None:
+            unreadable.add("newest reading", battery_id, f"time {time} or created_at {stored_at} is out of range")
+            continue
+        readings.append(
+            NewestReading(
+                battery_id,
+                time,
+                stored_at,
+                finite(voltage),
+                finite(current),
+                finite(soc),
+                until,
+                waiting,
+                signals=dict(zip(_SIGNALS, map(finite, signals), strict=True)),
+                forecasts=forecasts or {},
+                confirmed=_confirmed(newest, previous, is_alone=is_overdue(stored_s, interval_s)),
+            )
+        )
+    return readings
 
 
-def _predictions(cursor: psycopg2.extensions.cursor) -> list[NewestPrediction]:
+def finite(value: float | None) -> float | None:
+    """`value`, None where it is NaN or infinite: an unknown value has no sample."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _confirmed(newest: Sequence[float | None], previous: Sequence[float | None], *, is_alone: bool) -> dict[str, float]:
+    """Values by `CONFIRMED`; none where a reading lacks the value."""
+    found = {}
+    values = zip(CONFIRMED.items(), map(finite, newest), map(finite, previous), strict=True)
+    for (name, is_high), now, before in values:
+        if now is not None and is_alone:
+            found[name] = now
+        elif now is not None and before is not None:
+            found[name] = min(now, before) if is_high else max(now, before)
+    return found
+
+
+def _predictions(cursor: psycopg2.extensions.cursor, unreadable: UnreadableRows) -> list[NewestPrediction]:
     cursor.execute(
         f"""
         SELECT b.battery_id, p.time, p.due, p.target, p.value, p.lower, p.upper, COALESCE(p.model_name, ''),
@@ -250,7 +318,14 @@ def _predictions(cursor: psycopg2.extensions.cursor) -> list[NewestPrediction]:
         FROM {LATEST_CHAMPION_PREDICTIONS}
         """  # noqa: S608 - constant text
     )
-    return [NewestPrediction(*row) for row in cursor.fetchall()]
+    predictions = []
+    for battery_id, time, due, target, value, lower, upper, name, version in cursor.fetchall():
+        if finite(value) is None or (due is None and target in FORECASTS):
+            unreadable.add("newest prediction", battery_id, f"{target} is {value}, due at {due}")
+            continue
+        bounds = finite(lower), finite(upper)
+        predictions.append(NewestPrediction(battery_id, time, due, target, value, *bounds, name, version))
+    return predictions
 
 
 def _actual(cursor: psycopg2.extensions.cursor) -> dict[tuple[str, str], float]:
@@ -262,7 +337,9 @@ def _actual(cursor: psycopg2.extensions.cursor) -> dict[tuple[str, str], float]:
         """,  # noqa: S608 - constant text
         (list(SLOW_TARGETS),),
     )
-    return {(battery_id, target): actual for battery_id, target, actual in cursor.fetchall()}
+    return {
+        (battery_id, target): actual for battery_id, target, actual in cursor.fetchall() if finite(actual) is not None
+    }
 
 
 def _recent(cursor: psycopg2.extensions.cursor) -> list[RecentOutcomes]:
@@ -275,6 +352,7 @@ def _recent(cursor: psycopg2.extensions.cursor) -> list[RecentOutcomes]:
               CROSS JOIN (VALUES ('champion'), ('challenger')) AS r (role)) s
         CROSS JOIN LATERAL (
             SELECT * FROM prediction_outcomes o WHERE o.target = s.target AND o.role = s.role
+              AND abs(o.error) < 'Infinity' AND abs(o.actual) < 'Infinity'
             ORDER BY o.matured_at DESC LIMIT %(count)s
         ) o
         GROUP BY s.target, s.role

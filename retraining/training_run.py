@@ -177,6 +177,7 @@ class TrainingRun:
             self.settings.telemetry_dsn.get_secret_value(),
             workspace.folder / "data" / "raw" / SOURCE,
             params,
+            until=self.settings.time_limit(),
             check=self._periodic_check(),
         )
 

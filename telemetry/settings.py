@@ -5,6 +5,8 @@ They do not affect results: parameters that do are in `params.yaml`.
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
@@ -113,6 +115,10 @@ class Settings(BaseSettings):
     def optuna_storage(self) -> str:
         """Storage of Optuna studies, so that they survive a kill and several workers can share one."""
         return self.optuna_storage_url or f"sqlite:///{(self.var / 'optuna.db').resolve()}"
+
+    def time_limit(self) -> datetime | None:
+        """Latest time that a row may have now, by the local clock; None without a limit."""
+        return datetime.now(UTC) + timedelta(seconds=self.max_future_s) if math.isfinite(self.max_future_s) else None
 
     @property
     def spool_path(self) -> Path:

@@ -21,7 +21,7 @@ def create_api(
     database: Database, settings: Settings, reports: Path, metrics: ConsoleMetrics, changes: ChangeRoutes
 ) -> FastAPI:
     """The application with every REST path, `/openapi.json` and `/docs`; `/docs` loads nothing from other hosts."""
-    queries = Queries(database, settings.max_future_s)
+    queries = Queries(database)
     # FastAPI's own /docs page loads its scripts from a CDN.
     app: FastAPI = FastAPIOffline(
         "/docs",

@@ -229,7 +229,7 @@ class StoredPrediction(_ResponseModel):
     cycle_index: float | None = Field(None, description="age of the battery in equivalent full cycles")
     model_name: str | None = None
     model_version: str | None = None
-    predicted_at: datetime
+    predicted_at: datetime | None
 
 
 class PredictionsResponse(_ResponseModel):

@@ -118,7 +118,9 @@ class ApiRoutes:
         newest = {
             p["target"]: p
             for p in self.queries.predictions(battery_id)
-            if p["role"] == "champion" and (row["time"] is None or row["time"] - p["time"] < PREDICTION_VALID_FOR)
+            if p["role"] == "champion"
+            and _is_readable(p)
+            and (row["time"] is None or row["time"] - p["time"] < PREDICTION_VALID_FOR)
         }
         matured = {outcome["target"]: outcome for outcome in self.queries.outcomes(battery_id)}
         entries = []
@@ -160,10 +162,10 @@ class ApiRoutes:
     def predictions(self, battery_id: BatteryId = None) -> dict[str, Any]:
         """The newest prediction of each target and role."""
         battery_id = self._existing(battery_id)
-        rows = self.queries.predictions(battery_id)
+        rows = [row for row in self.queries.predictions(battery_id) if _is_readable(row)]
         return {
             "battery_id": battery_id,
-            "prediction_timestamp": max((row["predicted_at"] for row in rows), default=None),
+            "prediction_timestamp": max((row["predicted_at"] for row in rows if row["predicted_at"]), default=None),
             "predictions": [_prediction(row) for row in rows],
         }
 
@@ -231,7 +233,15 @@ class ApiRoutes:
         # The horizon depends on the release; the newest forecast has it.
         if time is None or newest is None or newest["due"] is None:
             return None
-        return self.queries.forecast_for(newest["battery_id"], newest["target"], time, newest["due"] - newest["time"])
+        horizon = newest["due"] - newest["time"]
+        if not timedelta(0) < horizon <= timedelta(hours=MAX_HOURS):  # damaged: there is no such forecast
+            return None
+        return self.queries.forecast_for(newest["battery_id"], newest["target"], time, horizon)
+
+
+def _is_readable(prediction: StoreRow) -> bool:
+    """Whether a stored prediction has a value and a time: NaN, infinity and times beyond the contract are None."""
+    return prediction["value"] is not None and prediction["time"] is not None
 
 
 def _unvalidated(content: dict[str, Any]) -> Response:

@@ -378,9 +378,10 @@ def _drift_row(row: StoreRow) -> tuple[str, ...]:
         timestamp(row["window_end"]),
         " ".join(
             f"{'–' if ratio is None else f'{ratio:.0%}'}{'!' if is_out else ''}"
-            for ratio, is_out in zip(row["ratios"], row["are_out"], strict=True)
+            for ratio, is_out in zip(row["ratios"] or (), row["are_out"] or (), strict=True)
         ),
-        f"{row['samples']} rows, {row['batteries']} batteries{f'; moved most: {moved}' if moved else ''}",
+        f"{number(row['samples'], 0)} rows, {number(row['batteries'], 0)} batteries"
+        f"{f'; moved most: {moved}' if moved else ''}",
     )
 
 

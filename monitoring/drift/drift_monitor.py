@@ -20,6 +20,7 @@ from monitoring.drift.drift_params import DriftParams
 from monitoring.drift.drift_store import DriftKind, DriftStore, DriftWindow, MonitoredModel
 from monitoring.drift.training_reference import Reference
 from monitoring.registry_poll import RegistryUnavailableError, has_registry
+from monitoring.unreadable import DATA_ERRORS, UnreadableRows
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
 
@@ -59,11 +60,21 @@ class DriftMonitor:
 
     Args:
         reference_of: raises `RegistryUnavailableError` while it cannot be read; the windows of that model wait.
+        max_future_s: as in `StoreConnection`.
+        unreadable: counts the batteries that a window leaves out.
     """
 
-    def __init__(self, dsn: str, reference_of: ReferenceOf, params: DriftParams) -> None:
-        self._store = DriftStore(dsn)
+    def __init__(
+        self,
+        dsn: str,
+        reference_of: ReferenceOf,
+        params: DriftParams,
+        max_future_s: float | None = None,
+        unreadable: UnreadableRows | None = None,
+    ) -> None:
+        self._store = DriftStore(dsn, max_future_s)
         self._params = params
+        self._unreadable = UnreadableRows() if unreadable is None else unreadable
         self._length = timedelta(seconds=params.window_s)
         self._bounds_of = lru_cache(_CACHED_BOUNDS)(self._make_bounds)
         self._reference_of = reference_of
@@ -71,7 +82,7 @@ class DriftMonitor:
         self._watermarks: deque[tuple[float, datetime]] = deque()
 
     def run(self, stop: threading.Event, interval_s: float) -> None:
-        """Run until `stop` is set, every `interval_s` when no window is due; database errors are retried.
+        """Run until `stop` is set, every `interval_s` when no window is due; errors of the store are retried.
 
         The backfill of old windows uses half of the time, so that other users of the store are not starved.
         """
@@ -82,6 +93,9 @@ class DriftMonitor:
                     result = self.run_once(ALLOWED_LATENESS_S)
                 except psycopg2.Error as error:
                     logger.warning("drift could not be measured: %s", str(error).strip())
+                    stop.wait(_RETRY_S)
+                except DATA_ERRORS:
+                    logger.exception("the telemetry store holds rows in which drift cannot be measured")
                     stop.wait(_RETRY_S)
                 else:
                     stop.wait(time.monotonic() - started if result.more else interval_s)
@@ -191,7 +205,7 @@ class DriftMonitor:
         end = start + self._length
         connection = self._store.connection()
         battery_ids = windows.sample_batteries(connection, start, end, self._params.batteries)
-        features = windows.window_features(connection, battery_ids, start, self._params)
+        features = windows.window_features(connection, battery_ids, start, self._params, self._unreadable)
         new_windows = 0
         for model in champions:
             bounds = self._bounds(model)

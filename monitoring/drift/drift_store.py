@@ -97,10 +97,10 @@ def drift_status(are_out: Sequence[bool], params: DriftParams) -> DriftStatus:
 
 
 class DriftStore(StoreConnection):
-    """Database connection of the drift monitor, with its advisory lock."""
+    """Database connection of the drift monitor, with its advisory lock; `max_future_s` as in `StoreConnection`."""
 
-    def __init__(self, dsn: str) -> None:
-        super().__init__(dsn, "battery-twin-drift", advisory_lock=_ADVISORY_LOCK)
+    def __init__(self, dsn: str, max_future_s: float | None = None) -> None:
+        super().__init__(dsn, "battery-twin-drift", advisory_lock=_ADVISORY_LOCK, max_future_s=max_future_s)
 
     def monitored_models(self) -> dict[str, MonitoredModel]:
         """The monitored champion of each target."""

@@ -25,6 +25,7 @@ from monitoring.drift.bounds import thinned
 from monitoring.drift.drift_params import DriftParams
 from monitoring.drift.drift_store import MonitoredModel
 from monitoring.latest_predictions import LATEST_CHAMPION_PREDICTIONS
+from monitoring.unreadable import UnreadableRows
 from telemetry.stores import history
 from telemetry.stores.newest import newest_reading
 
@@ -219,14 +220,25 @@ def errors(connection: Connection, champion: MonitoredModel, start: datetime, en
 
 
 def window_features(
-    connection: Connection, battery_ids: Sequence[str], start: datetime, params: DriftParams
+    connection: Connection,
+    battery_ids: Sequence[str],
+    start: datetime,
+    params: DriftParams,
+    unreadable: UnreadableRows | None = None,
 ) -> dict[str, WindowFeatures]:
-    """Feature rows of the window from `start` on, by cadence; at most `rows_per_battery` of each battery."""
+    """Feature rows of the window from `start` on, by cadence; at most `rows_per_battery` of each battery.
+
+    Args:
+        unreadable: counts the batteries that are left out.
+    """
     attributes = history.batteries(connection, battery_ids)
-    batteries = [
-        _battery_features(connection, battery_id, attributes.get(battery_id, {}), start, params)
-        for battery_id in battery_ids
-    ]
+    unreadable = UnreadableRows() if unreadable is None else unreadable
+    none = {"reading": np.empty((0, 1 + len(READING_FEATURES))), "cycle": np.empty((0, 1 + len(CYCLE_FEATURES)))}
+    batteries = [none] * len(battery_ids)
+    for number, battery_id in enumerate(battery_ids):
+        with unreadable.skipping("drift", battery_id):
+            attributes_of = attributes.get(battery_id, {})
+            batteries[number] = _battery_features(connection, battery_id, attributes_of, start, params)
     by_cadence = {}
     for cadence, names in (("reading", READING_FEATURES), ("cycle", CYCLE_FEATURES)):
         parts = [np.empty((0, 1 + len(names))), *(battery[cadence] for battery in batteries)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,9 +13,10 @@ import psycopg2
 
 from features.labels import LabelParams
 from features.targets import FORECASTS
-from monitoring.evaluation.observations import observe
+from monitoring.evaluation.observations import Observation, observe
 from monitoring.evaluation.outcome_store import ROLES, EvaluationStore, Role
 from monitoring.evaluation.outcomes import Outcome, evaluate, forecast_label
+from monitoring.unreadable import DATA_ERRORS, UnreadableRows
 from telemetry.stores.retention import RETENTION_DAYS
 
 logger = logging.getLogger(__name__)
@@ -48,12 +50,20 @@ class Evaluator:
     Args:
         definitions_of: label definitions by model; None while they are unavailable, and its predictions wait.
         every_s: one forecast of each target per battery and interval is evaluated, as in training.
+        max_future_s: as in `StoreConnection`.
+        unreadable: counts the batteries that a step leaves out.
     """
 
     def __init__(
-        self, dsn: str, definitions_of: DefinitionsOf, every_s: float = LabelParams().temperature_every_s
+        self,
+        dsn: str,
+        definitions_of: DefinitionsOf,
+        every_s: float = LabelParams().temperature_every_s,
+        max_future_s: float | None = None,
+        unreadable: UnreadableRows | None = None,
     ) -> None:
-        self._store = EvaluationStore(dsn)
+        self._store = EvaluationStore(dsn, max_future_s)
+        self._unreadable = UnreadableRows() if unreadable is None else unreadable
         self._definitions_of = definitions_of
         self._every_s = every_s
         # Round-robin cursors: a battery that waits must not starve the others.
@@ -61,13 +71,16 @@ class Evaluator:
         self._last_forecast = dict.fromkeys(ROLES, "")
 
     def run(self, stop: threading.Event, interval_s: float) -> None:
-        """Run until `stop` is set, every `interval_s` when idle; database errors are retried."""
+        """Run until `stop` is set, every `interval_s` when idle; errors of the database and of its rows are retried."""
         try:
             while not stop.is_set():
                 try:
                     result = self.run_once()
                 except psycopg2.Error as error:
                     logger.warning("the telemetry store could not be evaluated: %s", str(error).strip())
+                    stop.wait(_RETRY_S)
+                except DATA_ERRORS:
+                    logger.exception("the telemetry store holds rows that cannot be evaluated")
                     stop.wait(_RETRY_S)
                 else:
                     stop.wait(0.0 if result.more else interval_s)
@@ -116,7 +129,9 @@ class Evaluator:
         batteries = self._store.new_readings(READINGS_PER_ROUND)
         observed = []
         for battery in batteries:
-            state, observations = observe(battery.observed, battery.readings)
+            state, observations = battery.observed, list[Observation]()
+            with self._unreadable.skipping("observation", battery.battery_id):
+                state, observations = observe(battery.observed, battery.readings)
             observed.append((battery.battery_id, replace(state, until=battery.until), observations))
         self._store.write_observations(observed)
         return sum(len(battery.readings) for battery in batteries) >= READINGS_PER_ROUND // 2
@@ -127,14 +142,21 @@ class Evaluator:
         battery_ids = self._store.dirty_batteries(BATTERIES_PER_ROUND, self._last_dirty)
         waiting = 0
         for battery_id in battery_ids:
-            history = self._store.battery_history(battery_id)
-            predictions = [] if history is None else self._store.pending_labels(battery_id)
-            outcomes, pending = ([], []) if history is None else evaluate(predictions, history, self._definitions_of)
-            done = len(outcomes) + len(pending) == len(predictions)
-            waiting += not done
-            changed += self._store.write_labels(battery_id, outcomes, pending, done)
             self._last_dirty = battery_id
+            is_done = False
+            with self._unreadable.skipping("labels", battery_id):
+                new, is_done = self._evaluate_battery(battery_id)
+                changed += new
+            waiting += not is_done
         return changed, len(battery_ids) == BATTERIES_PER_ROUND and waiting < BATTERIES_PER_ROUND
+
+    def _evaluate_battery(self, battery_id: str) -> tuple[int, bool]:
+        """Number of new or changed outcomes of one battery, and whether none of its predictions waits."""
+        history = self._store.battery_history(battery_id)
+        predictions = [] if history is None else self._store.pending_labels(battery_id)
+        outcomes, pending = ([], []) if history is None else evaluate(predictions, history, self._definitions_of)
+        is_done = len(outcomes) + len(pending) == len(predictions)
+        return self._store.write_labels(battery_id, outcomes, pending, is_done), is_done
 
     def _evaluate_forecasts(self, role: Role) -> tuple[int, bool]:
         """Evaluate the due forecasts, one per target and interval; returns as `_evaluate_slow_targets` does."""
@@ -156,9 +178,10 @@ class Evaluator:
         outcomes: list[Outcome] = []
         for number, (prediction, definitions) in enumerate(with_prediction):
             if number in readings:
-                actual = forecast_label(prediction, *readings[number], definitions)
-                if actual is not None:
-                    outcomes.append(Outcome(prediction, actual, prediction.due or prediction.time))
+                with self._unreadable.skipping("forecasts", prediction.battery_id):
+                    actual = forecast_label(prediction, *readings[number], definitions)
+                    if actual is not None and math.isfinite(actual) and math.isfinite(prediction.value):
+                        outcomes.append(Outcome(prediction, actual, prediction.due or prediction.time))
         until = [(one.battery_id, self._end_of_interval(one.time)) for one in ready]
         return self._store.write_forecast_outcomes(role, until, outcomes), bool(ready)
 

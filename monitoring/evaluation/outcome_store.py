@@ -22,8 +22,16 @@ from features.state import FloatArray
 from features.targets import FORECASTS, SLOW_TARGETS, TARGETS
 from monitoring.evaluation.observations import HealthReading, Observation, ObservationState
 from monitoring.evaluation.outcomes import BatteryHistory, Outcome, StoredPrediction
+from telemetry.contract import CYCLE_FIELDS, READING_FIELDS
 from telemetry.stores.connection import StoreConnection
-from telemetry.stores.newest import newest_cycle, newest_outcome, newest_prediction, newest_reading
+from telemetry.stores.newest import (
+    TIME_LIMIT,
+    TIME_START,
+    newest_cycle,
+    newest_outcome,
+    newest_prediction,
+    newest_reading,
+)
 
 Role = Literal["champion", "challenger"]
 ROLES: tuple[Role, ...] = ("champion", "challenger")
@@ -42,12 +50,27 @@ _PREDICTION = (
 )
 
 
+_LIMITS = {field.name: (field.minimum, field.maximum) for field in (*CYCLE_FIELDS, *READING_FIELDS)}
+
+
+def _valid(column: str, field: str) -> str:
+    """SQL: the column within the limits of the contract's `field`; NULL for a value beyond them, NaN or infinity."""
+    lower, upper = _LIMITS[field]
+    return f"CASE WHEN {column} BETWEEN {lower} AND {upper} THEN {column} END"
+
+
+def _since(cursor: str) -> str:
+    """SQL: the time of a cursor; the beginning if there is none, or if it was set to a time that has not come yet."""
+    return f"COALESCE(CASE WHEN {cursor} <= {TIME_LIMIT} THEN {cursor} END, {TIME_START})"
+
+
 def _age(prediction: str) -> str:
     """Age at a prediction: its own, else the one that the pack reported with the reading, as in the battery state."""
-    return (
-        f"COALESCE({prediction}.cycle_index, (SELECT charge_cycles FROM ev_telemetry t "  # noqa: S608 - constant text
-        f"WHERE t.battery_id = {prediction}.battery_id AND t.time = {prediction}.time)) AS cycle_index"
+    reported = (
+        f"(SELECT {_valid('charge_cycles', 'charge_cycles')} FROM ev_telemetry t "  # noqa: S608 - constant text
+        f"WHERE t.battery_id = {prediction}.battery_id AND t.time = {prediction}.time)"
     )
+    return f"COALESCE({_valid(f'{prediction}.cycle_index', 'cycle_index')}, {reported}) AS cycle_index"
 
 
 @dataclass(frozen=True)
@@ -79,10 +102,14 @@ class DueForecast:
 
 
 class EvaluationStore(StoreConnection):
-    """Database connection of the evaluator, with its advisory lock."""
+    """Database connection of the evaluator, with its advisory lock.
 
-    def __init__(self, dsn: str) -> None:
-        super().__init__(dsn, "battery-twin-evaluation", advisory_lock=_ADVISORY_LOCK)
+    Args:
+        max_future_s: as in `StoreConnection`.  No cursor moves past this limit: later readings would never be observed.
+    """
+
+    def __init__(self, dsn: str, max_future_s: float | None = None) -> None:
+        super().__init__(dsn, "battery-twin-evaluation", advisory_lock=_ADVISORY_LOCK, max_future_s=max_future_s)
 
     # Observations
 
@@ -97,25 +124,28 @@ class EvaluationStore(StoreConnection):
             cursor.execute(
                 f"""
                 SELECT b.battery_id, e.observed_until, e.cycle_index, e.soh_cycle, e.soh, e.alarm_level,
-                       e.watched, t.charge_cycles IS NULL AND t.time > COALESCE(predicted.time, '-infinity'),
-                       t.time, COALESCE(t.charge_cycles, p.cycle_index), t.soh, t.warning_level
+                       e.watched, t.charge_cycles IS NULL AND t.time > COALESCE(predicted.time, {TIME_START}),
+                       t.time, COALESCE(t.charge_cycles, p.cycle_index), {_valid("t.soh", "soh")},
+                       {_valid("t.warning_level", "warning_level")}
                 FROM batteries b
                 LEFT JOIN evaluation_batteries e USING (battery_id)
                 LEFT JOIN LATERAL {newest_prediction()} predicted ON true
                 CROSS JOIN LATERAL (
-                    SELECT time, charge_cycles FROM ev_telemetry t
+                    SELECT time, {_valid("charge_cycles", "charge_cycles")} AS charge_cycles FROM ev_telemetry t
                     WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL
-                      AND t.time > COALESCE(e.observed_until, '-infinity')
+                      AND t.time > {_since("e.observed_until")} AND t.time <= {TIME_LIMIT}
                     ORDER BY t.time LIMIT 1
                 ) first
                 CROSS JOIN LATERAL (
-                    SELECT * FROM ev_telemetry t
+                    SELECT time, soh, warning_level, {_valid("charge_cycles", "charge_cycles")} AS charge_cycles
+                    FROM ev_telemetry t
                     WHERE t.battery_id = b.battery_id AND t.voltage IS NOT NULL AND t.time >= first.time
+                      AND t.time <= {TIME_LIMIT}
                       AND (first.charge_cycles IS NOT NULL OR first.time <= predicted.time)  -- else wait
                     ORDER BY t.time LIMIT %s
                 ) t
                 LEFT JOIN LATERAL (
-                    SELECT cycle_index FROM battery_predictions p
+                    SELECT {_valid("cycle_index", "cycle_index")} AS cycle_index FROM battery_predictions p
                     WHERE p.battery_id = b.battery_id AND p.time = t.time AND p.role = 'champion' LIMIT 1
                 ) p ON t.charge_cycles IS NULL
                 ORDER BY b.battery_id, t.time
@@ -188,7 +218,7 @@ class EvaluationStore(StoreConnection):
 
         Predictions without an age are skipped: they cannot be labelled.
         """
-        is_new = "n.time > COALESCE(r.kept_until, '-infinity')"
+        is_new = f"n.time > {_since('r.kept_until')}"
         columns = f"time, {_age('n')}"
         with self.transaction() as cursor:
             cursor.execute(
@@ -196,14 +226,14 @@ class EvaluationStore(StoreConnection):
                 SELECT b.battery_id, r.kept_until, first.time, newest.time,
                        COALESCE(floor(newest.cycle_index) > COALESCE(r.kept_cycle, -1), false),
                        LEAST(newest.time, first.time + interval '{_PENDING_SPAN}'),
-                       newest.time > COALESCE(r.kept_until, '-infinity') + interval '{_PENDING_CURSOR_INTERVAL}'
+                       newest.time > {_since("r.kept_until")} + interval '{_PENDING_CURSOR_INTERVAL}'
                 FROM batteries b
                 LEFT JOIN evaluation_roles r ON r.battery_id = b.battery_id AND r.role = '{role}'
                 CROSS JOIN LATERAL {newest_prediction(is_new, columns=columns, role=f"'{role}'")} newest
                 CROSS JOIN LATERAL (
                     SELECT time FROM battery_predictions p
                     WHERE p.battery_id = b.battery_id AND p.role = '{role}'
-                      AND p.time > COALESCE(r.kept_until, '-infinity')
+                      AND p.time > {_since("r.kept_until")}
                     ORDER BY p.time LIMIT 1
                 ) first
                 """  # noqa: S608 - constant text
@@ -252,7 +282,7 @@ class EvaluationStore(StoreConnection):
                       AND p.role = %(role)s AND p.target = ANY(%(targets)s)
                     OFFSET 0  -- else the planner hashes the whole table when there are many batteries
                 ) p
-                WHERE p.cycle_index IS NOT NULL
+                WHERE p.cycle_index IS NOT NULL AND abs(p.value) < 'Infinity'
                 ORDER BY p.battery_id, p.target, floor(p.cycle_index), p.time
                 ON CONFLICT (battery_id, target, role, cycle) DO NOTHING
                 RETURNING battery_id
@@ -301,9 +331,11 @@ class EvaluationStore(StoreConnection):
                     SELECT cycle_index, soh_before / 100.0, time, 0 FROM battery_observations
                     WHERE battery_id = %(id)s AND kind = 'change'
                     UNION ALL
-                    SELECT c.cycle_index, COALESCE(c.capacity_ah / b.nominal_capacity_ah, c.soh / 100.0), c.end_time, 1
+                    SELECT c.cycle_index, COALESCE(c.capacity_ah / NULLIF(b.nominal_capacity_ah, 0), c.soh / 100.0),
+                           c.end_time, 1
                     FROM battery_cycles c JOIN batteries b USING (battery_id) WHERE c.battery_id = %(id)s
-                ) h WHERE h.health IS NOT NULL ORDER BY h.cycle_index, h.time, h.tie_order
+                ) h WHERE abs(h.health) < 'Infinity' AND h.cycle_index < 'Infinity'
+                ORDER BY h.cycle_index, h.time, h.tie_order
                 """,
                 {"id": battery_id},
             )
@@ -315,7 +347,7 @@ class EvaluationStore(StoreConnection):
                     WHERE battery_id = %(id)s AND kind = 'alarm'
                     UNION ALL
                     SELECT cycle_index, warning_level FROM battery_cycles
-                    WHERE battery_id = %(id)s AND warning_level > 0
+                    WHERE battery_id = %(id)s AND warning_level > 0 AND warning_level < 'Infinity'
                 ) a ORDER BY cycle_index
                 """,
                 {"id": battery_id},
@@ -323,7 +355,8 @@ class EvaluationStore(StoreConnection):
             alarms = cursor.fetchall()
             cursor.execute(
                 f"""
-                SELECT GREATEST(e.cycle_index, c.cycle_index), e.watched, GREATEST(e.observed_until, c.end_time),
+                SELECT GREATEST(e.cycle_index, c.cycle_index), e.watched,
+                       GREATEST(e.observed_until, CASE WHEN c.end_time <= {TIME_LIMIT} THEN c.end_time END),
                        c.warning_level IS NOT NULL
                 FROM evaluation_batteries e
                 LEFT JOIN LATERAL {newest_cycle("cycle_index, end_time, warning_level", "e.battery_id")} c ON true
@@ -407,7 +440,7 @@ class EvaluationStore(StoreConnection):
                     CROSS JOIN LATERAL (
                         SELECT time FROM battery_predictions p
                         WHERE p.battery_id = b.battery_id AND p.role = '{role}'
-                          AND p.time >= COALESCE(r.compared_until, '-infinity')
+                          AND p.time >= {_since("r.compared_until")}
                         ORDER BY p.time LIMIT 1
                     ) first
                     CROSS JOIN LATERAL (

@@ -37,7 +37,7 @@ def ensure_telemetry_store(settings: Settings) -> Iterator[Settings]:
     if settings.telemetry_dsn is not None:
         yield settings
         return
-    with embedded_postgres(settings.var / "postgres") as dsn:
+    with embedded_postgres(settings.var / "postgres", max_future_s=settings.max_future_s) as dsn:
         yield settings.model_copy(update={"telemetry_dsn": SecretStr(dsn)})
 
 
@@ -47,7 +47,9 @@ def embedded_dsn(folder: Path) -> str:
 
 
 @contextmanager
-def embedded_postgres(folder: Path, *, binaries: Path | None = None, durable: bool = True) -> Iterator[str]:
+def embedded_postgres(
+    folder: Path, *, binaries: Path | None = None, durable: bool = True, max_future_s: float | None = None
+) -> Iterator[str]:
     """A running server with its data in `folder`; yields its DSN.
 
     The first process to enter starts the server and the last to leave stops it, also when others were killed.
@@ -56,11 +58,13 @@ def embedded_postgres(folder: Path, *, binaries: Path | None = None, durable: bo
         folder: created where absent; a path of any length.
         binaries: folder of `initdb` and `pg_ctl`; the packaged PostgreSQL 18 where absent.
         durable: False for a temporary database: no fsync.
+        max_future_s: default of connections without a limit of their own (`telemetry.stores.newest`), such as psql's;
+            that of the process that starts the server counts.
 
     Raises:
         TwinError: the server cannot be started; the sentence ends with the end of its log.
     """
-    server = _Server(folder.resolve(), binaries or packaged_binaries(), durable)
+    server = _Server(folder.resolve(), binaries or packaged_binaries(), durable, max_future_s)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "users.lock").open("w") as users:
         with server.starting_or_stopping():
@@ -95,10 +99,11 @@ def _is_unused(lock_file: int) -> bool:
 class _Server:
     """Starts and stops the server of one folder; all state is in the folder."""
 
-    def __init__(self, folder: Path, binaries: Path, durable: bool) -> None:
+    def __init__(self, folder: Path, binaries: Path, durable: bool, max_future_s: float | None = None) -> None:
         self._folder = folder
         self._binaries = binaries
         self._durable = durable
+        self._max_future_s = max_future_s
         self._data = folder / "data"
         self._log = folder / "server.log"
         # The path of a Unix socket is limited to about 100 bytes; that of the folder is not.
@@ -131,6 +136,8 @@ class _Server:
         settings = _OPTIONS | {"unix_socket_directories": str(self._socket_folder)}
         if not self._durable:
             settings |= {"fsync": "off"}
+        if self._max_future_s is not None:
+            settings |= {"twin.max_future_s": str(self._max_future_s)}
         options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
         arguments = ("-D", str(self._data), "-l", str(self._log), "-w", "-t", str(_START_TIMEOUT_S), "-o", options)
         self._run("pg_ctl", "start", *arguments)

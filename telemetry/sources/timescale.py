@@ -77,7 +77,9 @@ def take_snapshot(settings: Settings, params: snapshot.SnapshotParams, field_map
             "DATA=path",
             field="telemetry_dsn",
         )
-    return snapshot.take_snapshot(settings.telemetry_dsn.get_secret_value(), FOLDER, params, field_map=field_map)
+    return snapshot.take_snapshot(
+        settings.telemetry_dsn.get_secret_value(), FOLDER, params, until=settings.time_limit(), field_map=field_map
+    )
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class StoreConnection:
         advisory_lock: key of the PostgreSQL advisory lock that `try_lock` takes.
         read_only: transactions are read-only, each on one snapshot (REPEATABLE READ).
         autocommit: statements outside of `transaction` need no commit.
+        max_future_s: readings further ahead of the clock than this are not the newest, see `telemetry.stores.newest`;
+            None: the setting of the database.
         prepare: called with each newly opened connection.
     """
 
@@ -52,6 +54,7 @@ class StoreConnection:
         advisory_lock: int | None = None,
         read_only: bool = False,
         autocommit: bool = False,
+        max_future_s: float | None = None,
         prepare: Callable[[Connection], None] | None = None,
     ) -> None:
         self._dsn = dsn
@@ -65,6 +68,8 @@ class StoreConnection:
         settings = {"TimeZone": "'UTC'"} | (_SERVER_KEEPALIVE if advisory_lock is not None else {})
         if statement_timeout_s is not None:
             settings["statement_timeout"] = str(int(statement_timeout_s * 1000))
+        if max_future_s is not None:
+            settings["twin.max_future_s"] = f"'{max_future_s}'"
         if read_only:
             settings |= {"default_transaction_read_only": "on", "default_transaction_isolation": "'repeatable read'"}
         self._settings_sql = "; ".join(f"SET {name} = {value}" for name, value in settings.items())

@@ -1,6 +1,16 @@
-"""SQL subqueries for the newest rows of one battery, each answered by one probe of an index instead of a scan."""
+"""SQL subqueries for the newest rows of one battery, each answered by one probe of an index instead of a scan.
+
+A row whose time is further ahead of the clock than `TWIN_MAX_FUTURE_S` comes from a wrong clock: it is left out until
+its time has come, or it would hide every later row.  So is one from before 1970, which Python may not be able to hold.
+"""
 
 from __future__ import annotations
+
+#: SQL expression: rows up to this time count.  A function of the store, because the view `latest_battery_status`
+#: follows the same rule; its limit is that of the connection (`StoreConnection`), else of the database, else 300 s.
+TIME_LIMIT = "twin_time_limit()"
+#: SQL expression: rows from this time on count, as in the contract.
+TIME_START = "timestamptz '1970-01-01 00:00:00+00'"
 
 
 def newest_rows(
@@ -16,9 +26,12 @@ def newest_rows(
 
     Args:
         condition: SQL condition on the row, whose alias is `n`.
-        order: column that the index (battery_id, ..., `order`) ends with.
+        order: column that the index (battery_id, ..., `order`) ends with; a time is limited to `TIME_START` and
+            `TIME_LIMIT`.
         battery: SQL expression of the id.
     """
+    if order == "time":
+        condition = f"n.time >= {TIME_START} AND n.time <= {TIME_LIMIT} AND {condition}"
     return (
         f"(SELECT {columns} FROM {table} n WHERE n.battery_id = {battery} AND {condition} "  # noqa: S608 - constant text
         f"ORDER BY n.{order} DESC LIMIT {rows})"

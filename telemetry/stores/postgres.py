@@ -155,10 +155,13 @@ class PostgresStore:
             return int(count)
 
     def newest_time(self, battery_ids: Sequence[str]) -> datetime | None:
-        """Time of the newest stored reading among `battery_ids`; None where there is none."""
+        """Time of the newest stored reading among `battery_ids`, also of one ahead of the clock; None without any."""
         with self._connection.transaction() as cursor:
             cursor.execute(
-                "SELECT max(time) FROM latest_battery_status WHERE battery_id = ANY(%s)", (list(battery_ids),)
+                "SELECT max(t.time) FROM unnest(%s::text[]) AS b (battery_id) CROSS JOIN LATERAL ("
+                "SELECT e.time FROM ev_telemetry e WHERE e.battery_id = b.battery_id AND e.voltage IS NOT NULL "
+                "ORDER BY e.time DESC LIMIT 1) t",
+                (list(battery_ids),),
             )
             (newest,) = cursor.fetchone() or (None,)
             return newest if isinstance(newest, datetime) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -55,7 +54,7 @@ def test_alerts_movements_and_new_batteries_of_a_day(postgres_dsn: str) -> None:
             ],
         )
     )
-    queries, alerts = Queries(database, math.inf), AlertStore(database)
+    queries, alerts = Queries(database), AlertStore(database)
     rows = {row["battery_id"]: row for row in queries.snapshots()}
     before = queries.changes(rows)
     assert (before.opened_total, before.opened) == (0, [])

@@ -82,7 +82,7 @@ def queries(postgres_server: str, new_database: Callable[[str], str]) -> Any:
                SELECT battery_id, time, target, role, model_name, model_version, value, 90.0, value - 90.0, time
                FROM battery_predictions"""
         )
-    yield Queries(database, max_future_s=300.0)
+    yield Queries(database)
     database.close()
     store.close()
 

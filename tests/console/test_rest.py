@@ -163,8 +163,9 @@ def test_reading_from_the_future_does_not_hide_current_readings(api_on: MakeApi,
     client = api_on(empty)
     assert get(client, "/api/battery/status")["temperature"] == 50.0
     assert get(client, "/api/alerts")["count"] == 1
-    database = Database(empty)
-    ahead = Queries(database, math.inf).snapshot("EV-1")  # as for a simulator that runs ahead of the clock
+    assert get(client, "/api/battery/latest")["temperature"] == 50.0
+    database = Database(empty, max_future_s=math.inf)  # as for a simulator that runs ahead of the clock
+    ahead = Queries(database).snapshot("EV-1")
     database.close()
     assert ahead is not None
     assert ahead["temperature"] == 21.0

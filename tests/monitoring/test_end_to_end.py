@@ -7,13 +7,14 @@ run`; Prometheus and Alertmanager have the shipped configuration.  `make watch-c
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def store(
     var = tmp_path / "var"
     shutil.copytree(registry.var, var)
     if request.param == "embedded":
-        with embedded_postgres(var / "postgres") as dsn:
+        with embedded_postgres(var / "postgres", max_future_s=math.inf) as dsn:
             yield {}, dsn
         return
     mosquitto = request.getfixturevalue("mosquitto")
@@ -117,6 +118,8 @@ def store(
     except pytest.skip.Exception:
         server = request.getfixturevalue("postgres15_dsn")
     dsn = new_database(server)
+    with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(f"ALTER DATABASE {connection.info.dbname} SET twin.max_future_s = 'inf'")  # for the panels
     yield (
         {
             "TWIN_TELEMETRY_DSN": dsn,
@@ -145,6 +148,7 @@ def test_metrics_panels_and_alert_of_a_live_minute(
         "TWIN_METRICS_PORT": str(ports["METRICS"]),
         "TWIN_MQTT_PORT": str(ports["MQTT"]),
         "TWIN_EVALUATION_INTERVAL_S": "1",
+        "TWIN_MAX_FUTURE_S": "inf",  # the simulator runs ahead of the clock
         **store_environment,
     }
     metrics_url = f"http://{HOST}:{ports['METRICS']}/metrics"

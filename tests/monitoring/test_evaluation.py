@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -476,6 +477,8 @@ def test_outcomes_expire_by_the_event_time_of_the_battery(dsn: str) -> None:
                 readings=[reading(name, since + s) for s in every(20, 320)],
                 predictions=[prediction(name, since, "temperature", 25.0)],
             )
-    evaluate(dsn)
+    evaluator = Evaluator(dsn, lambda _name, _version: DEFINITIONS, max_future_s=math.inf)
+    evaluator.catch_up()
+    evaluator.close()
     days = query(dsn, "SELECT battery_id, count(*) FROM prediction_outcomes GROUP BY 1 ORDER BY 1")
     assert days == [("ahead", 2), ("old", 2)]
