@@ -13,7 +13,7 @@ from typing import Any
 
 from nicegui import Event
 
-from console.alerts.alert_lifecycle import Key, find_transitions
+from console.alerts.alert_lifecycle import Key, SeenReadings, find_transitions
 from console.alerts.alert_store import AlertStore
 from console.alerts.rules import RULES, Category, Severity
 from console.api.health import ConsoleMetrics
@@ -86,6 +86,7 @@ class LiveUpdates:
         self._queries = queries
         self._alerts = alerts
         self._metrics = metrics
+        self._seen = SeenReadings()
         self._polled_at = time.monotonic()
         metrics.open_pages.set_function(lambda: self.open_pages)
         metrics.snapshot_age.set_function(lambda: time.monotonic() - self._polled_at)
@@ -164,7 +165,7 @@ class LiveUpdates:
         open_alerts, muted, problem = self.snapshot.open_alerts, self.snapshot.muted, None
         try:
             open_alerts = self._alerts.open_severities()
-            transitions = find_transitions(open_alerts, snapshot.rows.values())
+            transitions = find_transitions(open_alerts, snapshot.rows.values(), self._seen, snapshot.store_time)
             if transitions:
                 self._alerts.apply(transitions)
                 open_alerts = self._alerts.open_severities()

@@ -1,14 +1,20 @@
-"""Alert lifecycle: pure function from open alerts and battery rows to open, change and clear transitions."""
+"""Alert lifecycle: from open alerts and battery rows to open, change and clear transitions.
+
+One reading may be a fault of its sensor, so a transition needs as many successive readings as its rule says; the
+`status` of each row is the store's and does not wait.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
 from console.alerts.rules import RULES, AlertRule, Severity
 from features.targets import TARGETS
+from telemetry.thresholds import is_overdue
 
 #: Columns of a battery row that are stored with an alert as evidence.
 EVIDENCE = (
@@ -16,6 +22,7 @@ EVIDENCE = (
     "is_charging", *(target.predicted_column for target in TARGETS.values()),
 )  # fmt: skip
 Key = tuple[str, str]
+_LEVELS: tuple[Severity | None, ...] = (None, "WARNING", "CRITICAL")
 
 
 @dataclass(frozen=True)
@@ -33,10 +40,45 @@ class Transition:
     evidence: Mapping[str, Any]
 
 
-def find_transitions(open_alerts: Mapping[Key, Severity], rows: Iterable[Mapping[str, Any]]) -> list[Transition]:
+class SeenReadings:
+    """The newest values that were seen of each battery and rule, as many as the rule needs."""
+
+    def __init__(self) -> None:
+        self._values: dict[Key, deque[tuple[datetime, float]]] = {}
+
+    def agreeing(self, rule: AlertRule, row: Mapping[str, Any], value: float, now: datetime) -> Sequence[float]:
+        """Values of the newest readings up to that of `row`, which have to agree; none while there are too few.
+
+        The newest value is enough once the next reading is overdue: a battery that was hot and fell silent is reported.
+
+        Args:
+            now: clock of the store.
+        """
+        seen = self._values.setdefault((row["battery_id"], rule.name), deque(maxlen=max(rule.readings, 2)))
+        if seen and seen[-1][0] == row["time"]:
+            seen.pop()  # the same reading, perhaps with a prediction that arrived later
+        seen.append((row["time"], value))
+        interval_s = None if len(seen) == 1 else abs((seen[-1][0] - seen[-2][0]).total_seconds())
+        stored_at = row.get("created_at")
+        if stored_at is not None and is_overdue((now - stored_at).total_seconds(), interval_s):
+            return [value]
+        newest = [value for _, value in seen][-rule.readings :]
+        return newest if len(newest) == rule.readings else ()
+
+
+def find_transitions(
+    open_alerts: Mapping[Key, Severity],
+    rows: Iterable[Mapping[str, Any]],
+    seen: SeenReadings | None = None,
+    now: datetime | None = None,
+) -> list[Transition]:
     """Transitions that follow from the current battery `rows` for the open alerts (battery and rule -> severity).
 
     A missing value causes no transition: an alert is not resolved because its sensor stops reporting.
+
+    Args:
+        seen: earlier readings, to which those of `rows` are added; without it, or without `now`, one reading is enough.
+        now: clock of the store.
     """
     found = []
     for row in rows:
@@ -46,11 +88,22 @@ def find_transitions(open_alerts: Mapping[Key, Severity], rows: Iterable[Mapping
             value = rule.value(row)
             if value is None:
                 continue
+            values = [value] if seen is None or now is None else seen.agreeing(rule, row, value, now)
             current = open_alerts.get((row["battery_id"], rule.name))
-            severity = rule.severity(value, current)
+            severity = _agreed([rule.severity(one, current) for one in values], current)
             if severity != current:
                 found.append(_transition(rule, row, value, current, severity))
     return found
+
+
+def _agreed(severities: Sequence[Severity | None], current: Severity | None) -> Severity | None:
+    """The severity nearest to `current` among `severities`; `current` if they lie on both sides of it."""
+    levels, level = [_LEVELS.index(severity) for severity in severities], _LEVELS.index(current)
+    if levels and min(levels) > level:
+        return _LEVELS[min(levels)]
+    if levels and max(levels) < level:
+        return _LEVELS[max(levels)]
+    return current
 
 
 def _transition(

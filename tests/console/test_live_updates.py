@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
@@ -37,6 +38,9 @@ def dsn(postgres_server: str, new_database: Callable[[str], str]) -> str:
     hot = {"battery_id": "EV-1", "time": datetime.now(UTC), "voltage": 360.0, "current": 1.0, "temperature": 61.0}
     store.write(Batch(readings=[hot]))
     store.close()
+    # The next reading is overdue, so that this one counts alone.
+    with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE ev_telemetry SET created_at = now() - interval '1 minute'")
     return dsn
 
 
@@ -78,7 +82,7 @@ def backend(database: Database) -> int:
 
 
 def test_every_poll_is_published(read_pool: Database, write_pool: Database) -> None:
-    received = published(LiveUpdates(Queries(read_pool, math.inf), AlertStore(write_pool), ConsoleMetrics()), 3)
+    received = published(LiveUpdates(Queries(read_pool), AlertStore(write_pool), ConsoleMetrics()), 3)
     assert len(received) == 3
     times = [snapshot.store_time for snapshot in received]
     assert None not in times
@@ -97,7 +101,7 @@ def test_hung_server_is_reported_and_its_connection_replaced(
     read_pool: Database, write_pool: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live_module, "_OVERDUE_S", 0.4)
-    live = LiveUpdates(Queries(read_pool, math.inf), AlertStore(write_pool), ConsoleMetrics())
+    live = LiveUpdates(Queries(read_pool), AlertStore(write_pool), ConsoleMetrics())
     published(live, 1)
     pid = backend(read_pool)
     os.kill(pid, signal.SIGSTOP)
@@ -121,7 +125,7 @@ def test_slow_connection_failures_do_not_lengthen_the_poll_interval(
             raise StoreUnavailableError("unavailable")
 
     async def run() -> None:
-        live = LiveUpdates(Unavailable(read_pool, math.inf), AlertStore(write_pool), ConsoleMetrics())
+        live = LiveUpdates(Unavailable(read_pool), AlertStore(write_pool), ConsoleMetrics())
         third, received = asyncio.Event(), []
 
         def receive(snapshot: FleetSnapshot) -> None:
@@ -150,12 +154,12 @@ def test_transaction_on_a_hung_server_times_out(dsn: str) -> None:
 
 def test_read_only_store_still_shows_batteries(dsn: str, read_pool: Database, write_pool: Database) -> None:
     standby = Database(make_dsn(dsn, options="-c default_transaction_read_only=on"), read_only=False)
-    (snapshot,) = published(LiveUpdates(Queries(read_pool, math.inf), AlertStore(standby), ConsoleMetrics()), 1)
+    (snapshot,) = published(LiveUpdates(Queries(read_pool), AlertStore(standby), ConsoleMetrics()), 1)
     standby.close()
     assert snapshot.problem is None
     assert snapshot.rows["EV-1"]["temperature"] == 61.0
     assert "is read-only" in str(snapshot.alerts_problem)
-    (snapshot,) = published(LiveUpdates(Queries(read_pool, math.inf), AlertStore(write_pool), ConsoleMetrics()), 1)
+    (snapshot,) = published(LiveUpdates(Queries(read_pool), AlertStore(write_pool), ConsoleMetrics()), 1)
     assert snapshot.alerts_problem is None
 
 
@@ -164,7 +168,5 @@ def test_exception_in_a_poll_is_reported_and_polling_continues(read_pool: Databa
         def open_severities(self) -> Any:
             raise ValueError("a bug")
 
-    (snapshot,) = published(
-        LiveUpdates(Queries(read_pool, math.inf), FailingAlertStore(write_pool), ConsoleMetrics()), 1
-    )
+    (snapshot,) = published(LiveUpdates(Queries(read_pool), FailingAlertStore(write_pool), ConsoleMetrics()), 1)
     assert "see its log" in str(snapshot.problem)

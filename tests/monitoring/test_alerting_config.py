@@ -52,8 +52,8 @@ def test_rules_pass_their_promtool_tests() -> None:
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("battery_temperature_actual > 60", "battery_temperature_actual > 62"),
-        ("battery_soc_actual < 20", "battery_soc_actual <= 20"),
+        ("battery_temperature_confirmed > 60", "battery_temperature_confirmed > 62"),
+        ("battery_soc_confirmed < 20", "battery_soc_confirmed <= 20"),
         ("keep_firing_for: 10s", "keep_firing_for: 0s"),
         ("prediction_interval_outcomes >= 100", "prediction_interval_outcomes >= 10"),
         ("unless on() (twin_store_up == 1)", "unless on() (twin_store_up >= 0)"),
