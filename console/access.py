@@ -24,6 +24,7 @@ from starlette.requests import cookie_parser
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from console.forwarded import browser_hosts, path_prefix
 from telemetry.errors import TwinError, error_body
 from telemetry.settings import Settings
 
@@ -90,9 +91,9 @@ def _token_file(path: Path) -> str:
     return token
 
 
-def login_path(after: str) -> str:
-    """URL of the login page that redirects to `after`."""
-    return f"{LOGIN_PATH}?next={quote(after)}"
+def login_path(after: str, prefix: str = "") -> str:
+    """URL of the login page that redirects to `after`; `prefix` is that of a proxy."""
+    return f"{prefix}{LOGIN_PATH}?next={quote(after)}"
 
 
 class TooManyWrongTokensError(TwinError):
@@ -228,10 +229,13 @@ class AccessMiddleware:
         headers = Headers(scope=scope)
         if not self._access.read_requires_login and _name(headers.get("host", "")) not in self._names:
             return _refuse(403, f"the console accepts requests for localhost only, not for {headers.get('host', '')!r}")
-        origin = headers.get("origin")
         changes = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD", "OPTIONS")
-        if changes and origin is not None and urlsplit(origin).netloc != headers.get("host"):
-            return _refuse(403, "cross-origin requests are not allowed")
+        if changes and _is_cross_origin(headers):
+            return _refuse(
+                403,
+                f"cross-origin requests are not allowed: the origin is {headers['origin']}, the host "
+                f"{headers.get('host', '')}; a proxy has to send the host of the browser in X-Forwarded-Host",
+            )
         if not self._access.read_requires_login or scope["path"] in OPEN_PATHS:
             return None
         try:
@@ -240,8 +244,16 @@ class AccessMiddleware:
         except TooManyWrongTokensError as error:
             return _refuse(429, error.sentence, {"Retry-After": str(int(_FAILURE_WINDOW_S))})
         if scope["type"] == "http" and "text/html" in headers.get("accept", ""):
-            return RedirectResponse(login_path(scope["path"]), 303)
+            return RedirectResponse(login_path(scope["path"], path_prefix(headers)), 303)
         return _refuse(401, "log in, or send the token as 'Authorization: Bearer ...'", {"WWW-Authenticate": "Bearer"})
+
+
+def _is_cross_origin(headers: Headers) -> bool:
+    """Whether a page of another site made the request; a browser's own word, which no page can set, comes first."""
+    origin = headers.get("origin")
+    if origin is None or headers.get("sec-fetch-site") == "same-origin":
+        return False
+    return urlsplit(origin).netloc not in browser_hosts(headers)
 
 
 def _name(host: str) -> str:

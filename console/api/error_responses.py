@@ -14,10 +14,9 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from console.connection_pool import StoreUnavailableError
-from telemetry.errors import TwinError, error_body
+from telemetry.errors import TwinError, error_body, text_of
 
 _log = logging.getLogger(__name__)
-_MAX_SHOWN_LENGTH = 60
 
 
 class ApiError(TwinError):
@@ -84,9 +83,7 @@ def _invalid(error: RequestValidationError, expected: Mapping[str, str]) -> Twin
     field = ".".join(str(part) for part in first["loc"] if part not in ("query", "path", "body")) or None
     value = first.get("input")
     if field is not None and field in expected:
-        shown = repr(value)
-        shown = shown if len(shown) <= _MAX_SHOWN_LENGTH else f"{shown[:_MAX_SHOWN_LENGTH]}…"
-        return TwinError(f"{field}: {shown} is invalid: {expected[field]}", field=field, value=value)
+        return TwinError(f"{field}: {text_of(value)} is invalid: {expected[field]}", field=field, value=value)
     reason = str(first["msg"])
     return TwinError(f"{field or 'the request'}: {reason[:1].lower()}{reason[1:]}", field=field, value=value)
 

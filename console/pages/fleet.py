@@ -47,7 +47,7 @@ _HISTOGRAMS: tuple[tuple[str, str, str, str, tuple[float, ...]], ...] = (
 )
 _FILTERS = ("CRITICAL", "WARNING", "NORMAL", "STALE")
 _NUMBER = "p => p.value == null ? '–' : p.value.toFixed({decimals})"
-_OPEN = "location.assign('/battery/' + encodeURIComponent(e.data.battery_id))"
+_OPEN = "location.assign(window.path_prefix + '/battery/' + encodeURIComponent(e.data.battery_id))"
 _OPEN_BY_KEY = f"e => {{ if (e.event.key === 'Enter') {_OPEN} }}"
 _OPEN_BY_CLICK = f"e => {_OPEN}"
 _WITHOUT_STALE = "over batteries with data in the last minute"

@@ -9,6 +9,7 @@ from nicegui import ui
 
 from console.access import login_path
 from console.alerts.rules import Category
+from console.forwarded import path_prefix
 from console.live_updates import FleetSnapshot
 from console.pages.components import age, button, div, empty, set_text, text
 from console.pages.context import PageContext, Visitor
@@ -20,17 +21,25 @@ _COUNTS: tuple[tuple[str, tuple[Category, ...]], ...] = (
     ("Low charge", ("charge",)),
 )
 _STATIC = "/console-static"
-HEAD = f"""
-<link rel="stylesheet" href="{_STATIC}/console.css">
-<script src="{_STATIC}/console.js"></script>
-"""
+
+
+def _prefix() -> str:
+    """Path prefix of the proxy through which the page was opened; links of NiceGUI's own elements have it already."""
+    return path_prefix(ui.context.client.request.headers)
+
+
+def _add_head() -> None:
+    static = f"{_prefix()}{_STATIC}"
+    ui.add_head_html(
+        f'<link rel="stylesheet" href="{static}/console.css">\n<script src="{static}/console.js"></script>'
+    )
 
 
 @contextmanager
 def frame(context: PageContext, visitor: Visitor, title: str, path: str) -> Iterator[None]:
     """Context manager that builds the layout around the content of a page."""
     ui.page_title(f"{title} · Battery twin")
-    ui.add_head_html(HEAD)
+    _add_head()
     _count_open_page(context)
     with ui.header().classes("bar"):
         ui.link("Battery twin", "/").classes("brand")
@@ -85,7 +94,7 @@ def _navigation(path: str) -> list[ui.html]:
     counts = []
     with ui.element("nav").classes("tabs").props('aria-label="pages"'):
         for address, name in PAGES:
-            link = ui.element("a").props(f'href="{address}"')
+            link = ui.element("a").props(f'href="{_prefix()}{address}"')
             if address == path:
                 link.props('aria-current="page"')
             with link:
@@ -99,10 +108,11 @@ def _navigation(path: str) -> list[ui.html]:
 
 def _account(visitor: Visitor, path: str) -> None:
     if visitor.name is None:
-        with ui.element("a").classes("quiet").props(f'href="{login_path(path)}"'):
+        with ui.element("a").classes("quiet").props(f'href="{login_path(path, _prefix())}"'):
             text("Log in", tag="span")
         return
-    with ui.element("form").props('method="post" action="/logout"'), ui.element("button").classes("quiet"):
+    logout = f'method="post" action="{_prefix()}/logout"'
+    with ui.element("form").props(logout), ui.element("button").classes("quiet"):
         text(f"Log out {visitor.name}", tag="span")
 
 
@@ -120,7 +130,7 @@ def _count_open_page(context: PageContext) -> None:
 def error_page() -> None:
     """Page shown after an exception in a page function; it contains no details of the error."""
     ui.page_title("Error · Battery twin")
-    ui.add_head_html(HEAD)
+    _add_head()
     with div("twin"), div("panel"):
         empty("Internal error", "The page could not be built; see the log of the console.").props('role="alert"')
         ui.link("All batteries", "/")

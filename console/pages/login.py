@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.requests import cookie_parser
 
 from console.access import LOGIN_PATH, LOGIN_SESSION_S, SESSION_COOKIE, Access, TooManyWrongTokensError, session_cookie
+from console.forwarded import path_prefix
 
 _FAILURE_DELAY_S = 0.5
 #: The name is remembered per browser, so that only the token has to be entered again.
@@ -20,6 +21,7 @@ _NAME_COOKIE = "twin_name"
 _NAME_KEPT_S = 365 * 86400
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Log in · Battery twin</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
 <style>body{{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:95vh;margin:0 1rem}}
 form{{width:min(24rem,100%);display:grid;gap:.75rem}}h1{{font-size:1.25rem;margin:0}}p{{margin:0;opacity:.75}}
 label{{display:grid;gap:.25rem;font-size:.875rem}}input,button{{font:inherit;padding:.55rem .7rem;border-radius:6px;
@@ -67,16 +69,20 @@ class LoginRoutes:
         if session is None:
             await asyncio.sleep(_FAILURE_DELAY_S)
             return _form(next, name, "Wrong token.", 401)
-        response = RedirectResponse(_local_path(next), 303)
+        prefix = path_prefix(request.headers)
+        response = RedirectResponse(prefix + _local_path(next), 303)
         response.set_cookie(
             SESSION_COOKIE,
             session,
             max_age=int(LOGIN_SESSION_S),
+            path=f"{prefix}/",  # other programs behind the same proxy do not get it
             httponly=True,
             samesite="strict",
             secure=request.url.scheme == "https",
         )
-        response.set_cookie(_NAME_COOKIE, quote(name), max_age=_NAME_KEPT_S, httponly=True, samesite="strict")
+        response.set_cookie(
+            _NAME_COOKIE, quote(name), max_age=_NAME_KEPT_S, path=f"{prefix}/", httponly=True, samesite="strict"
+        )
         return response
 
     async def log_out(self, request: Request) -> Response:
@@ -84,8 +90,9 @@ class LoginRoutes:
         session = session_cookie(request.headers)
         if session is not None:
             self.access.log_out(session)
-        response = RedirectResponse("/", 303)
-        response.delete_cookie(SESSION_COOKIE)
+        home = f"{path_prefix(request.headers)}/"
+        response = RedirectResponse(home, 303)
+        response.delete_cookie(SESSION_COOKIE, path=home)
         return response
 
 

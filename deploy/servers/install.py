@@ -144,6 +144,7 @@ DEBIAN: dict[str, DebianPackage] = {
         DebianPackage("postgresql-15", ("initdb", "postgres")),
         DebianPackage("prometheus", ("prometheus", "promtool")),
         DebianPackage("prometheus-alertmanager", ("prometheus-alertmanager",)),
+        DebianPackage("nginx-light", ("nginx",)),
         DebianPackage("openssl", ("openssl",)),
         DebianPackage("wrk", ("wrk",)),
         DebianPackage("strace", ("strace",)),

@@ -10,8 +10,6 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +19,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pandas as pd
 import psycopg2
 import pytest
 from PIL import Image
 
-from deploy.servers.process import unused_port
 from features.state import STATE_VERSION
 from features.targets import TARGET_NAMES
 from monitoring.drift.drift_monitor import NO_REFERENCE
@@ -38,6 +34,7 @@ from telemetry.settings import Settings
 from telemetry.sources.base import REJECTED_COLUMNS
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
+from tests.console.console_process import TOKEN, console
 from tests.training.small_models import GATE, ModelFiles
 from training.gate import GateThresholds
 from training.registry.registration import Provenance, register_all
@@ -48,7 +45,6 @@ CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Debian's chromium is absent: apt-get install chromium")
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKEN = "a token of the browser tests"
 ARGUMENTS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--use-angle=swiftshader",
     "--enable-unsafe-swiftshader",
@@ -208,43 +204,6 @@ def site(
     write_drift(dsn, datetime.now(UTC))
     with writing(dsn), console(dsn, folder, "/api/health") as url:
         yield Site(url, screenshots, dsn)
-
-
-@contextmanager
-def console(dsn: str, folder: Path, ready: str, *arguments: str) -> Iterator[str]:
-    """Run a console on `dsn`; yields its URL once `ready` returns 200, and checks its exit code and log."""
-    port = unused_port()
-    environment = os.environ | {
-        "TWIN_VAR": str(folder / "var"),
-        "TWIN_TELEMETRY_DSN": dsn,
-        "TWIN_CONSOLE_PORT": str(port),
-        "TWIN_CONSOLE_TOKEN": TOKEN,
-    }
-    log = folder / "console.log"
-    command = [sys.executable, "-m", "console", *arguments]
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            _wait(f"http://127.0.0.1:{port}{ready}", process, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            code = process.wait(20)
-    assert code == 0
-    assert "Traceback" not in log.read_text(), log.read_text()
-
-
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        try:
-            if httpx.get(url).status_code == 200:
-                return
-        except httpx.TransportError:
-            pass  # not listening yet
-        time.sleep(0.2)
-    raise AssertionError(log.read_text())
 
 
 @pytest.fixture(scope="module")
