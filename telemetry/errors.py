@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-import reprlib
 
 _MAX_TEXT = 200
+_MAX_SHOWN = 60
 
 
 class TwinError(ValueError):
@@ -29,6 +30,22 @@ def error_body(error: TwinError) -> dict[str, object]:
     return {"error": error.sentence, "field": error.field, "value": _shown(error.value)}
 
 
+def text_of(value: object) -> str:
+    """`value` for a message, shortened; null, true and false are called that, not None, True and False."""
+    text = _json(value) if value is None or isinstance(value, bool | list | tuple | dict) else repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def _json(value: object) -> str:
+    """The beginning of `value` as JSON: a large value is not converted as a whole."""
+    text = ""
+    for part in json.JSONEncoder(ensure_ascii=False, skipkeys=True, default=str).iterencode(value):
+        text += part
+        if len(text) > _MAX_TEXT:
+            return f"{text[:_MAX_TEXT]}…"
+    return text
+
+
 def _shown(value: object) -> object:
     """`value` unchanged where it is short and valid JSON, else a shortened text of it."""
     if value is None or isinstance(value, bool):
@@ -39,4 +56,4 @@ def _shown(value: object) -> object:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, str):
         return value if len(value) <= _MAX_TEXT else f"{value[:_MAX_TEXT]}… ({len(value)} characters)"
-    return reprlib.repr(value)
+    return _json(value)

@@ -43,7 +43,7 @@ from pydantic import (
 from pydantic import Field as Entry
 
 from telemetry.contract import BATTERY_ID, CYCLE_FIELDS, READING_FIELDS, Field
-from telemetry.errors import TwinError
+from telemetry.errors import TwinError, text_of
 from telemetry.parameters import first_error
 
 TableName = Literal["readings", "cycles"]
@@ -113,7 +113,7 @@ def _constant(target: Field, value: object) -> float | str:
             raise ValueError(f"battery_id {value!r} must be 1 to 50 characters of A-Z a-z 0-9 _ . -")
         return str(value)
     if target.kind == "time" or not isinstance(value, (int, float)):
-        raise ValueError(f"{value!r} cannot be a constant of {target.name}; give a number")
+        raise ValueError(f"{text_of(value)} cannot be a constant of {target.name}; give a number")
     return float(value)
 
 
@@ -313,7 +313,7 @@ def parse_field_map(content: object, name: str) -> FieldMap:
         TwinError: names the invalid entry, its value and what is allowed.
     """
     if not isinstance(content, Mapping):
-        raise TwinError(f"{name} must hold `key: value` lines, but it is {content!r}", field=name, value=content)
+        raise TwinError(f"{name} must hold `key: value` lines, but it is {text_of(content)}", field=name, value=content)
     fields = {field.name: field for field in TABLES.get(str(content.get("table")), READING_FIELDS)}
     try:
         return FieldMap.model_validate({**content, "name": name}, context=fields)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from telemetry.errors import TwinError
+from telemetry.errors import TwinError, text_of
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -62,7 +62,7 @@ def first_error(error: ValidationError, model: type[BaseModel], file: str, secti
     elif isinstance(first["input"], Mapping):
         sentence = f"{field}: {rule}" if field else rule
     else:
-        sentence = f"{field} is {first['input']!r}: {rule}"
+        sentence = f"{field} is {text_of(first['input'])}: {rule}"
     return TwinError(f"{file}: {sentence}.", field=field or file, value=first["input"])
 
 
