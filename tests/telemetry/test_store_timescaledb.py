@@ -163,7 +163,12 @@ def test_policies_match_the_contract(dsn: str) -> None:
 
 
 def test_latest_view_uses_the_index_of_each_chunk(dsn: str) -> None:
-    write(dsn, Batch(readings=readings("active", NOW - timedelta(days=10), 1440) + readings("new", NOW, 10)))
+    write(
+        dsn,
+        Batch(
+            readings=readings("active", NOW - timedelta(days=10), 1440) + readings("new", NOW - timedelta(hours=2), 10)
+        ),
+    )
     write(dsn, Batch(readings=readings("stale", NOW - timedelta(days=9), 10)))
     query(dsn, "ANALYZE ev_telemetry")
     plan = "\n".join(row[0] for row in query(dsn, "EXPLAIN SELECT * FROM latest_battery_status"))
@@ -206,7 +211,12 @@ def test_late_readings_are_added_to_the_hourly_aggregate(dsn: str) -> None:
 
 
 def test_retention_keeps_a_stale_battery_in_the_latest_view(dsn: str) -> None:
-    write(dsn, Batch(readings=readings("stale", NOW - timedelta(days=60), 10) + readings("active", NOW, 10)))
+    write(
+        dsn,
+        Batch(
+            readings=readings("stale", NOW - timedelta(days=60), 10) + readings("active", NOW - timedelta(hours=2), 10)
+        ),
+    )
     hours = "SELECT count(*) FROM ev_telemetry_hourly WHERE battery_id = 'stale'"
     query(dsn, "CALL refresh_continuous_aggregate('ev_telemetry_hourly', NULL, NULL)")
     assert query(dsn, hours) == [(2,)]
