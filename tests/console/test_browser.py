@@ -35,6 +35,7 @@ from telemetry.sources.base import REJECTED_COLUMNS
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
 from tests.console.console_process import TOKEN, console
+from tests.hostile import drop_checks
 from tests.training.small_models import GATE, ModelFiles
 from training.gate import GateThresholds
 from training.registry.registration import Provenance, register_all
@@ -488,6 +489,7 @@ def test_new_batteries_appear_under_active_filters_and_sorting(visit: Callable[.
     stale = {**new, "battery_id": "CELL-2", "temperature": 90.0, "soc": 1.0}
     store.write(Batch(readings=[{**new, "temperature_min": 68.0, "soc": 50.0}, stale]))
     store.close()
+    drop_checks(site.dsn)
     with closing(psycopg2.connect(site.dsn)) as connection, connection, connection.cursor() as cursor:
         cursor.execute("UPDATE ev_telemetry SET current = 'NaN' WHERE battery_id = 'CELL-1'")
         cursor.execute("UPDATE ev_telemetry SET created_at = now() - interval '1 year' WHERE battery_id = 'CELL-2'")

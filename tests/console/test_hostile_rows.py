@@ -19,6 +19,7 @@ from console.queries import Queries
 from telemetry.batch import Batch
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
+from tests.hostile import drop_checks
 from tests.monitoring.store_rows import query
 from tests.monitoring.test_hostile_rows import HOSTILE
 
@@ -126,12 +127,7 @@ def test_reading_of_the_future_hides_no_alert(store: Store) -> None:
 
 @pytest.mark.parametrize("damage", HOSTILE.values(), ids=HOSTILE)
 def test_good_batteries_keep_pages_and_alerts(store: Store, api_on: Callable[[str], httpx.Client], damage: str) -> None:
-    for table, name in query(
-        store.dsn,
-        "SELECT conrelid::regclass::text, conname FROM pg_constraint "
-        "WHERE contype = 'c' AND connamespace = current_schema()::regnamespace",
-    ):
-        query(store.dsn, f'ALTER TABLE {table} DROP CONSTRAINT "{name}"')
+    drop_checks(store.dsn)
     now = datetime.now(UTC)
     due = now + timedelta(seconds=300)
     names = ["BAD", *GOOD]

@@ -21,6 +21,7 @@ from monitoring.fleet_queries import FleetReader
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 from telemetry.stores.newest import TIME_LIMIT
+from tests.hostile import drop_checks
 from tests.monitoring.store_rows import at, every, outcomes, prediction, query, reading, write
 from tests.monitoring.test_exporter import Scraper, samples_of, value_of
 
@@ -36,14 +37,8 @@ def dsn(postgres_dsn: str) -> str:
 
 @pytest.fixture
 def unconstrained(dsn: str) -> str:
-    """A store as it was before the constraints, and as a site's own tables are: any value is in it."""
-    constraints = query(
-        dsn,
-        "SELECT conrelid::regclass::text, conname FROM pg_constraint "
-        "WHERE contype = 'c' AND connamespace = current_schema()::regnamespace",
-    )
-    for table, name in constraints:
-        query(dsn, f'ALTER TABLE {table} DROP CONSTRAINT "{name}"')
+    """A store whose constraints keep nothing out."""
+    drop_checks(dsn)
     return dsn
 
 
@@ -145,6 +140,9 @@ HOSTILE: dict[str, str] = {
     "time infinity": "UPDATE ev_telemetry SET time = 'infinity' WHERE battery_id = 'BAD'",
     "time -infinity": "UPDATE ev_telemetry SET time = '-infinity' WHERE battery_id = 'BAD'",
     "stored at infinity": "UPDATE ev_telemetry SET created_at = 'infinity' WHERE battery_id = 'BAD'",
+    "in service since .NET's zero": "UPDATE batteries SET in_service_since = '0001-01-01 00:00:00+01' "
+    "WHERE battery_id = 'BAD'",
+    "due before Python's calendar": "UPDATE battery_predictions SET due = '4000-01-01 BC' WHERE battery_id = 'BAD'",
     "no capacity": "UPDATE batteries SET nominal_capacity_ah = 0, cells_in_series = 0 WHERE battery_id = 'BAD'",
     "NaN in every column": "UPDATE ev_telemetry SET voltage = 'NaN', current = 'NaN', temperature = 'NaN', "
     "soc = 'NaN', soh = 'NaN', charge_cycles = 'NaN', warning_level = 'NaN' WHERE battery_id = 'BAD'",
