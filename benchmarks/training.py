@@ -21,7 +21,7 @@ _PARAMS = ForestParams(n_estimators=100, max_depth=14, min_samples_leaf=3)
 def training(features: Path) -> list[dict[str, Any]]:
     """Seconds to fit one forest on the training rows of the registered model, and its error on the gate rows."""
     table = pd.read_parquet(features / f"{_TARGET.name}.parquet")
-    division = split(table)
+    division = split(table, _TARGET)
     train, gate = table[division.final_rows()], table[division.gate]
     value, error = _fit(train, gate, "scikit-learn-intelex")
     peer_value, peer_error = _fit(train, gate, "scikit-learn")

@@ -55,6 +55,7 @@ class ModelsView:
         previous: release that a rollback restores, None if there is none.
         versions: by target, all versions with the gate's verdicts, oldest first; each can be promoted.
         not_recorded: aliases that were moved outside and are not in the history yet, one text each.
+        unavailable: by target, why the newest training has no model of it.
     """
 
     domain: str
@@ -65,6 +66,7 @@ class ModelsView:
     events: tuple[EventView, ...]
     versions: Mapping[str, tuple[RegisteredVersion, ...]] = field(default_factory=dict)
     not_recorded: tuple[str, ...] = ()
+    unavailable: Mapping[str, str] = field(default_factory=dict)
 
 
 class RegistryError(TwinError):
@@ -202,6 +204,7 @@ def _view(settings: Settings, cache: Mapping[tuple[str, int], VersionView]) -> M
         events=events,
         versions={target: tuple(found) for target in TARGET_NAMES if (found := store.registered(target))},
         not_recorded=tuple(outside_changes(store)),
+        unavailable=store.unavailable(),
     )
 
 

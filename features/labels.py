@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,10 @@ from telemetry.parameters import Parameters
 
 
 class LabelParams(Parameters):
-    """Label definitions: end of life, failure and horizons; `targets` in params.yaml."""
+    """Label definitions: end of life, failure and horizons; `targets` in params.yaml.
+
+    An empty entry there has the default below; in the pipeline that of the source takes precedence (`definitions`).
+    """
 
     section: ClassVar[str] = "targets"
 
@@ -31,6 +34,27 @@ class LabelParams(Parameters):
     fault_warning_level: float = 3.0
     min_rows: PositiveInt = 50
     min_events: NonNegativeInt = 10
+
+    @classmethod
+    def of(cls, params: Mapping[str, Any]) -> Self:
+        """As `Parameters.of`; an empty entry has the default."""
+        section = params.get(cls.section) or {}
+        return super().of({cls.section: {name: value for name, value in section.items() if value is not None}})
+
+
+def definitions(params: Mapping[str, Any], of_source: Mapping[str, float]) -> dict[str, Any]:
+    """Section `targets` of params.yaml with defaults in place of its empty entries, as stored with a model.
+
+    Args:
+        params: content of params.yaml.
+        of_source: defaults of the data source, which take precedence over those of `LabelParams`.
+
+    Raises:
+        TwinError: for the first parameter that is unknown or out of range.
+    """
+    filled = {name: of_source.get(name) if value is None else value for name, value in params["targets"].items()}
+    defaults = LabelParams.of({"targets": filled})
+    return {name: getattr(defaults, name) if value is None else value for name, value in filled.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

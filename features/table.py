@@ -254,6 +254,11 @@ def _reason_unavailable(target: Target, frame: pd.DataFrame, labelled: pd.DataFr
         return f"the source has no {what}"
     if len(labelled) < params.min_rows:
         return f"{len(labelled)} labelled rows, at least {params.min_rows} are needed: {target.shown.no_label}"
+    if target.matures == "end_of_life" and labelled["battery_id"].nunique() == 1:
+        return (
+            f"only {labelled['battery_id'].iloc[0]} was observed until its end of life; with one battery the remaining "
+            "life is its age counted backwards, so at least two are needed"
+        )
     if target.kind == "classification":
         counts = labelled[target.label].value_counts()
         rarest = min(int(counts.get(value, 0)) for value in (0.0, 1.0))

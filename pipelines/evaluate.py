@@ -16,7 +16,7 @@ from training import plots
 from training.baselines import LINEAR_EXTRAPOLATION
 from training.evaluate import add_linear_extrapolation, by_fold, permutation_importance, report
 from training.onnx_runtime import OnnxForest
-from training.params import FEATURES, MODELS, REPORTS, read_json, start_logging, write_json
+from training.params import DEFINITIONS_FILE, FEATURES, MODELS, REPORTS, read_json, start_logging, write_json
 
 log = logging.getLogger(__name__)
 
@@ -74,8 +74,9 @@ def main() -> None:
     params = load_params()
     fits = {name: read_json(MODELS / name / "fit.json") for name in TARGETS}
     available = {name: fit for name, fit in fits.items() if fit["available"]}
-    oof = read_predictions("oof", available, params["targets"]["eol_fraction"])
-    gate = read_predictions("gate", available, params["targets"]["eol_fraction"])
+    eol_fraction = read_json(FEATURES / DEFINITIONS_FILE)["eol_fraction"]
+    oof = read_predictions("oof", available, eol_fraction)
+    gate = read_predictions("gate", available, eol_fraction)
 
     metrics = {
         "source": params["source"]["name"],

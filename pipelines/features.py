@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from features import leakage_check
-from features.labels import LabelParams
+from features.labels import LabelParams, definitions
+from features.leakage_check import LeakageError
 from features.state import STATE_VERSION
 from features.table import KEYS, FeatureTables, build
 from features.targets import TARGETS
 from telemetry.command import exit_code
 from telemetry.parameters import load_params
-from training.params import FEATURES, VALIDATED, start_logging, write_json
+from telemetry.sources import source
+from training.params import DEFINITIONS_FILE, FEATURES, VALIDATED, start_logging, write_json
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +29,13 @@ _CHECKED_BATTERIES = 8
 def features(
     readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame, params: LabelParams
 ) -> FeatureTables:
-    """The tables of all targets, after they have passed the data leakage check."""
+    """The tables of all targets, after they have passed the data leakage check.
+
+    A target that a formula of features determines in these data is left out, with the reason.
+
+    Raises:
+        LeakageError: a label is among the features, or one of them depends on later data, whatever the data.
+    """
     built = build(readings, cycles, batteries, params)
     truncated = build(*_truncated(readings, cycles, batteries), _without_minimum_rows(params))
     for name, table in built.tables.items():
@@ -34,8 +43,14 @@ def features(
         leakage_check.reject_labels(target, target.feature_names)
         if name in truncated.tables:
             leakage_check.reject_future_values(table, truncated.tables[name], target.feature_names, _row_key(table))
-        leakage_check.reject_target_formulas(table, target, target.feature_names)
-    return built
+    tables, not_available = dict(built.tables), dict(built.not_available)
+    for name, table in built.tables.items():
+        try:
+            leakage_check.reject_target_formulas(table, TARGETS[name], TARGETS[name].feature_names)
+        except LeakageError as error:
+            del tables[name]
+            not_available[name] = error.sentence
+    return replace(built, tables=tables, not_available=not_available)
 
 
 def _without_minimum_rows(params: LabelParams) -> LabelParams:
@@ -92,11 +107,13 @@ def main() -> None:
     readings, cycles, batteries = (
         pd.read_parquet(VALIDATED / f"{name}.parquet") for name in ("readings", "cycles", "batteries")
     )
-    built = features(readings, cycles, batteries, LabelParams.of(params))
+    defined = definitions(params, source(params["source"]["name"]).target_defaults)
+    built = features(readings, cycles, batteries, LabelParams.of({"targets": defined}))
     FEATURES.mkdir(parents=True, exist_ok=True)
     for target in TARGETS.values():
         empty = pd.DataFrame(columns=[*KEYS, *target.feature_names, target.label])
         built.tables.get(target.name, empty).to_parquet(FEATURES / f"{target.name}.parquet", index=False)
+    write_json(FEATURES / DEFINITIONS_FILE, defined)
     built.cycles.to_parquet(FEATURES / "cycles.parquet", index=False)
     write_json(
         FEATURES / "report.json",

@@ -6,6 +6,7 @@ import argparse
 import logging
 import shutil
 import sys
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,6 @@ import pandas as pd
 from features.state import STATE_VERSION
 from features.targets import TARGET_NAMES, TARGETS, Target
 from telemetry.command import exit_code
-from telemetry.errors import TwinError
 from telemetry.parameters import load_params
 from telemetry.settings import Settings
 from training import tracking
@@ -24,9 +24,9 @@ from training.forests import ForestParams, inputs
 from training.measures import Measures, error_measure
 from training.model_files import save_canonical_skops
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference, to_onnx
-from training.params import FEATURES, MODELS, TUNED, read_json, start_logging, write_json
+from training.params import DEFINITIONS_FILE, FEATURES, MODELS, TUNED, read_json, start_logging, write_json
 from training.release import content_sha256
-from training.splits import split
+from training.splits import UntrainableError, split
 
 log = logging.getLogger(__name__)
 
@@ -38,29 +38,38 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("target", choices=TARGET_NAMES)
     target = TARGETS[parser.parse_args().target]
+    tuned = read_json(TUNED / f"{target.name}.json")
+    try:
+        if not tuned["available"]:
+            raise UntrainableError(tuned["reason"], field="target", value=target.name)
+        _empty_folder(target)
+        _train_as_tuned(target, tuned)
+    except UntrainableError as error:
+        log.info("%s is not trained: %s", target.name, error.sentence)
+        reason = {"target": target.name, "available": False, "reason": error.sentence}
+        write_json(_empty_folder(target) / "fit.json", reason)
+
+
+def _empty_folder(target: Target) -> Path:
     folder = MODELS / target.name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    tuned = read_json(TUNED / f"{target.name}.json")
-    if not tuned["available"]:
-        log.info("%s is not trained: %s", target.name, tuned["reason"])
-        write_json(folder / "fit.json", {"target": target.name, "available": False, "reason": tuned["reason"]})
-        return
+    return folder
 
+
+def _train_as_tuned(target: Target, tuned: dict[str, Any]) -> None:
     params = load_params()
     seed, forest = params["seed"], ForestParams(**tuned["params"])
     table = pd.read_parquet(FEATURES / f"{target.name}.parquet")
     baselines = [name for name in target.baselines if name in BASELINES]
     logged = {**forest.as_dict(), "seed": seed}
     with tracking.forest_run(Settings(), params["domain"], target.name, baselines, logged) as run:
-        _train(target, table, forest, params, run)
+        _train(target, table, forest, seed, run)
 
 
-def _train(
-    target: Target, table: pd.DataFrame, forest: ForestParams, params: dict[str, Any], run: tracking.ForestRun
-) -> None:
+def _train(target: Target, table: pd.DataFrame, forest: ForestParams, seed: int, run: tracking.ForestRun) -> None:
     """Write the files of `models/<target>` and log errors to `run` as soon as they are known."""
-    folder, seed, division = MODELS / target.name, params["seed"], split(table)
+    folder, division = MODELS / target.name, split(table, target)
 
     def errors(rows: pd.DataFrame) -> dict[str, Measures]:
         own, of_baselines = errors_by_model(target, rows)
@@ -85,7 +94,7 @@ def _train(
     onnx = to_onnx(model, len(target.feature_names))
     difference = onnx_difference(model, onnx, inputs(table.iloc[:: max(1, len(table) // 10_000)], target))
     if difference > MAX_DIFFERENCE:
-        raise TwinError(f"{target.name}: ONNX differs from scikit-learn by {difference:.2g}, at most {MAX_DIFFERENCE}")
+        raise UntrainableError(f"ONNX differs from scikit-learn by {difference:.2g}, at most {MAX_DIFFERENCE}")
     (folder / "model.onnx").write_bytes(onnx)
     save_canonical_skops(model, folder / "model.skops")
     write_json(
@@ -103,7 +112,7 @@ def _train(
             "train_batteries": sorted(train["battery_id"].unique().tolist()),
             "gate_batteries": sorted(gate["battery_id"].unique().tolist()),
             "label_max": float(train[target.label].max()),
-            "definitions": params["targets"],
+            "definitions": read_json(FEATURES / DEFINITIONS_FILE),
             "onnx_max_difference": difference,
         },
     )

@@ -10,14 +10,14 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from features.targets import TARGET_NAMES, TARGETS
+from features.targets import TARGET_NAMES, TARGETS, Target
 from telemetry.command import exit_code
 from telemetry.parameters import load_params
 from telemetry.settings import Settings
 from training import tracking
 from training.forest_library import forests
 from training.params import FEATURES, TUNED, file_hash, read_json, start_logging, write_json
-from training.splits import split
+from training.splits import UntrainableError, split
 from training.tuning import TuneParams, study_name, tune_forest
 
 log = logging.getLogger(__name__)
@@ -29,14 +29,22 @@ def main() -> None:
     parser.add_argument("target", choices=TARGET_NAMES)
     target = TARGETS[parser.parse_args().target]
     reason = read_json(FEATURES / "report.json")["not_available"].get(target.name)
-    if reason:
-        log.info("%s is not tuned: %s", target.name, reason)
-        write_json(TUNED / f"{target.name}.json", {"available": False, "reason": reason})
-        return
+    try:
+        if reason:
+            raise UntrainableError(reason, field="target", value=target.name)
+        _tune(target)
+    except UntrainableError as error:
+        log.info("%s is not tuned: %s", target.name, error.sentence)
+        write_json(TUNED / f"{target.name}.json", {"available": False, "reason": error.sentence})
+
+
+def _tune(target: Target) -> None:
+    """Write `reports/tuning/<target>.json` and log each trial as it ends."""
     params = load_params()
     settings = Settings()
     source = FEATURES / f"{target.name}.parquet"
     table = pd.read_parquet(source)
+    division = split(table, target)
     tune = TuneParams.of(params)
     name = study_name(params["domain"], target, file_hash(source), tune, params["seed"])
     settings.var.mkdir(parents=True, exist_ok=True)
@@ -54,7 +62,7 @@ def main() -> None:
         tuned = tune_forest(
             table,
             target,
-            split(table),
+            division,
             tune,
             seed=params["seed"],
             storage=settings.optuna_storage,

@@ -14,6 +14,8 @@ INTERIM = Path("data/interim")
 VALIDATED = Path("data/validated")
 QUARANTINE = Path("data/quarantine")
 FEATURES = Path("data/features")
+#: Label definitions of the feature tables, in `FEATURES`.
+DEFINITIONS_FILE = "definitions.json"
 TUNED = Path("reports/tuning")
 MODELS = Path("models")
 REPORTS = Path("reports")

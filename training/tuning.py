@@ -18,7 +18,7 @@ from telemetry.parameters import Parameters
 from training.forest_library import Library
 from training.forests import ForestParams, fit, predict
 from training.measures import error_measure, measures
-from training.splits import Split
+from training.splits import Split, fitting_parts
 from training.tracking import Trial
 
 #: Called after each finished trial.
@@ -78,8 +78,7 @@ def tune_forest(
     The first trial is the published setting.  The sampler of each trial is seeded by `seed` plus the number of
     finished trials, so that a resumed study of one worker gives the result of an uninterrupted one.
     """
-    rows_for_tuning = _thin(table.assign(_fold=split.fold)[split.final_rows()], tune.max_rows)
-    inner = _inner_folds(rows_for_tuning, split)
+    rows_for_tuning, inner = _thinned(table.assign(_fold=split.fold)[split.final_rows()], target, split, tune.max_rows)
     study = optuna.create_study(
         study_name=name, storage=storage, direction="minimize", load_if_exists=True, sampler=_sampler(seed)
     )
@@ -122,20 +121,23 @@ def _suggest(trial: optuna.trial.BaseTrial, tune: TuneParams) -> ForestParams:
     )
 
 
-def _thin(table: pd.DataFrame, max_rows: int) -> pd.DataFrame:
-    return table.iloc[:: max(1, -(-len(table) // max_rows))].reset_index(drop=True)
+def _thinned(
+    table: pd.DataFrame, target: Target, split: Split, max_rows: int
+) -> tuple[pd.DataFrame, list[tuple[np.ndarray, np.ndarray]]]:
+    """Every k-th row of `table`, and its folds; more than `max_rows` where that few leave a fold without one class."""
+    for step in range(max(1, -(-len(table) // max_rows)), 0, -1):
+        rows = table.iloc[::step].reset_index(drop=True)
+        if folds := _inner_folds(rows, target, split):
+            return rows, folds
+    raise ValueError("the split was made for another table or target")
 
 
-def _inner_folds(table: pd.DataFrame, split: Split) -> list[tuple[np.ndarray, np.ndarray]]:
+def _inner_folds(table: pd.DataFrame, target: Target, split: Split) -> list[tuple[np.ndarray, np.ndarray]]:
     """Three of the outer folds, which is enough to compare parameters at three fifths of the cost."""
     fold = table["_fold"].to_numpy()
-    present = sorted(set(fold.tolist()) - {-1})[-3:]
-    position = np.arange(len(table))
-    folds = []
-    for number in present:
-        train = position[fold != number] if split.by == "battery" else position[fold < number]
-        folds.append((train, position[fold == number]))
-    return folds
+    classes = table[target.label].to_numpy(dtype=float) > 0.5 if target.kind == "classification" else None
+    parts = list(fitting_parts(fold, split.by, classes))[-3:]
+    return [(np.flatnonzero(train), np.flatnonzero(fold == number)) for number, train in parts]
 
 
 def _error(

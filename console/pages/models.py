@@ -99,6 +99,8 @@ class _ModelsPage:
             if view.release is None and not view.challengers:
                 with div("panel"):
                     empty("No model is registered yet", "Run the pipeline: make repro.")
+                    for target, reason in view.unavailable.items():
+                        text(f"{TARGETS[target].title} is not available: {reason}.", "muted small")
                 return
             if view.not_recorded:
                 with div("notice").props('role="status"'):
@@ -145,6 +147,8 @@ class _ModelsPage:
             )
             if champion is None:
                 text("No champion for this target.", "muted small")
+            if target in view.unavailable:
+                text(f"Not available from the newest training: {view.unavailable[target]}.", "muted small")
             if target not in _pending(view):
                 text("No challenger.", "muted small")
 

@@ -34,6 +34,14 @@ def test_cached_versions_are_not_fetched_again(three_releases: Settings) -> None
     assert fetched.version == 3
 
 
+def test_view_says_why_the_newest_training_has_no_model_of_a_target(three_releases: Settings) -> None:
+    store = RegistryStore.open(three_releases, three_releases.domain)
+    before = store.unavailable()
+    store.set_unavailable({"rul": "only B1 was observed until its end of life"})
+    assert _view(three_releases, {}).unavailable == {"rul": "only B1 was observed until its end of life"}
+    store.set_unavailable(before)
+
+
 def test_concurrent_rollbacks_change_the_champion_once(three_releases: Settings, tmp_path: Path) -> None:
     params = tmp_path / "params.yaml"
     params.write_text(yaml.safe_dump({"gate": {"min_skill": GATE.min_skill}}))

@@ -115,6 +115,36 @@ def test_formula_of_a_class_label_is_rejected(cells: Cells, no_readings: pd.Data
         leakage_check.reject_target_formulas(leaky, target, (*target.feature_names, "alarm_soon"))
 
 
+def remaining(lives: dict[str, float]) -> pd.DataFrame:
+    """Remaining life of cells at every cycle, with features that follow the age with noise."""
+    rng = np.random.default_rng(3)
+    target = TARGETS["rul"]
+    parts = []
+    for name, life in lives.items():
+        age = np.arange(1.0, life)
+        part = pd.DataFrame(rng.normal(size=(len(age), len(target.feature_names))), columns=list(target.feature_names))
+        parts.append(part.assign(battery_id=name, cycle_index=age, cycles=age, **{target.label: life - age}))
+    return pd.concat(parts, ignore_index=True)
+
+
+@pytest.mark.parametrize(
+    "lives", [{"a": 300.0}, {"a": 300.0, "b": 300.0}, {"a": 301.0, "b": 300.0, "c": 301.0}], ids=["one", "two", "three"]
+)
+def test_age_against_remaining_life_is_arithmetic_and_no_leak(lives: dict[str, float]) -> None:
+    target = TARGETS["rul"]
+    leakage_check.reject_target_formulas(remaining(lives), target, target.feature_names)
+
+
+def test_end_of_life_among_the_features_is_rejected() -> None:
+    """Negative control: remaining life as the difference of a known end and the age."""
+    target = TARGETS["rul"]
+    table = remaining({"a": 300.0, "b": 410.0, "c": 250.0, "d": 350.0})
+    leakage_check.reject_target_formulas(table, target, target.feature_names)
+    leaky = table.assign(end=table[target.label] + table["cycle_index"])
+    with pytest.raises(LeakageError, match="determines rul"):
+        leakage_check.reject_target_formulas(leaky, target, (*target.feature_names, "end"))
+
+
 def test_keys_are_not_features() -> None:
     for target in TARGETS.values():
         assert not set(KEYS) & set(target.feature_names)

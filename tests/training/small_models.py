@@ -193,7 +193,8 @@ def _reference(train: pd.DataFrame, target: Target) -> tuple[pd.DataFrame, pd.Da
     times = pd.Timestamp("2025-01-01", tz="UTC") + pd.to_timedelta(300.0 * train["cycle_index"], unit="s")
     columns = train.columns.union(list(target.feature_names), sort=False)
     table = train.reindex(columns=columns).assign(time=times, life_quarter=1.0)
-    out_of_fold = table.loc[split(table).fold >= 0, ["battery_id", "cycle_index", "actual"]]
+    table[target.label] = table["actual"]
+    out_of_fold = table.loc[split(table, target).fold >= 0, ["battery_id", "cycle_index", "actual"]]
     return table, out_of_fold.assign(predicted=out_of_fold["actual"].mean()).reset_index(drop=True)
 
 

@@ -32,7 +32,7 @@ def table_of(batteries: int, rows: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         life_quarter=1.0,
         soh_fraction=rng.uniform(0.8, 1.0, n),
     )
-    in_folds = table[split(table).fold >= 0]
+    in_folds = table[split(table, SOH).fold >= 0]
     out_of_fold = in_folds[["battery_id", "cycle_index"]].assign(
         actual=in_folds["soh_fraction"], predicted=in_folds["soh_fraction"] + 0.01 * in_folds["cycles"]
     )

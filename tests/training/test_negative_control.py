@@ -54,7 +54,7 @@ def test_skill_is_zero_without_signal_and_positive_with_signal(name: str) -> Non
     skills = []
     for signal in (0.0, 3.0):
         table = table_of(target, signal=signal)
-        skills.append(report(target, out_of_fold(table, target, PARAMS, split(table), seed=1))["skill"])
+        skills.append(report(target, out_of_fold(table, target, PARAMS, split(table, target), seed=1))["skill"])
     assert skills[0] < 0.02
     assert skills[1] > 0.2
 
@@ -62,14 +62,14 @@ def test_skill_is_zero_without_signal_and_positive_with_signal(name: str) -> Non
 def test_out_of_fold_predictions_are_reproducible() -> None:
     target = TARGETS["failure"]
     table = table_of(target, signal=1.0)
-    first = out_of_fold(table, target, PARAMS, split(table), seed=1)
-    pd.testing.assert_frame_equal(first, out_of_fold(table, target, PARAMS, split(table), seed=1))
+    first = out_of_fold(table, target, PARAMS, split(table, target), seed=1)
+    pd.testing.assert_frame_equal(first, out_of_fold(table, target, PARAMS, split(table, target), seed=1))
 
 
 def test_resumed_study_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     target = TARGETS["soh"]
     table = table_of(target, signal=2.0)
-    division = split(table)
+    division = split(table, target)
     whole = tune_forest(table, target, division, TUNE, seed=5, storage=f"sqlite:///{tmp_path}/a.db", name="s")
 
     class KilledError(Exception):

@@ -146,13 +146,20 @@ def test_model_trained_without_signal_stays_challenger(
     assert store.aliases().champions == {}
 
 
-def test_target_not_available_from_the_source_is_reported(register: Register, models: ModelFiles) -> None:
+def test_target_not_available_from_the_source_is_reported(
+    register: Register, models: ModelFiles, store: RegistryStore
+) -> None:
     models.train("soh")
     models.write_not_available("rul", "no battery reached its end of life")
     report = register()
     assert result_of(report, "rul").state == "not available"
     assert result_of(report, "rul").reasons == ("no battery reached its end of life",)
     assert result_of(report, "temperature").reasons == ("it was not trained",)
+    assert store.unavailable()["rul"] == "no battery reached its end of life"
+    assert set(store.unavailable()) == {"rul", "temperature", "failure"}
+    models.train("rul")
+    register()
+    assert set(store.unavailable()) == {"temperature", "failure"}
 
 
 def test_model_whose_onnx_differs_from_scikit_learn_is_not_registered(

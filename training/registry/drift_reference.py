@@ -27,7 +27,7 @@ def reference_rows(table: pd.DataFrame, out_of_fold: pd.DataFrame, target: Targe
     Returns:
         `battery_id`, `time`, `cycle_index`, `actual`, `predicted` and the features, named as in gate rows.
     """
-    in_folds = table[split(table).fold >= 0].reset_index(drop=True)
+    in_folds = table[split(table, target).fold >= 0].reset_index(drop=True)
     keys = [key for key in KEYS if key != "life_quarter"]
     features = in_folds[list(target.feature_names)].add_prefix(FEATURE_PREFIX)
     rows = pd.concat([in_folds[keys], out_of_fold[["actual", "predicted"]].reset_index(drop=True), features], axis=1)

@@ -147,6 +147,7 @@ def register_all(
     outside = None if provenance.experiment is not None else synchronise(store, gate)
     before, usable = store.aliases(), usable_champions(store)
     registered = [_register(store, folder / target, target, metrics, provenance) for target in TARGET_NAMES]
+    store.set_unavailable({item.target: item.reasons[0] for item in registered if item.state == "not available"})
     versions = {item.target: item.version for item in registered if item.version is not None}
     retired = _retired(store, versions)
     verdicts = _verdicts(store, versions, usable.versions, gate)

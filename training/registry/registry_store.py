@@ -46,6 +46,7 @@ GATE_TAG = "gate"
 GATE_REASONS_TAG = "gate_reasons"
 
 _EVENT_PREFIX = "event."
+_UNAVAILABLE_TAG = "not_available"
 _RELEASE_FOLDER = "release"
 _RUNS = "runs:/"
 #: Page size of registry queries; MLflow's default is 100.
@@ -247,6 +248,20 @@ class RegistryStore:
         for target in present.keys() - champions.keys():
             self.client.delete_registered_model_alias(model_name(self.domain, target), CHAMPION)
         self.client.set_registered_model_alias(twin_name(self.domain), CHAMPION, str(release))
+
+    # Targets that the newest training could not provide: stored as a tag of the release's registered model
+
+    def unavailable(self) -> dict[str, str]:
+        """By target, why the newest training has no model of it."""
+        twin = self._registered(twin_name(self.domain))
+        reasons: dict[str, str] = json.loads("{}" if twin is None else twin.tags.get(_UNAVAILABLE_TAG, "{}"))
+        return reasons
+
+    def set_unavailable(self, reasons: Mapping[str, str]) -> None:
+        """Store `reasons`, by target, in place of those of the training before."""
+        if self.unavailable() != reasons:
+            text = json.dumps(dict(reasons), sort_keys=True)
+            self.client.set_registered_model_tag(self._ensure(twin_name(self.domain)), _UNAVAILABLE_TAG, text)
 
     # Events: stored as tags of the release's registered model, so that MLflow's web page shows them
 
