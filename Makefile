@@ -8,10 +8,14 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 SOURCE ?=
 DATA ?=
+SET ?=
 FOR ?=
 JOBS ?= 2
 ARGS ?=
 LIVE_ARGS = $(if $(FOR),--for $(FOR)) $(ARGS)
+
+# A variable as one word of the shell, whatever characters it has.
+quoted = '$(subst ','\'',$(value $(1)))'
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # No tool that is used here sends usage statistics.
@@ -46,8 +50,9 @@ run: setup ## retrain what changed, then service, MLflow and live simulator; FOR
 psql: setup ## open the telemetry store; ARGS="-c 'SELECT ...'" answers one query
 	@python -m deploy.psql $(ARGS)
 
-repro: setup ## dvc repro; SOURCE=matr DATA=path trains on another source as a named experiment
-	@python -m training.experiment $(if $(SOURCE),--source $(SOURCE)) $(if $(DATA),--data $(DATA)) $(ARGS)
+repro: setup ## dvc repro; SOURCE=matr DATA=path or SET="tune.trials=3" as an experiment
+	@python -m training.experiment $(if $(SOURCE),--source $(SOURCE)) $(if $(value DATA),--data=$(call quoted,DATA)) \
+	  $(if $(value SET),--set=$(call quoted,SET)) $(ARGS)
 
 # Most of the time is spent waiting for servers.  The tests of a file stay in one process, as they share its fixtures.
 test: setup ## the default tests, JOBS=2 files at a time
@@ -74,11 +79,13 @@ loop: setup ## demonstrate drift, retraining and promotion on a fleet in a hot s
 # Pronouns that leave open which component or role is meant.  Tests are exempt; LICENSE is a standard text.
 VAGUE_PRONOUNS = whoever|whomever|whom|somebody|nobody
 
-lint: setup ## ruff, mypy, import directions, vague pronouns
+lint: setup ## ruff, mypy, import directions, deps of the stages and of the project, vague pronouns
 	ruff check .
 	ruff format --check .
 	mypy
 	lint-imports
+	python -m tests.pipelines.stage_deps
+	deptry .
 	@if git grep -nIiwE '$(VAGUE_PRONOUNS)' -- . ':!tests' ':!LICENSE' ':!Makefile'; then \
 	  echo "Name the component or the role instead ($(VAGUE_PRONOUNS))."; exit 1; \
 	fi

@@ -15,14 +15,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-import annotated_types
 import psycopg2
 import psycopg2.extensions
 import pyarrow as pa
 import pyarrow.parquet as pq
 from psycopg2 import sql
+from pydantic import Field as Entry
 from pydantic import PositiveFloat, PositiveInt
 
 from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field, names
@@ -57,7 +57,7 @@ class SnapshotParams(Parameters):
     section: ClassVar[str] = "snapshot"
 
     days: PositiveFloat = 7.0
-    every_s: Annotated[float, annotated_types.Interval(ge=0.0, le=_LONGEST_STEP_S)] = 10.0
+    every_s: float = Entry(10.0, ge=0.0, le=_LONGEST_STEP_S)
     batteries: PositiveInt = 50
 
 
@@ -175,9 +175,13 @@ def _copy(
 def _write_external(
     connection: psycopg2.extensions.connection, path: Path, field_map: FieldMap, check: Callable[[], None]
 ) -> int:
-    """Write the mapped columns of an external table or query as text, ordered by battery and time."""
+    """Write the mapped columns of an external table or query as text, ordered by battery and time.
+
+    Within an hour that the clock repeats the rows of a table are in the order of their insertion.
+    """
     relation = find_relation(connection, field_map)
-    order = [column for target in ("battery_id", "time", "cycle_index") if (column := relation.column(target))]
+    battery, cycle = (relation.column(target) for target in ("battery_id", "cycle_index"))
+    order = [column for column in (battery, *relation.recorded_order(), cycle) if column is not None]
     query = sql.SQL("SELECT {} FROM {} ORDER BY {}").format(
         relation.texts(), relation.item, sql.SQL(", ").join(order or [sql.SQL("1")])
     )

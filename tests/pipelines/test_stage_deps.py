@@ -1,0 +1,58 @@
+"""The deps in dvc.yaml list what the stages import, and the check of `make lint` notices one that is missing."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+import yaml
+
+from tests.pipelines import stage_deps
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*stage_deps.PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
+
+
+@pytest.fixture
+def pipeline() -> dict[str, Any]:
+    return copy.deepcopy(yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8")))
+
+
+def test_every_imported_file_is_among_the_deps(graph: grimp.ImportGraph, pipeline: dict[str, Any]) -> None:
+    assert stage_deps.missing_deps(pipeline, graph, ROOT) == {}
+
+
+@pytest.mark.parametrize(
+    ("stage", "dep", "file"),
+    [
+        ("train", "training/forests.py", "training/forests.py"),
+        ("train", "features/targets.py", "features/targets.py"),  # imported by what the stage imports
+        ("ingest", "telemetry/sources", "telemetry/sources/csv.py"),  # in a folder
+    ],
+)
+def test_a_missing_dep_is_noticed(
+    graph: grimp.ImportGraph, pipeline: dict[str, Any], stage: str, dep: str, file: str
+) -> None:
+    """Negative control."""
+    pipeline["stages"][stage]["deps"].remove(dep)
+    missing = stage_deps.missing_deps(pipeline, graph, ROOT)
+    assert set(missing) == {stage}
+    assert file in missing[stage]
+
+
+def test_deps_and_modules_without_influence_exist(graph: grimp.ImportGraph, pipeline: dict[str, Any]) -> None:
+    assert set(stage_deps.WITHOUT_INFLUENCE) <= graph.modules
+    code = [
+        dep
+        for stage in pipeline["stages"].values()
+        for dep in stage["deps"]
+        if dep.split("/")[0] in stage_deps.PACKAGES
+    ]
+    assert [dep for dep in code if not (ROOT / dep).exists()] == []
