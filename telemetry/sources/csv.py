@@ -7,7 +7,7 @@ from pathlib import Path
 from telemetry.errors import TwinError
 from telemetry.field_map import FieldMap
 from telemetry.sources.base import ParsedFile, Source, Telemetry, collect
-from telemetry.sources.raw import battery_id_from, csv_files, read_csv
+from telemetry.sources.raw import claim_id, csv_files, read_csv
 from telemetry.sources.translate import translate
 
 
@@ -25,11 +25,14 @@ def read(path: Path, field_map: FieldMap | None) -> Telemetry:
         )
     optional = [column.source for column in field_map.columns if column.optional]
     files: list[ParsedFile] = []
+    named_by_file: dict[str, str] = {}
     for file in csv_files(path):
         raw = read_csv(
             file, field_map.required_sources, also=optional, delimiter=field_map.delimiter, encoding=field_map.encoding
         )
-        known: dict[str, object] = {"battery_id": battery_id_from(file.stem)}
+        known: dict[str, object] = {}
+        if field_map.source_of("battery_id") not in raw.cells and "battery_id" not in field_map.constants:
+            known["battery_id"] = claim_id(named_by_file, file.stem, file.name)
         if field_map.table == "cycles":
             known["cycle_index"] = raw.cells.index.to_series().astype("float64")
         files.append(translate(raw, field_map, known))

@@ -49,7 +49,7 @@ def read(path: Path, field_map: FieldMap | None) -> Telemetry:
         )
         for name, stem, stream in _streams(path)
     ]
-    ids = distinct_ids([stem.removesuffix("_processed") for stem, _ in tables])
+    ids = distinct_ids([stem.removesuffix("_processed") for stem, _ in tables], [raw.name for _, raw in tables])
     files: list[ParsedFile] = []
     in_series: dict[str, float] = {}
     for battery_id, (_, raw) in zip(ids, tables, strict=True):

@@ -20,7 +20,7 @@ def read(path: Path, field_map: FieldMap | None) -> Telemetry:
     files = csv_files(path)
     parsed: list[ParsedFile] = []
     optional = [column.source for column in field_map.columns if column.optional]
-    for file, battery_id in zip(files, distinct_ids([f.stem for f in files]), strict=True):
+    for file, battery_id in zip(files, distinct_ids([f.stem for f in files], [f.name for f in files]), strict=True):
         raw = read_csv(
             file, field_map.required_sources, also=optional, delimiter=field_map.delimiter, encoding=field_map.encoding
         )

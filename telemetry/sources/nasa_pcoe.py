@@ -124,7 +124,7 @@ def _readings(folder: Path, field_map: FieldMap, tests: pd.DataFrame) -> list[Pa
     files = csv_files(folder)
     parsed = []
     time_source = field_map.source_of("time")
-    for file, battery_id in zip(files, distinct_ids([f.stem for f in files]), strict=True):
+    for file, battery_id in zip(files, distinct_ids([f.stem for f in files], [f.name for f in files]), strict=True):
         raw = read_csv(
             file, [*field_map.required_sources, _TEST], delimiter=field_map.delimiter, encoding=field_map.encoding
         )

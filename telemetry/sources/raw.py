@@ -126,17 +126,28 @@ def battery_id_from(stem: str) -> str:
     return kept
 
 
-def distinct_ids(names: Sequence[str]) -> list[str]:
-    """Battery ids of files; two files with the same id are an error."""
-    ids = [battery_id_from(name) for name in names]
-    for name, battery_id in zip(names, ids, strict=True):
-        if ids.count(battery_id) > 1:
-            raise TwinError(
-                f"two files have the battery id {battery_id}, for example {name}; rename one",
-                field="battery_id",
-                value=battery_id,
-            )
-    return ids
+def distinct_ids(names: Sequence[str], files: Sequence[str]) -> list[str]:
+    """Battery ids from the `names` of `files`; two files with the same id are an error, see `claim_id`."""
+    claimed: dict[str, str] = {}
+    return [claim_id(claimed, name, file) for name, file in zip(names, files, strict=True)]
+
+
+def claim_id(claimed: dict[str, str], name: str, file: str) -> str:
+    """The battery id from `name`, recorded as that of `file` in `claimed`.
+
+    Raises:
+        TwinError: another file has this id; both are named.
+    """
+    battery_id = battery_id_from(name)
+    if battery_id in claimed:
+        raise TwinError(
+            f"the files {claimed[battery_id]!r} and {file!r} both give the battery id {battery_id} (characters outside "
+            "A-Z a-z 0-9 _ . - become -, and 50 are kept); rename one of them",
+            field="battery_id",
+            value=battery_id,
+        )
+    claimed[battery_id] = file
+    return battery_id
 
 
 def _parse(reader: Iterator[list[str]], name: str, required: Sequence[str], also: Sequence[str]) -> RawTable:

@@ -295,8 +295,46 @@ def test_zipped_and_extracted_car_give_the_same_battery(tmp_path: Path) -> None:
     )
     pd.testing.assert_frame_equal(zipped, plain)
     files.car().to_csv(tmp_path / "zipped" / "car3_processed.csv", index=False)
-    with pytest.raises(TwinError, match="two files have the battery id car3"):
+    with pytest.raises(TwinError, match=r"'car3_processed.csv' and 'car3_processed.zip/.*' both give .* car3"):
         read("ev_faults", tmp_path / "zipped")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("EV 7", "EV-7"), ("EV-7 (1)", "EV-7 [1]"), ("a" * 50 + "1", "a" * 50 + "2"), ("Bär", "Bör")],
+)
+@pytest.mark.parametrize("table", ["readings", "cycles"])
+def test_two_files_that_would_become_one_battery_are_refused(
+    tmp_path: Path, first: str, second: str, table: str
+) -> None:
+    own_map = tmp_path / "map.yaml"
+    if table == "readings":
+        own_map.write_text(
+            "table: readings\ncolumns: {t: {to: time, zone: UTC}, v: voltage, i: current, c: temperature}\n"
+        )
+        row = "t,v,i,c\n2026-01-01T00:00:00,360,1,20\n"
+    else:
+        own_map.write_text("table: cycles\ncolumns: {q: capacity_ah}\n")
+        row = "q\n1.0\n"
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / f"{first}.csv").write_text(row)
+    read_source("csv", data, field_map=own_map)
+    (data / f"{second}.csv").write_text(row)
+    with pytest.raises(TwinError) as error:
+        read_source("csv", data, field_map=own_map)
+    assert f"{first}.csv" in error.value.sentence
+    assert f"{second}.csv" in error.value.sentence
+
+
+def test_files_may_hold_parts_of_a_battery_that_a_column_names(tmp_path: Path) -> None:
+    own_map = tmp_path / "map.yaml"
+    own_map.write_text("table: cycles\ncolumns: {q: capacity_ah, cell: battery_id, n: cycle_index}\n")
+    data = tmp_path / "data"
+    data.mkdir()
+    for part in (1, 2):
+        (data / f"{'x' * 50}{part}.csv").write_text(f"q,cell,n\n1.0,B1,{part}\n")
+    assert read_source("csv", data, field_map=own_map).cycles["battery_id"].tolist() == ["B1", "B1"]
 
 
 def test_title_row_is_skipped(tmp_path: Path) -> None:
