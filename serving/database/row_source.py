@@ -7,12 +7,13 @@ numbers or texts.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import numpy as np
@@ -26,10 +27,13 @@ from telemetry.contract import BATTERY_ID, EARLIEST, LATEST, READING_FIELDS, nam
 from telemetry.errors import TwinError
 from telemetry.field_map import FieldMap, code
 from telemetry.sources.base import ParsedFile, complete, empty_table, require_field_map
+from telemetry.sources.local_time import to_utc
 from telemetry.sources.raw import RawTable
-from telemetry.sources.translate import translate
+from telemetry.sources.translate import CLOCK_CHANGE, translate
 from telemetry.stores.connection import StoreConnection
-from telemetry.stores.relation import find_relation
+from telemetry.stores.relation import ROW_ORDER, find_relation
+
+log = logging.getLogger(__name__)
 
 #: By battery, the key of the newest row that was read; None before the first row.
 Keys = Mapping[str, str | None]
@@ -306,6 +310,25 @@ class SiteRowSource(RowSource):
         # battery_id -> the site's id, as text.
         self._raw: dict[str, str] = {}
         self._unreadable: set[tuple[str, str]] = set()
+        # Reasons for leaving rows out that were logged.
+        self._logged: set[str] = set()
+        # Zone of local times, of which two passes of a repeated hour are told apart.
+        self._zone: str | None = None
+
+    def read(self, store: Cursor, keys: Keys, limit: int) -> NewRows:
+        """As `RowSource.read`, but never a part of an hour that the clock repeats: its two passes belong together."""
+        found = super().read(store, keys, limit)
+        while self._ends_in_repeated_hour(found, limit):
+            limit *= 2
+            found = super().read(store, keys, limit)
+        return found
+
+    def _ends_in_repeated_hour(self, found: NewRows, limit: int) -> bool:
+        last = [own[-1] for own in found.keys.values() if len(own) >= limit]
+        if self._zone is None or not last:
+            return False
+        times = pd.to_datetime(pd.Series(last), format="ISO8601", errors="coerce")
+        return bool(to_utc(times, self._zone, pd.Series(range(len(last)))).repeated.any())
 
     def batteries(self, store: Cursor) -> list[str]:
         """Reads the distinct ids by skipping from battery to battery in the index (loose index scan)."""
@@ -364,9 +387,11 @@ class SiteRowSource(RowSource):
                 field=time.source,
             )
         battery = relation.column("battery_id")
+        # Last, the order of insertion: it shows which of two passes of a repeated hour a local time is of.
+        order = ROW_ORDER if relation.has_row_order else sql.SQL("NULL")
         self._table = _Table(
             item=relation.item,
-            columns=relation.texts(),
+            columns=sql.SQL("{}, {}::text").format(relation.texts(), order),
             time=cast(sql.Composable, relation.column("time")),
             time_type=relation.type_of("time"),
             battery=battery,
@@ -374,6 +399,7 @@ class SiteRowSource(RowSource):
             only=sql.SQL("true"),
         )
         self._columns = tuple(column.source for column in relation.columns)
+        self._zone = relation.local_zone
 
     def _times(self, rows: Sequence[tuple[Any, ...]]) -> dict[str, datetime]:
         kept = self._translated(rows).kept
@@ -389,11 +415,15 @@ class SiteRowSource(RowSource):
         too_early[readings.index[readings["time"] > pd.Timestamp.now("UTC") + self._ahead]] = True
         # An unreadable time at the end of the order may be one far in the future: the key stays before it.
         no_time = pd.Series(False, index=battery_ids.index)
-        no_time[parsed.rejected.loc[parsed.rejected["field"] == "time", "row"]] = True
+        unreadable = parsed.rejected[parsed.rejected["field"] == "time"]
+        no_time[unreadable.loc[~unreadable["reason"].str.contains(CLOCK_CHANGE), "row"]] = True
         ends = no_time[::-1].groupby(battery_ids[::-1]).cummin()[::-1]
         due = ~(too_early.groupby(battery_ids).cummax() | ends)
         kept = readings[due[readings.index]].reset_index(drop=True)
+        # Two passes of a repeated hour are interleaved in the key's order.
+        kept = kept.iloc[np.lexsort((kept["time"], pd.factorize(kept["battery_id"])[0]))].reset_index(drop=True)
         rejected = parsed.rejected[due[parsed.rejected["row"]].to_numpy()]
+        self._log_once(parsed.rejected, battery_ids)
         counts = Counter(rejected["field"]) + self._count_once(battery_ids[ends], keys[ends])
         return _validated(complete(kept, READING_FIELDS), _by_battery(battery_ids[due], keys[due]), limit, counts)
 
@@ -403,17 +433,37 @@ class SiteRowSource(RowSource):
         self._unreadable |= new
         return Counter({"time": len(new)} if new else {})
 
+    def _log_once(self, rejected: pd.DataFrame, battery_ids: pd.Series) -> None:
+        """Log the first row of each reason; the others are only counted."""
+        first = rejected[~rejected["reason"].isin(self._logged)].drop_duplicates("reason")
+        for row, value, reason in zip(first["row"], first["value"], first["reason"], strict=True):
+            log.warning("a row of %s is left out, %s (others are counted): %s", battery_ids[row], value, reason)
+            self._logged.add(reason)
+
     def _translated(self, rows: Sequence[tuple[Any, ...]]) -> ParsedFile:
-        cells = pd.DataFrame(
-            [row[2:] for row in rows], columns=list(self._columns), index=range(1, len(rows) + 1), dtype="str"
+        index = range(1, len(rows) + 1)
+        cells = pd.DataFrame([row[2:-1] for row in rows], columns=list(self._columns), index=index, dtype="str")
+        return translate(
+            RawTable(self._field_map.name, cells.fillna(""), {}, self._columns),
+            self._field_map,
+            order=_row_order([row[-1] for row in rows], index),
+            not_after=datetime.now(UTC) + self._ahead,
+            requires_zone=False,
         )
-        raw = RawTable(self._field_map.name, cells.fillna(""), {}, self._columns)
-        return translate(raw, self._field_map, requires_zone=False)
 
     def _battery_id(self, raw: str) -> str | None:
         column = next(column for column in self._field_map.columns if column.target.name == "battery_id")
         battery_id = raw.strip() if column.values is None else column.values.get(code(raw))
         return str(battery_id) if battery_id is not None and BATTERY_ID.match(str(battery_id)) else None
+
+
+def _row_order(stored_at: Sequence[str | None], index: range) -> pd.Series | None:
+    """Number by which rows were inserted, from texts such as `(block,row)`; None if one is unknown."""
+    if not stored_at or None in stored_at:
+        return None
+    places = [str(place).strip("()").split(",") for place in stored_at]
+    # A block has less than 2**16 rows.
+    return pd.Series([int(block) * 65536 + int(row) for block, row in places], index=index)
 
 
 def _validated(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from telemetry.contract import BATTERY_ID
 from telemetry.errors import TwinError
 from telemetry.field_map import TABLES, ColumnMap, FieldMap, code
 from telemetry.sources.base import PROVENANCE, ParsedFile, complete, rejections
+from telemetry.sources.local_time import to_utc
 from telemetry.sources.raw import RawTable
 
 #: Texts that mean 'missing', compared without case.
@@ -21,6 +24,8 @@ _NO_NUMBER = "not a number"
 _NUMBER_LIKE = r"[+-]?[\d.,]*\d[\d.,]*(?:[eE][+-]?\d+)?"
 _DECIMAL_COMMA = r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?"
 _SWAPPED = str.maketrans(",.", ".,")
+#: Of a rejection because a clock change skips or repeats the local time, which is a time nevertheless.
+CLOCK_CHANGE = r"whose clock skips it|a time that the clock of \S+ repeats"
 _HAS_ZONE = r"(?:Z|z|[+-]\d{2}:?\d{2})$"
 
 
@@ -30,6 +35,8 @@ def translate(
     constants: Mapping[str, object] | None = None,
     *,
     requires_zone: bool = True,
+    order: pd.Series | None = None,
+    not_after: datetime | None = None,
 ) -> ParsedFile:
     """Convert the text cells of `raw` by the field map.
 
@@ -41,8 +48,10 @@ def translate(
             A value may be one for all rows or a Series with the index of raw.cells.
         requires_zone: whether times without a zone, if no time has one, are an error of the field map; else their rows
             are rejected.
+        order, not_after: of the rows, as in `telemetry.sources.local_time.to_utc`.
     """
     cells = raw.cells
+    rows = _Rows(_batteries(cells, field_map), order, not_after, requires_zone)
     columns: dict[str, pd.Series] = {}
     malformed = pd.Series(raw.malformed, dtype="str")
     problems: list[pd.DataFrame] = [_problem(raw, malformed.mask(malformed.notna(), ""), "", malformed)]
@@ -63,7 +72,7 @@ def translate(
             missing |= missing_code
         elif missing.any() and not column.target.required:
             notes.append(f"{raw.name}: {column.source} is empty in {int(missing.sum())} rows; the rows are kept")
-        values, reason = _parse(text.mask(missing), column, raw.name, requires_zone=requires_zone)
+        values, reason = _parse(text.mask(missing), column, raw.name, rows, notes)
         invalid = values.isna() & ~missing & ~_means_missing(text, column)
         problems.append(
             _problem(raw, stripped[invalid], column.target.name, _reasons(text[invalid], reason, field_map))
@@ -78,6 +87,22 @@ def translate(
     kept = kept[~kept.index.isin(rejected["row"])]
     kept = kept.assign(source_file=raw.name, source_row=kept.index)
     return ParsedFile(complete(kept, TABLES[field_map.table], PROVENANCE), rejected, notes)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is known of the rows of a table besides their cells, see `translate` and `to_utc`."""
+
+    batteries: pd.Series
+    order: pd.Series | None
+    not_after: datetime | None
+    requires_zone: bool
+
+
+def _batteries(cells: pd.DataFrame, field_map: FieldMap) -> pd.Series:
+    """What names the battery of each row in the source; one text if that is not a column."""
+    column = field_map.source_of("battery_id")
+    return cells[column] if column in cells else pd.Series("", index=cells.index)
 
 
 def content(raw: RawTable, row: int) -> str:
@@ -105,22 +130,26 @@ def _with_decimal_point(text: pd.Series) -> pd.Series:
     return text.mask(numbers, text.str.translate(_SWAPPED))
 
 
-def _reasons(text: pd.Series, reason: str, field_map: FieldMap) -> pd.Series:
+def _reasons(text: pd.Series, reason: str | pd.Series, field_map: FieldMap) -> pd.Series:
     """`reason` for each invalid cell, with a hint where a decimal comma is the cause."""
+    if isinstance(reason, pd.Series):
+        return reason[text.index]
     reasons = pd.Series(reason, index=text.index, dtype="str")
     if reason != _NO_NUMBER or field_map.decimal == ",":
         return reasons
     return reasons.mask(text.str.fullmatch(_DECIMAL_COMMA), f'{reason}; set `decimal: ","` in the field map')
 
 
-def _parse(text: pd.Series, column: ColumnMap, name: str, *, requires_zone: bool) -> tuple[pd.Series, str]:
-    """Values of the contract's type, missing where the text is invalid, and the reason for these."""
+def _parse(
+    text: pd.Series, column: ColumnMap, name: str, rows: _Rows, notes: list[str]
+) -> tuple[pd.Series, str | pd.Series]:
+    """Values of the contract's type, missing where the text is invalid, and the reason for these, also by row."""
     kind = column.target.kind
     if column.values is not None:
         known: dict[str, object] = dict(column.values)
         return _typed(_codes(text).map(known), kind), f"not one of the codes {', '.join(known)}"
     if kind == "time":
-        return _times(text, column, name, requires_zone=requires_zone)
+        return _times(text, column, name, rows, notes)
     if kind == "float":
         numbers = pd.to_numeric(text, errors="coerce").astype("float64")
         numbers = numbers.where(np.isfinite(numbers))
@@ -149,7 +178,9 @@ def _codes(text: pd.Series) -> pd.Series:
     return text.map({value: code(value) for value in text.dropna().unique()})
 
 
-def _times(text: pd.Series, column: ColumnMap, name: str, *, requires_zone: bool) -> tuple[pd.Series, str]:
+def _times(
+    text: pd.Series, column: ColumnMap, name: str, rows: _Rows, notes: list[str]
+) -> tuple[pd.Series, str | pd.Series]:
     layout = column.time_format
     if layout in ("unix_s", "unix_ms"):
         numbers = pd.to_numeric(text, errors="coerce").astype("float64") * (1e6 if layout == "unix_s" else 1e3)
@@ -164,7 +195,7 @@ def _times(text: pd.Series, column: ColumnMap, name: str, *, requires_zone: bool
         reason += " with a time zone"
         unzoned = text.mask(zoned).dropna()
         is_time = pd.to_datetime(unzoned, format=pandas_format, errors="coerce", utc=True).notna()
-        if requires_zone and not zoned.any() and is_time.any():
+        if rows.requires_zone and not zoned.any() and is_time.any():
             raise TwinError(
                 f"{name}: times in {column.source} have no time zone (e.g. {unzoned[is_time].iloc[0]});"
                 f" add `zone: UTC`, or their zone, to {column.source} in the field map",
@@ -172,13 +203,24 @@ def _times(text: pd.Series, column: ColumnMap, name: str, *, requires_zone: bool
             )
     aware = pd.to_datetime(text.where(zoned), format=pandas_format, errors="coerce", utc=True)
     result = aware.astype("datetime64[us, UTC]")
-    if column.zone is not None:
-        naive = pd.to_datetime(text.mask(zoned), format=pandas_format, errors="coerce")
-        # A local time that a clock change skips or repeats is not unique: such a row is rejected.
-        local = naive.dt.tz_localize(column.zone, ambiguous="NaT", nonexistent="NaT")
-        result = result.fillna(local.dt.tz_convert("UTC").astype("datetime64[us, UTC]"))
-        reason += f" that occurs exactly once in {column.zone}"
-    return result, reason
+    if column.zone is None:
+        return result, reason
+    naive = pd.to_datetime(text.mask(zoned), format=pandas_format, errors="coerce")
+    local = to_utc(naive, column.zone, rows.batteries, rows.order, rows.not_after)
+    reasons = pd.Series(reason, index=text.index, dtype="str")
+    reasons = reasons.mask(local.skipped, f"not a time in {column.zone}, whose clock skips it")
+    reasons = reasons.mask(
+        local.repeated,
+        f"a time that the clock of {column.zone} repeats, and the order of the rows does not show which of the two it"
+        " is; a column in UTC has no such hour",
+    )
+    if local.repeated.any():
+        unknown = int((local.repeated & local.utc.isna()).sum())
+        notes.append(
+            f"{name}: {int(local.repeated.sum())} times of {column.source} are in the hour that the clock of"
+            f" {column.zone} repeats; the order of the rows showed which of the two for all but {unknown}"
+        )
+    return result.fillna(local.utc), reasons
 
 
 def _problem(raw: RawTable, values: pd.Series, field: str, reasons: pd.Series) -> pd.DataFrame:

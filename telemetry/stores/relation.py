@@ -14,6 +14,9 @@ from psycopg2 import sql
 from telemetry.errors import TwinError
 from telemetry.field_map import ColumnMap, FieldMap
 
+#: Where a row is stored, block and row in it: the order in which rows were inserted that are never updated.
+ROW_ORDER = sql.SQL("site.ctid")
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -24,12 +27,14 @@ class Relation:
     Attributes:
         columns: the mapped columns that exist, in the map's order.
         types: PostgreSQL's type name of each existing column.
+        has_row_order: whether the rows are those of one table, so that `ROW_ORDER` can be selected.
     """
 
     field_map: FieldMap
     item: sql.Composable
     columns: tuple[ColumnMap, ...]
     types: dict[str, str]
+    has_row_order: bool = False
 
     def texts(self) -> sql.Composable:
         """The mapped columns as a SELECT list of text values."""
@@ -39,6 +44,29 @@ class Relation:
         """The column that is mapped to `target`; None where there is none."""
         source = self.field_map.source_of(target)
         return None if source is None or source not in self.types else quoted("site", source)
+
+    def recorded_order(self) -> list[sql.Composable]:
+        """ORDER BY terms for the rows of one battery: by time, within an hour that the clock repeats as inserted."""
+        time, zone = self.column("time"), self.local_zone
+        if time is None:
+            return []
+        if zone is None:
+            return [time]
+        # The time as an instant, an hour earlier and later: the same local time for one that occurs twice.
+        shifted = "({time} AT TIME ZONE {zone} {sign} interval '1 hour') AT TIME ZONE {zone}"
+        same = [sql.SQL(shifted).format(time=time, zone=sql.Literal(zone), sign=sql.SQL(sign)) for sign in ("+", "-")]
+        hour = sql.SQL("CASE WHEN {time} IN ({same}) THEN date_trunc('hour', {time}) ELSE {time} END").format(
+            time=time, same=sql.SQL(", ").join(same)
+        )
+        return [hour, ROW_ORDER]
+
+    @property
+    def local_zone(self) -> str | None:
+        """The zone of its times, if these are local and the order of insertion tells two passes of an hour apart."""
+        column = next((column for column in self.columns if column.target.name == "time"), None)
+        if column is None or not self.has_row_order or self.types[column.source] != "timestamp without time zone":
+            return None
+        return column.zone
 
     def type_of(self, target: str) -> sql.SQL:
         """The SQL type of the column that is mapped to `target`, for a cast."""
@@ -60,6 +88,7 @@ def find_relation(connection: psycopg2.extensions.connection, field_map: FieldMa
                 "SELECT format_type(t, NULL) FROM unnest(%s::oid[]) AS t", ([c.type_code for c in described],)
             )
             types = {c.name: str(name) for c, (name,) in zip(described, cursor.fetchall(), strict=True)}
+            has_row_order = field_map.relation is not None and _is_one_table(cursor, field_map.relation)
     except psycopg2.OperationalError:
         raise
     except psycopg2.Error as error:
@@ -76,7 +105,15 @@ def find_relation(connection: psycopg2.extensions.connection, field_map: FieldMa
             f"{field_map.name}: column {absent[0]} does not exist (existing: {', '.join(types)}); correct the map",
             field=absent[0],
         )
-    return Relation(field_map, item, tuple(c for c in field_map.columns if c.source in types), types)
+    return Relation(field_map, item, tuple(c for c in field_map.columns if c.source in types), types, has_row_order)
+
+
+def _is_one_table(cursor: psycopg2.extensions.cursor, relation: str) -> bool:
+    """Whether `relation` is a table without partitions or chunks, as opposed to a view or a hypertable."""
+    name = sql.Identifier(*relation.split(".")).as_string(cursor)
+    cursor.execute("SELECT relkind = 'r' AND NOT relhassubclass FROM pg_class WHERE oid = to_regclass(%s)", (name,))
+    row = cursor.fetchone()
+    return row is not None and bool(row[0])
 
 
 def _item(field_map: FieldMap) -> sql.Composable:

@@ -519,6 +519,32 @@ def test_table_of_the_site(kind: str, embedded: Site, predictor: Predictor) -> N
     row_source.close()
 
 
+@pytest.mark.parametrize("relation", ["pack_log", "pack_view"])
+def test_local_times_in_the_hour_that_the_clock_repeats(
+    relation: str, embedded: Site, predictor: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a table the order of insertion shows the pass; of a view the rows are left out, and the others predicted."""
+    night = pd.Timestamp("2025-10-25T23:30Z") - pd.Timestamp("2026-01-01T00:00Z")
+    readings = all_readings().assign(time=lambda frame: frame["time"] + night)
+    time_column = TimeColumn("timestamp", "t AT TIME ZONE 'Europe/Berlin'", {"zone": "Europe/Berlin"})
+    write_site_table(embedded, time_column, readings)
+    embedded.query("CREATE VIEW pack_view AS SELECT * FROM pack_log")
+    row_source = SiteRowSource(embedded.dsn, site_map(time_column, relation=relation), 300.0)
+    drain(embedded.worker(row_source), Scorer(predictor))
+    row_source.close()
+    is_repeated = (readings["time"] >= "2025-10-26T00:00Z") & (readings["time"] < "2025-10-26T02:00Z")
+    refused = embedded.counted("database_rows_refused_total", field="time")
+    assert is_repeated.sum() == 3 * 240
+    if relation == "pack_log":
+        assert refused == 0
+        assert embedded.predictions() == offline(predictor, after_conversion(readings))
+    else:
+        assert refused == 3 * 240
+        (logged,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+        assert "the order of the rows does not show which" in logged
+        assert embedded.predictions() == offline(predictor, after_conversion(readings[~is_repeated]))
+
+
 def test_query_of_the_site_with_unreadable_rows(embedded: Site, predictor: Predictor) -> None:
     time_column, readings = TIME_COLUMNS["timestamptz"], all_readings()
     write_site_table(embedded, time_column, readings)

@@ -96,7 +96,7 @@ def test_local_time_skipped_by_a_clock_change_is_rejected() -> None:
     raw = table(t=["2026-03-29 02:30:00"], u=["1"], i=["1"], k=["1"])
     parsed = translate(raw, field_map({"t": {"to": "time", "zone": "Europe/Berlin"}}, battery_id="a"))
     assert parsed.kept.empty
-    assert "occurs exactly once in Europe/Berlin" in parsed.rejected["reason"].iloc[0]
+    assert "not a time in Europe/Berlin, whose clock skips it" in parsed.rejected["reason"].iloc[0]
 
 
 def test_time_without_zone_is_an_error_with_advice() -> None:
