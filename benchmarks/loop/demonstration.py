@@ -143,7 +143,7 @@ def run_demonstration(folder: Path, project: Path, options: LoopOptions, console
     params_file = folder / "params.yaml"
     params_file.write_text(yaml.safe_dump(params), encoding="utf-8")
     with ExitStack() as stack:
-        dsn = stack.enter_context(embedded_postgres((folder / "postgres").resolve()))
+        dsn = stack.enter_context(embedded_postgres((folder / "postgres").resolve(), max_future_s=math.inf))
         ports = {name: free_port("127.0.0.1", 32100 + 20 * n) for n, name in enumerate(_PORTS)}
         settings = Settings(
             var=folder.resolve(),
