@@ -103,6 +103,8 @@ _layout = _Layout()
 NOMINAL_CAPACITY_AH = _layout.take_field("nominal_capacity_ah")
 CELLS_IN_SERIES = _layout.take_field("cells_in_series")
 CHEMISTRY = _layout.take_count(maximum=len(CHEMISTRY_NAMES) - 1.0)
+#: Checksum of the events of the battery that the state includes; 0 for none.
+EVENTS = _layout.take_count(maximum=2.0**32)
 # The newest reading.
 TIME_S = _layout.take_time()
 #: Time of the newest reading whose voltage and current are plausible.
@@ -234,6 +236,11 @@ def set_battery(
     elif nominal_voltage is not None and nominal_voltage == nominal_voltage:
         cell_voltage = CHEMISTRIES[CHEMISTRY_NAMES[int(state[CHEMISTRY])]].nominal_voltage_v
         state[CELLS_IN_SERIES] = max(round(nominal_voltage / cell_voltage), 1)
+
+
+def continue_age(state: FloatArray) -> None:
+    """Let the age go on at the pack's next count of cycles, which has begun anew (event `bms_reset`)."""
+    state[AGE_CONTINUES] = 1.0
 
 
 def implausible_counts(states: FloatArray) -> NDArray[np.int64]:

@@ -139,6 +139,18 @@ BATTERY_FIELDS: tuple[Field, ...] = (
 )
 
 
+BatteryEventKind = Literal["replaced", "bms_reset", "capacity_test", "failed"]
+#: Warning level of the event `failed`, a label.
+FAILED_WARNING_LEVEL = 3.0
+BATTERY_EVENT_FIELDS: tuple[Field, ...] = (
+    Field("battery_id", "", "one pack or cell", "text", True),
+    Field("time", "UTC", "when it happened; may be entered later", "time", True),
+    Field("event", "", "replaced, bms_reset, capacity_test or failed", "text", True),
+    Field("value", "Ah", "measured capacity of a capacity_test", minimum=1e-3, maximum=1e5),
+    Field("source", "", "who or what entered it", "text"),
+)
+
+
 def names(fields: Iterable[Field]) -> list[str]:
     """Names of `fields`, in their order."""
     return [field.name for field in fields]

@@ -108,6 +108,7 @@ class Evaluator:
         """
         if not self._store.try_lock():
             return EvaluationRound()
+        self._store.begin_new_lives()
         more = self._observe()
         self._store.flag_new_cycles()
         outcomes = 0

@@ -22,7 +22,7 @@ from features.state import FloatArray
 from features.targets import FORECASTS, SLOW_TARGETS, TARGETS
 from monitoring.evaluation.observations import HealthReading, Observation, ObservationState
 from monitoring.evaluation.outcomes import BatteryHistory, Outcome, StoredPrediction
-from telemetry.contract import CYCLE_FIELDS, READING_FIELDS
+from telemetry.contract import CYCLE_FIELDS, FAILED_WARNING_LEVEL, READING_FIELDS
 from telemetry.stores.connection import StoreConnection
 from telemetry.stores.newest import (
     TIME_LIMIT,
@@ -43,6 +43,16 @@ _ADVISORY_LOCK = 7_308_018
 _PENDING_SPAN = "6 hours"
 #: A cursor over predictions without a new cycle is written at most this often.
 _PENDING_CURSOR_INTERVAL = "10 minutes"
+
+#: Condition on a cycle: it is of the present pack of its battery, see `EvaluationStore.begin_new_lives`.
+_OF_THIS_PACK = "({e}.life_began IS NULL OR {cycle}.end_time > {e}.life_began)"
+_NEWEST_CYCLE = newest_cycle(
+    "cycle_index, end_time, warning_level", "e.battery_id", _OF_THIS_PACK.format(e="e", cycle="n")
+)
+_AGE_AT_EVENT = (
+    "(SELECT max(c.cycle_index) FROM battery_cycles c WHERE c.battery_id = v.battery_id AND c.end_time <= v.time "
+    "AND (e.life_began IS NULL OR c.end_time > e.life_began))"
+)
 
 _PREDICTION = (
     "{p}.battery_id, {p}.time, {p}.target, {p}.role, {p}.value, {p}.lower, {p}.upper, {due}, {p}.cycle_index, "
@@ -111,6 +121,40 @@ class EvaluationStore(StoreConnection):
     def __init__(self, dsn: str, max_future_s: float | None = None) -> None:
         super().__init__(dsn, "battery-twin-evaluation", advisory_lock=_ADVISORY_LOCK, max_future_s=max_future_s)
 
+    # Replaced packs
+
+    def begin_new_lives(self) -> int:
+        """Forget what was observed of packs that were replaced since, also if it was entered late; returns how many.
+
+        Their pending predictions get no label.  The readings since the replacement are observed again.
+        """
+        with self.transaction() as cursor:
+            cursor.execute(
+                """
+                WITH newest AS (
+                    SELECT battery_id, max(time) AS began FROM battery_events WHERE event = 'replaced' GROUP BY 1
+                ), new AS (
+                    INSERT INTO evaluation_batteries AS e (battery_id, life_began, observed_until)
+                    SELECT battery_id, began, began - interval '1 microsecond' FROM newest
+                    ON CONFLICT (battery_id) DO UPDATE
+                    SET life_began = EXCLUDED.life_began, observed_until = EXCLUDED.observed_until, cycle_index = NULL,
+                        soh_cycle = NULL, soh = NULL, alarm_level = 0, watched = false, newest_cycle = NULL,
+                        has_news = true
+                    WHERE e.life_began IS DISTINCT FROM EXCLUDED.life_began
+                    RETURNING battery_id, life_began
+                ), observed AS (
+                    DELETE FROM battery_observations o USING new WHERE o.battery_id = new.battery_id
+                ), pending AS (
+                    DELETE FROM kept_predictions k USING new WHERE k.battery_id = new.battery_id
+                )
+                INSERT INTO evaluation_roles AS r (battery_id, role, kept_until)
+                SELECT battery_id, role, life_began - interval '1 microsecond' FROM new CROSS JOIN unnest(%s) AS role
+                ON CONFLICT (battery_id, role) DO UPDATE SET kept_until = EXCLUDED.kept_until, kept_cycle = NULL
+                """,
+                (list(ROLES),),
+            )
+            return int(cursor.rowcount) // len(ROLES)
+
     # Observations
 
     def new_readings(self, rows: int) -> list[NewReadings]:
@@ -125,7 +169,7 @@ class EvaluationStore(StoreConnection):
                 f"""
                 SELECT b.battery_id, e.observed_until, e.cycle_index, e.soh_cycle, e.soh, e.alarm_level,
                        e.watched, t.charge_cycles IS NULL AND t.time > COALESCE(predicted.time, {TIME_START}),
-                       t.time, COALESCE(t.charge_cycles, p.cycle_index), {_valid("t.soh", "soh")},
+                       t.time, COALESCE(p.cycle_index, t.charge_cycles), {_valid("t.soh", "soh")},
                        {_valid("t.warning_level", "warning_level")}
                 FROM batteries b
                 LEFT JOIN evaluation_batteries e USING (battery_id)
@@ -147,7 +191,7 @@ class EvaluationStore(StoreConnection):
                 LEFT JOIN LATERAL (
                     SELECT {_valid("cycle_index", "cycle_index")} AS cycle_index FROM battery_predictions p
                     WHERE p.battery_id = b.battery_id AND p.time = t.time AND p.role = 'champion' LIMIT 1
-                ) p ON t.charge_cycles IS NULL
+                ) p ON true
                 ORDER BY b.battery_id, t.time
                 """,  # noqa: S608 - constant text
                 (max(rows // max(batteries, 1), 50),),
@@ -204,7 +248,7 @@ class EvaluationStore(StoreConnection):
                 SELECT b.battery_id, c.cycle_index, true
                 FROM batteries b
                 LEFT JOIN evaluation_batteries old USING (battery_id)
-                CROSS JOIN LATERAL {newest_cycle("cycle_index")} c
+                CROSS JOIN LATERAL {newest_cycle("cycle_index", condition=_OF_THIS_PACK.format(e="old", cycle="n"))} c
                 WHERE c.cycle_index IS DISTINCT FROM old.newest_cycle
                 ON CONFLICT (battery_id) DO UPDATE SET newest_cycle = EXCLUDED.newest_cycle, has_news = true
                 """  # noqa: S608 - constant text
@@ -323,7 +367,7 @@ class EvaluationStore(StoreConnection):
         """Health measurements and warnings of the battery; None without any."""
         with self.transaction() as cursor:
             cursor.execute(
-                """
+                f"""
                 SELECT h.cycle_index, h.health FROM (
                     SELECT cycle_index, soh / 100.0 AS health, time, 1 AS tie_order FROM battery_observations
                     WHERE battery_id = %(id)s AND kind <> 'alarm'
@@ -333,23 +377,38 @@ class EvaluationStore(StoreConnection):
                     UNION ALL
                     SELECT c.cycle_index, COALESCE(c.capacity_ah / NULLIF(b.nominal_capacity_ah, 0), c.soh / 100.0),
                            c.end_time, 1
-                    FROM battery_cycles c JOIN batteries b USING (battery_id) WHERE c.battery_id = %(id)s
+                    FROM battery_cycles c JOIN batteries b USING (battery_id)
+                    LEFT JOIN evaluation_batteries e USING (battery_id)
+                    WHERE c.battery_id = %(id)s AND {_OF_THIS_PACK.format(e="e", cycle="c")}
+                    UNION ALL
+                    SELECT {_AGE_AT_EVENT}, v.value / NULLIF(b.nominal_capacity_ah, 0), v.time, 1
+                    FROM battery_events v JOIN batteries b USING (battery_id)
+                    LEFT JOIN evaluation_batteries e USING (battery_id)
+                    WHERE v.battery_id = %(id)s AND v.event = 'capacity_test'
+                      AND (e.life_began IS NULL OR v.time > e.life_began)
                 ) h WHERE abs(h.health) < 'Infinity' AND h.cycle_index < 'Infinity'
                 ORDER BY h.cycle_index, h.time, h.tie_order
-                """,
+                """,  # noqa: S608 - constant text
                 {"id": battery_id},
             )
             health = cursor.fetchall()
             cursor.execute(
-                """
+                f"""
                 SELECT cycle_index, warning_level FROM (
                     SELECT cycle_index, warning_level FROM battery_observations
                     WHERE battery_id = %(id)s AND kind = 'alarm'
                     UNION ALL
-                    SELECT cycle_index, warning_level FROM battery_cycles
-                    WHERE battery_id = %(id)s AND warning_level > 0 AND warning_level < 'Infinity'
-                ) a ORDER BY cycle_index
-                """,
+                    SELECT c.cycle_index, c.warning_level FROM battery_cycles c
+                    LEFT JOIN evaluation_batteries e USING (battery_id)
+                    WHERE c.battery_id = %(id)s AND c.warning_level > 0 AND c.warning_level < 'Infinity'
+                      AND {_OF_THIS_PACK.format(e="e", cycle="c")}
+                    UNION ALL
+                    SELECT {_AGE_AT_EVENT}, {FAILED_WARNING_LEVEL} FROM battery_events v
+                    LEFT JOIN evaluation_batteries e USING (battery_id)
+                    WHERE v.battery_id = %(id)s AND v.event = 'failed'
+                      AND (e.life_began IS NULL OR v.time > e.life_began)
+                ) a WHERE cycle_index IS NOT NULL ORDER BY cycle_index
+                """,  # noqa: S608 - constant text
                 {"id": battery_id},
             )
             alarms = cursor.fetchall()
@@ -359,15 +418,16 @@ class EvaluationStore(StoreConnection):
                        GREATEST(e.observed_until, CASE WHEN c.end_time <= {TIME_LIMIT} THEN c.end_time END),
                        c.warning_level IS NOT NULL
                 FROM evaluation_batteries e
-                LEFT JOIN LATERAL {newest_cycle("cycle_index, end_time, warning_level", "e.battery_id")} c ON true
+                LEFT JOIN LATERAL {_NEWEST_CYCLE} c ON true
                 WHERE e.battery_id = %s
                 """,  # noqa: S608 - constant text
                 (battery_id,),
             )
             row = cursor.fetchone()
             cursor.execute(
-                f"SELECT cycle_index{''.join(f', {name}' for name in _LABEL_COLUMNS)} FROM battery_cycles "  # noqa: S608
-                "WHERE battery_id = %s AND %s ORDER BY cycle_index",
+                f"SELECT c.cycle_index{''.join(f', c.{name}' for name in _LABEL_COLUMNS)} FROM battery_cycles c "  # noqa: S608
+                "LEFT JOIN evaluation_batteries e USING (battery_id) "
+                f"WHERE c.battery_id = %s AND %s AND {_OF_THIS_PACK.format(e='e', cycle='c')} ORDER BY c.cycle_index",
                 (battery_id, bool(_LABEL_COLUMNS)),
             )
             cycle_index, *cycle_columns = _columns(cursor.fetchall(), 1 + len(_LABEL_COLUMNS))

@@ -109,7 +109,7 @@ class BatchWorker:
         self._metrics.late.inc(sum(map(len, late.values())))
         self._metrics.descriptions.count(self._restorer.take_invalid())
         causes = self._restorer.take_causes()
-        self._metrics.replays.inc(causes["unusable"] + causes["described"])
+        self._metrics.replays.inc(causes["unusable"] + causes["described"] + causes["event"])
         self._metrics.record_batch(rows, result, time.perf_counter() - started)
         return bool(rows.keys) and (rows.more or len(waiting) > len(locked))
 
@@ -168,7 +168,8 @@ class BatchWorker:
             else None
             for i, stored in enumerate(batteries)
         ]
-        return self._restorer.load(readings.battery_ids, [stored.state for stored in batteries], until)
+        first_new = [utc(readings.matrix[first[i], 0]) if i in first else None for i in range(len(batteries))]
+        return self._restorer.load(readings.battery_ids, [stored.state for stored in batteries], until, first_new)
 
 
 def _contract_rows(readings: pd.DataFrame) -> list[Row]:

@@ -18,7 +18,7 @@ BEGIN
         EXECUTE format('GRANT SELECT ON schema_migrations, ev_telemetry, batteries, battery_cycles, battery_predictions, '
                        'latest_battery_status, ev_telemetry_hourly, prediction_outcomes, kept_predictions, '
                        'battery_observations, evaluation_batteries, evaluation_roles, drift_status, drift_models, '
-                       'drift_windows, retrains, battery_alerts, alert_mutes TO %I', role_name);
+                       'drift_windows, retrains, battery_alerts, alert_mutes, battery_events, quarantined_rows TO %I', role_name);
         IF role_name = 'twin_writer' THEN
             EXECUTE format('GRANT TEMPORARY ON DATABASE %I TO twin_writer', current_database());
             GRANT INSERT, UPDATE ON ev_telemetry, batteries, battery_cycles, battery_predictions TO twin_writer;
@@ -29,9 +29,12 @@ BEGIN
             -- Outcomes are deleted when their label is corrected or, of short horizons, by retention; the drift status
             -- of a replaced champion is deleted.
             GRANT INSERT, UPDATE, DELETE ON prediction_outcomes, drift_status TO twin_writer;
+            -- What the evaluation knew of a pack is deleted when the pack was replaced.
+            GRANT DELETE ON kept_predictions, battery_observations TO twin_writer;
         ELSIF role_name = 'twin_console' THEN
-            -- The console writes alerts and mutes only.
+            -- The console writes alerts, mutes and events only.
             GRANT INSERT, UPDATE ON battery_alerts, alert_mutes TO twin_console;
+            GRANT INSERT, DELETE ON battery_events TO twin_console;
         END IF;
     END LOOP;
 END

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 
-from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, CYCLE_REQUIRED, READING_FIELDS, READING_REQUIRED, Field
+from telemetry.contract import (
+    BATTERY_EVENT_FIELDS,
+    BATTERY_FIELDS,
+    CYCLE_FIELDS,
+    CYCLE_REQUIRED,
+    READING_FIELDS,
+    READING_REQUIRED,
+    Field,
+)
 from telemetry.errors import TwinError
 from telemetry.field_map import FieldMap, TableName
 from telemetry.settings import Settings
@@ -28,6 +37,7 @@ from telemetry.sources.base import (
     rejections,
     require_field_map,
 )
+from telemetry.sources.battery_events import apply_events
 from telemetry.sources.parquet import contract_table
 from telemetry.sources.raw import RawTable
 from telemetry.sources.translate import translate
@@ -57,11 +67,26 @@ def read(path: Path, field_map: FieldMap | None) -> Telemetry:
             "the snapshot was taken without a field map; leave source.field_map empty, or take it with one",
             field="source.field_map",
         )
-    return collect(
-        readings=tables["readings"],
-        cycles=tables["cycles"],
-        batteries=contract_table(path / snapshot.BATTERIES, BATTERY_FIELDS, ("battery_id",), _REMEDY),
-        notes=_notes(manifest),
+    batteries = contract_table(path / snapshot.BATTERIES, BATTERY_FIELDS, ("battery_id",), _REMEDY)
+    return _with_events(
+        collect(readings=tables["readings"], cycles=tables["cycles"], batteries=batteries, notes=_notes(manifest)), path
+    )
+
+
+def _with_events(telemetry: Telemetry, path: Path) -> Telemetry:
+    """`telemetry` with the events of its batteries; a snapshot of an earlier version has none."""
+    if not (path / snapshot.EVENTS).is_file():
+        return telemetry
+    events = contract_table(path / snapshot.EVENTS, BATTERY_EVENT_FIELDS, ("battery_id", "time", "event"), _REMEDY)
+    made = apply_events(telemetry.readings, telemetry.cycles, telemetry.batteries, events)
+    added = len(made.cycles) - len(telemetry.cycles)
+    return replace(
+        telemetry,
+        readings=made.readings,
+        cycles=made.cycles,
+        batteries=made.batteries.sort_values("battery_id", ignore_index=True),
+        rows_read=telemetry.rows_read + added,
+        notes=[*telemetry.notes, *made.notes],
     )
 
 

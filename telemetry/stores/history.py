@@ -108,9 +108,16 @@ def readings(
 
 
 def cycles(
-    connection: Connection, battery_id: str, *, first_reading: datetime | None, until: datetime | None
+    connection: Connection,
+    battery_id: str,
+    *,
+    first_reading: datetime | None,
+    until: datetime | None,
+    begin: datetime | None = None,
 ) -> FloatArray:
     """One battery's cycles from before `until`, by index, without those that a replay of its readings would repeat.
+
+    With `begin`, only cycles that ended after it.
 
     Published cycles (kind `cycle`) are always included.  Sessions are summaries of readings: they are included if they
     ended before the oldest reading that is still stored.
@@ -125,10 +132,11 @@ def cycles(
             "FROM battery_cycles "
             f"WHERE battery_id = %(id)s AND num_nonnulls({signals}) > 0 "
             "AND (end_time IS NULL OR end_time < COALESCE(%(until)s::timestamptz, 'infinity')) "
+            "AND (%(begin)s::timestamptz IS NULL OR end_time > %(begin)s) "
             "AND (kind = 'cycle' OR end_time IS NULL "
             "     OR end_time <= COALESCE(%(first)s::timestamptz, 'infinity')) "
             "WINDOW by_age AS (ORDER BY cycle_index, end_time NULLS FIRST) ORDER BY cycle_index, end_time NULLS FIRST",
-            {"id": battery_id, "first": first_reading, "until": until},
+            {"id": battery_id, "first": first_reading, "until": until, "begin": begin},
         )
         rows = cursor.fetchall()
     table = np.array(rows, dtype=np.float64).reshape(len(rows), 2 + len(SIGNALS))

@@ -54,6 +54,6 @@ def newest_outcome(target: str, *, columns: str = "*", role: str = "'champion'",
     return newest_rows("prediction_outcomes", condition, columns=columns, battery=battery)
 
 
-def newest_cycle(columns: str, battery: str = "b.battery_id") -> str:
+def newest_cycle(columns: str, battery: str = "b.battery_id", condition: str = "true") -> str:
     """Subquery: the cycle with the highest age."""
-    return newest_rows("battery_cycles", "true", columns=columns, order="cycle_index", battery=battery)
+    return newest_rows("battery_cycles", condition, columns=columns, order="cycle_index", battery=battery)

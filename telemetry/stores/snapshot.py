@@ -25,7 +25,7 @@ from psycopg2 import sql
 from pydantic import Field as Entry
 from pydantic import PositiveFloat, PositiveInt
 
-from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field, names
+from telemetry.contract import BATTERY_EVENT_FIELDS, BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, Field, names
 from telemetry.errors import TwinError
 from telemetry.field_map import FieldMap
 from telemetry.parameters import Parameters
@@ -34,6 +34,7 @@ from telemetry.stores.relation import find_relation
 
 MANIFEST = "snapshot.json"
 READINGS, CYCLES, BATTERIES = "readings.parquet", "cycles.parquet", "batteries.parquet"
+EVENTS = "events.parquet"
 #: An external table, as text in its own columns.
 EXTERNAL = "theirs.parquet"
 #: Its entry in the manifest.
@@ -136,6 +137,7 @@ def _copy(
         _rows(connection, sql.SQL("SELECT {} FROM batteries ORDER BY battery_id"), BATTERY_FIELDS),
         check,
     )
+    _write(folder / EVENTS, BATTERY_EVENT_FIELDS, _rows(connection, _EVENTS_SQL, BATTERY_EVENT_FIELDS), check)
     cycles = _write(
         folder / CYCLES,
         CYCLE_FIELDS,
@@ -198,6 +200,7 @@ def _write_external(
     return rows
 
 
+_EVENTS_SQL = sql.SQL("SELECT {} FROM battery_events ORDER BY battery_id, time, event")
 _CYCLES_SQL = sql.SQL("""
     SELECT {} FROM battery_cycles WHERE end_time IS NULL OR end_time <= %(until)s
     ORDER BY battery_id, cycle_index, end_time NULLS FIRST, kind

@@ -482,3 +482,54 @@ def test_outcomes_expire_by_the_event_time_of_the_battery(dsn: str) -> None:
     evaluator.close()
     days = query(dsn, "SELECT battery_id, count(*) FROM prediction_outcomes GROUP BY 1 ORDER BY 1")
     assert days == [("ahead", 2), ("old", 2)]
+
+
+# Events
+
+
+def enter(dsn: str, event: str, seconds: float, value: float | None = None) -> None:
+    query(
+        dsn,
+        "INSERT INTO battery_events (battery_id, time, event, value) VALUES ('EV-1', %s, %s, %s) RETURNING event",
+        (at(seconds), event, value),
+    )
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_labels_of_a_replaced_pack_begin_anew(dsn: str, late: bool) -> None:
+    """The recovery of health is no label of the former pack, whose end of life is not that of the new one."""
+    write(dsn, batteries=[{"battery_id": "EV-1", "nominal_capacity_ah": 100.0}])
+    write(
+        dsn,
+        readings=[reading("EV-1", n, charge_cycles=900.0 + n, soh=79.0) for n in range(5)],
+        predictions=[row for n in range(5) for row in slow_predictions("EV-1", n, 900.0 + n)],
+    )
+    if not late:
+        enter(dsn, "replaced", 50)
+    evaluate(dsn)
+    write(
+        dsn,
+        readings=[reading("EV-1", 100 + n, charge_cycles=3.0 + n, soh=99.0) for n in range(5)],
+        predictions=[row for n in range(5) for row in slow_predictions("EV-1", 100 + n, 3.0 + n, soh=98.0)],
+    )
+    evaluate(dsn)
+    if late:
+        enter(dsn, "replaced", 50)
+    evaluate(dsn)
+    new = [(seconds, value, actual) for _, seconds, value, actual in outcomes(dsn, "soh") if seconds >= 50]
+    assert new == [(100.0 + n, 98.0, 99.0) for n in range(5)]
+    state = query(dsn, "SELECT cycle_index, soh FROM evaluation_batteries WHERE battery_id = 'EV-1'")
+    assert state == [(7.0, 99.0)]
+    assert query(dsn, "SELECT min(cycle_index), max(cycle_index) FROM battery_observations") == [(3.0, 7.0)]
+    assert evaluate(dsn) == 0, "the event is followed once"
+
+
+def test_age_of_an_observation_is_that_of_the_state(dsn: str) -> None:
+    """The pack's own count may be an error that the state did not believe."""
+    write(
+        dsn,
+        readings=[reading("EV-1", n, charge_cycles=65_535.0 if n == 2 else 112.0 + n, soh=91.0) for n in range(5)],
+        predictions=[row for n in range(5) for row in slow_predictions("EV-1", n, 112.0 + n)],
+    )
+    evaluate(dsn)
+    assert query(dsn, "SELECT cycle_index FROM evaluation_batteries") == [(116.0,)]

@@ -289,4 +289,4 @@ def test_manifest_describes_the_snapshot(dsn: str, tmp_path: Path) -> None:
         "from": SESSIONS[0]["end_time"].isoformat(),
         "until": SESSIONS[-1]["end_time"].isoformat(),
     }
-    assert set(manifest["sha256"]) == {snapshot.READINGS, snapshot.CYCLES, snapshot.BATTERIES}
+    assert set(manifest["sha256"]) == {snapshot.READINGS, snapshot.CYCLES, snapshot.BATTERIES, snapshot.EVENTS}
