@@ -19,7 +19,7 @@ from telemetry.settings import Settings
 from training.challengers import challenger_versions, load_challengers
 from training.last_release import load_last_release, save_last_release
 from training.mlflow_client import connect
-from training.release import CHAMPION, LoadedRelease, load_release, release_version, twin_name
+from training.release import LoadedRelease, load_release, missing_release, release_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -47,6 +47,8 @@ class ReleaseLoader:
         self._settings = settings
         self._metrics = metrics
         self._client: MlflowClient | None = None
+        # False once the registry lacked the release: created anew, it may give its number to another one.
+        self._is_confirmed = True
         self._retries: dict[FailureReason, _Retry] = {"release": _Retry(), "challenger": _Retry()}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="release-loader", daemon=True)
@@ -64,7 +66,7 @@ class ReleaseLoader:
         champion = self._champion(version)
         if champion is not None:
             self._replace_scorer(champion, self._challenger(champion, challengers))
-        elif version is not None:
+        else:
             self._load_last_release()
 
     def follow(self) -> None:
@@ -96,13 +98,14 @@ class ReleaseLoader:
         present = None if self.scorer is None else self.scorer.champion
         retry = self._retries["release"]
         if version is None:
+            missing = missing_release(self._settings.domain)
+            self._is_confirmed = False
             if present is None:
-                name = twin_name(self._settings.domain)
-                self.problem = (
-                    f"the registry has no release {name}@{CHAMPION}; run `dvc repro`: it is loaded once it is there"
-                )
+                self.problem = f"{missing.sentence}; the service loads it once it is there"
+            else:
+                self._record_failure("release", missing)
             return present
-        if present is not None and present.version == version:
+        if present is not None and present.version == version and self._is_confirmed:
             self._metrics.record_success("release")
             return present
         if not retry.due(version):
@@ -116,6 +119,7 @@ class ReleaseLoader:
             self._record_failure("release", error)
             return present
         retry.succeeded()
+        self._is_confirmed = True
         self._metrics.record_success("release")
         return predictor
 
@@ -154,10 +158,11 @@ class ReleaseLoader:
         logger.info("serving %s%s", champion.label, shadows)
 
     def _load_last_release(self) -> None:
-        """Serve the release that was last served from this machine, until the registry is available."""
+        """Serve the release that was last served from this machine, until the registry has one that can be loaded."""
         try:
             loaded = load_last_release(self._settings)
             if loaded is not None:
+                self._is_confirmed = False
                 self._replace_scorer(_tested_predictor(loaded), None)
         except Exception as error:  # noqa: BLE001 - without it there is no scorer until the registry is available
             self._record_failure("release", error)

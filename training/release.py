@@ -179,6 +179,16 @@ def version_at(client: MlflowClient, name: str, alias: str) -> int | None:
         raise
 
 
+def missing_release(domain: str, alias: str = CHAMPION) -> TwinError:
+    """Error for a registry without the release that `alias` should point at: none was made yet, or it was deleted."""
+    return TwinError(
+        f"the registry has no release {twin_name(domain)}@{alias}; run `dvc repro` or, if there are champions, "
+        "`python -m training.registry promote --reason ...`: both make a release, also where the last one was deleted",
+        field="domain",
+        value=domain,
+    )
+
+
 def load_release(
     domain: str, alias: str = CHAMPION, *, settings: Settings | None = None, client: MlflowClient | None = None
 ) -> LoadedRelease:
@@ -191,12 +201,7 @@ def load_release(
     client = client or connect(settings)
     version = release_version(client, domain, alias)
     if version is None:
-        raise TwinError(
-            f"the registry has no release {twin_name(domain)}@{alias}; run `dvc repro`, which registers one if a "
-            "model passes the gate",
-            field="domain",
-            value=domain,
-        )
+        raise missing_release(domain, alias)
     release = read_release(client, domain, version)
     models = {
         target: fetch_model(client, target, pinned, model_cache(settings)) for target, pinned in release.models.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -156,6 +157,58 @@ def test_registry_unavailable_keeps_the_loaded_release(
     assert without_cache.refreshed().scorer is None
     assert without_cache.loader.problem.startswith("the model registry is unavailable")
     assert "127.0.0.1" not in without_cache.loader.problem
+
+
+@pytest.fixture
+def own_store(tmp_path: Path, empty_registry: Path) -> RegistryStore:
+    """An empty registry of its own."""
+    shutil.copy(empty_registry, tmp_path / "mlflow.db")
+    return RegistryStore.open(Settings(var=tmp_path), "battery")
+
+
+def register_soh(store: RegistryStore, noise: float) -> None:
+    models = ModelFiles(store.settings.var / "trained")
+    models.train("soh", state_version=STATE_VERSION, noise=noise)
+    register_all(store, models.folder, models.metrics, GATE, Provenance("made_up"), by="the tests")
+
+
+def test_deleted_release_is_served_until_another_one_is_made(
+    own_store: RegistryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At a restart too; the log and the metrics say that it is missing."""
+    running = LoaderProbe(own_store.settings)
+    assert running.refreshed().scorer is None
+    assert "battery-twin@champion; run `dvc repro`" in running.loader.problem
+    register_soh(own_store, 0.1)
+    assert running.served() == ("battery-twin/1", None)
+
+    own_store.client.delete_model_version("battery-twin", "1")
+    restarted = LoaderProbe(own_store.settings)
+    for probe in (running, restarted):
+        for _ in range(2):
+            assert probe.served() == ("battery-twin/1", None)
+        assert probe.sample("release_load_failing", reason="release") == 1
+    assert "training.registry promote --reason" in caplog.text
+
+    register_soh(own_store, 0.1)
+    for probe in (running, restarted):
+        assert probe.served() == ("battery-twin/2", None)
+        assert probe.sample("release_load_failing", reason="release") == 0
+
+
+def test_release_of_a_registry_made_anew_replaces_the_last_one_of_the_same_number(own_store: RegistryStore) -> None:
+    served = []
+    for noise in (0.1, 0.3):
+        probe = LoaderProbe(own_store.settings)
+        probe.refreshed()
+        register_soh(own_store, noise)
+        assert probe.served() == ("battery-twin/1", None)
+        scorer = probe.loader.scorer
+        assert scorer is not None
+        served.append(scorer.champion.predict_snapshots(snapshots())["soh"].values)
+        for name in ("battery-twin", "battery-soh"):
+            own_store.client.delete_registered_model(name)
+    assert not np.array_equal(*served)
 
 
 def test_last_release_needs_all_its_models_in_the_cache(probe: LoaderProbe, store: RegistryStore) -> None:

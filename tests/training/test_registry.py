@@ -230,10 +230,6 @@ def remove_files(store: RegistryStore) -> None:
     (store.settings.artifact_root / "battery" / run / "artifacts" / "model" / "model.onnx").unlink()
 
 
-def delete_release(store: RegistryStore) -> None:
-    store.client.delete_model_version("battery-twin", "1")
-
-
 def rename_feature(store: RegistryStore) -> None:
     run = store.client.get_model_version("battery-soh", "1").run_id
     file = store.settings.artifact_root / "battery" / run / "artifacts" / "model" / "fit.json"
@@ -245,7 +241,6 @@ def rename_feature(store: RegistryStore) -> None:
     ("damage", "reason"),
     [
         (remove_files, "version 1 has no model.onnx"),
-        (delete_release, "battery-twin has no champion"),
         (rename_feature, "version 1 needs features that this code does not have: removed"),
     ],
 )
@@ -265,6 +260,131 @@ def test_champion_that_cannot_be_served_counts_as_none(
     assert result_of(report, "soh").state == "champion"
     assert f"the champion counts as none: {reason}" in result_of(report, "soh").reasons
     assert store.aliases().champions == {"soh": 2}
+
+
+def delete_release(store: RegistryStore) -> None:
+    store.client.delete_model_version("battery-twin", "2")
+
+
+def delete_alias(store: RegistryStore) -> None:
+    store.client.delete_registered_model_alias("battery-twin", "champion")
+
+
+def remove_release_file(store: RegistryStore) -> None:
+    (file,) = (
+        path for path in store.settings.artifact_root.rglob("release.json") if '"version": 2' in path.read_text()
+    )
+    file.unlink()
+
+
+def delete_model_of_the_other_release(store: RegistryStore) -> None:
+    """The alias points at a release one model of which was deleted."""
+    store.client.delete_model_version("battery-soh", "1")
+    store.client.set_registered_model_alias("battery-twin", "champion", "1")
+
+
+LOST_RELEASES = [delete_release, delete_alias, remove_release_file, delete_model_of_the_other_release]
+
+
+@pytest.fixture
+def two_releases(register: Register, models: ModelFiles) -> None:
+    """Release 1 with soh 1 and rul 1, and its successor, the champion, with soh 2."""
+    models.train("rul")
+    models.train("soh", noise=1.0)
+    register()
+    models.train("soh", noise=0.1)
+    register()
+
+
+@pytest.mark.usefixtures("two_releases")
+@pytest.mark.parametrize("damage", LOST_RELEASES)
+def test_registering_makes_a_lost_release_again_from_the_champions(
+    damage: Callable[[RegistryStore], None],
+    models: ModelFiles,
+    store: RegistryStore,
+    provenance: Provenance,
+    settings: Settings,
+) -> None:
+    damage(store)
+    models.train("soh", noise=0.5)  # worse than the champion, which still is one
+    report = register_all(store, models.folder, models.metrics, GATE, provenance, by="a test", policy=PromotionPolicy())
+    assert result_of(report, "soh").state == "challenger"
+    assert "not better than the champion, version 2" in result_of(report, "soh").reasons[1]
+    assert store.aliases().champions == {"soh": 2, "rul": 1}
+    loaded = load_release("battery", settings=settings)
+    assert (loaded.version, report.release) == (3, 3)
+    assert {target: model.version for target, model in loaded.models.items()} == {"soh": 2, "rul": 1}
+    assert report.outside is not None
+    assert any("a release of the champions that exist replaces it" in text for text in report.outside.warnings)
+    assert register_all(store, models.folder, models.metrics, GATE, provenance, by="a test").outside is None, "once"
+
+
+@pytest.mark.usefixtures("two_releases")
+@pytest.mark.parametrize("damage", LOST_RELEASES)
+def test_promotion_after_a_lost_release_keeps_the_other_champions(
+    damage: Callable[[RegistryStore], None], models: ModelFiles, store: RegistryStore, register: Register
+) -> None:
+    models.train("soh", noise=1.5)
+    assert result_of(register(), "soh").version == 3
+    damage(store)
+    synchronise(store, GATE)
+    assert store.aliases().champions == {"soh": 2, "rul": 1}
+    outcome = promote(store, GATE, {"soh": 3}, reason="I like it", by="Ada", force=True)
+    assert outcome.event is not None
+    assert outcome.event.after.champions == {"soh": 3, "rul": 1}
+    pinned = read_release(store.client, "battery", outcome.event.after.release or 0).models
+    assert {target: one.version for target, one in pinned.items()} == {"soh": 3, "rul": 1}
+
+
+@pytest.mark.usefixtures("two_releases")
+def test_rollback_after_a_lost_release_goes_back_to_the_one_before(store: RegistryStore) -> None:
+    delete_release(store)
+    synchronise(store, GATE)
+    assert store.aliases().release == 3
+    rollback(store, reason="alarms", by="Ada")
+    assert store.aliases() == Aliases({"soh": 1, "rul": 1}, store.aliases().challengers, 1)
+
+
+@pytest.mark.usefixtures("two_releases")
+def test_release_with_a_deleted_model_is_not_restored_and_no_alias_is_moved(store: RegistryStore) -> None:
+    store.client.delete_model_version("battery-soh", "1")
+    before = store.aliases()
+    for to in (None, 1):
+        with pytest.raises(TwinError, match=r"needs battery-soh version 1, deleted since; --to .* \(existing: 1, 2\)"):
+            rollback(store, reason="alarms", by="Ada", to=to)
+    assert store.aliases() == before
+    store.client.delete_model_version("battery-twin", "1")
+    with pytest.raises(TwinError, match="battery-twin version 1 was deleted"):
+        rollback(store, reason="alarms", by="Ada")
+
+
+@pytest.mark.usefixtures("two_releases")
+def test_deleted_champion_model_is_left_out_and_registered_again(
+    store: RegistryStore, register: Register, settings: Settings
+) -> None:
+    store.client.delete_model_version("battery-soh", "2")
+    event = synchronise(store, GATE)
+    assert event is not None
+    assert event.after.champions == {"rul": 1}
+    assert "battery-twin version 2 needs battery-soh version 2, deleted since" in event.warnings[0]
+    assert set(load_release("battery", settings=settings).models) == {"rul"}
+    report = register()
+    assert (result_of(report, "soh").version, result_of(report, "soh").state) == (3, "champion")
+    assert set(load_release("battery", settings=settings).models) == {"soh", "rul"}
+
+
+def test_lost_release_without_a_usable_champion_is_recorded_once(
+    register: Register, models: ModelFiles, store: RegistryStore
+) -> None:
+    models.train("soh")
+    register()
+    remove_files(store)
+    store.client.delete_model_version("battery-twin", "1")
+    assert synchronise(store, GATE) is not None
+    assert store.aliases().release is None
+    assert synchronise(store, GATE) is None
+    with pytest.raises(TwinError, match=r"nothing to roll back; --to .* \(existing: none\)"):
+        rollback(store, reason="alarms", by="Ada")
 
 
 def test_later_champions_are_promoted_by_a_person(

@@ -61,23 +61,37 @@ class Champions:
 
 def usable_champions(store: RegistryStore) -> Champions:
     """The champions that this code can serve; the others do not hold up a promotion."""
-    aliases = store.aliases()
-    problem = _release_problem(store, aliases.release)
+    champions = store.aliases().champions
     unusable = {
         target: sentence
-        for target, version in aliases.champions.items()
-        if (sentence := problem or _model_problem(store, target, version)) is not None
+        for target, version in champions.items()
+        if (sentence := _model_problem(store, target, version)) is not None
     }
-    return Champions({t: version for t, version in aliases.champions.items() if t not in unusable}, unusable)
+    return Champions({t: version for t, version in champions.items() if t not in unusable}, unusable)
 
 
 def _release_problem(store: RegistryStore, release: int | None) -> str | None:
+    """Why a release can be neither served nor restored, one sentence; None if it can."""
     name = twin_name(store.domain)
     if release is None:
         return f"{name} has no {CHAMPION}"
-    return (
-        None if RELEASE_FILE in store.file_names(name, release) else f"{name} version {release} has no {RELEASE_FILE}"
-    )
+    if not store.exists(name, release):
+        return f"{name} version {release} was deleted"
+    if RELEASE_FILE not in store.file_names(name, release):
+        return f"{name} version {release} has no {RELEASE_FILE}"
+    try:
+        models = read_release(store.client, store.domain, release).models.values()
+    except TwinError as error:
+        return error.sentence
+    deleted = [f"{one.name} version {one.version}" for one in models if not store.exists(one.name, one.version)]
+    return f"{name} version {release} needs {' and '.join(deleted)}, deleted since" if deleted else None
+
+
+def _replaced_release(store: RegistryStore, present: int | None) -> int | None:
+    """The release that a new one replaces: `present`, or the newest recorded one that can still be restored."""
+    recorded = (event.after.release for event in reversed(store.events()))
+    candidates = dict.fromkeys(release for release in (present, *recorded) if release is not None)
+    return next((release for release in candidates if _release_problem(store, release) is None), None)
 
 
 def _model_problem(store: RegistryStore, target: str, version: int) -> str | None:
@@ -176,7 +190,7 @@ def publish_release(
     retained = {target: version for target, version in champions.versions.items() if target not in promoted}
     release = compose_release(store, {**retained, **promoted}, promoted.keys(), forced=forced)
     versions = {target: pinned.version for target, pinned in release.models.items()}
-    version = store.add_release(release, before.release, _description(versions, reason))
+    version = store.add_release(release, _replaced_release(store, before.release), _description(versions, reason))
     store.set_champions(versions, version)
     lost = dict.fromkeys(sorted(retained.keys() - versions.keys()), "its model has another state version")
     lost |= {target: why for target, why in champions.unusable.items() if target not in versions}
@@ -227,17 +241,32 @@ def rollback(
             release; None: no check.
 
     Raises:
-        TwinError: there is no such release, or another one than `expected` is champion.
+        TwinError: there is no such release, a model of it was deleted, or another one than `expected` is champion.
     """
     name = twin_name(store.domain)
     aliases = store.aliases()
     _check_expected(aliases, expected)
     present = aliases.release
-    if present is None:
-        raise TwinError(f"{name} has no {CHAMPION}, so there is nothing to roll back", field="release")
-    wanted = store.previous_release(present) if to is None else store.require_release(to)
-    if wanted is None:
+    if to is not None:
+        wanted = store.require_release(to)
+    elif present is None:
+        raise TwinError(
+            f"{name} has no {CHAMPION}, so there is nothing to roll back; --to restores one of its releases "
+            f"(existing: {store.releases_text()})",
+            field="release",
+        )
+    elif (previous := store.previous_release(present)) is None:
         raise TwinError(f"{name} version {present} is the first release; it has no predecessor", field="release")
+    else:
+        wanted = previous
+    problem = _release_problem(store, wanted)
+    if problem is not None:  # before any alias is moved
+        raise TwinError(
+            f"release {wanted} cannot be restored: {problem}; --to restores another one "
+            f"(existing: {store.releases_text()})",
+            field="release",
+            value=wanted,
+        )
     store.set_champions(versions_in_release(store, wanted), wanted)
     return record_event(store, "rollback", by=by, reason=reason)
 
@@ -250,26 +279,34 @@ def outside_changes(store: RegistryStore) -> list[str]:
 def synchronise(store: RegistryStore, gate: GateThresholds) -> RegistryEvent | None:
     """Detect aliases that were moved by other means (e.g. in MLflow's web page), record this and update the release.
 
-    A moved release alias moves the four model aliases too.  A moved model alias creates a new release, so that
-    the served release matches the registry.  Each new champion is evaluated by the gate; a failure is recorded as
-    a warning and not undone, as a person with access decided it.
+    A moved release alias moves the four model aliases too.  A moved model alias creates a new release, so that the
+    served release matches the registry.  A champion release that was deleted or cannot be read is replaced by a new one
+    of the champions that exist.  Each new champion is evaluated by the gate; a failure is recorded as a warning and not
+    undone, as a person with access decided it.
 
     Returns:
-        The recorded event, None if no alias was moved.
+        The recorded event, None if no alias was moved and the champion release is complete.
     """
     before, now = _recorded(store), store.aliases()
-    if now == before:
+    problem = _release_problem(store, now.release)
+    # Without usable champions there is nothing to make a release of, and nothing new to record.
+    usable = {} if problem is None else usable_champions(store).versions
+    if now == before and not usable:
         return None
-    reason = f"moved outside: {', '.join(_differences(store.domain, before, now))}"
+    moved = ", ".join(_differences(store.domain, before, now))
+    reason = f"moved outside: {moved}" if moved else f"release lost outside: {problem}"
     warnings: list[str] = []
-    if now.release != before.release and now.release is not None:
+    if problem is None and now.release is not None and now.release != before.release:
         champions = versions_in_release(store, now.release)
         store.set_champions(champions, now.release)
     else:
-        champions = dict(now.champions)
+        champions = dict(usable or now.champions)
     changed = {target: version for target, version in champions.items() if before.champions.get(target) != version}
     for target, version in changed.items():
         warnings += _outside_objections(store, target, version, before.champions.get(target), gate)
+    if usable:
+        why = f"{problem}: a release of the champions that exist replaces it"
+        return publish_release(store, usable, kind="outside", by=OUTSIDE, reason=reason, warnings=[*warnings, why])
     if now.release == before.release and now.champions != before.champions:
         warnings += _release_from_aliases(store, champions, changed, reason)
     return record_event(store, "outside", by=OUTSIDE, reason=reason, warnings=warnings)

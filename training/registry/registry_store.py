@@ -116,6 +116,10 @@ class RegistryStore:
             if present.get(key) != value:
                 self.client.set_model_version_tag(name, str(version), key, value)
 
+    def exists(self, name: str, version: int) -> bool:
+        """Whether the registered model or release `name` has this version."""
+        return version in self._versions(name)
+
     def file_names(self, name: str, version: int) -> set[str]:
         """Names of the files of a model or release version; empty if its run was deleted or is none of this project.
 
@@ -213,6 +217,10 @@ class RegistryStore:
         """
         name = twin_name(self.domain)
         return _require(release, self._versions(name), name)
+
+    def releases_text(self) -> str:
+        """Numbers of the existing releases, for error messages."""
+        return _listed(self._versions(twin_name(self.domain)))
 
     def previous_release(self, release: int) -> int | None:
         """The release that was champion when `release` was created."""
@@ -346,6 +354,11 @@ def _described(target: str, version: ModelVersion) -> RegisteredVersion:
 
 def _require(version: int, existing: list[int], name: str) -> int:
     if version not in existing:
-        listed = ", ".join(map(str, existing)) or "none"
-        raise TwinError(f"there is no version {version} of {name}; existing: {listed}", field="version", value=version)
+        raise TwinError(
+            f"there is no version {version} of {name}; existing: {_listed(existing)}", field="version", value=version
+        )
     return version
+
+
+def _listed(versions: Sequence[int]) -> str:
+    return ", ".join(map(str, versions)) or "none"
