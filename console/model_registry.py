@@ -84,7 +84,7 @@ class RegistryError(TwinError):
 
 
 #: HTTP status of an error of the registry, by its field.
-_STATUS = {"release": 409, "version": 404}
+_STATUS = {"release": 409, "version": 404, "mlflow_tracking_uri": 503}
 
 
 class RegistryProcess:

@@ -17,6 +17,8 @@ def main() -> None:
     command = [sys.executable, "-m", "mlflow", "server", "--host", settings.host, "--port", str(settings.mlflow_port)]
     command += ["--backend-store-uri", settings.tracking_uri, "--artifacts-destination", str(settings.artifact_root)]
     command += ["--workers", "1"]
+    if settings.mlflow_allowed_hosts is not None:  # replaces MLflow's default
+        command += ["--allowed-hosts", f"localhost:*,127.0.0.1:*,{settings.mlflow_allowed_hosts}"]
     # Jobs evaluate language models; they would cost seven more processes.
     environment = {**os.environ, **USAGE_STATISTICS_OFF, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     os.execve(sys.executable, command, environment)  # noqa: S606 - fixed program

@@ -96,7 +96,7 @@ class RegistryPoller:
             if self._gate is not None:
                 self._record_outside_changes(store, self._gate)
             self.state = self._fetch(store)
-        except (MlflowException, OSError) as error:
+        except (MlflowException, OSError, TwinError) as error:
             raise RegistryUnavailableError(str(error)) from error
         self.is_up = True
 

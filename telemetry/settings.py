@@ -35,6 +35,7 @@ class Settings(BaseSettings):
     service_max_batteries: int = Field(1_000, ge=1, description="most batteries in one request")
     service_max_rows: int = Field(100_000, ge=1, description="most readings and cycles in one request")
     service_max_body_bytes: int = Field(32 * 2**20, ge=1, description="largest body of one request")
+    service_timeout_s: float = Field(10.0, gt=0, description="longest time until the response to a prediction request")
     registry_poll_s: float = Field(1.0, gt=0, description="interval at which the registry is polled for a new champion")
     shadow: bool = Field(False, description="challengers predict beside the champion (shadow mode), recorded only")
     mlflow_port: int = 5000
@@ -103,6 +104,11 @@ class Settings(BaseSettings):
         10.0, ge=1, description="session timeout: time without heartbeat after which another scorer takes over"
     )
     mlflow_tracking_uri: str | None = Field(None, description="MLflow server; SQLite under `var` where absent")
+    mlflow_allowed_hosts: str | None = Field(
+        None,
+        description="names (host:port, separated by commas) by which MLflow of `make run` and of compose is reached, "
+        "besides loopback; loopback and private addresses where absent",
+    )
     optuna_storage_url: str | None = Field(None, description="RDB for Optuna studies; SQLite under `var` where absent")
     domain: str = Field("battery", description="model namespace: prefix of the registered models that are served")
 

@@ -7,7 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from telemetry.errors import TwinError
 from telemetry.settings import USAGE_STATISTICS_OFF, Settings
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ _EXPERIMENT_TAGS = {
     # MLflow opens such an experiment on its runs instead of on traces of language models.
     "mlflow.experimentKind": "custom_model_development",
 }
+#: Any path that MLflow does not exempt from its check of the Host header, as it does /health.
+_CHECKED_PATH = "/api/2.0/mlflow/experiments/get?experiment_id=0"
+_INVALID_HOST = "Invalid Host header"
+_CHECK_TIMEOUT_S = 10.0
 
 
 def connect(settings: Settings, *, fail_fast: bool = False) -> MlflowClient:
@@ -33,6 +39,9 @@ def connect(settings: Settings, *, fail_fast: bool = False) -> MlflowClient:
     Args:
         fail_fast: time out after 10 s and retry once, for services, which poll again.  Otherwise MLflow's own limits
             hold, seven times two minutes, which suits a training of hours.  It holds for the whole process.
+
+    Raises:
+        TwinError: the server refuses the name by which it is reached.
     """
     os.environ.update(USAGE_STATISTICS_OFF)
     if fail_fast:
@@ -47,9 +56,30 @@ def connect(settings: Settings, *, fail_fast: bool = False) -> MlflowClient:
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     # Callers report an unavailable registry once; urllib3 would log every attempt, each second.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    if settings.tracking_uri.startswith("http"):
+        _check_name(settings.tracking_uri)
     if settings.mlflow_tracking_uri is None:
         settings.var.mkdir(parents=True, exist_ok=True)
     return MlflowClient(settings.tracking_uri, settings.tracking_uri)
+
+
+def _check_name(address: str) -> None:
+    """Raise the `TwinError` of `connect`; any other fault is left to the first use of the client."""
+    import httpx
+
+    try:
+        response = httpx.get(address.rstrip("/") + _CHECKED_PATH, timeout=_CHECK_TIMEOUT_S)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return
+    if response.status_code == httpx.codes.FORBIDDEN and _INVALID_HOST in response.text:
+        name = urlsplit(address).netloc.rpartition("@")[2]
+        raise TwinError(
+            f"MLflow refuses requests to {name} ({_INVALID_HOST}): start `mlflow server` with --allowed-hosts "
+            f"{name},localhost:*,127.0.0.1:* (or MLFLOW_SERVER_ALLOWED_HOSTS), or set TWIN_MLFLOW_TRACKING_URI to a "
+            "name that it allows",
+            field="mlflow_tracking_uri",
+            value=name,
+        )
 
 
 def experiment_id(client: MlflowClient, settings: Settings, domain: str) -> str:

@@ -257,7 +257,10 @@ def registered_references(settings: Settings) -> ReferenceOf:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise RegistryUnavailableError(str(error)) from error
-        except TwinError as error:  # not a valid name of this registry: another system writes predictions here
+        except TwinError as error:
+            if error.field != "domain":
+                raise RegistryUnavailableError(error.sentence) from error
+            # Not a valid name of this registry: another system writes predictions here.
             logger.warning("no training reference for %s version %s: %s", name, version, error.sentence)
             return None
         except OSError as error:

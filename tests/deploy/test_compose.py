@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import grimp
 import pytest
 import yaml
+from mlflow.server.security_utils import is_allowed_host_header
 
 from deploy.secrets import SECRETS, main, write_secrets
 from deploy.servers.install import DEBIAN
@@ -85,13 +87,13 @@ def test_a_literal_password_is_found() -> None:
     assert len(literal_passwords(text)) == 2
 
 
-def test_every_variable_is_a_port_or_a_generated_secret() -> None:
+def test_every_variable_is_a_port_a_host_name_or_a_generated_secret() -> None:
     used = list(VARIABLE.finditer(COMPOSE.read_text(encoding="utf-8")))
     # A missing secret must stop compose instead of becoming an empty password.
     required = {match["name"] for match in used if match["rest"].startswith(":?")}
     others = {match["name"] for match in used if not match["rest"].startswith(":?")}
     assert required == set(SECRETS)
-    assert all(name.endswith("_PORT") for name in others)
+    assert all(name.endswith(("_PORT", "_ALLOWED_HOSTS")) for name in others)
 
 
 def test_settings_in_the_compose_file_exist(services: dict[str, dict[str, Any]]) -> None:
@@ -197,6 +199,19 @@ def test_no_service_may_gain_privileges(services: dict[str, dict[str, Any]]) -> 
     for name, service in services.items():
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert "privileged" not in service, name
+
+
+def test_mlflow_allows_the_names_by_which_it_is_reached(services: dict[str, dict[str, Any]]) -> None:
+    """By MLflow's own rule, as it answers 403 to any other name."""
+    setting = services["mlflow"]["environment"]["MLFLOW_SERVER_ALLOWED_HOSTS"]
+    assert setting.endswith(",${TWIN_MLFLOW_ALLOWED_HOSTS:-localhost}")
+    allowed = setting.replace("${TWIN_MLFLOW_ALLOWED_HOSTS:-localhost}", "mlflow.example.org").split(",")
+    addresses = [service.get("environment", {}).get("TWIN_MLFLOW_TRACKING_URI") for service in services.values()]
+    names = {urlsplit(address).netloc for address in addresses if address}
+    assert names
+    for name in (*names, "127.0.0.1:5000", "localhost:15000", "mlflow.example.org"):
+        assert is_allowed_host_header(allowed, name), name
+    assert not is_allowed_host_header(allowed, "other.example.org")
 
 
 def test_mounted_files_exist(services: dict[str, dict[str, Any]]) -> None:
