@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from time import perf_counter
 from typing import Any
 
 import orjson
-from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
+from serving.large_requests import LargeRequests, StoppedError
 from serving.release_loader import ReleaseLoader
+from serving.request_body import RefusedError, gunzip, read_body, too_large
 from serving.request_decoding import RequestError, RequestLimits, decode_request
 from serving.request_scoring import score_request
 from serving.response import ErrorResponse, PredictResponse, response_entries, to_json, with_errors
@@ -25,12 +28,21 @@ from telemetry.schemas.request import PredictRequest
 
 #: A larger request is processed in a thread, so that small ones need not wait for it.
 _INLINE_BYTES = 64 * 1024
+#: Retry-After while there is no release: loading takes seconds.
+_RELEASE_RETRY_S = "5"
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorResponse, "description": "The body is not JSON"},
+    400: {"model": ErrorResponse, "description": "The body is not JSON, or not gzip as announced"},
+    408: {"model": ErrorResponse, "description": "The body did not arrive in time"},
     409: {"model": ErrorResponse, "description": "Unusable state: send the history without it"},
-    413: {"model": ErrorResponse, "description": "Request too large"},
+    413: {"model": ErrorResponse, "description": "Request too large, uncompressed"},
+    415: {"model": ErrorResponse, "description": "Content-Encoding other than gzip"},
     422: {"model": ErrorResponse, "description": "Contract violation; `field` is the path of the invalid value"},
-    503: {"model": ErrorResponse, "description": "No champion release loaded yet"},
+    500: {"model": ErrorResponse, "description": "Internal error"},
+    503: {
+        "model": ErrorResponse,
+        "description": "No champion release loaded yet, or no response in time because of other large requests",
+        "headers": {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}},
+    },
 }
 # BentoML traces every request already.
 _NO_TELEMETRY: Any = {"tracing": False, "metrics": False, "logs": False}
@@ -40,39 +52,55 @@ class _Predict:
     """Endpoint of `POST /predict`, with the request body as bytes."""
 
     def __init__(
-        self, loader: ReleaseLoader, limits: RequestLimits, metrics: ServiceMetrics, shadow: ShadowRecorder
+        self,
+        loader: ReleaseLoader,
+        limits: RequestLimits,
+        metrics: ServiceMetrics,
+        shadow: ShadowRecorder,
+        timeout_s: float,
     ) -> None:
         self._loader = loader
         self._limits = limits
         self._metrics = metrics
         self._shadow = shadow
-        # Two large requests at once would only compete for the interpreter lock and the caches.
-        self._one_at_a_time = CapacityLimiter(1)
+        self._timeout_s = timeout_s
+        self._large = LargeRequests()
 
     async def respond(self, request: Request) -> Response:
         started = perf_counter()
-        try:
-            scorer = self._loader.scorer
-            if scorer is None:
-                raise RequestError(503, self._loader.problem)
-            body = await _read_body(request, self._limits.body_bytes)
-            if len(body) <= _INLINE_BYTES:
-                content = self._score(body, scorer)
-            else:
-                content = await to_thread.run_sync(self._score, body, scorer, limiter=self._one_at_a_time)
-        except RequestError as error:
-            self._metrics.count_refused(error.status)
-            raise
+        scorer = self._loader.scorer
+        if scorer is None:
+            raise RefusedError(503, self._loader.problem, {"Retry-After": _RELEASE_RETRY_S})
+        body, encoding = await read_body(request, self._limits.body_bytes, self._timeout_s)
+        is_small = len(body) <= _INLINE_BYTES
+        plain = body if encoding is None else gunzip(body, _INLINE_BYTES) if is_small else None
+        if is_small and plain is not None:
+            content = self._score(plain, scorer)
+        else:
+
+            def work(stop: threading.Event) -> bytes:
+                return self._score(body if encoding is None else self._gunzip(body), scorer, stop)
+
+            left_s = self._timeout_s - (perf_counter() - started)
+            content = await self._large.run(work, request, left_s)
         self._metrics.duration.observe(perf_counter() - started)
         return Response(content, media_type="application/json")
 
-    def _score(self, body: bytes, scorer: Scorer) -> bytes:
+    def _gunzip(self, body: bytes) -> bytes:
+        plain = gunzip(body, self._limits.body_bytes)
+        if plain is None:
+            raise too_large(self._limits.body_bytes, None)
+        return plain
+
+    def _score(self, body: bytes, scorer: Scorer, stop: threading.Event | None = None) -> bytes:
         # Decoded and encoded here: FastAPI would validate both a second time.
         decoded = decode_request(body, self._limits)
         request = decoded.scoring_request
         entries: list[dict[str, Any]] = []
         entry_of: list[int] = []
         for result in score_request(request, scorer.champion):
+            if stop is not None and stop.is_set():
+                raise StoppedError
             self._metrics.count_predictions(result)
             entries += response_entries(request, result, scorer.champion, decoded.notes)
             entry_of += [decoded.entry_of[row] for row in result.battery_row]
@@ -86,14 +114,16 @@ class _Predict:
 
 
 def create_app(
-    loader: ReleaseLoader, limits: RequestLimits, metrics: ServiceMetrics, shadow: ShadowRecorder
+    loader: ReleaseLoader, limits: RequestLimits, metrics: ServiceMetrics, shadow: ShadowRecorder, timeout_s: float
 ) -> FastAPI:
-    """Create the ASGI application, which scores each request with the scorer that `loader` then holds."""
+    """Create the ASGI application, which scores each request with the scorer that `loader` then holds.
+
+    Args:
+        timeout_s: longest time until the response to a prediction request.
+    """
     app = FastAPI(title="EV battery twin", version="1", docs_url=None, redoc_url=None, telemetry=_NO_TELEMETRY)
-    app.add_exception_handler(RequestError, _on_request_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(Exception, _on_failure)
-    app.add_route("/predict", _Predict(loader, limits, metrics, shadow).respond, methods=["POST"])
+    _add_error_handlers(app, metrics)
+    app.add_route("/predict", _Predict(loader, limits, metrics, shadow, timeout_s).respond, methods=["POST"])
 
     # Documentation only: the route above comes first.  FastAPI's own parsing and validation cost 6 % of the requests/s.
     @app.post("/predict", response_class=Response, responses={200: {"model": PredictResponse}, **_ERRORS})
@@ -122,36 +152,32 @@ def create_app(
     return app
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
-        raise _too_large(limit, int(announced))
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise _too_large(limit, len(body))
-    return bytes(body)
+def _add_error_handlers(app: FastAPI, metrics: ServiceMetrics) -> None:
+    """Error responses in the contract's form, each of them counted."""
 
+    def respond(status: int, content: object, headers: Any = None) -> Response:
+        metrics.count_refused(status)
+        return Response(orjson.dumps(content), status, headers=headers, media_type="application/json")
 
-def _too_large(limit: int, size: int) -> RequestError:
-    return RequestError(413, f"a request may have at most {limit} bytes: send it in parts", value=size)
+    async def on_request_error(_: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestError)  # noqa: S101 - Starlette passes only the registered class
+        headers = error.headers if isinstance(error, RefusedError) else None
+        return respond(error.status, error_body(error), headers)
 
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        sentence = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
+        return respond(error.status_code, {"error": sentence, "field": None, "value": None}, error.headers)
 
-async def _on_request_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)  # noqa: S101 - Starlette passes only the registered class
-    return _json(error.status, error_body(error))
+    async def on_failure(_: Request, error: Exception) -> Response:
+        sentence = "internal error; the service log has the details"
+        return respond(500, {"error": sentence, "field": None, "value": None})
 
+    async def on_disconnect(_: Request, error: Exception) -> Response:
+        metrics.abandoned.inc()
+        return Response(status_code=499)  # not received; the status that nginx logs
 
-async def _on_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101
-    sentence = f"{request.method} {request.url.path}: {str(error.detail).lower()}"
-    return _json(error.status_code, {"error": sentence, "field": None, "value": None}, error.headers)
-
-
-async def _on_failure(_: Request, error: Exception) -> Response:
-    return _json(500, {"error": "internal error; the service log has the details", "field": None, "value": None})
-
-
-def _json(status: int, content: object, headers: Any = None) -> Response:
-    return Response(orjson.dumps(content), status, headers=headers, media_type="application/json")
+    app.add_exception_handler(RequestError, on_request_error)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
+    app.add_exception_handler(Exception, on_failure)

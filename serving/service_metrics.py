@@ -192,6 +192,12 @@ class ServiceMetrics:
         self._entries_refused = Counter(
             "entries_refused", "Batteries of a request that were not answered", ["status"], registry=self._registry
         )
+        for status in ("500", "503"):
+            self._refused.labels(status)
+        self.abandoned = Counter(
+            "requests_abandoned", "Requests whose client closed the connection before the response",
+            registry=self._registry,
+        )  # fmt: skip
 
     def count_predictions(self, result: ScoringResult) -> None:
         """Count predictions, withheld predictions and stale rows of `result`."""

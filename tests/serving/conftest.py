@@ -53,8 +53,12 @@ def predictor(release: LoadedRelease) -> Predictor:
 
 
 @contextmanager
-def serve(settings: Settings, workers: int, ready: str) -> Iterator[httpx.Client]:
-    """Run the service with the registry in `settings`; yields a client once the path `ready` returns 200."""
+def serve(settings: Settings, workers: int, ready: str, **more: str) -> Iterator[httpx.Client]:
+    """Run the service with the registry in `settings`; yields a client once the path `ready` returns 200.
+
+    Args:
+        more: further environment variables.
+    """
     port = unused_port()
     environment = os.environ | {
         "TWIN_VAR": str(settings.var),
@@ -64,6 +68,7 @@ def serve(settings: Settings, workers: int, ready: str) -> Iterator[httpx.Client
         "TWIN_SERVICE_MAX_ROWS": "2000",
         "TWIN_SERVICE_MAX_BODY_BYTES": "1000000",
         "TWIN_SHADOW": str(settings.shadow),
+        **more,
     }
     if settings.telemetry_dsn is not None:
         environment["TWIN_TELEMETRY_DSN"] = settings.telemetry_dsn.get_secret_value()

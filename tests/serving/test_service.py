@@ -242,7 +242,8 @@ def test_health_and_documentation_need_no_internet_access(service: httpx.Client)
 def test_openapi_describes_the_request_and_its_errors(service: httpx.Client) -> None:
     document = service.get("/openapi.json").json()
     operation = document["paths"]["/predict"]["post"]
-    assert set(operation["responses"]) == {"200", "400", "409", "413", "422", "503"}
+    assert set(operation["responses"]) == {"200", "400", "408", "409", "413", "415", "422", "500", "503"}
+    assert set(operation["responses"]["503"]["headers"]) == {"Retry-After"}
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     assert schema == {"$ref": "#/components/schemas/PredictRequest"}
     schemas = document["components"]["schemas"]
