@@ -14,9 +14,10 @@ from serving.scorer import ScorerSource
 from serving.state_restore import StateRestorer
 from serving.stream.checkpoint import CheckpointSink
 from serving.stream.message_parser import ParserLimits
+from serving.stream.partition_check import PartitionCheck
 from serving.stream.producer import PredictionProducer
 from serving.stream.scorer_metrics import StreamMetrics
-from serving.stream.topics import broker_config, ensure_topics
+from serving.stream.topics import broker_config, ensure_topics, partition_statistics
 from telemetry.kafka_client import TELEMETRY_TOPIC
 from telemetry.settings import Settings
 from telemetry.sinks.postgres import StoreSink
@@ -40,8 +41,14 @@ def run_stream(settings: Settings, scorer_source: ScorerSource, metrics: StreamM
             long, or the partitions were assigned to another consumer; uncommitted messages are read again.
     """
     brokers = broker_config(settings)
-    ensure_topics(brokers, settings.scorer_group, settings.kafka_partitions)
-    app = _application(settings, brokers, metrics.on_statistics)
+    check = PartitionCheck(ensure_topics(brokers, settings.scorer_group, settings.kafka_partitions))
+
+    def on_statistics(statistics: str) -> None:
+        partitions = partition_statistics(statistics)
+        metrics.set_consumer_lag(partitions)
+        check.partitions = max(check.partitions, len(partitions))  # Kafka adds partitions, and never removes one
+
+    app = _application(settings, brokers, on_statistics)
     dsn = None if settings.telemetry_dsn is None else settings.telemetry_dsn.get_secret_value()
     with ExitStack() as stack:
         history = StoreConnection(dsn, "battery-twin-scorer", statement_timeout_s=None) if dsn else None
@@ -51,6 +58,7 @@ def run_stream(settings: Settings, scorer_source: ScorerSource, metrics: StreamM
             stack.enter_context(closing(StoreSink(dsn))) if dsn else None,
             PredictionProducer(brokers),
             ParserLimits(settings.scorer_message_bytes, settings.max_future_s),
+            check,
             metrics,
             stores_readings=settings.scorer_stores_readings,
         )

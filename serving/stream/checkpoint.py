@@ -27,6 +27,7 @@ from serving.response import to_json
 from serving.scorer import ScorerSource
 from serving.state_restore import RestoreIncompleteError, StateRestorer
 from serving.stream.message_parser import DeadLetter, Message, ParsedReadings, ParserLimits, parse_messages
+from serving.stream.partition_check import PartitionCheck
 from serving.stream.producer import PredictionProducer
 from serving.stream.scorer_metrics import StreamMetrics
 from telemetry.backoff import backoff
@@ -55,6 +56,7 @@ class _DependencyError(RuntimeError):
 @dataclass(frozen=True)
 class _Pending:
     message: Message
+    partition: int
     timestamp_ms: int
     state: State[str, bytes]
 
@@ -74,6 +76,7 @@ class CheckpointSink(BaseSink):
         store: Sink | None,
         producer: PredictionProducer,
         limits: ParserLimits,
+        partition_check: PartitionCheck,
         metrics: StreamMetrics,
         *,
         stores_readings: bool,
@@ -84,6 +87,7 @@ class CheckpointSink(BaseSink):
         self._store = store
         self._producer = producer
         self._limits = limits
+        self._partition_check = partition_check
         self._metrics = metrics
         self._stores_readings = stores_readings
         self._pending: list[_Pending] = []
@@ -99,7 +103,8 @@ class CheckpointSink(BaseSink):
         """Collect one message; `value` is the pair of its content and the battery's `State`."""
         content, state = value
         content = content or b""
-        self._pending.append(_Pending(Message(key, self._limits.cut(content), len(content)), timestamp, state))
+        message = Message(key, self._limits.cut(content), len(content))
+        self._pending.append(_Pending(message, partition, timestamp, state))
 
     def on_paused(self) -> None:
         """Drop the collected messages, which will be read again."""
@@ -180,6 +185,9 @@ class CheckpointSink(BaseSink):
         done_s = time.time()
         newest_s = readings.batch.matrix[:, 0].max(initial=-math.inf)
         self._metrics.count_messages(len(pending), dead_letters, readings)
+        self._metrics.wrong_partition.inc(
+            self._partition_check.misplaced((item.message.key, item.partition) for item in pending)
+        )
         self._metrics.count_scores(
             result,
             lags_s=[done_s - pending[i].timestamp_ms / 1e3 for i in readings.message_index],

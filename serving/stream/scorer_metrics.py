@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -11,7 +11,6 @@ from serving.batch_scoring import BatchResult
 from serving.service_metrics import DescriptionMetrics, PredictionMetrics, out_of_range_counter
 from serving.state_restore import CAUSES
 from serving.stream.message_parser import REJECTION_REASONS, DeadLetter, ParsedReadings, count_by_reason
-from telemetry.kafka_client import TELEMETRY_TOPIC
 
 _LAG_S = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 _CHECKPOINT_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -33,6 +32,11 @@ class StreamMetrics:
             "scorer_unknown_fields", "ignored fields that are not in the contract", registry=registry
         )
         self._out_of_range = out_of_range_counter(registry)
+        self.wrong_partition = Counter(
+            "scorer_wrong_partition",
+            "messages that are not on the partition that murmur2 gives their key",
+            registry=registry,
+        )
         self._restored = Counter("scorer_states_rebuilt", "states restored by replay", ["cause"], registry=registry)
         self._failures = Counter(
             "scorer_checkpoint_failures", "failed checkpoints, which are retried", ["part"], registry=registry
@@ -88,9 +92,8 @@ class StreamMetrics:
         """Count a failed checkpoint; `dependency` is the one that failed, `store` or `kafka`."""
         self._failures.labels(dependency).inc()
 
-    def on_statistics(self, statistics: str) -> None:
-        """Read the lag of every assigned partition from the consumer's statistics (JSON of librdkafka)."""
-        partitions = json.loads(statistics).get("topics", {}).get(TELEMETRY_TOPIC, {}).get("partitions", {})
+    def set_consumer_lag(self, partitions: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set the lag of every assigned partition from `serving.stream.topics.partition_statistics`."""
         self._consumer_lag.clear()
         for partition, about in partitions.items():
             if about.get("desired") and about.get("consumer_lag", -1) >= 0:

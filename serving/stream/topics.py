@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic
@@ -47,8 +50,17 @@ def broker_config(settings: Settings) -> ConnectionConfig:
     )
 
 
-def ensure_topics(brokers: ConnectionConfig, group: str, partitions: int) -> None:
-    """Create the missing topics.
+def partition_statistics(statistics: str) -> Mapping[str, Mapping[str, Any]]:
+    """By number, what the consumer's statistics (JSON of librdkafka) tell about each partition of the telemetry topic.
+
+    Empty while none is assigned; otherwise also those of other consumers, as librdkafka knows the topic's metadata.
+    """
+    partitions = json.loads(statistics).get("topics", {}).get(TELEMETRY_TOPIC, {}).get("partitions", {})
+    return {number: about for number, about in partitions.items() if number != "-1"}  # -1: not a partition
+
+
+def ensure_topics(brokers: ConnectionConfig, group: str, partitions: int) -> int:
+    """Create the missing topics; the number of partitions of the telemetry topic.
 
     The changelog gets as many partitions as the telemetry topic, because states are partitioned like the readings.
 
@@ -72,3 +84,4 @@ def ensure_topics(brokers: ConnectionConfig, group: str, partitions: int) -> Non
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # created by another scorer in the meantime
                 raise
+    return partitions

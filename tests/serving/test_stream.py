@@ -22,7 +22,7 @@ import pandas as pd
 import psycopg2
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
 from prometheus_client import generate_latest
 from pydantic import SecretStr
 
@@ -36,8 +36,9 @@ from serving.predictor import Predictor
 from serving.scorer import Scorer, score
 from serving.stream.__main__ import main
 from serving.stream.app import run_stream
+from serving.stream.partition_check import PartitionCheck
 from serving.stream.scorer_metrics import StreamMetrics
-from serving.stream.topics import broker_config, changelog, ensure_topics
+from serving.stream.topics import broker_config, changelog, ensure_topics, partition_statistics
 from telemetry.batch import Batch, Row, rows_of
 from telemetry.kafka_client import DEAD_LETTER_TOPIC, PREDICTIONS_TOPIC, TELEMETRY_TOPIC
 from telemetry.settings import Settings
@@ -364,6 +365,7 @@ def test_scorer_end_to_end(settings: Settings, store: Store, release: LoadedRele
     assert counted['scorer_stale_readings_total{kind="duplicate"}'] >= 1
     assert counted['predictions_total{role="challenger",target="rul"}'] == 360
     assert counted["scorer_lag_seconds_count"] >= 600
+    assert counted["scorer_wrong_partition_total"] == 0
 
 
 def swap_time(fleet: Fleet) -> datetime:
@@ -512,6 +514,96 @@ def test_partitions_lost_during_a_store_outage_are_resumed(
         kafka_server.server.stop()
         kafka_server.server.start()
     assert store.predicted(fleet) == fleet.predicted(predictor)
+
+
+def test_messages_on_another_partition_than_their_keys_are_counted_and_reported(
+    settings: Settings, predictor: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A producer with librdkafka's default partitioner; its murmur2 partitioner gives the expected partitions."""
+    fleet = Fleet.of("CRC", 12, TIMES_S[:10])
+    default = Producer({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    for row in fleet.rows():
+        default.produce(TELEMETRY_TOPIC, reading_message(row), str(row["battery_id"]))
+    assert default.flush(30) == 0
+    messages = keys_on(settings, TELEMETRY_TOPIC)  # those of the other tests, too
+    expected = murmur2_partitions(settings, {key for key, _ in messages if key is not None})
+    wrong = [key for key, partition in messages if key is not None and expected[key] != partition]
+    assert 10 <= len(wrong) < len(messages)
+    assert all(key.startswith(b"CRC") for key in wrong), "the other tests partition as Java does"
+
+    def play(metrics: StreamMetrics) -> None:
+        until(lambda: scraped(metrics)["scorer_messages_total"] >= len(messages))
+
+    alone = settings.model_copy(update={"telemetry_dsn": None})
+    counted = scored_while(alone, FixedScorer(Scorer(predictor)), play)
+    assert counted["scorer_wrong_partition_total"] == len(wrong)
+    (logged,) = [record.getMessage() for record in caplog.records if record.name == "serving.stream.partition_check"]
+    assert "partitioner=murmur2_random" in logged
+    assert "'CRC-" in logged
+
+
+def keys_on(settings: Settings, topic: str) -> list[tuple[bytes | None, int]]:
+    """Key and partition of all messages."""
+    consumer = Consumer({"bootstrap.servers": settings.kafka_bootstrap_servers, "group.id": "the tests"})
+    partitions = [TopicPartition(topic, number, 0) for number in consumer.list_topics(topic).topics[topic].partitions]
+    left = sum(consumer.get_watermark_offsets(partition)[1] for partition in partitions)
+    consumer.assign(partitions)
+    messages = []
+    for _ in range(left):
+        message = consumer.poll(30)
+        assert message is not None
+        assert message.error() is None
+        messages.append((message.key(), message.partition()))
+    consumer.close()
+    return messages
+
+
+def murmur2_partitions(settings: Settings, keys: set[bytes]) -> dict[bytes, int]:
+    """Partition of each key by librdkafka's partitioner for topics that Java producers write, too."""
+    found: dict[bytes, int] = {}
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap_servers, "partitioner": "murmur2_random"})
+    topic = "murmur2"
+    admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers})
+    admin.create_topics([NewTopic(topic, len(admin.list_topics().topics[TELEMETRY_TOPIC].partitions))])[topic].result(
+        30
+    )
+    for key in keys:
+        producer.produce(topic, b"", key, on_delivery=lambda _, sent: found.update({sent.key(): sent.partition()}))
+    assert producer.flush(30) == 0
+    return found
+
+
+def test_misplaced_messages_are_those_by_the_present_number_of_partitions() -> None:
+    # Kafka's own test vectors of murmur2, with the sign bit removed.
+    hashes = {b"21": -973932308, b"foobar": -790332482, b"a-little-bit-long-string": -985981536}
+    four = [(key, (value & 0x7FFFFFFF) % 4) for key, value in hashes.items()]
+    check = PartitionCheck(4)
+    assert check.misplaced([*four, (None, 3)]) == 0
+    assert check.misplaced([(key, (partition + 1) % 4) for key, partition in four]) == 3
+    check.partitions = 7
+    moved = sum((hashes[key] & 0x7FFFFFFF) % 7 != partition for key, partition in four)
+    assert check.misplaced(four) == moved > 0
+
+
+def test_statistics_of_a_consumer_list_the_partitions_of_all_consumers(settings: Settings) -> None:
+    found: list[str] = []
+    consumer = Consumer(
+        {
+            "bootstrap.servers": settings.kafka_bootstrap_servers,
+            "group.id": "the tests",
+            "statistics.interval.ms": 100,
+            "stats_cb": found.append,
+        }
+    )
+    consumer.assign([TopicPartition(TELEMETRY_TOPIC, 1, 0)])
+    number = len(consumer.list_topics(TELEMETRY_TOPIC).topics[TELEMETRY_TOPIC].partitions)
+
+    def known() -> bool:
+        consumer.poll(0.1)
+        return bool(found) and partition_statistics(found[-1]).keys() == {str(i) for i in range(number)}
+
+    until(known)
+    consumer.close()
 
 
 def test_changelog_has_small_segments(settings: Settings) -> None:
