@@ -12,7 +12,7 @@ from console.alerts.alert_store import MAX_MUTE
 from console.alerts.rules import RULES
 from console.history import RANGE_COLUMNS, Method
 from features.targets import FORECASTS, TARGET_NAMES, TARGETS
-from telemetry.contract import BATTERY_FIELDS, BATTERY_ID_PATTERN, READING_FIELDS
+from telemetry.contract import BATTERY_FIELDS, BATTERY_ID_PATTERN, READING_FIELDS, BatteryEventKind
 from telemetry.contract import Field as Column
 
 _TYPES: dict[str, Any] = {"text": str, "time": datetime, "float": float, "bool": bool}
@@ -120,6 +120,18 @@ BatteryDetail = create_model(
     actual=(ActualReading, ...),
     predicted=(PredictedTargets, ...),
 )
+
+
+class BatteryEvent(_ResponseModel):
+    """What happened to a battery beside its readings."""
+
+    time: datetime = Field(description="when it happened, UTC")
+    event: BatteryEventKind
+    value: float | None = Field(description="measured capacity of a capacity_test, Ah")
+    source: str | None = Field(description="who or what entered it")
+    entered_at: datetime
+
+
 DetailedStatus = create_model(
     "DetailedStatus",
     __base__=_ResponseModel,
@@ -129,6 +141,11 @@ DetailedStatus = create_model(
     battery=(BatteryDetail, ...),
     vehicle=(Vehicle, ...),
     health_status=(Status | None, ...),
+    events=(list[BatteryEvent], Field(description="newest first")),
+    missing_event=(
+        str | None,
+        Field(description="sentence, if the count of cycles has fallen without an event"),
+    ),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,23 @@ def write(empty: str) -> Callable[[Batch], None]:
     return one
 
 
+def test_detailed_names_the_event_that_is_missing_and_those_that_are_known(
+    api_on: MakeApi, empty: str, write: Callable[[Batch], None]
+) -> None:
+    write(Batch(readings=[reading(charge_cycles=3.0)], predictions=[prediction("soh", 90.0, cycle_index=900.0)]))
+    detailed = get(api_on(empty), "/api/battery/detailed")
+    assert detailed["missing_event"].startswith("charge_cycles is 3 and the age 900: enter `replaced` or `bms_reset`")
+    with closing(psycopg2.connect(empty)) as connection, connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO battery_events (battery_id, time, event, source) VALUES (%s, %s, 'bms_reset', 'workshop')",
+            ("EV-1", NOW),
+        )
+    detailed = get(api_on(empty), "/api/battery/detailed")
+    assert detailed["missing_event"] is None
+    (event,) = detailed["events"]
+    assert (event["event"], event["source"], event["value"]) == ("bms_reset", "workshop", None)
+
+
 def test_status_is_flat_with_the_newest_reading_and_predictions(api: httpx.Client) -> None:
     status = get(api, "/api/battery/status", battery_id=ONE)
     assert status["battery_id"] == ONE
@@ -86,7 +104,9 @@ def test_status_is_flat_with_the_newest_reading_and_predictions(api: httpx.Clien
 
 def test_detailed_has_the_documented_parts(api: httpx.Client) -> None:
     detailed = get(api, "/api/battery/detailed", battery_id=ONE)
-    assert set(detailed) == {"battery_id", "timestamp", "battery", "vehicle", "health_status"}
+    parts = {"battery_id", "timestamp", "battery", "vehicle", "health_status", "events", "missing_event"}
+    assert set(detailed) == parts
+    assert (detailed["events"], detailed["missing_event"]) == ([], None)
     assert detailed["battery"]["actual"]["voltage"] > 0
     soh = detailed["battery"]["predicted"]["soh"]
     assert soh["interval"] == pytest.approx([91 * 0.97, 91 * 1.03])
