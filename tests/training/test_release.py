@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from features.state import STATE_VERSION
 from features.targets import TARGET_NAMES
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
@@ -32,7 +33,7 @@ def test_loaded_release_has_models_horizons_and_versions(loaded: LoadedRelease, 
     assert loaded.label == "battery-twin/1"
     assert loaded.release.horizons == {"temperature_s": 300.0, "failure_cycles": 100.0}
     assert loaded.release.rul_unit == "equivalent full cycles"
-    assert loaded.release.state_version == 1
+    assert loaded.release.state_version == STATE_VERSION
     for target in TARGET_NAMES:
         model = loaded.models[target]
         assert model.label == f"battery-{target}/1"
