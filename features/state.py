@@ -103,6 +103,8 @@ _layout = _Layout()
 NOMINAL_CAPACITY_AH = _layout.take_field("nominal_capacity_ah")
 CELLS_IN_SERIES = _layout.take_field("cells_in_series")
 CHEMISTRY = _layout.take_count(maximum=len(CHEMISTRY_NAMES) - 1.0)
+#: Number of slots of battery properties, the first ones.
+N_PROPERTIES = _layout.size
 #: Checksum of the events of the battery that the state includes; 0 for none.
 EVENTS = _layout.take_count(maximum=2.0**32)
 # The newest reading.
@@ -249,7 +251,10 @@ def implausible_counts(states: FloatArray) -> NDArray[np.int64]:
 
 
 def properties(state: FloatArray) -> dict[str, object]:
-    """The battery properties in `state`, by their name in the table `batteries`; None where unknown."""
+    """The battery properties in `state`, or its first `N_PROPERTIES` slots, by their name in the table `batteries`.
+
+    None where unknown.
+    """
     capacity, cells = float(state[NOMINAL_CAPACITY_AH]), float(state[CELLS_IN_SERIES])
     return {
         "nominal_capacity_ah": None if np.isnan(capacity) else capacity,

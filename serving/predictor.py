@@ -134,7 +134,8 @@ def _forest_file(target: Target, model: LocalModel) -> ForestFile:
 def _reasons_to_withhold(snapshots: FeatureSnapshots) -> dict[str, list[str | None]]:
     """By target, the reason for withholding each snapshot's prediction; None where it is not withheld."""
     has_reading, cycles_seen = snapshots.has_reading.tolist(), snapshots.cycles_seen.tolist()
-    implausible = {bit: _implausible(snapshots.flags, bit) for bit in _WITHHOLD.values()}
+    flagged = snapshots.flags.any()
+    implausible = {bit: _implausible(snapshots.flags, bit) if flagged else {} for bit in _WITHHOLD.values()}
     reasons = {}
     for name, target in TARGETS.items():
         no_reading = "no reading yet" if target.cadence == "reading" else None

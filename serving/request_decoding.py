@@ -14,6 +14,7 @@ import numpy as np
 from pydantic_core import from_json
 
 from features.state import (
+    N_PROPERTIES,
     READING_INPUTS,
     FloatArray,
     StateError,
@@ -201,8 +202,10 @@ def _check_times(battery: BatteryRequest, path: str, latest: datetime, future_s:
 
 def _state(battery: BatteryRequest, path: str) -> FloatArray:
     """The state before this request, with the battery's capacity, cells and chemistry set."""
-    state: FloatArray = new_states(1)[0]
-    if battery.state is not None:
+    state: FloatArray
+    if battery.state is None:
+        state = new_states(1)[0]
+    else:
         try:
             state = decode(battery.state, battery.battery_id)
         except StateError as error:
@@ -212,7 +215,7 @@ def _state(battery: BatteryRequest, path: str) -> FloatArray:
     info: Any = battery.battery
     if info is None:
         return state
-    before = properties(state)
+    before = state[:N_PROPERTIES].copy()
     try:
         set_battery(
             state,
@@ -223,16 +226,17 @@ def _state(battery: BatteryRequest, path: str) -> FloatArray:
         )
     except TwinError as error:
         raise RequestError(422, error.sentence, field=f"{path}.battery.{error.field}", value=error.value) from error
-    if view(state).is_used:
-        for name, value in properties(state).items():
-            if value != before[name]:
-                raise RequestError(
-                    409,
-                    f"{path}.battery.{name} is {value}, but the state was made with {before[name]}: leave `state` out "
-                    "and send the battery's history instead",
-                    field=f"{path}.battery.{name}",
-                    value=value,
-                )
+    # Bytes, because an unknown property is NaN.
+    if battery.state is not None and before.tobytes() != state[:N_PROPERTIES].tobytes() and view(state).is_used:
+        made_with = properties(before)
+        name, value = next((name, value) for name, value in properties(state).items() if value != made_with[name])
+        raise RequestError(
+            409,
+            f"{path}.battery.{name} is {value}, but the state was made with {made_with[name]}: leave `state` out and "
+            "send the battery's history instead",
+            field=f"{path}.battery.{name}",
+            value=value,
+        )
     return state
 
 

@@ -91,10 +91,12 @@ def score_request(request: ScoringRequest, predictor: Predictor) -> Iterator[Sco
         return
     before = implausible_counts(states)
     outcomes, closed = update_states(states, request.readings_of, request.readings)
-    older, duplicates, conflicts = (
-        np.bincount(request.readings_of[outcomes == outcome], minlength=len(states))
-        for outcome in (step.OLDER, step.DUPLICATE, step.CONFLICT)
-    )
+    older = duplicates = conflicts = np.zeros(len(states), dtype=np.int64)
+    if not (outcomes > 0).all():
+        older, duplicates, conflicts = (
+            np.bincount(request.readings_of[outcomes == outcome], minlength=len(states))
+            for outcome in (step.OLDER, step.DUPLICATE, step.CONFLICT)
+        )
     snapshots = snapshots_of(states)
     yield ScoringResult(
         np.arange(len(states)),
