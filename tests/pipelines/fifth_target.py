@@ -80,7 +80,8 @@ def predict_and_store(settings: Settings, dsn: str) -> None:
         "charge_cycles": 30.0,
     }  # fmt: skip
     with serve(settings, workers=1, ready="/readyz") as service:
-        entry = {"battery_id": "EV-1", "cycles": [cycle(index) for index in range(1, 31)]}
+        battery = {name: value for name, value in BATTERY.items() if name != "battery_id"}
+        entry = {"battery_id": "EV-1", "battery": battery, "cycles": [cycle(index) for index in range(1, 31)]}
         response = service.post("/predict", json={"batteries": [entry]})
         assert response.status_code == 200, response.text
         (first,) = response.json()["predictions"]
