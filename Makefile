@@ -24,8 +24,9 @@ export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
 export BENTOML_DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
+export PYBAMM_DISABLE_TELEMETRY := true
 
-.PHONY: help setup run psql repro test test-slow servers-install servers watch-check loop chaos lint format pictures screenshots bench lock clean-env
+.PHONY: help setup run psql repro test test-slow servers-install servers watch-check loop chaos validate-physics lint format pictures screenshots bench lock clean-env
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -103,9 +104,24 @@ screenshots: setup ## take the screenshots of the console in docs/images with it
 bench: setup ## benchmarks, each as a ratio to a reference in the same run; ARGS="stream growth" runs these only
 	python -m benchmarks $(ARGS)
 
-lock: ## resolve requirements.lock again
+# Into the same environment: its versions are those of requirements.lock, and `make bench` finds PyBaMM there.
+$(VENV)/.ready-physics: requirements-physics.lock $(VENV)/.ready
+	@echo "installing PyBaMM into $(VENV) ..."
+	@if command -v uv >/dev/null; then \
+	  uv pip install --quiet --python $(BIN)/python --require-hashes --requirements requirements-physics.lock; \
+	else \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-physics.lock; \
+	fi
+	@touch $@
+
+validate-physics: $(VENV)/.ready-physics ## compare the physics with its references into reports/physics.json; ARGS="cell" for one part
+	python -m validation $(ARGS)
+
+lock: ## resolve requirements.lock and requirements-physics.lock again
 	uv pip compile pyproject.toml --extra dev --extra s3 --extra intel --universal --generate-hashes --python-version 3.11 \
 	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
+	uv pip compile pyproject.toml --extra physics --constraints requirements.lock --universal --generate-hashes \
+	  --python-version 3.11 --no-emit-index-url --no-header --quiet --output-file requirements-physics.lock
 
 clean-env: ## remove the virtual environment
 	rm -rf $(VENV)

@@ -26,7 +26,7 @@ from telemetry.settings import USAGE_STATISTICS_OFF
 from training.params import MODELS, REPORTS
 
 #: Packages that the pipeline stages import and depend on.
-_PACKAGES = ("telemetry", "features", "training", "pipelines", "simulator")
+_PACKAGES = ("telemetry", "physics", "features", "training", "pipelines", "simulator")
 _FILES = ("dvc.yaml", ".dvcignore")
 #: Without git, analytics and update checks, and with the site cache inside the folder.
 _DVC_CONFIG = """\

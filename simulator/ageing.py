@@ -14,8 +14,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from physics.compiled import compiled
 from simulator.cell import KELVIN_AT_0_C, REFERENCE_K
-from simulator.compiled import compiled
 
 CYCLE_EXPONENT = 0.55
 DAYS_PER_YEAR = 365.25

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from physics.compiled import compiled, compiled_entry
 from simulator import sensors as s
 from simulator.ageing import AgeingParameters, Stress, Wear, age, capacity_loss
 from simulator.climate import SECONDS_PER_DAY, ClimateParameters, ambient_c, daily_mean_c
-from simulator.compiled import compiled, compiled_entry
 from simulator.driving import DriverParameters, DriveState, VehicleParameters, drive_power_w, step_drive
 from simulator.faults import FaultPlan, HazardParameters, effects, has_failed, hazard_step, severity
 from simulator.pack import (
@@ -326,7 +326,10 @@ def advance_days(state: BatteryState, design: Design, overrides: Overrides, days
 
 
 # Numba's disk cache detects changes of this file only, but the two functions above inline those of the other files.
-_SOURCES = zlib.crc32(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))))
+_ROOT = Path(__file__).resolve().parents[1]
+_SOURCES = zlib.crc32(
+    b"".join(path.read_bytes() for room in ("physics", "simulator") for path in sorted((_ROOT / room).glob("*.py")))
+)
 
 
 @compiled_entry

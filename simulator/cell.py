@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-from simulator.compiled import compiled
+from physics.compiled import compiled
 from telemetry.chemistries import Chemistry
 
 KELVIN_AT_0_C = 273.15

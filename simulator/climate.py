@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.compiled import compiled
+from physics.compiled import compiled
 
 SECONDS_PER_DAY = 86_400.0
 #: Weather is a sum of sines of these periods (days): a pure function of time, so that no state is stored.

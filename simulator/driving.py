@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulator.compiled import compiled
+from physics.compiled import compiled
 
 AIR_DENSITY_KG_M3 = 1.2
 GRAVITY_M_S2 = 9.81

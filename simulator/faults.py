@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simulator.compiled import compiled
+from physics.compiled import compiled
 
 #: Fault kinds in the order of their codes, with their shares of all faults.
 FAULT_KINDS: dict[str, float] = {"contact_resistance": 0.35, "cooling_failure": 0.3, "internal_short": 0.35}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from physics.compiled import compiled
 from simulator.cell import (
     CellParameters,
     current_for_power,
@@ -15,7 +16,6 @@ from simulator.cell import (
     polarisation_after,
     resistance_factor,
 )
-from simulator.compiled import compiled
 from simulator.thermal import ThermalParameters, step_thermal
 
 #: Relative growth of the spread between cells for each unit of lost capacity (Baumhoefer et al. 2014,

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from physics.compiled import compiled
 from simulator.cell import OCV_POINTS, open_circuit_voltage, soc_at_rest
-from simulator.compiled import compiled
 
 FloatArray = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from simulator.compiled import compiled
+from physics.compiled import compiled
 
 COOLING_STARTS_C = 28.0
 COOLING_FULL_C = 34.0

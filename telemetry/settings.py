@@ -20,6 +20,7 @@ USAGE_STATISTICS_OFF: dict[str, str] = {
     "BENTOML_DO_NOT_TRACK": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DVC_NO_ANALYTICS": "1",
+    "PYBAMM_DISABLE_TELEMETRY": "true",
 }
 
 

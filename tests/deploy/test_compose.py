@@ -232,8 +232,8 @@ def test_the_build_context_excludes_secrets() -> None:
 def test_the_image_contains_the_code_that_compose_runs(services: dict[str, dict[str, Any]]) -> None:
     ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     included = {line.removeprefix("!") for line in ignored if line.startswith("!")}
-    graph = grimp.build_graph("telemetry", "features", "simulator", "training", "serving", "monitoring", "console",
-                              "retraining", "pipelines")  # fmt: skip
+    graph = grimp.build_graph("telemetry", "physics", "features", "simulator", "training", "serving", "monitoring",
+                              "console", "retraining", "pipelines")  # fmt: skip
     commands = [service.get("command", []) for service in services.values()]
     modules = {command[2] for command in commands if command[:2] == ["python", "-m"]} - {"mlflow"}
     assert {"simulator.live", "serving.stream", "console", "retraining"} <= modules

@@ -15,8 +15,8 @@ import grimp
 import yaml
 
 PACKAGES = (
-    "telemetry", "features", "simulator", "training", "serving", "monitoring", "console", "retraining", "pipelines",
-    "deploy",
+    "telemetry", "physics", "features", "simulator", "training", "serving", "monitoring", "console", "retraining",
+    "pipelines", "deploy",
 )  # fmt: skip
 #: Modules without an influence on what a stage writes.  What only they import is not required either.
 WITHOUT_INFLUENCE: Mapping[str, str] = {

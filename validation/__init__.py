@@ -1,0 +1,1 @@
+"""Identification of the parameters of `physics/`, and its validation against published references."""
