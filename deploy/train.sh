@@ -6,7 +6,7 @@ code=${TWIN_CODE_FOLDER:-/app}
 work=${TWIN_TRAINING_FOLDER:-/training}
 published=${TWIN_PUBLISHED_FOLDER:-/published}
 mkdir -p "$work"
-for part in telemetry features simulator training pipelines dvc.yaml params.yaml .dvcignore; do
+for part in telemetry physics features simulator training pipelines dvc.yaml params.yaml .dvcignore; do
   rm -rf "${work:?}/$part"
   cp -R "$code/$part" "$work/$part"
 done
