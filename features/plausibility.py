@@ -30,7 +30,7 @@ class Kind:
     withholds: bool
 
 
-CELL_VOLTAGE, CURRENT, RESISTANCE, THROUGHPUT, CYCLE_COUNT, RESET = range(6)
+CELL_VOLTAGE, CURRENT, RESISTANCE, THROUGHPUT, CYCLE_COUNT, RESET, CAPACITY = range(7)
 KINDS: tuple[Kind, ...] = (
     Kind(
         "cell_voltage",
@@ -67,6 +67,12 @@ KINDS: tuple[Kind, ...] = (
         "until then its age is counted from the charge moved",
         False,
     ),
+    Kind(
+        "capacity",
+        "after 5 slow charges in a row with over 8 % more capacity than those before: enter the event `replaced` if "
+        "the battery was replaced; until then its history is that of both packs",
+        False,
+    ),
 )
 N_KINDS = len(KINDS)
 KIND_NAMES: tuple[str, ...] = tuple(kind.name for kind in KINDS)
@@ -88,6 +94,11 @@ AGE_SLACK_CYCLES, AGE_SLACK_CYCLES_PER_HOUR = 2.0, 2.0
 AGE_FALL_SHARE, AGE_FALL_CYCLES = 0.9, 5.0
 #: An unexpected count is confirmed by so many readings over this time.
 AGE_CONFIRMED_BY, AGE_CONFIRMED_AFTER_S = 10.0, 300.0
+#: A charge shows a jump of capacity if the charge in this voltage window exceeds the mean of those before by this
+#: factor.  Faster charges (in nominal capacities per hour) do not count: their window is narrower than it seems.
+CAPACITY_SIGNAL, CAPACITY_JUMP, CAPACITY_MAX_C_RATE = "charge_window_4_ah", 1.08, 0.4
+#: The mean is used from so many charges on, is over about so many, and so many in a row confirm the jump.
+CAPACITY_KNOWN_AFTER, CAPACITY_MEAN_OVER, CAPACITY_CONFIRMED_BY = 5.0, 10.0, 5.0
 
 
 def kinds_of(flags: NDArray[np.int64]) -> NDArray[np.int64]:

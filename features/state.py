@@ -137,6 +137,11 @@ AGE_TIME_S = _layout.take_time()
 AGE_SUSPECT = _layout.take()
 AGE_SUSPECT_SINCE_S = _layout.take_time()
 AGE_SUSPECT_COUNT = _layout.take_count()
+# Slow charges with `plausibility.CAPACITY_SIGNAL`: their number, its mean in nominal capacities, and how many in a row
+# exceed it, which are in neither.
+CAPACITY_CHARGES = _layout.take_count()
+CAPACITY_MEAN = _layout.take(may_be_missing=False)
+CAPACITY_JUMPS = _layout.take_count()
 # Exponential means over time since the last gap.
 SEGMENT_START_S = _layout.take_time()
 TAU_WEIGHT = _layout.take_count(N_TAU, maximum=1.0 + 1e-9)

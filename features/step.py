@@ -42,6 +42,7 @@ CLOSED_START_S, CLOSED_END_S, CLOSED_THROUGHPUT_AH, CLOSED_SIGNALS = 4, 5, 6, 7
 CLOSED_SIZE = CLOSED_SIGNALS + s.N_SIGNALS
 
 _CHARGE_WINDOW = SIGNALS.index("charge_window_1_ah")
+_CAPACITY = SIGNALS.index(plausibility.CAPACITY_SIGNAL)
 _DISCHARGE_WINDOW = SIGNALS.index("discharge_window_1_ah")
 _CHARGE_VOLTAGE = SIGNALS.index("charge_voltage_mean_v")
 _DISCHARGE_VOLTAGE = SIGNALS.index("discharge_voltage_mean_v")
@@ -57,9 +58,28 @@ CONFLICT, DUPLICATE, OLDER, APPLIED, CLOSED = -2, -1, 0, 1, 2
 
 
 @njit
+def _watch_capacity(state, charged, c_rate):  # type: ignore[no-untyped-def]
+    """Count the charges in a row that show more capacity than those before, in nominal capacities.
+
+    A pack does not regain capacity: it is another one under the same id.
+    """
+    if np.isnan(charged) or not c_rate <= plausibility.CAPACITY_MAX_C_RATE:
+        return
+    known = state[s.CAPACITY_CHARGES]
+    exceeds = charged > plausibility.CAPACITY_JUMP * state[s.CAPACITY_MEAN]
+    if known >= plausibility.CAPACITY_KNOWN_AFTER and exceeds:
+        state[s.CAPACITY_JUMPS] += 1.0
+        return
+    state[s.CAPACITY_JUMPS] = 0.0
+    state[s.CAPACITY_CHARGES] = known + 1.0
+    state[s.CAPACITY_MEAN] += (charged - state[s.CAPACITY_MEAN]) / min(known + 1.0, plausibility.CAPACITY_MEAN_OVER)
+
+
+@njit
 def push_cycle(state, cycle_index, signals):  # type: ignore[no-untyped-def]
     """Update the averages over cycles by one cycle summary; `signals` in the contract's units, NaN = missing."""
     nominal = state[s.NOMINAL_CAPACITY_AH]
+    _watch_capacity(state, signals[_CAPACITY] / nominal, signals[_CHARGE_CURRENT] / nominal)
     for j in range(s.N_SIGNALS):
         x = signals[j]
         if _SCALE[j] == 1:
@@ -258,6 +278,8 @@ def _record_flags(state, flags, lasts):  # type: ignore[no-untyped-def]
         flags |= 1 << plausibility.THROUGHPUT
     if state[s.RESISTANCE_IS_NEGATIVE] == 1.0:
         flags |= 1 << plausibility.RESISTANCE
+    if state[s.CAPACITY_JUMPS] >= plausibility.CAPACITY_CONFIRMED_BY:
+        flags |= 1 << plausibility.CAPACITY
     for kind in range(plausibility.N_KINDS):
         if flags >> kind & 1:
             state[s.IMPLAUSIBLE_COUNT + kind] += 1.0
