@@ -12,7 +12,6 @@ from typing import cast
 from console.alerts.rules import RULES
 from console.changes import FleetChanges, read_changes
 from console.connection_pool import Database, StoreRow, is_finite
-from features.plausibility import AGE_FALL_CYCLES, AGE_FALL_SHARE
 from features.targets import FORECASTS, TARGET_NAMES, TARGETS
 from monitoring.latest_predictions import PREDICTION_VALID_FOR
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, names
@@ -244,28 +243,6 @@ class Queries:
                       resistance_ohm, cell_voltage_spread_v, temperature_mean_c, temperature_rise_c
                FROM battery_cycles WHERE battery_id = %(id)s ORDER BY cycle_index DESC LIMIT %(n)s""",
             {"id": battery_id, "n": limit},
-        )
-
-    def events(self, battery_id: str, limit: int) -> list[StoreRow]:
-        """The newest events of the battery, newest first."""
-        return self._database.fetch(
-            """SELECT time, event, value, source, entered_at FROM battery_events
-               WHERE battery_id = %(id)s ORDER BY time DESC, event LIMIT %(n)s""",
-            {"id": battery_id, "n": limit},
-        )
-
-    def unexplained_reset(self, battery_id: str) -> StoreRow | None:
-        """The newest `charge_cycles` and age, if the count has fallen below the age and no event explains it.
-
-        As the kind `reset` of `features.plausibility`; None otherwise.
-        """
-        reading = newest_reading(columns="charge_cycles", battery="%(id)s")
-        prediction = newest_rows("battery_predictions", "n.role = 'champion'", columns="cycle_index", battery="%(id)s")
-        return self._database.fetch_one(
-            f"SELECT r.charge_cycles, p.cycle_index FROM {reading} r CROSS JOIN {prediction} p "  # noqa: S608
-            "WHERE r.charge_cycles < p.cycle_index * %(share)s AND r.charge_cycles < p.cycle_index - %(cycles)s "
-            "AND NOT EXISTS (SELECT FROM battery_events WHERE battery_id = %(id)s AND event = 'bms_reset')",
-            {"id": battery_id, "share": AGE_FALL_SHARE, "cycles": AGE_FALL_CYCLES},
         )
 
     def outcomes(self, battery_id: str) -> list[StoreRow]:

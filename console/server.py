@@ -19,6 +19,7 @@ from console.api.change_routes import ChangeRoutes
 from console.api.error_responses import ApiError
 from console.api.health import ConsoleMetrics
 from console.connection_pool import Database
+from console.events import BatteryEvents
 from console.forwarded import ForwardedPrefix
 from console.history import HistoryQueries
 from console.live_updates import LiveUpdates, polling
@@ -70,11 +71,12 @@ class Console:
             queries=queries,
             histories=HistoryQueries(read_pool),
             alerts=alerts,
+            events=BatteryEvents(read_pool, write_pool),
             models=RegistryProcess(settings, params),
             reports=PipelineReports(reports, quarantine),
             is_shadow_on=settings.shadow,
         )
-        changes = ChangeRoutes(access, alerts, context.models)
+        changes = ChangeRoutes(access, alerts, context.events, context.models)
         app = create_api(read_pool, settings, reports, metrics, changes)
         app.include_router(LoginRoutes(access).router())
         app.router.lifespan_context = _lifespan(context, (read_pool, write_pool))

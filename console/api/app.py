@@ -32,7 +32,7 @@ def create_api(
     )
     add_error_handlers(app, EXPECTED)
     routers = (
-        ApiRoutes(queries, HistoryQueries(database)).router(),
+        ApiRoutes(queries, HistoryQueries(database), changes.events).router(),
         changes.router(),
         HealthRoutes(queries, settings, reports, metrics).router(),
     )

@@ -1,4 +1,4 @@
-"""REST routes that change something, with the routes to read it: stored alerts, mutes, and the model registry.
+"""REST routes that change something, with the routes to read it: stored alerts, mutes, events, and the model registry.
 
 Reading is open as for the other paths; a change needs the token or a login.  Each handler does what a page does.
 """
@@ -14,10 +14,11 @@ from fastapi.security import HTTPBearer
 
 from console.access import Access, TooManyWrongTokensError
 from console.alerts.alert_store import AlertChangedError, AlertFilter, AlertStore
-from console.api import responses
+from console.api import request_bodies, responses
 from console.api.error_responses import ApiError, ErrorResponse
 from console.api.routes import READ_RESPONSES, BatteryId
 from console.connection_pool import StoreRow, StoreUnavailableError
+from console.events import BatteryEvents, EventExistsError
 from console.model_registry import ModelsView, RegistryError, RegistryProcess
 from features.targets import TARGETS
 from telemetry.errors import TwinError
@@ -30,7 +31,7 @@ _CHANGE_RESPONSES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorResponse, "description": "The body is not JSON in UTF-8"},
     401: {"model": ErrorResponse, "description": "Neither token nor login"},
     429: {"model": ErrorResponse, "description": "Too many wrong tokens from this address"},
-    404: {"model": ErrorResponse, "description": "There is no such alert, mute or version"},
+    404: {"model": ErrorResponse, "description": "There is no such alert, mute, battery or version"},
     409: {"model": ErrorResponse, "description": "The state is not the one that you saw: read it again"},
 }
 _REGISTRY_RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -49,6 +50,7 @@ class ChangeRoutes:
 
     access: Access
     alerts: AlertStore
+    events: BatteryEvents
     models: RegistryProcess
 
     def router(self) -> APIRouter:
@@ -66,6 +68,7 @@ class ChangeRoutes:
             ("/alerts/{alert_id}/acknowledge", self.acknowledge, responses.Acknowledged, "alerts"),
             ("/alerts/mute", self.mute, responses.Mutes, "alerts"),
             ("/alerts/unmute", self.unmute, responses.Mutes, "alerts"),
+            ("/battery/events", self.enter_event, responses.BatteryEventList, "battery"),
             ("/models/promote", self.promote, responses.ReleaseChange, "models"),
             ("/models/rollback", self.rollback, responses.ReleaseChange, "models"),
         ):
@@ -98,7 +101,7 @@ class ChangeRoutes:
         """Champions, challengers and every version with the verdict of the gate, and the history."""
         return _models(await _registry(self.models.view()))
 
-    def acknowledge(self, alert_id: AlertId, change: responses.Acknowledgement) -> dict[str, Any]:
+    def acknowledge(self, alert_id: AlertId, change: request_bodies.Acknowledgement) -> dict[str, Any]:
         """Acknowledge an open alert; 409 if it was resolved, acknowledged, or changed its severity."""
         _stored(
             lambda: self.alerts.acknowledge({alert_id: change.severity}, by=change.by, note=change.note),
@@ -106,7 +109,7 @@ class ChangeRoutes:
         )
         return {"alert_id": alert_id, "acknowledged_by": change.by.strip()}
 
-    def mute(self, change: responses.NewMute) -> dict[str, Any]:
+    def mute(self, change: request_bodies.NewMute) -> dict[str, Any]:
         """Mute alerts of a battery, a rule or both; without either, all alerts.  They are still tracked."""
         _stored(
             lambda: self.alerts.mute(
@@ -115,13 +118,21 @@ class ChangeRoutes:
         )
         return self.mutes()
 
-    def unmute(self, change: responses.MuteScope) -> dict[str, Any]:
+    def unmute(self, change: request_bodies.MuteScope) -> dict[str, Any]:
         """End the active mutes with exactly this battery and rule."""
         if not _stored(lambda: self.alerts.unmute(change.battery_id, change.rule)):
             raise ApiError(404, "there is no active mute with this battery_id and rule: see /api/alerts/mutes")
         return self.mutes()
 
-    async def promote(self, change: responses.Promotion) -> dict[str, Any]:
+    def enter_event(self, change: request_bodies.NewEvent) -> dict[str, Any]:
+        """Enter what happened to a battery, also later; 409 if it was entered before."""
+        _stored(
+            lambda: self.events.enter(change.battery_id, change.time, change.kind, change.value, change.by.strip()),
+            missing="battery_id",
+        )
+        return {"battery_id": change.battery_id, "events": self.events.listed(change.battery_id)}
+
+    async def promote(self, change: request_bodies.Promotion) -> dict[str, Any]:
         """Promote the versions that pass the gate, in one new release; `messages` says why others were not promoted."""
         before = await _registry(self.models.view())
         messages = await _registry(
@@ -131,7 +142,7 @@ class ChangeRoutes:
         )
         return await self._outcome(before, messages)
 
-    async def rollback(self, change: responses.Rollback) -> dict[str, Any]:
+    async def rollback(self, change: request_bodies.Rollback) -> dict[str, Any]:
         """Make the release before the current one champion again; 409 if there is none or the champion has moved."""
         before = await _registry(self.models.view())
         messages = await _registry(
@@ -153,13 +164,15 @@ class ChangeRoutes:
 
 
 def _stored(change: Callable[[], _T], missing: str = "") -> _T:
-    """Result of `change` on the stored alerts; its errors with their HTTP status, 404 for the field `missing`."""
+    """Result of `change` of the store; its errors with their HTTP status, 404 for the field `missing`."""
     try:
         return change()
     except StoreUnavailableError:
         raise
     except TwinError as error:
-        status = 409 if isinstance(error, AlertChangedError) else 404 if error.field == missing else 422
+        status = (
+            409 if isinstance(error, AlertChangedError | EventExistsError) else 404 if error.field == missing else 422
+        )
         raise ApiError(status, error.sentence, field=error.field, value=error.value) from None
 
 

@@ -84,7 +84,7 @@ def _invalid(error: RequestValidationError, expected: Mapping[str, str]) -> Twin
     value = first.get("input")
     if field is not None and field in expected:
         return TwinError(f"{field}: {text_of(value)} is invalid: {expected[field]}", field=field, value=value)
-    reason = str(first["msg"])
+    reason = str(first["msg"]).removeprefix("Value error, ")
     return TwinError(f"{field or 'the request'}: {reason[:1].lower()}{reason[1:]}", field=field, value=value)
 
 

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from console.alerts.alert_store import MAX_MUTE
-from console.alerts.rules import RULES
 from console.history import RANGE_COLUMNS, Method
-from features.targets import FORECASTS, TARGET_NAMES, TARGETS
-from telemetry.contract import BATTERY_FIELDS, BATTERY_ID_PATTERN, READING_FIELDS, BatteryEventKind
+from features.targets import FORECASTS, TARGETS
+from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, BatteryEventKind
 from telemetry.contract import Field as Column
 
 _TYPES: dict[str, Any] = {"text": str, "time": datetime, "float": float, "bool": bool}
 Status = Literal["NORMAL", "WARNING", "CRITICAL"]
-#: Names of targets and alert rules; for mypy these are plain text.
-if TYPE_CHECKING:
-    TargetName: TypeAlias = str
-    RuleName: TypeAlias = str
-else:
-    TargetName, RuleName = Literal[TARGET_NAMES], Literal[tuple(RULES)]
-MAX_VERSION = 2**31 - 1
-MAX_MUTE_HOURS = MAX_MUTE.total_seconds() / 3600
 
 _READINGS = [column for column in READING_FIELDS if column.name not in ("battery_id", "time")]
 _DATA_SHEET = [column for column in BATTERY_FIELDS if column.name != "battery_id"]
@@ -132,6 +122,13 @@ class BatteryEvent(_ResponseModel):
     entered_at: datetime
 
 
+class BatteryEventList(_ResponseModel):
+    """Events of one battery."""
+
+    battery_id: str
+    events: list[BatteryEvent] = Field(description="newest first")
+
+
 DetailedStatus = create_model(
     "DetailedStatus",
     __base__=_ResponseModel,
@@ -144,7 +141,7 @@ DetailedStatus = create_model(
     events=(list[BatteryEvent], Field(description="newest first")),
     missing_event=(
         str | None,
-        Field(description="sentence, if the count of cycles has fallen without an event"),
+        Field(description="sentence, if the count of cycles has fallen or the capacity has jumped without an event"),
     ),
 )
 
@@ -316,65 +313,6 @@ class AlertsResponse(_ResponseModel):
 
     alerts: list[BatteryAlert]
     count: int
-
-
-#: Text with at least one visible character; PostgreSQL has no NUL character.
-_VISIBLE = r"^[^\x00]*[^\s\x00][^\x00]*$"
-By = Annotated[str, Field(max_length=60, pattern=_VISIBLE, description="your name, recorded with the change")]
-Reason = Annotated[str, Field(max_length=500, pattern=_VISIBLE, description="recorded with the change")]
-
-
-def _whole(value: object) -> object:
-    """1.0 as 1: in JSON both are whole numbers."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-VersionNumber = Annotated[int, Field(ge=1, le=MAX_VERSION), BeforeValidator(_whole)]
-
-
-class _RequestModel(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Acknowledgement(_RequestModel):
-    """Acknowledgement of one alert."""
-
-    severity: Literal["WARNING", "CRITICAL"] = Field(description="the severity that you saw; 409 if it has changed")
-    by: By
-    note: str = Field("", max_length=500, pattern=r"^[^\x00]*$", description="optional comment")
-
-
-class MuteScope(_RequestModel):
-    """Battery and rule of a mute; null: every battery, or every rule."""
-
-    battery_id: str | None = Field(None, pattern=BATTERY_ID_PATTERN)
-    rule: RuleName | None = None
-
-
-class NewMute(MuteScope):
-    """A mute of alerts."""
-
-    hours: float = Field(gt=0, le=MAX_MUTE_HOURS, description="duration, at most 30 days")
-    by: By
-    reason: Reason
-
-
-class Rollback(_RequestModel):
-    """Return to the release before the current one."""
-
-    by: By
-    reason: Reason
-    expected_release: VersionNumber | None = Field(
-        None, description="release that you saw as champion; 409 if it is not, null: no check"
-    )
-
-
-class Promotion(Rollback):
-    """Versions to promote, by target."""
-
-    versions: dict[TargetName, VersionNumber] = Field(
-        min_length=1, examples=[{"soh": 3}], description="version by target; any registered version"
-    )
 
 
 class StoredAlert(_ResponseModel):

@@ -15,7 +15,7 @@ from console.alerts.rules import triggered_rules
 from console.api import responses
 from console.api.error_responses import ApiError, ErrorResponse
 from console.connection_pool import StoreRow
-from console.events import LISTED_EVENTS, missing_event
+from console.events import BatteryEvents
 from console.history import DEFAULT_POINTS, MAX_POINTS, READING_COLUMNS, HistoryQueries, HistorySeries, HistoryWindow
 from console.queries import Queries
 from features.targets import TARGETS, Target
@@ -64,6 +64,7 @@ class ApiRoutes:
 
     queries: Queries
     histories: HistoryQueries
+    events: BatteryEvents
 
     def router(self) -> APIRouter:
         """Router with all paths."""
@@ -110,8 +111,8 @@ class ApiRoutes:
             },
             "vehicle": {name: row[name] for name in responses.Vehicle.model_fields},
             "health_status": row["status"],
-            "events": self.queries.events(row["battery_id"], LISTED_EVENTS),
-            "missing_event": missing_event(self.queries.unexplained_reset(row["battery_id"])),
+            "events": self.events.listed(row["battery_id"]),
+            "missing_event": self.events.missing(row["battery_id"]),
         }
 
     def comparison(self, battery_id: BatteryId = None) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from urllib.parse import quote
 from nicegui import ui
 
 from console.connection_pool import StoreRow, StoreUnavailableError
-from console.events import LISTED_EVENTS, missing_event
 from console.history import RANGE_COLUMNS, HistorySeries, HistoryWindow
 from console.live_updates import FleetSnapshot
 from console.pack_layout import series_count
@@ -41,9 +40,9 @@ from console.pages.components import (
     timestamp,
 )
 from console.pages.context import PageContext, Visitor
+from console.pages.events import EventPanel
 from console.pages.frame import frame
 from console.pages.pack import PackView
-from console.queries import Queries
 from features.targets import TARGETS, Target
 
 _POINTS = 400
@@ -122,7 +121,7 @@ class _BatteryPage:
             with div("stack last-grows"):
                 with panel("Data sheet"):
                     facts(_data_sheet(row))
-                    self._events = div()
+                    self._events = EventPanel(context, visitor, self._battery_id)
                 with panel("Alerts") as box:
                     box.classes("narrow")
                     self._alerts = AlertList(
@@ -241,7 +240,7 @@ class _BatteryPage:
                 asyncio.to_thread(histories.readings, slow),
                 asyncio.to_thread(histories.predictions, slow),
                 asyncio.to_thread(queries.cycles, self._battery_id, _CYCLES),
-                asyncio.to_thread(_event_facts, queries, self._battery_id),
+                asyncio.to_thread(self._events.read),
             )
         except StoreUnavailableError as error:
             set_text(self._loading, error.sentence)
@@ -255,9 +254,7 @@ class _BatteryPage:
                 card.draw(readings.rows, predictions.rows)
         self._draw_electrical(readings)
         self._draw_sessions(cycles)
-        self._events.clear()
-        with self._events:
-            facts(events)
+        self._events.draw(events)
         set_text(self._loading, _description(readings, until))
         self._last_points, self._appended, self._is_loaded = {hours: until, _SLOW_HOURS: until}, 0, True
 
@@ -430,19 +427,6 @@ def _data_sheet(row: StoreRow) -> list[tuple[str, str]]:
         ("odometer", number(row["odometer_km"], 0, "km")),
     ]
     return [(name, value) for name, value in pairs if value and value != DASH]
-
-
-def _event_facts(queries: Queries, battery_id: str) -> list[tuple[str, str]]:
-    """The battery's events, newest first, and the one that is missing."""
-    known = [
-        (
-            event["event"].replace("_", " "),
-            f"{event['time']:%Y-%m-%d}" + (f", {event['value']:g} Ah" if event["value"] else ""),
-        )
-        for event in queries.events(battery_id, LISTED_EVENTS)
-    ]
-    missing = missing_event(queries.unexplained_reset(battery_id))
-    return known if missing is None else [("missing event", missing), *known]
 
 
 def _description(series: HistorySeries, until: datetime) -> str:

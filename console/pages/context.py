@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from console.access import Access, session_cookie
 from console.alerts.alert_store import AlertStore
+from console.events import BatteryEvents
 from console.history import HistoryQueries
 from console.live_updates import LiveUpdates
 from console.model_registry import RegistryProcess
@@ -23,6 +24,7 @@ class PageContext:
     queries: Queries
     histories: HistoryQueries
     alerts: AlertStore
+    events: BatteryEvents
     models: RegistryProcess
     reports: PipelineReports
     is_shadow_on: bool

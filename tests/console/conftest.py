@@ -23,6 +23,7 @@ from console.api.app import create_api
 from console.api.change_routes import ChangeRoutes
 from console.api.health import ConsoleMetrics
 from console.connection_pool import Database
+from console.events import BatteryEvents
 from console.model_registry import RegistryProcess
 from deploy.servers.process import unused_port
 from telemetry.settings import Settings
@@ -68,7 +69,8 @@ def api_app(dsn: str, folder: Path) -> Iterator[FastAPI]:
     """The application with the REST paths on a DSN, and on the registry in `folder`."""
     settings, database = Settings(var=folder), Database(dsn, statement_timeout_s=2.0)
     writable, models = Database(dsn, read_only=False), RegistryProcess(settings, ROOT / "params.yaml")
-    changes = ChangeRoutes(Access(TOKEN, read_requires_login=False), AlertStore(writable), models)
+    events = BatteryEvents(database, writable)
+    changes = ChangeRoutes(Access(TOKEN, read_requires_login=False), AlertStore(writable), events, models)
     try:
         yield create_api(database, settings, folder / "reports", ConsoleMetrics(), changes)
     finally:

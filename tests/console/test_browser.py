@@ -437,6 +437,36 @@ def test_challenger_is_promoted_and_rolled_back(visit: Callable[..., Any], site:
     assert not any("release" in one for one in notifications), notifications  # the second click had no effect
 
 
+def test_event_of_a_battery_is_entered(visit: Callable[..., Any], site: Site) -> None:
+    page = visit("/battery/EV-0002")
+    page.wait_for_selector("text=event time.")
+    assert page.get_by_role("button", name="Enter event").count() == 0  # not logged in
+    page = visit("/battery/EV-0002", log_in=True)
+    page.get_by_role("button", name="Enter event").click()
+    dialog = page.locator(".q-dialog")
+    dialog.get_by_role("radio", name="capacity test").click()
+    time_field = dialog.get_by_label("Time (UTC)")
+    for written, sentence in (("yesterday", "write it in UTC"), ("2199-01-01 00:00", "between 1970 and now")):
+        time_field.fill(written)
+        dialog.get_by_role("button", name="Enter", exact=True).click()
+        dialog.get_by_text(sentence).wait_for()  # the dialog stays open
+    time_field.fill("2026-01-02 03:04")
+    dialog.get_by_role("button", name="Enter", exact=True).click()
+    dialog.get_by_text("a capacity_test has the measured capacity").wait_for()
+    value = dialog.get_by_label("Measured capacity, Ah")
+    for written in ("much", "nan", "-3"):
+        value.fill(written)
+        dialog.get_by_role("button", name="Enter", exact=True).click()
+        dialog.get_by_text(re.compile("write a number of Ah|0.001 to 100000 Ah|0.001 to 1e\\+05 Ah")).wait_for()
+    value.fill("131.5")
+    page.keyboard.press("Enter")
+    dialog.wait_for(state="hidden")
+    page.wait_for_selector("text=2026-01-02, 131.5 Ah")
+    with closing(psycopg2.connect(site.dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT time, event, value, source FROM battery_events WHERE battery_id = 'EV-0002'")
+        assert cursor.fetchall() == [(datetime(2026, 1, 2, 3, 4, tzinfo=UTC), "capacity_test", 131.5, "ada")]
+
+
 def test_data_page_and_api_documentation(visit: Callable[..., Any], site: Site) -> None:
     page = visit("/data")
     page.wait_for_selector("text=All validation rules")

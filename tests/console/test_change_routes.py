@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg2
 import pytest
 
 from console.alerts.alert_lifecycle import find_transitions
 from console.alerts.alert_store import AlertStore
 from console.alerts.rules import RULES
-from console.connection_pool import Database
+from console.connection_pool import Database, StoreUnavailableError
+from console.events import BatteryEvents
+from telemetry.batch import Batch
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
+from telemetry.stores.postgres import PostgresStore
 from tests.console.conftest import TOKEN, api_app, served
 from tests.openapi import check_against_openapi
 
@@ -30,6 +34,7 @@ POSTS: dict[str, dict[str, Any]] = {
     "/api/alerts/1/acknowledge": {"severity": "WARNING", "by": "ada"},
     "/api/alerts/mute": {"rule": "thermal", "hours": 1, "by": "ada", "reason": "bench"},
     "/api/alerts/unmute": {"rule": "thermal"},
+    "/api/battery/events": {"battery_id": "EV-1", "time": "2026-01-01T00:00:00Z", "kind": "replaced"},
     "/api/models/promote": {"versions": {"soh": 1}, "by": "ada", "reason": "better"},
     "/api/models/rollback": {"by": "ada", "reason": "alarms"},
 }
@@ -55,6 +60,12 @@ def store(dsn: str) -> Iterator[AlertStore]:
 def client(dsn: str, three_releases: Settings) -> Iterator[httpx.Client]:
     with ExitStack() as stack:
         yield stack.enter_context(served(stack.enter_context(api_app(dsn, three_releases.var))))
+
+
+def write_battery(dsn: str) -> None:
+    store = PostgresStore(dsn)
+    store.write(Batch(batteries=[{"battery_id": "EV-1"}]))
+    store.close()
 
 
 def post(client: httpx.Client, path: str, **body: Any) -> dict[str, Any]:
@@ -113,6 +124,73 @@ def test_mute_hides_the_alert_until_it_is_ended(client: httpx.Client, store: Ale
     assert "/api/alerts/mutes" in error["error"]
     assert post(client, "/api/alerts/unmute", battery_id="EV-1", rule="thermal") == {"mutes": [], "count": 0}
     assert client.get("/api/alerts/mutes").json() == {"mutes": [], "count": 0}
+
+
+def test_event_is_entered_once_and_listed(client: httpx.Client, dsn: str) -> None:
+    write_battery(dsn)
+    test = {"battery_id": "EV-1", "time": "2026-01-01T01:00:00+01:00", "kind": "capacity_test", "value": 130.5}
+    entered = post(client, "/api/battery/events", **test, by=" ada ")
+    status, error = refused(client, "/api/battery/events", **test, by="bob")
+    assert (status, error["field"], error["value"]) == (409, "time", test["time"])
+    assert "was entered before" in error["error"]
+    both = post(client, "/api/battery/events", **POSTS["/api/battery/events"])
+    assert entered["events"] == [event for event in both["events"] if event["event"] == "capacity_test"]
+    assert [(one["event"], one["time"], one["value"], one["source"]) for one in both["events"]] == [
+        ("capacity_test", "2026-01-01T00:00:00Z", 130.5, "ada"),
+        ("replaced", "2026-01-01T00:00:00Z", None, "REST"),
+    ]
+    detailed = client.get("/api/battery/detailed", params={"battery_id": "EV-1"}).json()
+    assert detailed["events"] == both["events"]
+
+
+@pytest.mark.parametrize(
+    ("status", "field", "value", "allowed"),
+    [
+        (404, "battery_id", "EV-404", "/api/batteries/list"),
+        (422, "battery_id", "EV 1", "1 to 50 letters"),
+        (422, "kind", "stolen", "'replaced', 'bms_reset', 'capacity_test' or 'failed'"),
+        (422, "time", "1767225600", "must be a time with zone such as 2026-01-01T00:00:00Z"),
+        (422, "time", "2026-01-01T00:00:00", "timezone"),
+        (422, "time", "1969-12-31T23:59:59Z", "1970"),
+        (422, "time", "2199-01-01T00:00:00+00:00", "between 1970 and now"),
+        (422, "value", 130.0, "an event of another kind has none"),
+        (422, "value", 0, "greater than or equal to 0.001"),
+        (422, "value", "130", "number"),
+        (422, "by", " ", "pattern"),
+        (422, "reason", "broken", "not permitted"),
+    ],
+)
+def test_invalid_event_names_the_field_the_value_and_what_is_allowed(
+    client: httpx.Client, dsn: str, status: int, field: str, value: object, allowed: str
+) -> None:
+    write_battery(dsn)
+    body = POSTS["/api/battery/events"] | {"time": "2026-02-01T00:00:00Z"}
+    found, error = refused(client, "/api/battery/events", **body | {field: value})
+    assert (found, error["field"], error["value"]) == (status, field, value)
+    assert allowed in error["error"]
+    found, error = refused(client, "/api/battery/events", **body | {"kind": "capacity_test"})
+    assert (found, error["field"], error["value"]) == (422, "value", None)
+    with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM battery_events WHERE time = %s", (body["time"],))
+        assert cursor.fetchone() == (0,)
+
+
+def test_role_of_the_console_enters_events_and_changes_no_other_table(dsn: str) -> None:
+    write_battery(dsn)
+    as_console = f"{dsn}&options=-c%20role%3Dtwin_console"
+    pools = Database(as_console), Database(as_console, read_only=False)
+    events = BatteryEvents(*pools)
+    events.enter("EV-1", datetime(2025, 1, 1, tzinfo=UTC), "failed", None, "ada")
+    assert events.listed("EV-1")[-1]["event"] == "failed"
+    assert events.missing("EV-1") is None
+    for change in (
+        "UPDATE battery_events SET source = 'bob'", "DELETE FROM batteries", "UPDATE ev_telemetry SET soc = 1",
+        "INSERT INTO battery_cycles (battery_id, cycle_index) VALUES ('EV-1', 1)",
+    ):  # fmt: skip
+        with pytest.raises(StoreUnavailableError), pools[1].transaction() as cursor:
+            cursor.execute(change)
+    for pool in pools:
+        pool.close()
 
 
 @pytest.mark.parametrize(

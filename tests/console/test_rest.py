@@ -82,7 +82,7 @@ def test_detailed_names_the_event_that_is_missing_and_those_that_are_known(
 ) -> None:
     write(Batch(readings=[reading(charge_cycles=3.0)], predictions=[prediction("soh", 90.0, cycle_index=900.0)]))
     detailed = get(api_on(empty), "/api/battery/detailed")
-    assert detailed["missing_event"].startswith("charge_cycles is 3 and the age 900: enter `replaced` or `bms_reset`")
+    assert detailed["missing_event"].startswith("charge_cycles is 3 and the age 900: enter the event `replaced` or")
     with closing(psycopg2.connect(empty)) as connection, connection, connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO battery_events (battery_id, time, event, source) VALUES (%s, %s, 'bms_reset', 'workshop')",
@@ -92,6 +92,40 @@ def test_detailed_names_the_event_that_is_missing_and_those_that_are_known(
     assert detailed["missing_event"] is None
     (event,) = detailed["events"]
     assert (event["event"], event["source"], event["value"]) == ("bms_reset", "workshop", None)
+
+
+def test_detailed_names_the_replacement_that_a_jump_of_capacity_shows(
+    api_on: MakeApi, empty: str, write: Callable[[Batch], None]
+) -> None:
+    def charges(first: int, count: int, charged: float, current: float = 30.0) -> list[dict[str, object]]:
+        days = [NOW - timedelta(days=60 - number) for number in range(first, first + count)]
+        return [
+            {"battery_id": "EV-1", "cycle_index": 900.0 + number, "kind": "charge", "start_time": day, "end_time": day,
+             "charge_window_4_ah": charged, "charge_current_mean_a": current}
+            for number, day in enumerate(days, start=first)
+        ]  # fmt: skip
+
+    def missing() -> str | None:
+        found: str | None = get(client, "/api/battery/detailed")["missing_event"]
+        return found
+
+    client = api_on(empty)
+    battery = {"battery_id": "EV-1", "nominal_capacity_ah": 100.0}
+    write(Batch(readings=[reading()], batteries=[battery], cycles=charges(0, 20, 13.0)))
+    write(Batch(cycles=charges(20, 4, 16.0)))
+    write(Batch(cycles=charges(30, 9, 16.0, current=60.0)))
+    assert missing() is None, "four slow charges, and fast ones"
+    write(Batch(cycles=charges(40, 5, 16.0)))
+    sentence = missing()
+    assert sentence is not None
+    assert sentence.startswith(f"slow charges show 23 % more capacity since {NOW - timedelta(days=40):%Y-%m-%d}: enter")
+    for days, kind, is_missing in ((50, "replaced", True), (41, "bms_reset", True), (40.5, "replaced", False)):
+        with closing(psycopg2.connect(empty)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO battery_events (battery_id, time, event) VALUES ('EV-1', %s, %s)",
+                (NOW - timedelta(days=days), kind),
+            )
+        assert (missing() is not None) == is_missing, (days, kind)
 
 
 def test_status_is_flat_with_the_newest_reading_and_predictions(api: httpx.Client) -> None:
