@@ -62,6 +62,6 @@ def read_source(
     chosen = field_map or entry.field_map
     telemetry = entry.read(Path(path), load_field_map(chosen) if chosen else None)
     if batteries is not None:
-        telemetry = merge_batteries(telemetry, *read_batteries(Path(batteries)))
+        telemetry = merge_batteries(telemetry, read_batteries(Path(batteries)))
     set_defaults = {key: value for key, value in (defaults or {}).items() if value is not None}
     return fill_defaults(telemetry, {**entry.battery_defaults, **set_defaults})

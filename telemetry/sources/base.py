@@ -30,8 +30,8 @@ class Telemetry:
         readings: READING_FIELDS and PROVENANCE, in the order of the files; may be empty.
         cycles: CYCLE_FIELDS and PROVENANCE; may be empty.
         batteries: BATTERY_FIELDS, one row for each battery.
-        rejected: REJECTED_COLUMNS, one row for each row that could not be parsed; `row` counts data rows from 1,
-            `content` is JSON of its unchanged cells.
+        rejected: REJECTED_COLUMNS, one row for each row that could not be parsed, also of the batteries
+            table; `row` counts data rows from 1, `content` is JSON of its unchanged cells.
         rows_read: len(readings) + len(cycles) + len(rejected).
         notes: notes for the report: assumptions, repairs, data that was left out.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -11,17 +11,32 @@ import pandas as pd
 from telemetry.chemistries import CHEMISTRY_NAMES
 from telemetry.contract import BATTERY_FIELDS, BATTERY_ID, Field
 from telemetry.errors import TwinError
-from telemetry.sources.base import Telemetry, complete
+from telemetry.sources.base import Telemetry, complete, rejections
 from telemetry.sources.raw import read_csv
+from telemetry.sources.translate import content
 
 _NAMES = tuple(f.name for f in BATTERY_FIELDS)
 
 
-def read_batteries(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """A CSV with contract columns, and notes on ignored columns; every cell but the id may be empty.
+@dataclass(frozen=True)
+class BatteriesFile:
+    """The valid rows of a batteries CSV, in contract columns, and the others.
+
+    Attributes:
+        rejected: REJECTED_COLUMNS; such a battery is one without a row.
+        notes: on ignored columns and rejected rows.
+    """
+
+    table: pd.DataFrame
+    rejected: pd.DataFrame
+    notes: list[str]
+
+
+def read_batteries(path: Path) -> BatteriesFile:
+    """A CSV with contract columns; every cell but the id may be empty.
 
     Raises:
-        TwinError: names the invalid file, row, column and value.
+        TwinError: the file does not exist, or has no column `battery_id`.
     """
     if not path.is_file():
         raise TwinError(
@@ -30,30 +45,48 @@ def read_batteries(path: Path) -> tuple[pd.DataFrame, list[str]]:
             value=str(path),
         )
     raw = read_csv(path, ["battery_id"], also=_NAMES)
-    for row, reason in raw.malformed.items():
-        raise TwinError(f"{path.name}, row {row}: {reason}; correct the row", field="source.batteries")
-    columns = {f.name: _values(raw.cells[f.name], f, path.name) for f in BATTERY_FIELDS if f.name in raw.cells}
-    table = complete(pd.DataFrame(columns), BATTERY_FIELDS)
-    twice = table.loc[table["battery_id"].duplicated(), "battery_id"]
-    if len(twice):
-        raise TwinError(
-            f"{path.name} describes {twice.iloc[0]} twice; keep one row", field="battery_id", value=twice.iloc[0]
-        )
+    fields = [f for f in BATTERY_FIELDS if f.name in raw.cells]
+    parsed = {f.name: _parsed_and_invalid(raw.cells[f.name], f) for f in fields}
+    # By row: field, value and reason of the first fault.
+    faults: dict[int, tuple[str, str, str]] = {row: ("", "", reason) for row, reason in raw.malformed.items()}
+    for field in fields:
+        for row in raw.cells.index[parsed[field.name][1]]:
+            faults.setdefault(int(row), (field.name, str(raw.cells.at[row, field.name]).strip(), _allowed(field)))
+    table = pd.DataFrame({name: values for name, (values, _) in parsed.items()}, index=raw.cells.index)
+    twice = table.loc[table["battery_id"].duplicated(keep=False), "battery_id"].dropna()
+    for row, battery_id in zip(twice.index, twice, strict=True):
+        faults.setdefault(int(row), ("battery_id", battery_id, "the battery is described twice; keep one row"))
+    rejected = [
+        ("batteries", path.name, row, field, value, f"{field}: {reason}" if field else reason, content(raw, row))
+        for row, (field, value, reason) in sorted(faults.items())
+    ]
     ignored = [c for c in raw.header if c not in _NAMES]
-    return table, [f"{path.name}: column {column} is not one of the contract and was ignored" for column in ignored]
+    return BatteriesFile(
+        complete(table[~table.index.isin(faults)], BATTERY_FIELDS),
+        rejections(rejected),
+        [
+            *(f"{path.name}: column {column} is not one of the contract and was ignored" for column in ignored),
+            *(
+                f"{path.name}, row {row}: {f'{field} is {value!r}; ' if field else ''}{reason}; the row was not used"
+                for row, (field, value, reason) in sorted(faults.items())
+            ),
+        ],
+    )
 
 
-def merge_batteries(telemetry: Telemetry, table: pd.DataFrame, notes: list[str]) -> Telemetry:
-    """`telemetry` with the nominal data of `table`, which takes precedence over that of the source."""
+def merge_batteries(telemetry: Telemetry, file: BatteriesFile) -> Telemetry:
+    """`telemetry` with the nominal data of `file`, which takes precedence over that of the source."""
     known = telemetry.batteries.set_index("battery_id")
-    described = table.set_index("battery_id")
+    described = file.table.set_index("battery_id")
     unknown = sorted(set(described.index) - set(known.index))
     merged = described.loc[described.index.isin(known.index)].reindex(known.index).combine_first(known)
     unknown_notes = [f"the batteries table describes {i}, of which there is no telemetry" for i in unknown]
     return replace(
         telemetry,
         batteries=complete(merged.reset_index(), BATTERY_FIELDS),
-        notes=[*telemetry.notes, *notes, *unknown_notes],
+        rejected=pd.concat([telemetry.rejected, file.rejected], ignore_index=True),
+        rows_read=telemetry.rows_read + len(file.rejected),
+        notes=[*telemetry.notes, *file.notes, *unknown_notes],
     )
 
 
@@ -77,7 +110,22 @@ def fill_defaults(telemetry: Telemetry, defaults: Mapping[str, float | str]) -> 
 
 
 def _values(text: pd.Series, field: Field, name: str) -> pd.Series:
-    """The cells of one column in the contract's type; an invalid one is an error, not a rejected row."""
+    """The cells of one column in the contract's type.
+
+    Raises:
+        TwinError: one is invalid.
+    """
+    values, bad = _parsed_and_invalid(text, field)
+    if bad.any():
+        row, found = next((row, cell) for row, cell, is_bad in zip(text.index, text, bad, strict=True) if is_bad)
+        raise TwinError(
+            f"{name}, row {row}: {field.name} is {found!r}; {_allowed(field)}", field=field.name, value=found
+        )
+    return values
+
+
+def _parsed_and_invalid(text: pd.Series, field: Field) -> tuple[pd.Series, pd.Series]:
+    """The cells of one column in the contract's type, and which of them are invalid."""
     text = text.str.strip()
     present = text != ""
     values = _parsed(text.where(present), field)
@@ -88,12 +136,7 @@ def _values(text: pd.Series, field: Field, name: str) -> pd.Series:
         bad |= values > field.maximum
     if field.required:
         bad |= ~present
-    if bad.any():
-        row, found = next((row, cell) for row, cell, is_bad in zip(text.index, text, bad, strict=True) if is_bad)
-        raise TwinError(
-            f"{name}, row {row}: {field.name} is {found!r}; {_allowed(field)}", field=field.name, value=found
-        )
-    return values
+    return values, bad
 
 
 def _parsed(text: pd.Series, field: Field) -> pd.Series:

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, names
 from telemetry.errors import TwinError
 from telemetry.sources import SOURCES, Telemetry, read_source
+from telemetry.validation import validate
+from telemetry.validation_report import summary
 from tests.telemetry import source_files as files
 
 TEXT_SOURCES = sorted(set(files.LAYOUTS) - {"fleet", "timescale"})
@@ -388,23 +390,47 @@ def test_batteries_table_takes_precedence_over_source_and_defaults(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("rows", "field", "value", "reason"),
     [
-        ("EV-1,sixty,NMC", "row 1: nominal_capacity_ah is 'sixty'; it must be a number"),
-        ("EV-1,-5,NMC", "row 1: nominal_capacity_ah is '-5'; it must be a number"),
-        ("EV-1,60,PbA", "chemistry is 'PbA'; it must be one of NMC, NCA, LFP"),
-        ("E 1,60,NMC", "battery_id is 'E 1'; it must be 1 to 50 characters"),
-        ("EV-1,60,NMC\nEV-1,70,NMC", "describes EV-1 twice"),
-        ("EV-1,60", "row 1: 2 cells, the header has 3"),
+        ("EV-1,sixty,NMC", "nominal_capacity_ah", "sixty", "it must be a number"),
+        ("EV-1,-5,NMC", "nominal_capacity_ah", "-5", "it must be a number"),
+        ("EV-1,nan,NMC", "nominal_capacity_ah", "nan", "it must be a number"),
+        ("EV-1,60,PbA", "chemistry", "PbA", "it must be one of NMC, NCA, LFP"),
+        ("E 1,60,NMC", "battery_id", "E 1", "it must be 1 to 50 characters"),
+        (",60,NMC", "battery_id", "", "it must be 1 to 50 characters"),
+        ("EV-1,60,NMC\nEV-1,70,NMC", "battery_id", "EV-1", "described twice"),
+        ("EV-1,60", "", "", "2 cells, the header has 3"),
     ],
 )
-def test_invalid_batteries_table_is_an_error(rows: str, message: str, tmp_path: Path) -> None:
+def test_invalid_battery_of_the_table_costs_no_other_battery(
+    rows: str, field: str, value: str, reason: str, tmp_path: Path
+) -> None:
     files.fleet(tmp_path)
     table = tmp_path / "what.csv"
-    table.write_text(f"battery_id,nominal_capacity_ah,chemistry\n{rows}\n")
-    with pytest.raises(TwinError) as caught:
+    table.write_text(f"battery_id,nominal_capacity_ah,chemistry\n{rows}\nEV-2,77,LFP\n")
+    telemetry, without = read("fleet", tmp_path, batteries=table), read("fleet", tmp_path)
+    pd.testing.assert_frame_equal(telemetry.readings, without.readings)
+    batteries, source = (one.batteries.set_index("battery_id") for one in (telemetry, without))
+    assert batteries.loc["EV-2", ["nominal_capacity_ah", "chemistry"]].tolist() == [77.0, "LFP"]
+    pd.testing.assert_series_equal(batteries.loc["EV-1"], source.loc["EV-1"])
+    rejected = telemetry.rejected[telemetry.rejected["table"] == "batteries"]
+    assert rejected["row"].tolist() == list(range(1, rows.count("\n") + 2))
+    assert set(rejected["source_file"]) == {"what.csv"}
+    assert set(rejected["field"]) == {field}
+    assert set(rejected["value"]) == {value}
+    assert all(reason in text for text in rejected["reason"])
+    assert any(note.startswith("what.csv, row 1: ") and reason in note for note in telemetry.notes)
+    result = validate(telemetry)
+    assert len(result.quarantine) == len(rejected)
+    assert summary(result, "fleet")["rows_quarantined"] == len(rejected)
+
+
+def test_batteries_table_without_ids_is_an_error(tmp_path: Path) -> None:
+    files.fleet(tmp_path)
+    table = tmp_path / "what.csv"
+    table.write_text("name,nominal_capacity_ah\nEV-1,60\n")
+    with pytest.raises(TwinError, match="battery_id"):
         read("fleet", tmp_path, batteries=table)
-    assert message in one_sentence(caught.value)
 
 
 def test_unknown_source_is_an_error() -> None:
