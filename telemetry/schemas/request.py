@@ -36,7 +36,7 @@ from telemetry.contract import (
     READING_FIELDS,
     Field,
 )
-from telemetry.errors import TwinError
+from telemetry.errors import TwinError, text_of
 
 #: Characters of an invalid value that an error message shows.
 _SHOWN = 100
@@ -338,5 +338,4 @@ def first_error(error: ValidationError, entry: str = "") -> TwinError:
         if value is None or isinstance(value, bool | int) or (isinstance(value, float) and isfinite(value))
         else str(value)[:_SHOWN]
     )
-    text = "null" if shown is None else repr(shown)
-    return TwinError(f"{path} is {text}: {rule[0].lower()}{rule[1:]}", field=path, value=shown)
+    return TwinError(f"{path} is {text_of(value)}: {rule[0].lower()}{rule[1:]}", field=path, value=shown)

@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, EARLIEST, LATEST, READING_FIELDS, Field
 from telemetry.errors import TwinError
 from telemetry.schemas import message
-from telemetry.schemas.request import Battery, Cycle, Reading, parse_model, parse_request, unknown_fields
+from telemetry.schemas.request import (
+    Battery,
+    Cycle,
+    PredictRequest,
+    Reading,
+    parse_model,
+    parse_request,
+    unknown_fields,
+)
 
 READING = {"time": "2026-01-01T00:00:00Z", "voltage": 361.2, "current": 42.0, "temperature": 27.5}
 ROWS = {Reading: (READING_FIELDS, READING), Cycle: (CYCLE_FIELDS, {"cycle_index": 3.0}), Battery: (BATTERY_FIELDS, {})}
@@ -219,3 +227,14 @@ def test_optional_value_out_of_range_does_not_cost_a_message() -> None:
 @pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "1969-12-31T23:59:59Z", "2200-01-01T00:00:01Z"])
 def test_times_outside_of_the_contract_are_refused(time: str) -> None:
     assert refusal(request(time=time)).field == "batteries[0].readings[0].time"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(True, "true"), ([1, None], "[1, null]"), ({"a": False}, '{"a": false}'), ("x" * 500, "x…")]
+)
+def test_sentence_of_an_invalid_value_shows_it_as_json_and_short(value: object, shown: str) -> None:
+    reading = {"time": "2026-01-01T00:00:00Z", "voltage": value, "current": 1.0, "temperature": 20.0}
+    with pytest.raises(TwinError) as caught:
+        parse_model(PredictRequest, {"batteries": [{"battery_id": "EV-1", "readings": [reading]}]})
+    assert f"{shown}: must be a number" in caught.value.sentence
+    assert len(caught.value.sentence) < 200
