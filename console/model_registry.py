@@ -53,6 +53,7 @@ class ModelsView:
     Attributes:
         release: release that is champion, None if there is none.
         previous: release that a rollback restores, None if there is none.
+        previous_problem: why that release cannot be restored (it was deleted), None if it can.
         versions: by target, all versions with the gate's verdicts, oldest first; each can be promoted.
         not_recorded: aliases that were moved outside and are not in the history yet, one text each.
         unavailable: by target, why the newest training has no model of it.
@@ -67,6 +68,7 @@ class ModelsView:
     versions: Mapping[str, tuple[RegisteredVersion, ...]] = field(default_factory=dict)
     not_recorded: tuple[str, ...] = ()
     unavailable: Mapping[str, str] = field(default_factory=dict)
+    previous_problem: str | None = None
 
 
 class RegistryError(TwinError):
@@ -179,7 +181,7 @@ def _call_worker(work: Callable[..., Any], *arguments: Any) -> tuple[Any, dict[s
 
 
 def _view(settings: Settings, cache: Mapping[tuple[str, int], VersionView]) -> ModelsView:
-    from training.registry.promotion import outside_changes
+    from training.registry.promotion import outside_changes, release_problem
     from training.registry.registry_store import RegistryStore
 
     store = RegistryStore.open(settings, settings.domain, fail_fast=True)
@@ -195,10 +197,12 @@ def _view(settings: Settings, cache: Mapping[tuple[str, int], VersionView]) -> M
         EventView(e.time, e.kind, e.by, e.reason, e.after.release, dict(e.after.champions), e.warnings)
         for e in reversed(store.events())
     )
+    previous = None if aliases.release is None else store.previous_release(aliases.release)
     return ModelsView(
         domain=store.domain,
         release=aliases.release,
-        previous=None if aliases.release is None else store.previous_release(aliases.release),
+        previous=previous,
+        previous_problem=None if previous is None else release_problem(store, previous),
         champions=views(aliases.champions),
         challengers=views(aliases.challengers),
         events=events,

@@ -134,7 +134,14 @@ class _ModelsPage:
         if pending:
             button("Promote all challengers …", lambda: self._ask_promotion(view, pending))
         if view.previous is not None:
-            button(f"Roll back to release {view.previous} …", lambda: self._ask_rollback(view))
+            back = button(f"Roll back to release {view.previous} …", lambda: self._ask_rollback(view))
+            if view.previous_problem is not None:
+                back.props("disabled")
+                text(
+                    f"Release {view.previous} cannot be restored: {view.previous_problem}. "
+                    "`python -m training.registry rollback --to` restores an earlier one.",
+                    "muted small",
+                )
 
     def _draw_target(self, target: str, view: ModelsView) -> None:
         champion, challenger = view.champions.get(target), view.challengers.get(target)

@@ -76,6 +76,16 @@ def test_concurrent_rollbacks_change_the_champion_once(three_releases: Settings,
     assert store.aliases().release == 1
 
 
+def test_view_says_that_the_former_release_was_deleted(three_releases: Settings) -> None:
+    store = RegistryStore.open(three_releases, "battery")
+    store.set_champions({"soh": 3}, 3)
+    view = _view(three_releases, {})
+    assert (view.previous, view.previous_problem) == (2, None)
+    store.client.delete_model_version("battery-twin", "2")
+    view = _view(three_releases, {})
+    assert (view.previous, view.previous_problem) == (2, "battery-twin version 2 was deleted")
+
+
 @pytest.fixture
 def queries(postgres_server: str, new_database: Callable[[str], str]) -> Any:
     dsn = new_database(postgres_server)

@@ -70,7 +70,7 @@ def usable_champions(store: RegistryStore) -> Champions:
     return Champions({t: version for t, version in champions.items() if t not in unusable}, unusable)
 
 
-def _release_problem(store: RegistryStore, release: int | None) -> str | None:
+def release_problem(store: RegistryStore, release: int | None) -> str | None:
     """Why a release can be neither served nor restored, one sentence; None if it can."""
     name = twin_name(store.domain)
     if release is None:
@@ -91,7 +91,7 @@ def _replaced_release(store: RegistryStore, present: int | None) -> int | None:
     """The release that a new one replaces: `present`, or the newest recorded one that can still be restored."""
     recorded = (event.after.release for event in reversed(store.events()))
     candidates = dict.fromkeys(release for release in (present, *recorded) if release is not None)
-    return next((release for release in candidates if _release_problem(store, release) is None), None)
+    return next((release for release in candidates if release_problem(store, release) is None), None)
 
 
 def _model_problem(store: RegistryStore, target: str, version: int) -> str | None:
@@ -259,7 +259,7 @@ def rollback(
         raise TwinError(f"{name} version {present} is the first release; it has no predecessor", field="release")
     else:
         wanted = previous
-    problem = _release_problem(store, wanted)
+    problem = release_problem(store, wanted)
     if problem is not None:  # before any alias is moved
         raise TwinError(
             f"release {wanted} cannot be restored: {problem}; --to restores another one "
@@ -288,7 +288,7 @@ def synchronise(store: RegistryStore, gate: GateThresholds) -> RegistryEvent | N
         The recorded event, None if no alias was moved and the champion release is complete.
     """
     before, now = _recorded(store), store.aliases()
-    problem = _release_problem(store, now.release)
+    problem = release_problem(store, now.release)
     # Without usable champions there is nothing to make a release of, and nothing new to record.
     usable = {} if problem is None else usable_champions(store).versions
     if now == before and not usable:
