@@ -117,11 +117,13 @@ $(VENV)/.ready-physics: requirements-physics.lock $(VENV)/.ready
 validate-physics: $(VENV)/.ready-physics ## compare the physics with its references into reports/physics.json; ARGS="cell" for one part
 	python -m validation $(ARGS)
 
-lock: ## resolve requirements.lock and requirements-physics.lock again
+lock: ## resolve requirements.lock and those of the reference tools again
 	uv pip compile pyproject.toml --extra dev --extra s3 --extra intel --universal --generate-hashes --python-version 3.11 \
 	  --no-emit-index-url --no-header --quiet --output-file requirements.lock
 	uv pip compile pyproject.toml --extra physics --constraints requirements.lock --universal --generate-hashes \
 	  --python-version 3.11 --no-emit-index-url --no-header --quiet --output-file requirements-physics.lock
+	echo blast-lite==1.1.1 | uv pip compile - --universal --generate-hashes --python-version 3.11 \
+	  --no-emit-index-url --no-header --quiet --output-file requirements-blast-lite.lock
 
 clean-env: ## remove the virtual environment
 	rm -rf $(VENV)

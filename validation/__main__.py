@@ -16,12 +16,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from validation import report
+from validation import ageing, report
 from validation.report import Result
 
 REPORTS = Path("reports")
 #: Parts by name; the names of their results start with it.  A part gets the folder for its plots.
-PARTS: dict[str, Callable[[Path], Sequence[Result]]] = {}
+PARTS: dict[str, Callable[[Path], Sequence[Result]]] = {"ageing": ageing.validate}
 
 
 def main(
