@@ -2,6 +2,7 @@
 
     python -m validation                # every part
     python -m validation cell ageing    # these parts only; the other results are kept
+    python -m validation --nasa-pcoe FOLDER calibration    # with the data of the NASA cells
 
 Ends with 1 if a result exceeds its bound.  The report is written after each part.
 """
@@ -16,10 +17,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from validation import ageing, report
+from validation import ageing, calibration, report
 from validation.report import Result
 
 REPORTS = Path("reports")
+#: The part that needs data of its own, `--nasa-pcoe`.
+CALIBRATION = "calibration"
 #: Parts by name; the names of their results start with it.  A part gets the folder for its plots.
 PARTS: dict[str, Callable[[Path], Sequence[Result]]] = {"ageing": ageing.validate}
 
@@ -33,8 +36,16 @@ def main(
     parser = argparse.ArgumentParser(
         prog="python -m validation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(parts)}")
-    named = parser.parse_args(arguments).parts
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join([*parts, CALIBRATION])}")
+    parser.add_argument("--nasa-pcoe", type=Path, metavar="FOLDER", help="data of the NASA cells, for calibration")
+    given = parser.parse_args(arguments)
+    named, all_parts = given.parts, [*parts, CALIBRATION]
+    if given.nasa_pcoe:
+        parts = {**parts, CALIBRATION: lambda _: calibration.measure(given.nasa_pcoe)}
+    elif CALIBRATION in named:
+        parser.error(f"The part {CALIBRATION} needs the data of the NASA cells: add --nasa-pcoe FOLDER.")
+    else:
+        sys.stderr.write(f"{CALIBRATION} is left out: it needs --nasa-pcoe FOLDER; stored results are kept\n")
     if unknown := [name for name in named if name not in parts]:
         parser.error(f"There is no part {unknown[0]}: name some of {', '.join(parts)}.")
     file, progress = reports / "physics.json", Console(stderr=True)
@@ -44,7 +55,7 @@ def main(
         with progress.status(step):
             measured = parts[name](reports / "physics")
         progress.print(f"{step}: {len(measured)} results in {time.monotonic() - began:.0f} s")
-        results = report.merged(results, name, measured, list(parts))
+        results = report.merged(results, name, measured, all_parts)
         report.write(file, results)
     sys.stdout.write(report.table(results))
     return 1 if report.exceeded(results) else 0

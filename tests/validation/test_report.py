@@ -47,3 +47,14 @@ def test_an_unknown_part_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         main(["motor"], tmp_path, PARTS)
     assert "There is no part motor" in capsys.readouterr().err
+
+
+def test_calibration_is_left_out_without_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = [result("calibration_B0005_voltage_rmse_mv", 0.1)]
+    (tmp_path / "physics.json").write_text(json.dumps(stored), encoding="utf-8")
+    assert main([], tmp_path, {"cell": part(result("cell_a", 0.1))}) == 0
+    assert "calibration is left out" in capsys.readouterr().err
+    kept = json.loads((tmp_path / "physics.json").read_text(encoding="utf-8"))
+    assert [one["name"] for one in kept] == ["cell_a", "calibration_B0005_voltage_rmse_mv"]
+    with pytest.raises(SystemExit):
+        main(["calibration"], tmp_path, {})

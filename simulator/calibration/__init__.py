@@ -1,0 +1,1 @@
+"""Calibration of the cell model to measured discharges: reading, model, fit and report."""
