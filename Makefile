@@ -124,6 +124,8 @@ lock: ## resolve requirements.lock and those of the reference tools again
 	  --python-version 3.11 --no-emit-index-url --no-header --quiet --output-file requirements-physics.lock
 	echo blast-lite==1.1.1 | uv pip compile - --universal --generate-hashes --python-version 3.11 \
 	  --no-emit-index-url --no-header --quiet --output-file requirements-blast-lite.lock
+	echo fastsim==3.1.0 | uv pip compile - --universal --generate-hashes --python-version 3.11 \
+	  --no-emit-index-url --no-header --quiet --output-file requirements-fastsim.lock
 
 clean-env: ## remove the virtual environment
 	rm -rf $(VENV)
