@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from numba import njit
@@ -18,3 +20,12 @@ def compiled(function: Function) -> Function:
 def compiled_entry(function: Function) -> Function:
     """Compile `function` and cache the machine code on disk; for the functions that Python calls."""
     return cast(Function, njit(cache=True)(function))
+
+
+def sources_checksum(*rooms: str) -> int:
+    """Checksum of all Python files in the folders `rooms` of the project.
+
+    Numba's disk cache notices a change of the file of a compiled entry only, not of the files that it inlines.
+    """
+    root = Path(__file__).resolve().parents[1]
+    return zlib.crc32(b"".join(path.read_bytes() for room in rooms for path in sorted((root / room).rglob("*.py"))))

@@ -7,14 +7,12 @@ whole activity.  `advance_days` applies ageing and hazard of average use only.  
 from __future__ import annotations
 
 import math
-import zlib
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from physics.compiled import compiled, compiled_entry
+from physics.compiled import compiled, compiled_entry, sources_checksum
 from simulator import sensors as s
 from simulator.ageing import AgeingParameters, Stress, Wear, age, capacity_loss
 from simulator.climate import SECONDS_PER_DAY, ClimateParameters, ambient_c, daily_mean_c
@@ -325,11 +323,7 @@ def advance_days(state: BatteryState, design: Design, overrides: Overrides, days
     )
 
 
-# Numba's disk cache detects changes of this file only, but the two functions above inline those of the other files.
-_ROOT = Path(__file__).resolve().parents[1]
-_SOURCES = zlib.crc32(
-    b"".join(path.read_bytes() for room in ("physics", "simulator") for path in sorted((_ROOT / room).glob("*.py")))
-)
+_SOURCES = sources_checksum("physics", "simulator")
 
 
 @compiled_entry

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from physics.ageing.model import MODELS, replay
+from physics.ageing.model import MODELS, drop_stale_code, replay
 from validation import blast_lite
 from validation.ageing_histories import HISTORIES, STEPS_PER_DAY, YEARS, history
 from validation.report import Result
@@ -30,6 +30,7 @@ class Comparison(NamedTuple):
 
 def comparisons() -> list[Comparison]:
     """Each model on each history, updated daily, beside the committed results of BLAST-Lite."""
+    drop_stale_code()
     _, references = blast_lite.read()
     histories = {name: history(use) for name, use in HISTORIES.items()}
     compared = []

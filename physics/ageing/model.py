@@ -11,13 +11,15 @@ them to arrays of cells, and `replay` to a recorded history.
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 from numpy.typing import NDArray
 
 from physics.ageing import lfp_cylindrical, nca_cylindrical, nmc_kokam, nmc_pouch
 from physics.ageing.state import Ageing, Rates, Stress
 from physics.ageing.trajectories import KELVIN_AT_0_C
-from physics.compiled import compiled, compiled_entry
+from physics.compiled import compiled, compiled_entry, sources_checksum
 from telemetry.chemistries import CHEMISTRY_NAMES
 
 #: Names of the models; a model is its index.  Those of the chemistries come first, in the order of `CHEMISTRY_NAMES`.
@@ -187,3 +189,18 @@ def replay(model: int, time_s: Float, soc: Float, temperature_c: Float, steps_pe
         ageing = advance(ageing, stress, model, speed)
         result[update + 1] = capacity(ageing), resistance(ageing)
     return result
+
+
+_SOURCES = sources_checksum("physics")
+
+
+@compiled_entry
+def _compiled_sources() -> int:
+    return _SOURCES
+
+
+def drop_stale_code() -> None:
+    """Recompile the functions on arrays if their cached machine code was made from other sources; call it once."""
+    if _compiled_sources() != _SOURCES:
+        for entry in (accumulate_all, advance_all, replay, _compiled_sources):
+            cast(Any, entry).recompile()

@@ -171,6 +171,7 @@ def _history(days: int, seed: int) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def test_arrays_of_cells_age_as_single_ones() -> None:
+    ageing_model.drop_stale_code()
     histories = [_history(60, seed) for seed in range(len(MODELS))]
     models = np.arange(len(MODELS))
     speed = np.array([0.8, 1.0, 1.2, 1.0])
