@@ -11,6 +11,7 @@ import psycopg2
 from hypothesis import strategies as st
 
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, Field
+from tests.monitoring.store_rows import query
 
 #: Times as text: unset dates of other systems, and what their zones make of them.
 TIMES = (
@@ -62,3 +63,44 @@ def changes(fields: tuple[Field, ...] = READING_FIELDS) -> st.SearchStrategy[dic
         min_size=1,
         max_size=4,
     )
+
+
+#: A message whose time is one of `TIMES`.
+TIME_CHANGES = st.sampled_from(TIMES).map(lambda time: {"timestamp": time})
+
+#: Number and time columns of the tables that more than one process reads; a row has `battery_id` and the keys besides.
+COLUMNS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "ev_telemetry": (tuple(field.name for field in READING_FIELDS if field.kind == "float"), ("time", "created_at")),
+    "batteries": (tuple(field.name for field in BATTERY_FIELDS if field.kind == "float"), ("in_service_since",)),
+    "battery_predictions": (("value", "lower", "upper", "cycle_index"), ("time", "due", "predicted_at")),
+    "battery_cycles": (("cycle_index", "soh", "capacity_ah"), ("start_time", "end_time")),
+}
+
+
+@st.composite
+def stored_rows(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    """A table and columns of one row of it with any hostile values, for a store without constraints."""
+    table = draw(st.sampled_from(sorted(COLUMNS)))
+    numbers, times = COLUMNS[table]
+    number = st.floats() | st.sampled_from([0.0, -1.0, 65_535.0, 1e308, math.nan, math.inf, -math.inf])
+    values = draw(st.dictionaries(st.sampled_from(numbers), number, min_size=1, max_size=4))
+    return table, values | draw(st.dictionaries(st.sampled_from(times), st.sampled_from(TIMES), max_size=2))
+
+
+#: What a row has where `stored_rows` leaves it as it is.
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "ev_telemetry": {"time": "2026-01-01", "voltage": 360.0, "current": 10.0, "temperature": 25.0},
+    "batteries": {"nominal_capacity_ah": 150.0},
+    "battery_predictions": {
+        "time": "2026-01-01", "target": "temperature", "value": 1.0, "due": "2026-01-02", "model_name": "m",
+        "model_version": "1", "role": "champion", "predicted_at": "2026-01-01",
+    },
+    "battery_cycles": {"cycle_index": 1.0, "kind": "cycle", "end_time": "2026-01-01"},
+}  # fmt: skip
+
+
+def insert_hostile(dsn: str, battery_id: str, table: str, values: dict[str, Any]) -> None:
+    """Insert a row of `stored_rows`; a battery that the tables know by a valid row, too."""
+    row = {"battery_id": battery_id, **DEFAULTS[table], **values}
+    columns = f"({', '.join(row)}) VALUES ({', '.join(['%s'] * len(row))}) ON CONFLICT DO NOTHING"
+    query(dsn, f"INSERT INTO {table} {columns}", tuple(row.values()))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
+import hypothesis
 import psycopg2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from console.alerts.alert_store import AlertStore
 from console.api.health import ConsoleMetrics
@@ -19,7 +23,7 @@ from console.queries import Queries
 from telemetry.batch import Batch
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
-from tests.hostile import drop_checks
+from tests.hostile import drop_checks, insert_hostile, stored_rows
 from tests.monitoring.store_rows import query
 from tests.monitoring.test_hostile_rows import HOSTILE
 
@@ -158,6 +162,36 @@ def test_good_batteries_keep_pages_and_alerts(store: Store, api_on: Callable[[st
             assert response.status_code == 200, (path, name, response.text)
             assert "NaN" not in response.text
     assert client.get("/api/batteries/list").json()["count"] == len(names)
+
+
+def test_generated_rows_cost_no_page_and_no_alert(store: Store, api_on: Callable[[str], httpx.Client]) -> None:
+    """Rows with any combination of hostile values, more with each example; the good batteries overheat in between."""
+    drop_checks(store.dsn)
+    client, numbers = api_on(store.dsn), itertools.count()
+    bad = [f"BAD-{k}" for k in range(5)]
+
+    @hypothesis.settings(max_examples=20, deadline=None)
+    @given(rows=st.lists(stored_rows(), min_size=1, max_size=20))
+    def arrive(rows: list[tuple[str, dict[str, Any]]]) -> None:
+        for position, (table, values) in enumerate(rows):
+            insert_hostile(store.dsn, bad[position % 5], table, values)
+        is_hot = next(numbers) % 2 == 0
+        for _ in range(3):
+            now = datetime.now(UTC)
+            store.write(*[row(name, now, temperature=80.0 if is_hot else 25.0) for name in GOOD])
+            alerts = store.poll()
+        assert {(name, "thermal") in alerts for name in GOOD} == {is_hot}
+        for path in ("status", "detailed", "comparison", "history", "latest", "predictions", "stats"):
+            for name in GOOD:
+                response = client.get(f"/api/battery/{path}", params={"battery_id": name})
+                assert response.status_code == 200, (path, name, response.text)
+            for name in bad:  # 404: no reading of it can be read
+                response = client.get(f"/api/battery/{path}", params={"battery_id": name})
+                assert response.status_code in {200, 404}, (path, name, response.text)
+                assert "NaN" not in response.text
+        assert client.get("/api/alerts").status_code == client.get("/api/batteries/list").status_code == 200
+
+    arrive()
 
 
 def test_missing_values_are_null(store: Store, api_on: Callable[[str], httpx.Client]) -> None:

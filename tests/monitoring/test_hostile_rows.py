@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
+import hypothesis
 import psycopg2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deploy.servers.process import unused_port
 from features.labels import LabelParams
@@ -21,7 +26,7 @@ from monitoring.fleet_queries import FleetReader
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 from telemetry.stores.newest import TIME_LIMIT
-from tests.hostile import drop_checks
+from tests.hostile import drop_checks, insert_hostile, stored_rows
 from tests.monitoring.store_rows import at, every, outcomes, prediction, query, reading, write
 from tests.monitoring.test_exporter import Scraper, samples_of, value_of
 
@@ -228,9 +233,42 @@ def test_program_serves_on_with_every_hostile_row(unconstrained: str, tmp_path: 
     assert value_of(samples_of(text), "monitoring_unreadable_total", step="newest prediction") is not None
 
 
-def _hot(url: str) -> bool:
+def test_program_serves_on_with_generated_rows(unconstrained: str, tmp_path: Path) -> None:
+    """Rows with any combination of hostile values arrive while all parts run; each good battery is followed on."""
+    dsn = unconstrained
+    good = [f"EV-{k}" for k in range(3)]
+    for name in good:
+        write_life(dsn, name)
+    settings = Settings(var=tmp_path, telemetry_dsn=dsn, metrics_port=unused_port(), evaluation_interval_s=0.1)
+    stop, numbers = threading.Event(), itertools.count()
+
+    with run_monitoring(settings, tmp_path / "none.yaml", stop) as url:
+
+        @hypothesis.settings(max_examples=20, deadline=None)
+        @given(rows=st.lists(stored_rows(), min_size=1, max_size=20))
+        def arrive(rows: list[tuple[str, dict[str, Any]]]) -> None:
+            number = next(numbers)
+            for position, (table, values) in enumerate(rows):
+                insert_hostile(dsn, f"BAD-{position % 5}", table, values)
+            now, hot_c = datetime.now(UTC), 60.0 + number % 20
+            for name in good:
+                write(dsn, readings=[reading(name, 0, time=now + timedelta(milliseconds=10 * number + k),
+                                             temperature=hot_c) for k in (1, 2)])  # fmt: skip
+            wait_for(lambda: all(_is_confirmed(url, name, hot_c) for name in good))
+            assert not stop.is_set()  # a thread that ends sets it
+
+        arrive()
+        wait_for(lambda: {row[0] for row in outcomes(dsn, "rul")} >= set(good))
+        assert not stop.is_set()
+
+
+def _is_confirmed(url: str, battery_id: str, temperature_c: float) -> bool:
     samples = samples_of(httpx.get(url, trust_env=False).text)
-    return value_of(samples, "battery_temperature_confirmed", battery_id="EV-1") == 80.0
+    return value_of(samples, "battery_temperature_confirmed", battery_id=battery_id) == temperature_c
+
+
+def _hot(url: str) -> bool:
+    return _is_confirmed(url, "EV-1", 80.0)
 
 
 def wait_for(is_done: Callable[[], bool]) -> None:

@@ -313,7 +313,7 @@ def test_every_reading_has_to_be_a_boolean(service: httpx.Client, battery: Batte
     response = service.post("/predict", content=json.dumps({"batteries": [battery()], "every_reading": value}))
     assert response.status_code == 422
     assert response.json() == {
-        "error": f"every_reading is {value if isinstance(value, int) else str(value)!r}: must be true or false",
+        "error": f"every_reading is {value!r}: must be true or false",
         "field": "every_reading",
         "value": value if isinstance(value, int) else str(value),
     }

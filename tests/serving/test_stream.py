@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -17,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import numpy as np
 import pandas as pd
 import psycopg2
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic, ResourceType
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import generate_latest
 from pydantic import SecretStr
 
@@ -45,6 +49,7 @@ from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
 from telemetry.wire import reading_message, utc
+from tests import hostile
 from tests.features.conftest_features import drive, laboratory
 from training.release import LoadedRelease
 
@@ -366,6 +371,43 @@ def test_scorer_end_to_end(settings: Settings, store: Store, release: LoadedRele
     assert counted['predictions_total{role="challenger",target="rul"}'] == 360
     assert counted["scorer_lag_seconds_count"] >= 600
     assert counted["scorer_wrong_partition_total"] == 0
+
+
+def test_generated_messages_leave_every_good_prediction(
+    settings: Settings, store: Store, release: LoadedRelease
+) -> None:
+    """Messages with any combination of hostile values among those of ten good batteries, while the scorer runs."""
+    at_once, examples = 10, 15
+    fleet = Fleet.of("GEN", 10, TIMES_S[: at_once * examples])
+    predictor, sent = of_version(release, 1), itertools.count()
+    store.write(fleet.history())
+
+    def play(metrics: StreamMetrics) -> None:
+        begin = itertools.count(0, at_once)
+
+        @hypothesis.settings(max_examples=examples, deadline=None, phases=(hypothesis.Phase.generate,))
+        @given(changed=st.lists(hostile.changes() | hostile.TIME_CHANGES, min_size=1, max_size=20))
+        def arrive(changed: list[dict[str, Any]]) -> None:
+            first = next(begin)
+            bad = []
+            for at_s, change in zip(itertools.islice(sent, len(changed)), changed, strict=True):
+                stamp = f"2026-01-01T00:{at_s // 60:02}:{at_s % 60:02}Z"
+                bad.append((b"D-9", invalid("D-9", **{"timestamp": stamp, **change})))
+            produce(settings, fleet.rows(slice(first, first + at_once)), bad)
+            store.wait_for(fleet, (first + at_once) * 4 * len(fleet.ids))
+
+        arrive()
+
+    counted = scored_while(settings, FixedScorer(Scorer(predictor)), play)
+    predicted = store.predicted(fleet)
+    assert len(predicted) >= at_once * 4 * len(fleet.ids)
+    assert predicted == {key: value for key, value in fleet.predicted(predictor).items() if key in predicted}
+    letters = [content for key, content in received(settings, DEAD_LETTER_TOPIC) if key == b"D-9"]
+    assert letters
+    assert all(letter["reason"] for letter in letters)
+    assert sum(value for name, value in counted.items() if name.startswith("scorer_dead_letters_total{")) >= len(
+        letters
+    )
 
 
 def swap_time(fleet: Fleet) -> datetime:
