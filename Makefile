@@ -10,7 +10,7 @@ SOURCE ?=
 DATA ?=
 SET ?=
 FOR ?=
-JOBS ?= 2
+JOBS ?= 3
 ARGS ?=
 LIVE_ARGS = $(if $(FOR),--for $(FOR)) $(ARGS)
 
@@ -55,8 +55,8 @@ repro: setup ## dvc repro; SOURCE=matr DATA=path or SET="tune.trials=3" as an ex
 	@python -m training.experiment $(if $(SOURCE),--source $(SOURCE)) $(if $(value DATA),--data=$(call quoted,DATA)) \
 	  $(if $(value SET),--set=$(call quoted,SET)) $(ARGS)
 
-# Most of the time is spent waiting for servers.  The tests of a file stay in one process, as they share its fixtures.
-test: setup ## the default tests, JOBS=2 files at a time
+# Two cores are busy for three quarters of the time: much of it is spent waiting for servers.  The tests of a file stay in one process, as they share its fixtures.
+test: setup ## the default tests, JOBS=3 files at a time
 	python -m pytest -m "not slow" --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## the tests that take minutes

@@ -17,7 +17,7 @@ from features.targets import FORECASTS, SLOW_TARGETS, TARGETS, Target
 from monitoring.latest_predictions import LATEST_CHAMPION_PREDICTIONS, PREDICTION_VALID_FOR
 from monitoring.unreadable import UnreadableRows
 from telemetry.stores.connection import StoreConnection
-from telemetry.stores.newest import TIME_LIMIT, newest_outcome, newest_prediction, newest_reading
+from telemetry.stores.newest import TIME_END, TIME_LIMIT, TIME_START, newest_outcome, newest_prediction, newest_reading
 from telemetry.thresholds import THRESHOLDS, is_overdue
 
 #: Newest outcomes that accuracy and coverage are computed from, by target and role.
@@ -255,7 +255,7 @@ def _readings(cursor: psycopg2.extensions.cursor, unreadable: UnreadableRows) ->
             FROM (
                 SELECT target, due - time AS ahead FROM battery_predictions p
                 WHERE p.battery_id = b.battery_id AND p.time = predicted.time AND p.role = 'champion'
-                  AND isfinite(p.due)
+                  AND p.due BETWEEN {TIME_START} AND {TIME_END}
             ) h
             CROSS JOIN LATERAL {newest_prediction(_FORECAST_FOR_READING, columns="value")} forecast
         ) forecasts ON true

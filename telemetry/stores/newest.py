@@ -11,6 +11,9 @@ from __future__ import annotations
 TIME_LIMIT = "twin_time_limit()"
 #: SQL expression: rows from this time on count, as in the contract.
 TIME_START = "timestamptz '1970-01-01 00:00:00+00'"
+#: SQL expression: the end of the contract's times, for a time that may be ahead of the clock; beyond it, differences of
+#: times may be out of the range of timestamps.
+TIME_END = "timestamptz '2200-01-01 00:00:00+00'"
 
 
 def newest_rows(

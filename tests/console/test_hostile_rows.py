@@ -170,7 +170,7 @@ def test_generated_rows_cost_no_page_and_no_alert(store: Store, api_on: Callable
     client, numbers = api_on(store.dsn), itertools.count()
     bad = [f"BAD-{k}" for k in range(5)]
 
-    @hypothesis.settings(max_examples=20, deadline=None)
+    @hypothesis.settings(max_examples=20, deadline=None, phases=(hypothesis.Phase.generate,))
     @given(rows=st.lists(stored_rows(), min_size=1, max_size=20))
     def arrive(rows: list[tuple[str, dict[str, Any]]]) -> None:
         for position, (table, values) in enumerate(rows):

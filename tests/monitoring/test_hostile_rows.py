@@ -244,7 +244,7 @@ def test_program_serves_on_with_generated_rows(unconstrained: str, tmp_path: Pat
 
     with run_monitoring(settings, tmp_path / "none.yaml", stop) as url:
 
-        @hypothesis.settings(max_examples=20, deadline=None)
+        @hypothesis.settings(max_examples=20, deadline=None, phases=(hypothesis.Phase.generate,))
         @given(rows=st.lists(stored_rows(), min_size=1, max_size=20))
         def arrive(rows: list[tuple[str, dict[str, Any]]]) -> None:
             number = next(numbers)
