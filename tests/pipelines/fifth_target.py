@@ -16,7 +16,7 @@ from monitoring.evaluation.evaluator import Evaluator
 from monitoring.exporter import TwinCollector
 from monitoring.fleet_queries import FleetReader
 from monitoring.registry_poll import RegistryPoller
-from simulator.service_client import BatteryReadings, PredictionClient, prediction_rows
+from simulator.service_client import BatteryReadings, PredictionClient
 from telemetry.batch import Batch
 from telemetry.settings import Settings
 from telemetry.stores.migrate import migrate
@@ -91,7 +91,7 @@ def predict_and_store(settings: Settings, dsn: str) -> None:
         with PredictionClient(str(service.base_url)) as client:
             posted = BatteryReadings("EV-1", [reading], first["state"], BATTERY)
             ((predictions,),) = client.predict([posted], every_reading=True)
-    rows = prediction_rows("EV-1", reading, predictions, NOW)
+    rows = predictions.rows(NOW)
     assert TARGET in {row["target"] for row in rows}
     cycles = [
         {
