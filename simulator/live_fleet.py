@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simulator.battery_physics import CHARGE, DRIVE
+from simulator.battery_physics import DRIVE
 from simulator.fleet import SimulateParams
 from simulator.injections import Injection
 from simulator.live_pack import LivePack
@@ -35,8 +35,9 @@ WARMED_C = 44.0
 SILENCE = timedelta(minutes=7)
 #: Longest time since the present activity began.
 PRESENT_ACTIVITY_S = (180.0, 1200.0)
-#: Charge of the charging battery when it was plugged in.
+#: Charge of the charging battery when it was plugged in, after driving on for so long without a reading.
 PLUGGED_IN_SOC = 0.42
+UNSEEN = timedelta(minutes=5)
 #: Smallest fleet with faults.
 MIXED_FLEET = 5
 #: Number (from 0) of the battery that loses its cooling, charges, and is silent.
@@ -88,10 +89,14 @@ def _record_today(pack: LivePack, at: datetime, role: int | None, activity_s: fl
     pack.record(pack.last_time + timedelta(seconds=LAST_HOUR_STEP_S), at - WARMING, LAST_HOUR_STEP_S)
     if role == WITHOUT_COOLING:
         pack.lose_cooling(max(WARMED_C - pack.battery.state.pack.core_c, 0.0) / WARMING.total_seconds())
-    pack.record(pack.last_time + timedelta(seconds=LAST_HOUR_STEP_S), min(present, end), LAST_HOUR_STEP_S)
+    step = timedelta(seconds=LAST_HOUR_STEP_S)
     if role == CHARGING:
-        pack.set_charge(PLUGGED_IN_SOC)
-    pack.battery.start_activity(CHARGE if role == CHARGING else DRIVE)
-    pack.record(pack.last_time + timedelta(seconds=LAST_HOUR_STEP_S), end, LAST_HOUR_STEP_S)
+        pack.record(pack.last_time + step, present - UNSEEN, LAST_HOUR_STEP_S)
+        pack.plug_in(PLUGGED_IN_SOC)
+        pack.record(pack.last_time + UNSEEN, end, LAST_HOUR_STEP_S)
+        return
+    pack.record(pack.last_time + step, min(present, end), LAST_HOUR_STEP_S)
+    pack.battery.start_activity(DRIVE)
+    pack.record(pack.last_time + step, end, LAST_HOUR_STEP_S)
     if role == WITHOUT_COOLING:
         pack.lose_cooling()

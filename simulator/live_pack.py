@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from simulator.battery import Battery, Identity
-from simulator.battery_physics import NO_FAULT, Design, advance_days, health
+from simulator.battery_physics import CHARGE, NO_FAULT, Design, advance_days, health
 from simulator.climate import SECONDS_PER_DAY, daily_mean_c
+from simulator.driving import STANDING
 from simulator.faults import KIND_NAMES
 from simulator.fleet import DAYS_PER_YEAR, SimulateParams, batteries_table, logs_until, new_battery
 from simulator.saved_state import design_checksum, restore, save
@@ -257,6 +258,12 @@ class LivePack:
         """Set the true and the counted state of charge, a fraction."""
         self._change_pack(soc=soc)
         self.battery.state = self.battery.state._replace(bms_soc=soc)
+
+    def plug_in(self, soc: float) -> None:
+        """Park the car and start a charge at `soc`, a fraction; readings need a pause, in which the charge was used."""
+        self.set_charge(soc)
+        self.battery.state = self.battery.state._replace(drive=STANDING)
+        self.battery.start_activity(CHARGE)
 
     def _change_pack(self, **changes: float) -> None:
         state = self.battery.state

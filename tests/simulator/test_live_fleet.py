@@ -6,11 +6,23 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
+from features import state
+from features.plausibility import N_KINDS
+from features.state_update import readings_matrix, update_from_readings
 from simulator.injections import with_injections
-from simulator.live_fleet import CHARGING, SILENCE, SILENT, WITHOUT_COOLING, default_injections, start_batteries
+from simulator.live_fleet import (
+    CHARGING,
+    SILENCE,
+    SILENT,
+    UNSEEN,
+    WITHOUT_COOLING,
+    default_injections,
+    start_batteries,
+)
 from simulator.live_pack import LivePack
 from telemetry.health import battery_health
 
@@ -43,9 +55,34 @@ def test_the_last_week_has_a_log_about_every_day_and_the_last_hours_no_pause(fle
         week = times[times > AT - timedelta(days=7)].dt.date.nunique()
         assert days - 2 > week >= 4
         today = times[times >= AT - timedelta(hours=10)]
-        assert today.diff().max() <= timedelta(seconds=30)
+        pauses = today.diff().dropna()
+        assert pauses[pauses > timedelta(seconds=30)].tolist() == ([UNSEEN] if number == CHARGING else [])
         end = AT - SILENCE if number == SILENT else AT
         assert timedelta(0) <= end - times.iloc[-1] <= timedelta(seconds=20)
+
+
+def implausible(pack: LivePack, readings: pd.DataFrame) -> int:
+    """Number of readings with an implausible kind in the state update of `readings`."""
+    row = pack.batteries_row().iloc[0]
+    states = state.new_states(1)
+    state.set_battery(
+        states[0],
+        nominal_capacity_ah=float(row["nominal_capacity_ah"]),
+        cells_in_series=float(row["cells_in_series"]),
+        chemistry=str(row["chemistry"]),
+    )
+    update_from_readings(states, np.zeros(len(readings), dtype=np.int64), readings_matrix(readings))
+    return int(states[0, state.IMPLAUSIBLE_COUNT : state.IMPLAUSIBLE_COUNT + N_KINDS].sum())
+
+
+def test_histories_are_plausible_and_no_car_charges_while_it_drives(fleet: list[LivePack]) -> None:
+    for pack in fleet:
+        history = pack.history()
+        assert implausible(pack, history) == 0, pack.battery_id
+        assert (history.loc[history["is_charging"] == 1.0, "speed_kmh"] == 0.0).all()
+    # Negative control: the current with the wrong sign.
+    history = fleet[CHARGING].history()
+    assert implausible(fleet[CHARGING], history.assign(current=-history["current"])) > 0
 
 
 def test_one_loses_its_cooling_one_charges_and_one_is_silent(fleet: list[LivePack]) -> None:
