@@ -34,6 +34,13 @@ from training.mlflow_client import connect
 
 ROOT = Path(__file__).resolve().parents[1]
 _number = itertools.count()
+#: Files that take minutes.  They are run first, or one process ends long after the others.
+LONGEST = ("test_dvc_clone.py", "test_registry.py", "test_release_swap.py", "test_live_loop.py", "test_validation.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort the longest files first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture(scope="session")
