@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.cell import cell
 from benchmarks.console import console
 from benchmarks.growth import growth
 from benchmarks.http_predict import http_predict
@@ -34,6 +35,7 @@ PARTS: dict[str, Callable[[], Sequence[Measurement]]] = {
     "stream": stream,
     "growth": lambda: growth(MODELS),
     "training": lambda: training(FEATURES),
+    "cell": cell,
     "console": console,
 }
 #: Not run by default: loads ten million rows first.

@@ -18,13 +18,19 @@ from pathlib import Path
 from rich.console import Console
 
 from validation import ageing, calibration, report
+from validation.cell import cell
+from validation.conservation import conservation
 from validation.report import Result
 
 REPORTS = Path("reports")
 #: The part that needs data of its own, `--nasa-pcoe`.
 CALIBRATION = "calibration"
 #: Parts by name; the names of their results start with it.  A part gets the folder for its plots.
-PARTS: dict[str, Callable[[Path], Sequence[Result]]] = {"ageing": ageing.validate}
+PARTS: dict[str, Callable[[Path], Sequence[Result]]] = {
+    "conservation": conservation,
+    "cell": cell,
+    "ageing": ageing.validate,
+}
 
 
 def main(
