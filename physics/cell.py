@@ -154,11 +154,18 @@ def lead_after(lead: float, mode: int, time_s: float, rate: float, dt_s: float) 
     return final + math.exp(-dt_s / (MODE_TIMES[mode] * time_s)) * (lead - final)
 
 
+class Source(NamedTuple):
+    """A cell in its present state as a source: V(I) = behind_v - series_ohm I - transfer_v asinh(I / exchange_a)."""
+
+    behind_v: float
+    series_ohm: float
+    transfer_v: float
+    exchange_a: float
+
+
 @compiled
-def terminal_voltage_v(
-    state: CellState, parameters: CellParameters, wear: Wear, current_a: float, temperature_c: float
-) -> float:
-    """Terminal voltage, V, in `state` while `current_a` flows."""
+def source_of(state: CellState, parameters: CellParameters, wear: Wear, temperature_c: float) -> Source:
+    """The cell in `state` as a source, from which the voltage for any current follows."""
     row, share = temperature_position(temperature_c)
     positive_soc, negative_soc = surface_socs(state)
     position = min(max(negative_soc, 0.0), 1.0) / RESISTANCE_SOC_STEP
@@ -187,17 +194,35 @@ def terminal_voltage_v(
     series = parameters.series
     series_ohm = series[row, 0] + share * (series[row + 1, 0] - series[row, 0])
     exchange_a = parameters.capacity_ah * (series[row, 1] + share * (series[row + 1, 1] - series[row, 1]))
-    drop_v = (
-        series_ohm * current_a
-        + transfer_ohm * exchange_a * math.asinh(current_a / exchange_a)
-        + first_ohm * state.branch_1_a
-        + second_ohm * state.branch_2_a
-    )
     electrodes_v = from_ocp_table(positive_soc, parameters.ocp_positive_v) - from_ocp_table(
         negative_soc, parameters.ocp_negative_v
     )
-    voltage_v: float = electrodes_v + parameters.hysteresis_v * state.hysteresis - wear.resistance_factor * drop_v
-    return voltage_v
+    branches_v = first_ohm * state.branch_1_a + second_ohm * state.branch_2_a
+    factor = wear.resistance_factor
+    behind_v = electrodes_v + parameters.hysteresis_v * state.hysteresis - factor * branches_v
+    return Source(behind_v, factor * series_ohm, factor * transfer_ohm * exchange_a, exchange_a)
+
+
+@compiled
+def voltage_at(source: Source, current_a: float) -> float:
+    """Terminal voltage, V, while `current_a` flows."""
+    transfer_v: float = source.transfer_v * math.asinh(current_a / source.exchange_a)
+    return source.behind_v - source.series_ohm * current_a - transfer_v
+
+
+@compiled
+def differential_ohm(source: Source, current_a: float) -> float:
+    """-dV/dI, ohm, at `current_a`."""
+    relative = current_a / source.exchange_a
+    return source.series_ohm + source.transfer_v / source.exchange_a / math.sqrt(1.0 + relative * relative)
+
+
+@compiled
+def terminal_voltage_v(
+    state: CellState, parameters: CellParameters, wear: Wear, current_a: float, temperature_c: float
+) -> float:
+    """Terminal voltage, V, in `state` while `current_a` flows."""
+    return voltage_at(source_of(state, parameters, wear, temperature_c), current_a)
 
 
 @compiled
@@ -245,3 +270,13 @@ def step(
     entropic -= from_ocp_table(0.5 * (negative_soc + negative_after), parameters.entropic_negative_v_per_k)
     entropic_w = -current_a * (temperature_c + KELVIN_AT_0_C) * entropic
     return after, CellOutput(after_v, mean_v, heat_w, entropic_w)
+
+
+@compiled
+def resistance_after_minutes_ohm(soc: float, temperature_c: float, parameters: CellParameters) -> float:
+    """Resistance of a new cell, ohm, to a small current that has flowed for minutes, without diffusion."""
+    row, share = temperature_position(temperature_c)
+    index = int(min(max(soc, 0.0), 1.0) / RESISTANCE_SOC_STEP + 0.5)
+    below = parameters.series[row, 0] + parameters.resistance_ohm[row, index].sum()
+    above = parameters.series[row + 1, 0] + parameters.resistance_ohm[row + 1, index].sum()
+    return float(below + share * (above - below))

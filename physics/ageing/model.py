@@ -126,12 +126,14 @@ def resistance(ageing: Ageing) -> float:
 
 
 @compiled
-def _ageing(values: Float) -> Ageing:
+def ageing_in(values: Float) -> Ageing:
+    """The losses in an array."""
     return Ageing(values[0], values[1], values[2], values[3], values[4])
 
 
 @compiled
-def _stress(values: Float) -> Stress:
+def stress_in(values: Float) -> Stress:
+    """The stress in an array."""
     return Stress(
         values[0], values[1], values[2], values[3], values[4], values[5], values[6], values[7], values[8], values[9],
         values[10],
@@ -139,7 +141,8 @@ def _stress(values: Float) -> Stress:
 
 
 @compiled
-def _store(target: Float, values: Ageing | Stress) -> None:
+def store(target: Float, values: Ageing | Stress) -> None:
+    """Write losses or stress into an array."""
     for column in range(len(values)):
         target[column] = values[column]
 
@@ -153,8 +156,8 @@ def accumulate_all(
     `stress` has shape (n, fields of `Stress`), the others (n,); `days` is the length of the time step.
     """
     for cell in range(models.size):
-        now = accumulate(_stress(stress[cell]), models[cell], soc[cell], temperature_c[cell], throughput[cell], days)
-        _store(stress[cell], now)
+        now = accumulate(stress_in(stress[cell]), models[cell], soc[cell], temperature_c[cell], throughput[cell], days)
+        store(stress[cell], now)
 
 
 @compiled_entry
@@ -164,8 +167,8 @@ def advance_all(ageing: Float, stress: Float, models: NDArray[np.int64], speed: 
     `ageing` and `stress` have shape (n, fields), the others (n,).
     """
     for cell in range(models.size):
-        _store(ageing[cell], advance(_ageing(ageing[cell]), _stress(stress[cell]), models[cell], speed[cell]))
-        _store(stress[cell], begin(soc[cell]))
+        store(ageing[cell], advance(ageing_in(ageing[cell]), stress_in(stress[cell]), models[cell], speed[cell]))
+        store(stress[cell], begin(soc[cell]))
 
 
 @compiled_entry
