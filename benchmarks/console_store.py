@@ -61,7 +61,7 @@ def fill(dsn: str, size: StoreSize) -> None:
 _BATTERIES = """
     INSERT INTO batteries (battery_id, nominal_capacity_ah, nominal_voltage, chemistry, cells_in_series,
                            cells_in_parallel, model, in_service_since, fleet)
-    SELECT 'EV-' || lpad(n::text, 4, '0'), 150, 350.4, 'NMC', 96, 2, 'hatchback-52', now() - interval '4 years',
+    SELECT 'EV-' || lpad(n::text, 4, '0'), 150, 350.4, 'NMC', 96, 2, 'zoe-52', now() - interval '4 years',
            (ARRAY['private', 'delivery', 'motorway', 'taxi'])[1 + n %% 4]
     FROM generate_series(0, %(n)s - 1) n ON CONFLICT DO NOTHING
 """

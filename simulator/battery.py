@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from simulator.ageing import NEW
+from physics.ageing import model as ageing_model
+from physics.pack import CORE_C, GROUP_SIZE, set_at_rest
 from simulator.battery_physics import (
     CHARGE,
     DRIVE,
@@ -23,6 +24,7 @@ from simulator.battery_physics import (
     Design,
     Overrides,
     advance_days,
+    condition_of,
     cycles,
     drop_stale_code,
     health,
@@ -32,7 +34,7 @@ from simulator.battery_physics import (
 from simulator.climate import SECONDS_PER_DAY, ambient_c
 from simulator.designs import CAR_MODELS, USAGES, CarModel, Usage, draw_design, pick
 from simulator.driving import STANDING
-from simulator.pack import PackState
+from simulator.faults import HEALTHY
 from simulator.sensors import SAMPLE_SIZE, TIME_S, measure
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, names
 
@@ -42,6 +44,7 @@ DRIVE_S = (30 * 60.0, 60 * 60.0)
 REST_S = (5 * 60.0, 15 * 60.0)
 DC_CHARGE_S = 50 * 60.0
 AC_CHARGE_S = 7 * 3600.0
+FIRST_SOC = 0.8
 #: State of charge at the start of a telematics log; low, because logs of deep charges are the ones that are recorded.
 DEPARTURE_SOC = (0.30, 0.60)
 #: A driver charges after a drive that ended below this.
@@ -97,6 +100,7 @@ class Battery:
         seed: of the fleet.
         index: of the battery; its random streams depend on seed and index only.
         models: car models of the fleet.
+        is_full: simulate every series group of the pack instead of three.
     """
 
     def __init__(
@@ -108,21 +112,30 @@ class Battery:
         models: tuple[CarModel, ...] = CAR_MODELS,
         ageing_spread: float,
         hazard_scale: float,
+        is_full: bool = False,
     ) -> None:
         drop_stale_code()
+        start_s = in_service_since.astimezone(UTC).timestamp()
         _, design_rng, self._life_rng, self._sensor_rng = random_streams(seed, index)
         model, usage = pick(models, design_rng), pick(USAGES, design_rng)
         self.identity = Identity(f"EV-{index + 1:04d}", model, usage, in_service_since)
         self.design: Design = draw_design(
-            model, usage, design_rng, ageing_spread=ageing_spread, hazard_scale=hazard_scale
+            model,
+            usage,
+            design_rng,
+            in_service_s=start_s,
+            ageing_spread=ageing_spread,
+            hazard_scale=hazard_scale,
+            is_full=is_full,
         )
         self.overrides: Overrides = NO_OVERRIDES
-        start_s = in_service_since.astimezone(UTC).timestamp()
         air_c = ambient_c(start_s, self.design.climate)
-        soc = 0.8
-        self.state = BatteryState(
-            start_s, PackState(soc, 0.0, air_c, air_c), STANDING, PARKED, NEW, 0.0, 0.0, 0.0, soc, 0.0
-        )
+        model_number, count = self.design.ageing.model, len(self.design.pack.groups)
+        ageing = np.array([ageing_model.new(model_number)] * count)
+        stress = np.array([ageing_model.begin(FIRST_SOC)] * count)
+        groups = np.zeros((count, GROUP_SIZE))
+        self.state = BatteryState(start_s, groups, ageing, stress, STANDING, PARKED, HEALTHY, 0.0, 0.0, FIRST_SOC, 0.0)
+        self.set_at_rest(FIRST_SOC, air_c)
 
     @property
     def random_streams(self) -> tuple[np.random.Generator, np.random.Generator]:
@@ -137,28 +150,41 @@ class Battery:
     @property
     def soh(self) -> float:
         """True state of health as a fraction."""
-        return float(health(self.state.wear, self.design))
+        return float(health(self.state.ageing, self.design))
 
     @property
     def has_failed(self) -> bool:
         """True once a fault has happened."""
-        return bool(is_faulty(self.state, self.design, self.overrides))
+        return bool(is_faulty(self.state, self.overrides))
 
-    def days_to_next_recording(self, cycles_between: float) -> float:
+    def days_to_next_recording(self, days_between: float) -> float:
         """Days until the next telematics log, which begins between 6 and 18 h of its day."""
-        days = cycles_between * self._life_rng.uniform(0.8, 1.2) / self.design.usage.cycles_per_day
-        day = np.floor(self.state.time_s / SECONDS_PER_DAY + max(days, 1.0)) + self._life_rng.uniform(0.25, 0.75)
-        return float(day - self.state.time_s / SECONDS_PER_DAY)
+        now = self.state.time_s / SECONDS_PER_DAY
+        day = np.floor(now + max(days_between * self._life_rng.uniform(0.8, 1.2), 1.0))
+        return float(day + self._life_rng.uniform(0.25, 0.75) - now)
 
     def advance_days(self, days: float) -> None:
         """Advance by `days` of average use without recording (fewer if a fault happens)."""
-        self.state = advance_days(self.state, self.design, self.overrides, days)
+        self.state = advance_days(self.state, self.design, self.overrides, days, self._life_rng)
+
+    def set_at_rest(self, soc: float, temperature_c: float) -> None:
+        """Set the pack to rest at a state of charge, a fraction, and temperature."""
+        groups = self.state.groups.copy()
+        condition = condition_of(self.state, self.design, self.overrides)
+        set_at_rest(groups, self.design.pack, condition, soc, temperature_c)
+        self.state = self.state._replace(groups=groups)
+
+    @property
+    def core_c(self) -> float:
+        """Hottest core temperature, degC."""
+        return float(self.state.groups[:, CORE_C].max())
 
     def start_log(self) -> None:
         """Start a log with a drive at low charge, because the deep charge after it is the most informative."""
         soc = float(self._life_rng.uniform(*DEPARTURE_SOC))
         counted = min(max(soc + COUNTER_ERROR * float(self._life_rng.standard_normal()), 0.0), 1.0)
-        self.state = self.state._replace(pack=self.state.pack._replace(soc=soc), bms_soc=counted)
+        self.set_at_rest(soc, self.core_c)
+        self.state = self.state._replace(bms_soc=counted)
         self.start_activity(DRIVE)
 
     def start_activity(self, kind: int) -> None:
@@ -209,7 +235,7 @@ class Battery:
         return np.concatenate(parts)
 
     def logs(
-        self, *, sampling_s: float, cycles_between: float, until_s: float, retire_below_soh: float, cycles_after: float
+        self, *, sampling_s: float, days_between: float, until_s: float, retire_below_soh: float, cycles_after: float
     ) -> Iterator[FloatArray]:
         """Telematics logs until a fault (in the last of them), retirement or `until_s`.
 
@@ -217,7 +243,7 @@ class Battery:
         """
         worn_at = float("nan")
         while True:
-            days = self.days_to_next_recording(cycles_between)
+            days = self.days_to_next_recording(days_between)
             if self.state.time_s + days * SECONDS_PER_DAY > until_s:
                 return
             self.advance_days(days)

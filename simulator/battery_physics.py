@@ -1,7 +1,7 @@
 """Compiled simulation of one car battery in use, with ageing and faults: `record` by seconds, `advance_days` by days.
 
 `record` simulates the full physics and writes samples; the live simulator calls it for one sample, the fleet for a
-whole activity.  `advance_days` applies ageing and hazard of average use only.  Both advance the same `BatteryState`.
+whole activity.  `advance_days` simulates average use (`simulator.use`).  Both advance the same `BatteryState`.
 """
 
 from __future__ import annotations
@@ -12,53 +12,53 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from physics import pack as p
+from physics.ageing import model as ageing_model
+from physics.cell import voltage_at
 from physics.compiled import compiled, compiled_entry, sources_checksum
+from physics.pack import Condition, PackParameters
+from simulator import bms
 from simulator import sensors as s
-from simulator.ageing import AgeingParameters, Stress, Wear, age, capacity_loss
-from simulator.climate import SECONDS_PER_DAY, ClimateParameters, ambient_c, daily_mean_c
+from simulator.climate import SECONDS_PER_DAY, ClimateParameters, ambient_c
 from simulator.driving import DriverParameters, DriveState, VehicleParameters, drive_power_w, step_drive
-from simulator.faults import FaultPlan, HazardParameters, effects, has_failed, hazard_step, severity
-from simulator.pack import (
-    Condition,
-    PackParameters,
-    PackState,
-    cell_voltages_v,
-    charge_current_a,
-    drive_current_a,
-    step,
-)
+from simulator.faults import DAYS_PER_YEAR, NO_FAULT, Defect, Exposure, FaultPlan, advance_defect, effects
+from simulator.use import Day, Place, UsageParameters, day_of_use, park_until
+
+FloatArray = NDArray[np.float64]
 
 DRIVE, REST, CHARGE = range(3)
-STEP_S = 1.0  # longest integration step
+#: Longest steps: in a drive the power changes each second, a charge and a rest are smooth.
+DRIVE_STEP_S, CHARGE_STEP_S, REST_STEP_S = 1.0, 10.0, 60.0
 ARRIVAL_S = 25.0
 EMPTY_SOC = 0.06
 FULL_C_RATE = 1.0 / 25.0  # a charge ends when its current has fallen to this, or the pack is full
 CHARGE_C_RATE = 1.5
-NO_FAULT = -1
+DRIVE_C_RATE = 4.0
+#: Capacity relative to new of a cell that is worn out; below it no car would drive.
+SMALLEST_CAPACITY = 0.05
 
 
-class UsageParameters(NamedTuple):
-    """Average use of a battery, for days without a recording."""
+class AgeingParameters(NamedTuple):
+    """Model of `physics.ageing` and the ageing speed of each simulated group, float64[n]."""
 
-    cycles_per_day: float
-    km_per_cycle: float
-    stress: Stress  # its temperature is ignored: the temperature is that of the climate plus `warming_c`
-    warming_c: float
+    model: int
+    speed: FloatArray
 
 
 class Design(NamedTuple):
     """Constant properties of one battery and of its car, driver and climate."""
 
+    in_service_s: float
     pack: PackParameters
-    new_capacity_ah: float
     ageing: AgeingParameters
-    hazard: HazardParameters
-    fault: FaultPlan
+    hazards: FloatArray
+    plan: FaultPlan
     vehicle: VehicleParameters
     driver: DriverParameters
     usage: UsageParameters
     climate: ClimateParameters
     sensors: s.SensorParameters
+    counter: bms.ChargeCounter
 
 
 class Activity(NamedTuple):
@@ -71,7 +71,7 @@ class Activity(NamedTuple):
 
 
 class Overrides(NamedTuple):
-    """Injected changes: ambient temperature, factor on wear (1 = natural), and a fault of a kind at a severity."""
+    """Injected changes: ambient temperature, factor on ageing (1 = natural), and a fault of a kind at a severity."""
 
     ambient_offset_c: float
     wear_speed: float
@@ -82,15 +82,18 @@ class Overrides(NamedTuple):
 class BatteryState(NamedTuple):
     """Variable state of a battery.  `time_s` is event time in seconds since 1970.
 
-    The field names are part of the stored format of `simulator.saved_state`.
+    Arrays have a row for each simulated group of cells: `groups` float64[n, GROUP_SIZE] (`physics.pack`), `ageing` and
+    `stress` float64[n, fields of `Ageing`, `Stress`] (`physics.ageing`).  The field names are part of the stored format
+    of `simulator.saved_state`.
     """
 
     time_s: float
-    pack: PackState
+    groups: FloatArray
+    ageing: FloatArray
+    stress: FloatArray
     drive: DriveState
     activity: Activity
-    wear: Wear
-    cumulative_hazard: float
+    defect: Defect
     discharged_ah: float
     odometer_km: float
     bms_soc: float
@@ -108,66 +111,90 @@ def cycles(state: BatteryState, design: Design) -> float:
 
 
 @compiled
-def health(wear: Wear, design: Design) -> float:
-    """State of health: present capacity over nominal capacity."""
-    return design.new_capacity_ah * (1.0 - capacity_loss(wear)) / design.pack.nominal_capacity_ah
+def health(ageing: FloatArray, design: Design) -> float:
+    """State of health: present capacity of the weakest group over nominal capacity."""
+    weakest = math.inf
+    for group in range(len(ageing)):
+        own = design.pack.capacity_factor[group] * ageing_model.capacity(ageing_model.ageing_in(ageing[group]))
+        weakest = min(weakest, own)
+    return weakest * design.pack.parallel * design.pack.cell.capacity_ah / design.pack.nominal_capacity_ah
 
 
 @compiled
-def is_faulty(state: BatteryState, design: Design, overrides: Overrides) -> bool:
-    """True once the planned fault has happened, or one was injected at full severity."""
+def capacity_loss(ageing: FloatArray) -> float:
+    """Lost capacity of the mean group, as a fraction of the new one."""
+    return 1.0 - ageing_model.capacity(ageing_model.ageing_in(ageing[len(ageing) // 2]))
+
+
+@compiled
+def present_defect(state: BatteryState, overrides: Overrides) -> tuple[int, float]:
+    """Kind and severity of the battery's own defect, or of the injected one."""
+    if overrides.fault_kind != NO_FAULT:
+        return overrides.fault_kind, overrides.fault_severity
+    return state.defect.kind, state.defect.severity
+
+
+@compiled
+def is_faulty(state: BatteryState, overrides: Overrides) -> bool:
+    """True once the battery's fault has happened, or one was injected at full severity."""
     injected = overrides.fault_kind != NO_FAULT and overrides.fault_severity >= 1.0
-    return injected or has_failed(state.cumulative_hazard, design.fault)
+    return injected or state.defect.severity >= 1.0
 
 
 @compiled
 def condition_of(state: BatteryState, design: Design, overrides: Overrides) -> Condition:
-    """Condition of the pack: wear, and effects of its own or an injected defect."""
-    kind, share = design.fault.kind, severity(state.cumulative_hazard, design.fault)
-    if overrides.fault_kind != NO_FAULT:
-        kind, share = overrides.fault_kind, overrides.fault_severity
-    defect = effects(kind, share)
-    new_resistance_ohm = design.pack.cells_in_series * design.pack.cell.series_resistance_ohm
-    loss = capacity_loss(state.wear)
+    """Condition of the pack: ageing, and effects of its own or an injected defect."""
+    count = len(state.ageing)
+    capacity, resistance = np.empty(count), np.empty(count)
+    for group in range(count):
+        own = ageing_model.ageing_in(state.ageing[group])
+        capacity[group] = max(ageing_model.capacity(own), SMALLEST_CAPACITY)
+        resistance[group] = ageing_model.resistance(own)
+    kind, severity = present_defect(state, overrides)
+    defect = effects(kind, severity)
     return Condition(
-        design.new_capacity_ah * (1.0 - loss),
-        state.wear.resistance_growth,
-        loss,
-        defect.contact_resistance_share * new_resistance_ohm,
+        capacity,
+        resistance,
+        defect.contact_resistance_share * p.new_resistance_ohm(design.pack),
         defect.cooling_share,
-        defect.weak_cell_charge_offset,
+        defect.weak_charge_offset,
+        defect.leakage_c_rate * design.pack.nominal_capacity_ah,
     )
 
 
 @compiled
-def wear_and_hazard(
-    state: BatteryState, design: Design, overrides: Overrides, stress: Stress, dt_s: float, dn_cycles: float
-) -> tuple[Wear, float]:
-    """Wear and cumulative hazard after `dt_s` and `dn_cycles` at `stress`."""
-    days = dt_s / SECONDS_PER_DAY
-    wear = age(state.wear, design.ageing, stress, days * overrides.wear_speed, dn_cycles * overrides.wear_speed)
-    loss = capacity_loss(state.wear)
-    more = hazard_step(cycles(state, design), dn_cycles, loss, stress.temperature_c, design.hazard)
-    return wear, state.cumulative_hazard + more
+def age(state: BatteryState, design: Design, overrides: Overrides) -> None:
+    """Update the losses of all groups by the stress so far, in place, and begin it anew."""
+    for group in range(len(state.ageing)):
+        speed = design.ageing.speed[group] * overrides.wear_speed
+        stress = ageing_model.stress_in(state.stress[group])
+        losses = ageing_model.ageing_in(state.ageing[group])
+        ageing_model.store(state.ageing[group], ageing_model.advance(losses, stress, design.ageing.model, speed))
+        ageing_model.store(state.stress[group], ageing_model.begin(state.groups[group, p.SOC]))
 
 
 @compiled
 def demanded_current_a(
-    state: PackState,
+    sources: FloatArray,
+    state: BatteryState,
     drive: DriveState,
     activity: Activity,
+    bms_soc: float,
     design: Design,
     condition: Condition,
     air_c: float,
 ) -> float:
-    """Current, A, that the activity demands from the pack."""
+    """Current, A, that flows in the activity."""
+    pack = design.pack
+    if activity.kind == REST:
+        return 0.0
+    core_c = p.mean_core_c(state.groups, pack)
     if activity.kind == DRIVE:
-        return drive_current_a(state, design.pack, condition, drive_power_w(drive, design.vehicle, air_c))
-    if activity.kind == CHARGE:
-        derating = min(max((state.core_c + 10.0) / 30.0, 0.1), 1.0)  # cold cells are charged slowly
-        limit_a = CHARGE_C_RATE * derating * design.pack.nominal_capacity_ah
-        return charge_current_a(state, design.pack, condition, activity.charger_w, limit_a)
-    return 0.0
+        power_w = drive_power_w(drive, design.vehicle, design.driver, air_c)
+        demanded_a = p.current_for_power_a(sources, pack, condition, power_w)
+        return bms.drive_limited_a(sources, pack, p.pack_soc(state.groups), core_c, DRIVE_C_RATE, demanded_a)
+    demanded_a = p.current_for_power_a(sources, pack, condition, -activity.charger_w)
+    return bms.charge_limited_a(sources, pack, core_c, CHARGE_C_RATE, demanded_a)
 
 
 @compiled
@@ -176,7 +203,7 @@ def has_ended(
 ) -> bool:
     """True where the activity has ended: car parked, rest elapsed or battery charged."""
     if activity.kind == DRIVE:
-        return (activity.remaining_s <= ARRIVAL_S or soc < EMPTY_SOC) and drive.speed_m_s == 0.0
+        return (activity.remaining_s <= ARRIVAL_S or soc < EMPTY_SOC) and drive.row < 0.0
     if activity.kind == CHARGE:
         is_full = -current_a < FULL_C_RATE * nominal_ah or soc >= 1.0
         reached = activity.target_soc < 1.0 and bms_soc >= activity.target_soc
@@ -185,68 +212,160 @@ def has_ended(
 
 
 @compiled
+def longest_step_s(kind: int) -> float:
+    """Longest integration step in an activity."""
+    if kind == DRIVE:
+        return DRIVE_STEP_S
+    return CHARGE_STEP_S if kind == CHARGE else REST_STEP_S
+
+
+@compiled
 def advance(
     state: BatteryState, design: Design, overrides: Overrides, seconds: float, rng: np.random.Generator
 ) -> tuple[BatteryState, float, float, bool]:
-    """State after `seconds`, current at their end (A), ambient temperature (degC), and whether the activity ended."""
+    """State after `seconds`, current at their end (A), ambient temperature (degC), and whether the activity ended.
+
+    The arrays of `state` are changed in place.
+    """
+    pack = design.pack
     condition = condition_of(state, design, overrides)
     air_c = ambient_c(state.time_s, design.climate) + overrides.ambient_offset_c
-    nominal_ah = design.pack.nominal_capacity_ah
-    pack, drive, activity = state.pack, state.drive, state.activity
+    nominal_ah = pack.nominal_capacity_ah
+    drive, activity = state.drive, state.activity
     bms_soc, resting_s = state.bms_soc, state.resting_s
     discharged_ah, odometer_km = state.discharged_ah, state.odometer_km
-    steps = max(math.ceil(seconds / STEP_S - 1e-9), 1)
+    steps = max(math.ceil(seconds / longest_step_s(activity.kind) - 1e-9), 1)
     dt_s = seconds / steps
     current_a = 0.0
     moved_ah = 0.0
     ended = False
+    sources = np.empty((pack.groups.size, 4))
+    middle = pack.groups.size // 2
     for _ in range(steps):
+        soc = p.pack_soc(state.groups)
         if activity.kind == DRIVE:
-            is_arriving = activity.remaining_s <= ARRIVAL_S or pack.soc < EMPTY_SOC
-            drive = step_drive(drive, design.driver, is_arriving, dt_s, rng)
-        current_a = 0.0 if ended else demanded_current_a(pack, drive, activity, design, condition, air_c)
-        pack, output = step(pack, design.pack, condition, current_a, air_c, activity.kind != REST, dt_s)
-        bms_soc = s.count_charge(bms_soc, current_a, nominal_ah, design.sensors, dt_s)
+            is_arriving = activity.remaining_s <= ARRIVAL_S
+            drive = step_drive(drive, design.vehicle, design.driver, is_arriving, soc < EMPTY_SOC, dt_s, rng)
+        p.store_sources(sources, state.groups, pack, condition)
+        current_a = 0.0
+        if not ended:
+            current_a = demanded_current_a(sources, state, drive, activity, bms_soc, design, condition, air_c)
+        core_c = p.mean_core_c(state.groups, pack)
+        share = bms.coolant_share(core_c) if activity.kind != REST else 0.0
+        p.step_pack(state.groups, pack, condition, current_a, air_c, bms.COOLANT_C, share, dt_s)
+        bms_soc = bms.count_charge(bms_soc, current_a, nominal_ah, design.counter, dt_s)
         resting_s = resting_s + dt_s if current_a == 0.0 else 0.0
-        if resting_s > s.REST_BEFORE_CORRECTION_S:
-            cell_v = output.voltage_v / design.pack.cells_in_series
-            bms_soc = s.correct_at_rest(bms_soc, cell_v, design.pack.cell.ocv_v, dt_s)
+        if resting_s > bms.REST_BEFORE_CORRECTION_S:
+            cell_v = voltage_at(p.source_in(sources[middle]), 0.0)
+            bms_soc = bms.correct_at_rest(bms_soc, cell_v, design.counter.ocv_v, dt_s)
         moved_ah += abs(current_a) * dt_s / 3600.0
         discharged_ah += max(current_a, 0.0) * dt_s / 3600.0
         odometer_km += drive.speed_m_s * dt_s / 1000.0
         activity = Activity(activity.kind, activity.remaining_s - dt_s, activity.charger_w, activity.target_soc)
-        ended = ended or has_ended(activity, drive, pack.soc, bms_soc, current_a, nominal_ah)
+        ended = ended or has_ended(activity, drive, p.pack_soc(state.groups), bms_soc, current_a, nominal_ah)
 
-    average = design.usage.stress
-    c_rate = moved_ah / nominal_ah * 3600.0 / seconds
-    stress = Stress(pack.core_c, min(max(pack.soc, 0.0), 1.0), average.depth_of_discharge, c_rate)
-    dn_cycles = (discharged_ah - state.discharged_ah) / nominal_ah
-    wear, hazard = wear_and_hazard(state, design, overrides, stress, seconds, dn_cycles)
+    days = seconds / SECONDS_PER_DAY
+    for group in range(pack.groups.size):
+        new_ah = pack.parallel * pack.cell.capacity_ah * pack.capacity_factor[group]
+        own = ageing_model.stress_in(state.stress[group])
+        row = state.groups[group]
+        own = ageing_model.accumulate(
+            own, design.ageing.model, row[p.SOC], row[p.CORE_C], 0.5 * moved_ah / new_ah, days
+        )
+        ageing_model.store(state.stress[group], own)
     after = BatteryState(
-        state.time_s + seconds, pack, drive, activity, wear, hazard, discharged_ah, odometer_km, bms_soc, resting_s
+        state.time_s + seconds,
+        state.groups,
+        state.ageing,
+        state.stress,
+        drive,
+        activity,
+        state.defect,
+        discharged_ah,
+        odometer_km,
+        bms_soc,
+        resting_s,
     )
+    if after.stress[0, 0] * max(overrides.wear_speed, 1.0) >= 1.0:
+        after = end_of_day(after, design, overrides, rng)
     return after, current_a, air_c, ended
 
 
 @compiled
+def end_of_day(state: BatteryState, design: Design, overrides: Overrides, rng: np.random.Generator) -> BatteryState:
+    """Update ageing (in place) and the defect by the stress since the last update."""
+    stress = ageing_model.stress_in(state.stress[len(state.stress) // 2])
+    if stress.days <= 0.0:
+        return state
+    years = stress.days / DAYS_PER_YEAR
+    in_service = (state.time_s - design.in_service_s) / SECONDS_PER_DAY / DAYS_PER_YEAR
+    exposure = Exposure(
+        max(cycles(state, design) - stress.throughput, 0.0),
+        max(in_service - years, 0.0),
+        stress.throughput,
+        years,
+        capacity_loss(state.ageing),
+        stress.temperature_c / stress.days,
+        design.usage.dc_share,
+    )
+    defect = advance_defect(state.defect, design.plan, exposure, design.hazards, rng)
+    age(state, design, overrides)
+    return with_defect(state, defect)
+
+
+@compiled
+def with_defect(state: BatteryState, defect: Defect) -> BatteryState:
+    """`state` with another defect."""
+    return BatteryState(
+        state.time_s,
+        state.groups,
+        state.ageing,
+        state.stress,
+        state.drive,
+        state.activity,
+        defect,
+        state.discharged_ah,
+        state.odometer_km,
+        state.bms_soc,
+        state.resting_s,
+    )
+
+
+@compiled
+def copied(state: BatteryState) -> BatteryState:
+    """`state` with arrays of its own."""
+    return BatteryState(
+        state.time_s,
+        state.groups.copy(),
+        state.ageing.copy(),
+        state.stress.copy(),
+        state.drive,
+        state.activity,
+        state.defect,
+        state.discharged_ah,
+        state.odometer_km,
+        state.bms_soc,
+        state.resting_s,
+    )
+
+
+@compiled
 def write_sample(
-    sample: NDArray[np.float64],
-    state: BatteryState,
-    design: Design,
-    overrides: Overrides,
-    current_a: float,
-    air_c: float,
+    sample: FloatArray, state: BatteryState, design: Design, overrides: Overrides, current_a: float, air_c: float
 ) -> None:
     """Write the true values into the columns of `simulator.sensors`; pack voltage is the sum of the cell voltages."""
+    pack = design.pack
     condition = condition_of(state, design, overrides)
-    cells_v = cell_voltages_v(state.pack, design.pack, condition, current_a)
+    sources = np.empty((pack.groups.size, 4))
+    p.store_sources(sources, state.groups, pack, condition)
+    cells_v = p.group_voltages_v(sources, pack, current_a)
     sample[s.TIME_S] = state.time_s
-    sample[s.VOLTAGE_V] = cells_v.sum() - current_a * condition.contact_resistance_ohm
+    sample[s.VOLTAGE_V] = p.pack_voltage_v(sources, pack, condition, current_a)
     sample[s.CURRENT_A] = current_a
-    sample[s.CORE_C] = state.pack.core_c
-    sample[s.SHELL_C] = state.pack.shell_c
+    sample[s.CORE_C] = state.groups[:, p.CORE_C].max()
+    sample[s.SHELL_C] = state.groups[:, p.SURFACE_C].min()
     sample[s.BMS_SOC] = state.bms_soc
-    sample[s.SOH] = health(state.wear, design)
+    sample[s.SOH] = health(state.ageing, design)
     sample[s.AMBIENT_C] = air_c
     sample[s.CYCLES] = cycles(state, design)
     sample[s.IS_CHARGING] = 1.0 if state.activity.kind == CHARGE else 0.0
@@ -255,7 +374,7 @@ def write_sample(
     sample[s.CELL_MEDIAN_V] = np.median(cells_v)
     sample[s.ODOMETER_KM] = state.odometer_km
     sample[s.SPEED_M_S] = state.drive.speed_m_s
-    sample[s.HAS_FAILED] = 1.0 if is_faulty(state, design, overrides) else 0.0
+    sample[s.HAS_FAILED] = 1.0 if is_faulty(state, overrides) else 0.0
 
 
 @compiled_entry
@@ -264,7 +383,7 @@ def record(
     design: Design,
     overrides: Overrides,
     sampling_s: float,
-    samples: NDArray[np.float64],
+    samples: FloatArray,
     rng: np.random.Generator,
 ) -> tuple[BatteryState, int, bool]:
     """Simulate until `samples` is full or the activity ends, one row each `sampling_s`.
@@ -275,6 +394,7 @@ def record(
     Returns:
         The state afterwards, the number of rows written and whether the activity ended.
     """
+    state = copied(state)
     for row in range(len(samples)):
         state, current_a, air_c, ended = advance(state, design, overrides, sampling_s, rng)
         write_sample(samples[row], state, design, overrides, current_a, air_c)
@@ -284,43 +404,45 @@ def record(
 
 
 @compiled_entry
-def advance_days(state: BatteryState, design: Design, overrides: Overrides, days: float) -> BatteryState:
-    """Advance by `days` of average use, fewer if a fault happens; the pack ends at rest and ambient temperature."""
-    usage = design.usage
-    remaining = days
-    had_failed = has_failed(state.cumulative_hazard, design.fault)
-    while remaining > 0.0 and (had_failed or not has_failed(state.cumulative_hazard, design.fault)):
-        today = min(remaining, 1.0)
-        air_c = daily_mean_c(state.time_s, design.climate) + overrides.ambient_offset_c
-        stress = Stress(air_c + usage.warming_c, usage.stress.soc, usage.stress.depth_of_discharge, usage.stress.c_rate)
-        dn_cycles = usage.cycles_per_day * today
-        wear, hazard = wear_and_hazard(state, design, overrides, stress, today * SECONDS_PER_DAY, dn_cycles)
+def advance_days(
+    state: BatteryState, design: Design, overrides: Overrides, days: float, rng: np.random.Generator
+) -> BatteryState:
+    """Advance by `days` of average use, fewer if a fault happens; the pack ends at rest.
+
+    The car is parked until the next midnight and after the last one, and used on the days between them.
+    """
+    state = copied(state)
+    until_s = state.time_s + days * SECONDS_PER_DAY
+    had_failed = state.defect.severity >= 1.0
+    middle = len(state.groups) // 2
+    while state.time_s < until_s and (had_failed or state.defect.severity < 1.0):
+        condition = condition_of(state, design, overrides)
+        place = Place(design.pack, condition, design.climate, overrides.ambient_offset_c)
+        soc = min(max(p.pack_soc(state.groups) - min(condition.weak_charge_offset, 0.0), 0.0), 1.0)
+        core_c, surface_c = state.groups[middle, p.CORE_C], state.groups[middle, p.SURFACE_C]
+        day = Day(state.time_s, soc, core_c, surface_c, 0.0, 0.0, 0.0, 0.0)
+        next_midnight_s = (math.floor(state.time_s / SECONDS_PER_DAY + 1e-9) + 1.0) * SECONDS_PER_DAY
+        is_midnight = next_midnight_s - state.time_s > SECONDS_PER_DAY - 1e-3
+        if is_midnight and until_s >= next_midnight_s - 1e-3:
+            day = day_of_use(day, place, state.stress, design.ageing.model, design.usage, rng)
+        else:
+            day = park_until(day, place, state.stress, design.ageing.model, min(next_midnight_s, until_s))
+        p.set_at_rest(state.groups, design.pack, condition, day.soc, day.core_c)
         state = BatteryState(
-            state.time_s + today * SECONDS_PER_DAY,
-            state.pack,
-            state.drive,
-            state.activity,
-            wear,
-            hazard,
-            state.discharged_ah + dn_cycles * design.pack.nominal_capacity_ah,
-            state.odometer_km + dn_cycles * usage.km_per_cycle * health(wear, design),
-            state.bms_soc,
-            state.resting_s,
+            max(day.time_s, state.time_s + 1e-3),
+            state.groups,
+            state.ageing,
+            state.stress,
+            DriveState(-1.0, 0.0),
+            Activity(REST, 0.0, 0.0, 1.0),
+            state.defect,
+            state.discharged_ah + day.discharged_ah,
+            state.odometer_km + day.km,
+            day.soc,
+            0.0,
         )
-        remaining -= today
-    air_c = ambient_c(state.time_s, design.climate) + overrides.ambient_offset_c
-    return BatteryState(
-        state.time_s,
-        PackState(state.pack.soc, 0.0, air_c, air_c),
-        DriveState(0.0, 0.0, 0.0, 0.0, 0.0),
-        Activity(REST, 0.0, 0.0, 1.0),
-        state.wear,
-        state.cumulative_hazard,
-        state.discharged_ah,
-        state.odometer_km,
-        state.bms_soc,
-        0.0,
-    )
+        state = end_of_day(state, design, overrides, rng)
+    return state
 
 
 _SOURCES = sources_checksum("physics", "simulator")

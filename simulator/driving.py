@@ -1,98 +1,135 @@
-"""Driving model: a random speed trace of micro-trips, and the power that a vehicle needs to follow it.
+"""Driving: speed and battery power of a car over regulatory driving cycles, second by second.
 
-The road-load equation is that of Guzzella and Sciarretta, Vehicle Propulsion Systems, 3rd ed. 2013, ch. 2.
+The cycles of a car follow one another in one table (`simulator.vehicle_power`, from FASTSim); a drive begins and ends
+where the car stands.  The table holds for an average driver at 22 degC without air conditioning.
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from physics.compiled import compiled
+from simulator.vehicle_power import Drive
 
-AIR_DENSITY_KG_M3 = 1.2
-GRAVITY_M_S2 = 9.81
+FloatArray = NDArray[np.float64]
+
+#: Cycle of town and of motorway driving, as in the tables.
+TOWN, HIGHWAY = "udds", "hwfet"
 CABIN_C = 21.0
-SPEED_RESPONSE_S = 2.5  # time constant with which a driver approaches the target speed
-BRAKE_M_S2 = 1.8
-GRADE_CORRELATION_S = 60.0
+#: A car whose battery is empty is braked to a stop.
+EMPTY_BRAKE_M_S2 = 1.5
+
+
+class CycleTable(NamedTuple):
+    """Speed, m/s, and power from the battery, W, in steps of a second: the town cycle, then the highway cycle.
+
+    `stops` int64[k]: rows of the town cycle in which the car has set off; `highway_row` is the first one of the highway
+    cycle, which begins and ends standing.
+    """
+
+    speed_m_s: FloatArray
+    power_w: FloatArray
+    stops: NDArray[np.int64]
+    highway_row: int
 
 
 class VehicleParameters(NamedTuple):
-    """Road-load parameters; `cabin_w_per_k` is the climate control's power for each K of difference to 21 degC."""
+    """Car: its cycles, constant auxiliaries that they contain, and climate control for each K from 21 degC."""
 
-    mass_kg: float
-    drag_area_m2: float
-    rolling_resistance: float
-    driveline_efficiency: float
-    recuperation_w: float
+    cycles: CycleTable
     auxiliary_w: float
     cabin_w_per_k: float
 
 
 class DriverParameters(NamedTuple):
-    """Driver and roads: shares of town and country (the rest is motorway), acceleration limit, spread of the grade."""
+    """Driver: share of the distance on highways, and factors on traction and on recuperation."""
 
-    town_share: float
-    country_share: float
-    acceleration_m_s2: float
-    grade_std: float
+    highway_share: float
+    traction_factor: float
+    recuperation_factor: float
 
 
 class DriveState(NamedTuple):
-    """Speed, target speed (`wanted_m_s`), time that it is held once reached, grade of the road, and acceleration."""
+    """Row of the cycle table (seconds, not whole) and speed; a row below 0: the car stands."""
 
+    row: float
     speed_m_s: float
-    wanted_m_s: float
-    hold_s: float
-    grade: float
-    acceleration_m_s2: float
 
 
-STANDING = DriveState(0.0, 0.0, 0.0, 0.0, 0.0)
+STANDING = DriveState(-1.0, 0.0)
+
+
+def cycle_table(town: Drive, highway: Drive) -> CycleTable:
+    """The cycles of one car, one after the other."""
+    standing = town.speed_m_s < 0.01
+    # A stop of a second is passed: `step_drive` needs two rows to see that the car has stood.
+    sets_off = np.flatnonzero(standing[:-2] & standing[1:-1] & ~standing[2:]) + 2
+    return CycleTable(
+        np.concatenate([town.speed_m_s, highway.speed_m_s]),
+        np.concatenate([town.power_w, highway.power_w]),
+        sets_off.astype(np.int64),
+        len(town.speed_m_s),
+    )
 
 
 @compiled
-def next_target_speed(driver: DriverParameters, was_moving: bool, rng: np.random.Generator) -> tuple[float, float]:
-    """Draw the next target speed, m/s, and how long it is held, s: a stop, or town, country or motorway driving."""
-    road = rng.random()
-    if road < driver.town_share:
-        if was_moving and rng.random() < 0.6:
-            return 0.0, 5.0 + 35.0 * rng.random()
-        return 6.0 + 9.0 * rng.random(), 10.0 + 40.0 * rng.random()
-    if road < driver.town_share + driver.country_share:
-        if was_moving and rng.random() < 0.2:
-            return 0.0, 5.0 + 20.0 * rng.random()
-        return 16.0 + 10.0 * rng.random(), 30.0 + 90.0 * rng.random()
-    return 27.0 + 8.0 * rng.random(), 120.0 + 240.0 * rng.random()
+def set_off(table: CycleTable, driver: DriverParameters, dt_s: float, rng: np.random.Generator) -> DriveState:
+    """A car that sets off within `dt_s`: at any stop of the town cycle, or on the highway.
+
+    The highway cycle is longer than the way between two stops in town, so it is drawn with the share of distance over
+    its length.
+    """
+    town_km = table.speed_m_s[: table.highway_row].sum() / 1000.0 / table.stops.size
+    highway_km = table.speed_m_s[table.highway_row :].sum() / 1000.0
+    town_weight = (1.0 - driver.highway_share) / town_km
+    highway_weight = driver.highway_share / highway_km
+    if rng.random() * (town_weight + highway_weight) < highway_weight:
+        return DriveState(float(table.highway_row), 0.0)
+    return DriveState(table.stops[int(rng.random() * table.stops.size)] - dt_s, 0.0)
 
 
 @compiled
 def step_drive(
-    drive: DriveState, driver: DriverParameters, is_arriving: bool, dt_s: float, rng: np.random.Generator
+    drive: DriveState,
+    vehicle: VehicleParameters,
+    driver: DriverParameters,
+    is_arriving: bool,
+    is_empty: bool,
+    dt_s: float,
+    rng: np.random.Generator,
 ) -> DriveState:
-    """Advance the speed trace by `dt_s`; `is_arriving` brings the car to a stop."""
-    wanted_m_s, hold_s = drive.wanted_m_s, drive.hold_s
-    if is_arriving:
-        wanted_m_s, hold_s = 0.0, 1.0
-    elif hold_s <= 0.0:
-        wanted_m_s, hold_s = next_target_speed(driver, drive.wanted_m_s > 0.0, rng)
-    if abs(drive.speed_m_s - wanted_m_s) < 0.5:
-        hold_s -= dt_s
+    """The drive after `dt_s`: along the cycle, and at each stop on to another part of it.
 
-    fade = 1.0 / (1.0 + (drive.speed_m_s / 20.0) ** 2)  # at high speed traction power, not grip, limits acceleration
-    target = (wanted_m_s - drive.speed_m_s) / SPEED_RESPONSE_S
-    acceleration = min(max(target, -BRAKE_M_S2), driver.acceleration_m_s2 * fade)
-    speed_m_s = max(drive.speed_m_s + acceleration * dt_s, 0.0)
-    if wanted_m_s == 0.0 and speed_m_s < 0.3:
-        speed_m_s = 0.0
-    share = dt_s / GRADE_CORRELATION_S
-    grade_noise = driver.grade_std * math.sqrt(2.0 * share) * rng.standard_normal()
-    return DriveState(
-        speed_m_s, wanted_m_s, hold_s, drive.grade * (1.0 - share) + grade_noise, (speed_m_s - drive.speed_m_s) / dt_s
-    )
+    Args:
+        is_arriving: the car stays at the next stop.
+        is_empty: it is braked to a stop at once.
+    """
+    table = vehicle.cycles
+    if drive.row < 0.0:
+        return STANDING if is_arriving or is_empty else set_off(table, driver, dt_s, rng)
+    if is_empty:
+        speed = max(drive.speed_m_s - EMPTY_BRAKE_M_S2 * dt_s, 0.0)
+        return DriveState(drive.row, speed) if speed > 0.0 else STANDING
+    row = drive.row + dt_s
+    end = table.highway_row if drive.row < table.highway_row else table.speed_m_s.size
+    if row >= end:
+        return STANDING
+    speed = table.speed_m_s[int(row)]
+    # In town a car that has stood for its time sets off from another stop.
+    has_stood = drive.speed_m_s < 0.01 and drive.row != table.highway_row
+    if speed < 0.01 and (is_arriving or (has_stood and _sets_off(table, row))):
+        return STANDING
+    return DriveState(row, speed)
+
+
+@compiled
+def _sets_off(table: CycleTable, row: float) -> bool:
+    """Whether the car sets off in the next row."""
+    following = int(row) + 1
+    return following < table.speed_m_s.size and bool(table.speed_m_s[following] >= 0.01)
 
 
 @compiled
@@ -102,15 +139,11 @@ def auxiliary_power_w(vehicle: VehicleParameters, ambient_c: float) -> float:
 
 
 @compiled
-def drive_power_w(drive: DriveState, vehicle: VehicleParameters, ambient_c: float) -> float:
+def drive_power_w(drive: DriveState, vehicle: VehicleParameters, driver: DriverParameters, ambient_c: float) -> float:
     """Power demanded from the pack, W; negative where recuperation exceeds consumption."""
-    speed = drive.speed_m_s
-    inertia_n = 1.05 * vehicle.mass_kg * drive.acceleration_m_s2
-    air_n = 0.5 * AIR_DENSITY_KG_M3 * vehicle.drag_area_m2 * speed * speed
-    road_n = vehicle.mass_kg * GRAVITY_M_S2 * (vehicle.rolling_resistance + drive.grade)
-    wheel_w = (inertia_n + air_n + road_n) * speed
-    if wheel_w >= 0.0:
-        traction_w = wheel_w / vehicle.driveline_efficiency
-    else:
-        traction_w = max(wheel_w * vehicle.driveline_efficiency, -vehicle.recuperation_w)
-    return traction_w + auxiliary_power_w(vehicle, ambient_c)
+    auxiliary_w = auxiliary_power_w(vehicle, ambient_c)
+    if drive.row < 0.0:
+        return auxiliary_w
+    traction_w = vehicle.cycles.power_w[int(drive.row)] - vehicle.auxiliary_w
+    factor = driver.traction_factor if traction_w > 0.0 else driver.recuperation_factor
+    return float(auxiliary_w + traction_w * factor)

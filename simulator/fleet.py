@@ -25,7 +25,7 @@ class SimulateParams(Parameters):
     Attributes:
         batteries: number of batteries.
         sampling_s: time between the readings of a log, s.
-        cycles_between_logs: equivalent full cycles between telematics logs, mean.
+        days_between_logs: days between telematics logs, mean.
         observation_end: date (UTC) on which the fleet's observation ends.
         years_in_service: shortest and longest time between a battery's first day and the end of observation.
         retire_below_soh: state of health (fraction) below which a battery is retired.
@@ -39,9 +39,9 @@ class SimulateParams(Parameters):
 
     batteries: PositiveInt = 24
     sampling_s: PositiveFloat = 30.0
-    cycles_between_logs: PositiveFloat = 22.0
+    days_between_logs: PositiveFloat = 120.0
     observation_end: date = date(2026, 1, 1)
-    years_in_service: tuple[PositiveFloat, PositiveFloat] = (2.0, 8.0)
+    years_in_service: tuple[PositiveFloat, PositiveFloat] = (4.0, 15.0)
     retire_below_soh: float = Field(0.8, ge=0.5, lt=1.0)
     cycles_after_retirement: NonNegativeFloat = 30.0
     ageing_spread: NonNegativeFloat = 1.0
@@ -86,7 +86,7 @@ def logs_until(battery: Battery, params: SimulateParams, until_s: float) -> Iter
     """The battery's telematics logs until its end, or `until_s` if that is sooner."""
     return battery.logs(
         sampling_s=params.sampling_s,
-        cycles_between=params.cycles_between_logs,
+        days_between=params.days_between_logs,
         until_s=until_s,
         retire_below_soh=params.retire_below_soh,
         cycles_after=params.cycles_after_retirement,

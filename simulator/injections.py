@@ -25,12 +25,12 @@ _COOLED_C = 30.0
 #: State of charge of an injected low charge, fraction.
 LOW_CHARGE = 0.08
 #: Margin on the wear factor of an injected end of life, because wear slows down with age.
-_OVERSHOOT = 1.5
+_OVERSHOOT = 3.0
 #: Heat wave, K, in addition to the difference between the seasons.
 HEAT_WAVE_C = 14.0
 #: Power of motorway fast chargers in the hot summer; the packs limit the current.
 LONG_DISTANCE_CHARGER_W = 150_000.0
-LONG_DISTANCE_TOWN_SHARE, LONG_DISTANCE_COUNTRY_SHARE = 0.1, 0.2
+LONG_DISTANCE_HIGHWAY_SHARE = 0.9
 #: Factor on ageing of the scenario fast_ageing: harder use than in the training data.
 FAST_AGEING = 20.0
 #: Battery id that stands for every battery.
@@ -64,7 +64,7 @@ def _stop_wear_at_end_of_life(pack: LivePack) -> None:
 
 def _start_summer(pack: LivePack) -> None:
     pack.set_ambient_offset(pack.midsummer_offset_c + HEAT_WAVE_C)
-    pack.set_long_distance_use(LONG_DISTANCE_CHARGER_W, LONG_DISTANCE_TOWN_SHARE, LONG_DISTANCE_COUNTRY_SHARE)
+    pack.set_long_distance_use(LONG_DISTANCE_CHARGER_W, LONG_DISTANCE_HIGHWAY_SHARE)
 
 
 def _end_summer(pack: LivePack) -> None:

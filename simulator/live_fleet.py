@@ -88,7 +88,7 @@ def _record_today(pack: LivePack, at: datetime, role: int | None, activity_s: fl
     pack.record(at - TODAY, at - LAST_HOUR, TODAY_STEP_S)
     pack.record(pack.last_time + timedelta(seconds=LAST_HOUR_STEP_S), at - WARMING, LAST_HOUR_STEP_S)
     if role == WITHOUT_COOLING:
-        pack.lose_cooling(max(WARMED_C - pack.battery.state.pack.core_c, 0.0) / WARMING.total_seconds())
+        pack.lose_cooling(max(WARMED_C - pack.battery.core_c, 0.0) / WARMING.total_seconds())
     step = timedelta(seconds=LAST_HOUR_STEP_S)
     if role == CHARGING:
         pack.record(pack.last_time + step, present - UNSEEN, LAST_HOUR_STEP_S)

@@ -14,11 +14,12 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
+from physics.pack import CORE_C, SOC, SURFACE_C
 from simulator.battery import Battery, Identity
-from simulator.battery_physics import CHARGE, NO_FAULT, Design, advance_days, health
+from simulator.battery_physics import CHARGE, Design, advance_days, condition_of, health
 from simulator.climate import SECONDS_PER_DAY, daily_mean_c
 from simulator.driving import STANDING
-from simulator.faults import KIND_NAMES
+from simulator.faults import KIND_NAMES, NO_FAULT
 from simulator.fleet import DAYS_PER_YEAR, SimulateParams, batteries_table, logs_until, new_battery
 from simulator.saved_state import design_checksum, restore, save
 from simulator.sensors import SAMPLE_SIZE
@@ -35,8 +36,8 @@ LONGEST_LOG_S = 10.0 * 3600.0
 YOUNGER_FACTOR = 0.8
 #: Steps in which the length of a life is found.
 LIFE_STEP_DAYS = 10.0
-#: Days of natural wear from which accelerated wear is computed.
-DAYS_AHEAD = 30.0
+#: Accelerated wear to the end of life is found by bisection, up to so many days of natural wear.
+MOST_DAYS_TO_END, BISECTIONS = 1e6, 40
 #: Warming of a pack whose cooling is lost: about what fast charging does to it, and the temperature at which it ends.
 WARMING_K_PER_S = 0.5 / 60.0
 WARMEST_C = 62.0
@@ -80,7 +81,7 @@ class LivePack:
         the longest time in service of `params`.  Where it ends before `at`, the battery starts younger.
 
         Args:
-            recent_logs: parts at the end of the history with more logs than one every `params.cycles_between_logs`:
+            recent_logs: parts at the end of the history with more logs than one every `params.days_between_logs`:
                 how long before the end each begins, and the days between its logs.
 
         Raises:
@@ -103,10 +104,9 @@ class LivePack:
             battery = new_battery(params, seed, index, at - timedelta(days=days))
             logs = [np.empty((0, SAMPLE_SIZE))]
             ends = [until_s - begin.total_seconds() for begin, _ in recent_logs] + [until_s]
-            spacings = [params.cycles_between_logs]
-            spacings += [between * battery.design.usage.cycles_per_day for _, between in recent_logs]
+            spacings = [params.days_between_logs] + [between for _, between in recent_logs]
             for end_s, spacing in zip(ends, spacings, strict=True):
-                logs += logs_until(battery, params.model_copy(update={"cycles_between_logs": spacing}), end_s)
+                logs += logs_until(battery, params.model_copy(update={"days_between_logs": spacing}), end_s)
                 if end_s < until_s:
                     battery.advance_days(max(end_s - battery.state.time_s, 0.0) / SECONDS_PER_DAY)
             if not battery.has_failed and battery.soh >= params.retire_below_soh:
@@ -161,7 +161,7 @@ class LivePack:
                 seconds = max(time.timestamp() - self.battery.state.time_s, DRIVE_BEFORE_READING_S)
             self.battery.start_log()
         if self._warming_k_per_s:
-            core_c = self.battery.state.pack.core_c
+            core_c = self.battery.core_c
             self.heat(max(core_c, min(core_c + self._warming_k_per_s * seconds, WARMEST_C)))
         reading, ended = self.battery.read(seconds)
         if ended:
@@ -211,8 +211,8 @@ class LivePack:
         now_c = float(daily_mean_c(self.battery.state.time_s, climate._replace(weather_c=0.0)))
         return climate.mean_c + climate.season_c - now_c
 
-    def set_long_distance_use(self, charger_w: float, town_share: float, country_share: float) -> None:
-        """Switch to long-distance driving and fast charging at `charger_w`; the rest of the shares is motorway."""
+    def set_long_distance_use(self, charger_w: float, highway_share: float) -> None:
+        """Switch to long-distance driving and fast charging at `charger_w`."""
         self.reset_use()
         battery = self.battery
         self._usual = (battery.identity, battery.design)
@@ -220,7 +220,7 @@ class LivePack:
         battery.identity = replace(
             identity, usage=replace(identity.usage, dc_share=1.0), model=replace(identity.model, dc_w=float(charger_w))
         )
-        driver = driver._replace(town_share=town_share, country_share=country_share)
+        driver = driver._replace(highway_share=highway_share)
         battery.design = battery.design._replace(driver=driver)
 
     def reset_use(self) -> None:
@@ -241,22 +241,27 @@ class LivePack:
         return self.battery.soh < self._end_of_life
 
     def wear_speed_to_end(self, seconds: float) -> float:
-        """Factor on ageing with which the end of life is reached in `seconds` of average use.
+        """Factor on ageing with which the end of life is reached in `seconds` of parking; use ages more."""
+        slow, fast = 0.0, MOST_DAYS_TO_END
+        for _ in range(BISECTIONS):
+            factor = 0.5 * (slow + fast)
+            slow, fast = (factor, fast) if self._soh_after_a_day(factor) > self._end_of_life else (slow, factor)
+        return fast * SECONDS_PER_DAY / seconds
 
-        Extrapolated from the wear of the next month; wear slows down with age, so that it takes somewhat longer.
-        """
-        battery = self.battery
-        month = advance_days(battery.state, battery.design, battery.overrides._replace(wear_speed=1.0), DAYS_AHEAD)
-        natural = (battery.soh - float(health(month.wear, battery.design))) / (DAYS_AHEAD * SECONDS_PER_DAY)
-        return max(battery.soh - self._end_of_life, 0.0) / (natural * seconds)
+    def _soh_after_a_day(self, wear_speed: float) -> float:
+        battery, rng = self.battery, np.random.default_rng(0)
+        fast = battery.overrides._replace(wear_speed=wear_speed)
+        return float(health(advance_days(battery.state, battery.design, fast, 1.0, rng).ageing, battery.design))
 
     def heat(self, core_c: float) -> None:
         """Set the temperature of the whole pack to `core_c`."""
-        self._change_pack(core_c=core_c, shell_c=core_c)
+        groups = self.battery.state.groups.copy()
+        groups[:, CORE_C] = groups[:, SURFACE_C] = core_c
+        self.battery.state = self.battery.state._replace(groups=groups)
 
     def set_charge(self, soc: float) -> None:
         """Set the true and the counted state of charge, a fraction."""
-        self._change_pack(soc=soc)
+        self.battery.set_at_rest(soc, self.battery.core_c)
         self.battery.state = self.battery.state._replace(bms_soc=soc)
 
     def plug_in(self, soc: float) -> None:
@@ -265,9 +270,12 @@ class LivePack:
         self.battery.state = self.battery.state._replace(drive=STANDING)
         self.battery.start_activity(CHARGE)
 
-    def _change_pack(self, **changes: float) -> None:
-        state = self.battery.state
-        self.battery.state = state._replace(pack=state.pack._replace(**changes))
-
     def _override(self, **changes: Any) -> None:
-        self.battery.overrides = self.battery.overrides._replace(**changes)
+        battery = self.battery
+        before = condition_of(battery.state, battery.design, battery.overrides).weak_charge_offset
+        battery.overrides = battery.overrides._replace(**changes)
+        after = condition_of(battery.state, battery.design, battery.overrides).weak_charge_offset
+        # The leakage of days, which an injected defect has behind it.
+        groups = battery.state.groups.copy()
+        groups[0, SOC] += after - before
+        battery.state = battery.state._replace(groups=groups)

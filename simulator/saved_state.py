@@ -8,15 +8,29 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from simulator.ageing import Wear
+import numpy as np
+
+from physics.ageing.state import Ageing, Stress
+from physics.cell import CellState
+from physics.thermal import ThermalState
 from simulator.battery import Battery
 from simulator.battery_physics import Activity, BatteryState
 from simulator.driving import DriveState
-from simulator.pack import PackState
+from simulator.faults import Defect
 
-_PARTS = {"pack": PackState, "drive": DriveState, "activity": Activity, "wear": Wear}
+_PARTS = {"drive": DriveState, "activity": Activity, "defect": Defect}
+_ARRAYS = ("groups", "ageing", "stress")
 #: In the checksum, so that a state written with other fields is not restored.
-_FIELDS = (BatteryState._fields, PackState._fields, DriveState._fields, Activity._fields, Wear._fields)
+_FIELDS = (
+    BatteryState._fields,
+    CellState._fields,
+    ThermalState._fields,
+    Ageing._fields,
+    Stress._fields,
+    DriveState._fields,
+    Activity._fields,
+    Defect._fields,
+)
 
 
 def save(battery: Battery, checksum: int) -> bytes:
@@ -25,10 +39,12 @@ def save(battery: Battery, checksum: int) -> bytes:
     Args:
         checksum: its `design_checksum`, which is constant and slow to compute.
     """
+    state = battery.state._asdict()
     content = {
         "made": checksum,
         "in_service_since": battery.identity.in_service_since.isoformat(),
-        "state": battery.state._asdict(),
+        "in_service_s": battery.design.in_service_s,
+        "state": state | {name: state[name].tolist() for name in _ARRAYS},
         "chance": [stream.bit_generator.state for stream in battery.random_streams],
     }
     return json.dumps(content).encode()
@@ -40,16 +56,27 @@ def restore(battery: Battery, checksum: int, saved: bytes) -> bool:
     if content.get("made") != checksum:
         return False
     values = {name: _PARTS[name](*value) if name in _PARTS else value for name, value in content["state"].items()}
-    battery.state = BatteryState(**values)
+    battery.state = BatteryState(**values | {name: np.array(values[name]) for name in _ARRAYS})
     since = datetime.fromisoformat(content["in_service_since"])
     battery.identity = replace(battery.identity, in_service_since=since)
+    battery.design = battery.design._replace(in_service_s=content["in_service_s"])
     for stream, state in zip(battery.random_streams, content["chance"], strict=True):
         stream.bit_generator.state = state
     return True
 
 
 def design_checksum(battery: Battery) -> int:
-    """Checksum of the battery's design without vehicle, driver and climate; ids repeat in other fleets."""
+    """Checksum of the battery's pack, ageing and faults, without its vehicle, driver and climate; ids repeat in other
+    fleets.
+    """
     design = battery.design
-    parts = (_FIELDS, design.pack, design.new_capacity_ah, design.ageing, design.hazard, design.fault)
-    return zlib.crc32(repr(parts).encode())
+    checksum = zlib.crc32(repr((_FIELDS, design.plan)).encode())
+    for part in (design.pack, design.ageing, design.hazards):
+        checksum = zlib.crc32(_bytes_of(part), checksum)
+    return checksum
+
+
+def _bytes_of(value: Any) -> bytes:
+    if isinstance(value, tuple):
+        return b"".join(_bytes_of(part) for part in value)
+    return np.asarray(value, dtype=np.float64).tobytes()

@@ -1,4 +1,4 @@
-"""Sensor model of the battery management system: noise, bias, quantisation and coulomb counting.
+"""Sensor model of the battery management system: noise, bias and quantisation.
 
 The simulation is exact; every published reading passes through `measure`.
 """
@@ -9,9 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from physics.compiled import compiled
-from simulator.cell import OCV_POINTS, open_circuit_voltage, soc_at_rest
 
 FloatArray = NDArray[np.float64]
 
@@ -26,10 +23,6 @@ VOLTAGE_STEP_V = 0.1
 CURRENT_STEP_A = 0.1
 CELL_STEP_V = 0.001
 SOC_STEP_PERCENT = 0.5
-REST_BEFORE_CORRECTION_S = 120.0
-CORRECTION_TIME_S = 900.0
-#: Slope of the open-circuit voltage (V per unit of state of charge) at which the correction has weight 0.5.
-HALF_WEIGHT_SLOPE_V = 0.3
 
 CELL_SPREAD_WARNING_V = 0.15
 HOT_WARNING_C = 50.0
@@ -58,26 +51,6 @@ def draw_sensors(rng: np.random.Generator, temperature_step_c: float) -> SensorP
         temperature_step_c=temperature_step_c,
         insulation_kohm=rng.uniform(2000.0, 6000.0),
     )
-
-
-@compiled
-def count_charge(
-    bms_soc: float, current_a: float, nominal_capacity_ah: float, sensors: SensorParameters, dt_s: float
-) -> float:
-    """Coulomb counting: state of charge from measured current over *nominal* capacity, which ignores wear."""
-    measured_a = current_a * sensors.current_gain + sensors.current_offset_a
-    return min(max(bms_soc - measured_a * dt_s / (3600.0 * nominal_capacity_ah), 0.0), 1.0)
-
-
-@compiled
-def correct_at_rest(bms_soc: float, cell_voltage_v: float, ocv_v: FloatArray, dt_s: float) -> float:
-    """Correct the counted charge towards that of the resting voltage, weighted by the slope of the voltage curve."""
-    by_voltage = soc_at_rest(cell_voltage_v, ocv_v)
-    delta = 10.0 / (OCV_POINTS - 1)
-    rise_v = open_circuit_voltage(by_voltage + delta, ocv_v) - open_circuit_voltage(by_voltage - delta, ocv_v)
-    slope = rise_v / (2.0 * delta)
-    weight = slope * slope / (slope * slope + HALF_WEIGHT_SLOPE_V * HALF_WEIGHT_SLOPE_V)
-    return bms_soc + (by_voltage - bms_soc) * weight * min(dt_s / CORRECTION_TIME_S, 1.0)
 
 
 def quantise(values: FloatArray, step: float) -> FloatArray:

@@ -114,7 +114,7 @@ def demonstration_params(project: Path, options: LoopOptions) -> dict[str, Any]:
     params = load_params(project / "params.yaml")
     fast: dict[str, dict[str, Any]] = {
         # Few old logs: only the newest days are used here.
-        "simulate": {"cycles_between_logs": 150.0},
+        "simulate": {"days_between_logs": 300.0},
         "snapshot": {"days": options.history_days + 2.0, "every_s": 0},
         "tune": {"trials": 1, "max_rows": 2000, "n_estimators": [30], "max_depth": [12], "max_features": [0.33]},
         # A fifth of the batteries is held out for the gate; of two, a challenger has to be better on both.

@@ -115,7 +115,7 @@ def data_sheets_and_sessions(now: datetime) -> Batch:
     """Data sheets and charge sessions."""
     batteries = [
         {"battery_id": f"EV-{i:04d}", "nominal_capacity_ah": 150.0, "chemistry": "NMC", "cells_in_series": 96.0,
-         "cells_in_parallel": 2.0, "model": "hatchback-52", "fleet": ("private", "delivery", "taxi")[i % 3],
+         "cells_in_parallel": 2.0, "model": "zoe-52", "fleet": ("private", "delivery", "taxi")[i % 3],
          "in_service_since": now - timedelta(days=900)} for i in range(BATTERIES)
     ]  # fmt: skip
     cycles = [

@@ -51,7 +51,7 @@ def flagged(state: np.ndarray) -> int:
     return int(s.implausible_counts(state[None])[0, plausibility.CAPACITY])
 
 
-@pytest.mark.parametrize("model", ["hatchback-52", "crossover-64", "saloon-71"])
+@pytest.mark.parametrize("model", ["leaf-30", "bolt-66", "model3-79"])
 def test_replaced_pack_is_noticed_and_the_former_one_never(model: str) -> None:
     old = pack(model, soh=0.86)
     (state,) = s.new_states(1)

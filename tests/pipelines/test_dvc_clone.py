@@ -66,7 +66,7 @@ def new_clone(folder: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     params = yaml.safe_load((folder / "params.yaml").read_text())
-    params["simulate"] |= {"batteries": 7, "cycles_between_logs": 90.0}
+    params["simulate"] |= {"batteries": 7, "days_between_logs": 150.0}
     params["targets"] |= {"temperature_every_s": 900, "min_rows": 20, "min_events": 2}
     params["tune"] |= {"trials": 1, "max_rows": 500, "n_estimators": [10], "max_depth": [8], "max_features": [0.2]}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))

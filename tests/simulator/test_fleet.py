@@ -10,15 +10,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from physics.pack import SOC
 from pipelines.simulate import write_fleet
 from simulator.battery import random_streams
 from simulator.battery_physics import advance_days
+from simulator.climate import SECONDS_PER_DAY
+from simulator.faults import NO_FAULT
 from simulator.fleet import SimulateParams, new_battery, simulate_battery, simulate_fleet, simulate_history
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, READING_REQUIRED, names
 from telemetry.errors import TwinError
 
 SEED = 7
-PARAMS = SimulateParams(batteries=6, cycles_between_logs=60.0)
+PARAMS = SimulateParams(batteries=6, days_between_logs=120.0)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def test_the_same_seed_gives_the_same_bytes(fleet: tuple[pd.DataFrame, pd.DataFr
 
 
 def test_a_battery_is_independent_of_the_fleet_size(readings: pd.DataFrame) -> None:
-    alone, row = simulate_battery(SimulateParams(batteries=1, cycles_between_logs=60.0), SEED, 4)
+    alone, row = simulate_battery(SimulateParams(batteries=1, days_between_logs=120.0), SEED, 4)
     within = readings[readings["battery_id"] == row["battery_id"]].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone, within)
     other, _ = simulate_battery(PARAMS, SEED + 1, 4)
@@ -94,7 +97,8 @@ def test_columns_are_consistent_in_sign_and_order(readings: pd.DataFrame) -> Non
     assert (power - readings["power_consumption"]).abs().max() <= 5.01
     # voltage falls with current; differences between neighbouring readings remove the slow fall of charge
     change = drive_changes(readings)
-    assert change["voltage"].corr(change["current"]) < -0.9
+    in_log = change.groupby(["battery_id", "log"])
+    assert in_log.apply(lambda drive: drive["voltage"].corr(drive["current"])).median() < -0.85
 
 
 def drive_changes(readings: pd.DataFrame) -> pd.DataFrame:
@@ -178,12 +182,12 @@ def test_shares_of_ends_and_number_of_faults_match_the_hazard() -> None:
         battery = new_battery(PARAMS, SEED, index, since)
         while battery.soh >= 0.8 and not battery.has_failed and battery.state.time_s < until:
             battery.advance_days(30.0)
-        accumulated += min(battery.state.cumulative_hazard, battery.design.fault.threshold)
-        events += battery.has_failed
+        accumulated += battery.state.defect.cumulative_hazard
+        events += battery.state.defect.kind != NO_FAULT
         ends.append("fault" if battery.has_failed else "worn" if battery.soh < 0.8 else "censored")
     share = pd.Series(ends).value_counts(normalize=True)
-    assert 0.40 <= share["worn"] <= 0.60  # with one pack in ten that has a knee; 0.51-0.56 with four in ten
-    assert 0.10 <= share["fault"] <= 0.20
+    assert 0.10 <= share["worn"] <= 0.30
+    assert 0.05 <= share["fault"] <= 0.20
     assert abs(events - accumulated) < 4.0 * np.sqrt(accumulated)  # a martingale for any course of wear
 
 
@@ -192,16 +196,23 @@ def test_charging_stops_at_full_charge(index: int) -> None:
     battery = new_battery(PARAMS, SEED, index, datetime(2020, 1, 1, tzinfo=UTC))
     for _ in range(40):
         battery.log(PARAMS.sampling_s)
-        assert battery.state.pack.soc < 1.001
+        assert battery.state.groups[:, SOC].max() < 1.001
 
 
 def test_advance_days_is_independent_of_the_step_size() -> None:
     battery = new_battery(PARAMS, SEED, 1, datetime(2020, 1, 1, tzinfo=UTC))
-    whole = advance_days(battery.state, battery.design, battery.overrides, 60.0)
-    half = advance_days(battery.state, battery.design, battery.overrides, 30.0)
-    halves = advance_days(half, battery.design, battery.overrides, 30.0)
-    assert halves.wear == pytest.approx(whole.wear)
-    assert halves.discharged_ah == pytest.approx(whole.discharged_ah)
+    ends = []
+    for parts in (1, 2, 60):
+        state, rng = battery.state, np.random.default_rng(4)
+        for part in range(parts):
+            # A day with a long trip ends in the next one.
+            days = (part + 1) * 60.0 / parts - (state.time_s - battery.state.time_s) / SECONDS_PER_DAY
+            state = advance_days(state, battery.design, battery.overrides, days, rng)
+        ends.append(state)
+    for state in ends[1:]:
+        np.testing.assert_allclose(state.ageing, ends[0].ageing)
+        np.testing.assert_allclose(state.groups, ends[0].groups, atol=1e-9)
+        assert state.discharged_ah == pytest.approx(ends[0].discharged_ah)
 
 
 def test_a_shorter_observation_is_a_prefix_of_a_longer_one() -> None:

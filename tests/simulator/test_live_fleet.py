@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import yaml
 
 from features import state
 from features.plausibility import N_KINDS
@@ -36,13 +35,13 @@ def fleet() -> list[LivePack]:
 
 
 def test_ages_are_mixed_and_few_batteries_are_worn(fleet: list[LivePack]) -> None:
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     soh = np.array([pack.battery.soh for pack in fleet])
     assert soh.max() > 0.95
-    assert 1 <= (soh < 0.85).sum() <= 3
+    assert np.ptp(soh) > 0.08
+    assert (soh < 0.85).sum() <= 3
     assert soh.min() >= 0.8
     assert not any(pack.battery.has_failed for pack in fleet)
-    assert {pack.battery.identity.model.name for pack in fleet} <= set(params["simulate"]["models"])
+    assert len({pack.battery.identity.model.name for pack in fleet}) >= 3
     assert len({pack.battery.identity.usage.name for pack in fleet}) >= 3
     assert np.ptp([pack.battery.design.climate.mean_c for pack in fleet]) > 10.0
 

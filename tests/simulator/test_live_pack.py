@@ -7,14 +7,16 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
+from physics.pack import CORE_C, SOC
 from simulator.battery_physics import CHARGE, REST, Activity
-from simulator.faults import KIND_NAMES
+from simulator.driving import STANDING
+from simulator.faults import KIND_NAMES, Defect
 from simulator.fleet import SimulateParams
 from simulator.live_pack import LivePack
 from telemetry.contract import READING_FIELDS, names
 from telemetry.errors import TwinError
 
-PARAMS = SimulateParams(cycles_between_logs=60.0)
+PARAMS = SimulateParams(days_between_logs=90.0)
 AT = datetime(2026, 1, 1, 8, tzinfo=UTC)
 
 
@@ -31,13 +33,8 @@ def readings_of(pack: LivePack, seconds: float, step_s: float) -> list[dict[str,
 
 def charge(pack: LivePack, watts: float = 50_000.0) -> None:
     """Start a charge without end at a state of charge of 30 %."""
-    state = pack.battery.state
-    pack.battery.state = state._replace(
-        pack=state.pack._replace(soc=0.3),
-        drive=state.drive._replace(speed_m_s=0.0),
-        bms_soc=0.3,
-        activity=Activity(CHARGE, 1e6, watts, 1.0),
-    )
+    pack.set_charge(0.3)
+    pack.battery.state = pack.battery.state._replace(drive=STANDING, activity=Activity(CHARGE, 1e6, watts, 1.0))
 
 
 @pytest.mark.parametrize("index", [24, 30, 35])
@@ -54,7 +51,7 @@ def test_it_starts_in_mid_life(index: int) -> None:
 
 def test_history_ends_before_the_live_time() -> None:
     """Regression: the last log used to end three hours after the live time."""
-    params = SimulateParams(batteries=48, cycles_between_logs=40.0, ageing_spread=1.3, models=("hatchback-52",))
+    params = SimulateParams(batteries=48, days_between_logs=40.0)
     at = datetime(2026, 11, 26, 16, 15, 40, tzinfo=UTC)
     assert LivePack.start(params, 7, 48, at=at, life_share=0.3275).last_time <= at
 
@@ -75,7 +72,7 @@ def test_restored_state_continues_the_readings() -> None:
 def test_a_state_of_another_fleet_is_not_restored() -> None:
     pack = start()
     before = pack.save_state()
-    other = LivePack.start(SimulateParams(cycles_between_logs=60.0, models=("van-75",)), 7, 30, at=AT)
+    other = LivePack.start(SimulateParams(days_between_logs=90.0, models=("leaf-30",)), 7, 30, at=AT)
     assert not pack.restore_state(other.save_state())
     assert pack.save_state() == before
 
@@ -88,8 +85,7 @@ def test_first_reading_continues_the_history() -> None:
     assert reading["time"] == AT + timedelta(seconds=0.5)
     assert isinstance(reading["is_charging"], bool)
     days = (AT - last["time"]).total_seconds() / 86_400.0
-    expected = last["charge_cycles"] + days * pack.battery.design.usage.cycles_per_day
-    assert reading["charge_cycles"] == pytest.approx(expected, abs=0.1)
+    assert 0.0 <= reading["charge_cycles"] - last["charge_cycles"] < 1.5 * days
     assert reading["odometer_km"] > last["odometer_km"]
     assert reading["soh"] <= last["soh"]
 
@@ -116,10 +112,10 @@ def test_the_reading_interval_does_not_change_the_physics() -> None:
         pack.read(AT + timedelta(seconds=1.0))
         charge(pack)
         readings_of(pack, 900.0, step_s)
-        ends.append((pack.battery.state.pack, pack.battery.cycles))
-    for state, cycles in ends[1:]:
-        assert state.soc == pytest.approx(ends[0][0].soc, abs=1e-3)
-        assert state.core_c == pytest.approx(ends[0][0].core_c, abs=0.05)
+        ends.append((pack.battery.state.groups, pack.battery.cycles))
+    for groups, cycles in ends[1:]:
+        np.testing.assert_allclose(groups[:, SOC], ends[0][0][:, SOC], atol=1e-3)
+        np.testing.assert_allclose(groups[:, CORE_C], ends[0][0][:, CORE_C], atol=0.05)
         assert cycles == pytest.approx(ends[0][1], abs=1e-6)
 
 
@@ -165,13 +161,12 @@ def test_overrides_change_ambient_temperature_and_wear() -> None:
     assert readings[1]["soh"] < readings[0]["soh"] - 1.0
     assert readings[2]["ambient_temperature"] - readings[0]["ambient_temperature"] == pytest.approx(15.0, abs=1.0)
     assert readings[2]["soh"] < readings[0]["soh"]
-    assert readings[1]["charge_cycles"] == pytest.approx(readings[0]["charge_cycles"])
+    assert readings[1]["charge_cycles"] == pytest.approx(readings[0]["charge_cycles"], abs=1.0)
 
 
 def test_a_failed_battery_still_gives_readings() -> None:
     pack = start()
-    plan = pack.battery.design.fault._replace(threshold=pack.battery.state.cumulative_hazard * 1.05)
-    pack.battery.design = pack.battery.design._replace(fault=plan)
+    pack.battery.state = pack.battery.state._replace(defect=Defect(0.1, KIND_NAMES.index("imbalance"), 0.95))
     for days in (100, 200):
         reading = pack.read(AT + timedelta(days=days))
         assert reading["warning_level"] == 3.0
@@ -182,9 +177,7 @@ def test_a_resting_pack_has_no_current() -> None:
     pack = start()
     pack.read(AT + timedelta(seconds=1.0))
     state = pack.battery.state
-    pack.battery.state = state._replace(
-        activity=Activity(REST, 1e6, 0.0, 1.0), drive=state.drive._replace(speed_m_s=0.0)
-    )
+    pack.battery.state = state._replace(activity=Activity(REST, 1e6, 0.0, 1.0), drive=STANDING)
     assert all(abs(reading["current"]) < 0.5 for reading in readings_of(pack, 60.0, 0.5))
 
 
