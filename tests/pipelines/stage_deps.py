@@ -20,6 +20,9 @@ PACKAGES = (
 )  # fmt: skip
 #: Modules without an influence on what a stage writes.  What only they import is not required either.
 WITHOUT_INFLUENCE: Mapping[str, str] = {
+    "simulator.cycle_summaries": "of fleets in parts (`python -m simulator.fleet`), which no stage writes",
+    "simulator.fleet_files": "the same",
+    "simulator.reading_windows": "the same",
     "telemetry.command": "exit code of the process",
     "telemetry.errors": "form of error messages",
     "telemetry.settings": "addresses and folders",

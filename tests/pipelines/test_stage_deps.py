@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import grimp
 import pytest
 import yaml
 
+from simulator.fleet_files import TRUTH
 from tests.pipelines import stage_deps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,3 +58,24 @@ def test_deps_and_modules_without_influence_exist(graph: grimp.ImportGraph, pipe
         if dep.split("/")[0] in stage_deps.PACKAGES
     ]
     assert [dep for dep in code if not (ROOT / dep).exists()] == []
+
+
+def test_no_stage_depends_on_the_truth(pipeline: dict[str, Any]) -> None:
+    """Evaluation may compare predictions with it; nothing that makes features or models may read it."""
+    stages = pipeline["stages"]
+    assert "data/truth" in stages["simulate"]["outs"]
+    reading = {name for name, stage in stages.items() for dep in stage["deps"] if f"{dep}/".startswith("data/truth/")}
+    assert reading <= {"evaluate"}
+    assert not [name for name, stage in stages.items() if "data" in stage["deps"]]
+
+
+def test_only_the_stage_simulate_names_the_truth() -> None:
+    def names_it(file: Path) -> bool:
+        tree = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        texts = [one.value for one in tree if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+        return any(text == TRUTH or f"{TRUTH}/" in text or f"/{TRUTH}" in text for text in texts)
+
+    packages = ("telemetry", "features", "training", "pipelines")
+    files = [file for package in packages for file in (ROOT / package).rglob("*.py")]
+    assert [str(file.relative_to(ROOT)) for file in files if names_it(file)] == ["pipelines/simulate.py"]
+    assert not [file for file in files if "simulator.fleet_files" in file.read_text(encoding="utf-8")]

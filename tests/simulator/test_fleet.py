@@ -16,7 +16,15 @@ from simulator.battery import random_streams
 from simulator.battery_physics import advance_days
 from simulator.climate import SECONDS_PER_DAY
 from simulator.faults import NO_FAULT
-from simulator.fleet import SimulateParams, new_battery, simulate_battery, simulate_fleet, simulate_history
+from simulator.fleet import (
+    TRUTH_COLUMNS,
+    SimulatedFleet,
+    SimulateParams,
+    new_battery,
+    simulate_battery,
+    simulate_fleet,
+    simulate_history,
+)
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, READING_REQUIRED, names
 from telemetry.errors import TwinError
 
@@ -25,13 +33,13 @@ PARAMS = SimulateParams(batteries=6, days_between_logs=120.0)
 
 
 @pytest.fixture(scope="module")
-def fleet() -> tuple[pd.DataFrame, pd.DataFrame]:
+def fleet() -> SimulatedFleet:
     return simulate_fleet(PARAMS, SEED)
 
 
 @pytest.fixture(scope="module")
-def readings(fleet: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
-    return fleet[0]
+def readings(fleet: SimulatedFleet) -> pd.DataFrame:
+    return fleet.readings
 
 
 def log_number(readings: pd.DataFrame) -> pd.Series:
@@ -40,8 +48,8 @@ def log_number(readings: pd.DataFrame) -> pd.Series:
     return begins.groupby(readings["battery_id"]).cumsum()
 
 
-def test_tables_follow_the_contract(fleet: tuple[pd.DataFrame, pd.DataFrame]) -> None:
-    readings, batteries = fleet
+def test_tables_follow_the_contract(fleet: SimulatedFleet) -> None:
+    readings, batteries, _ = fleet
     assert list(readings.columns) == names(READING_FIELDS)
     assert list(batteries.columns) == names(BATTERY_FIELDS)
     assert str(readings["time"].dtype) == "datetime64[us, UTC]"
@@ -54,20 +62,49 @@ def test_tables_follow_the_contract(fleet: tuple[pd.DataFrame, pd.DataFrame]) ->
     assert readings.groupby("battery_id")["time"].is_monotonic_increasing.all()
 
 
-def test_the_same_seed_gives_the_same_bytes(fleet: tuple[pd.DataFrame, pd.DataFrame], tmp_path: Path) -> None:
-    write_fleet(*fleet, tmp_path / "a")
-    write_fleet(*simulate_fleet(PARAMS, SEED), tmp_path / "b")
-    for name in ("readings.parquet", "batteries.parquet"):
-        digests = {hashlib.sha256((tmp_path / run / name).read_bytes()).hexdigest() for run in "ab"}
+def test_the_same_seed_gives_the_same_bytes_with_any_number_of_workers(fleet: SimulatedFleet, tmp_path: Path) -> None:
+    runs = {"a": fleet, "b": simulate_fleet(PARAMS, SEED, workers=3)}
+    for run, made in runs.items():
+        write_fleet(made, tmp_path / run, tmp_path / run / "truth.parquet")
+    for name in ("readings.parquet", "batteries.parquet", "truth.parquet"):
+        digests = {hashlib.sha256((tmp_path / run / name).read_bytes()).hexdigest() for run in runs}
         assert len(digests) == 1, name
 
 
 def test_a_battery_is_independent_of_the_fleet_size(readings: pd.DataFrame) -> None:
-    alone, row = simulate_battery(SimulateParams(batteries=1, days_between_logs=120.0), SEED, 4)
-    within = readings[readings["battery_id"] == row["battery_id"]].reset_index(drop=True)
-    pd.testing.assert_frame_equal(alone, within)
-    other, _ = simulate_battery(PARAMS, SEED + 1, 4)
-    assert not other.equals(alone)
+    alone = simulate_battery(PARAMS.model_copy(update={"batteries": 1}), SEED, 4)
+    within = readings[readings["battery_id"] == alone.row["battery_id"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(alone.readings, within)
+    other = simulate_battery(PARAMS, SEED + 1, 4)
+    assert not other.readings.equals(alone.readings)
+
+
+def test_truth_has_the_state_at_the_end_of_each_log(fleet: SimulatedFleet) -> None:
+    truth, logs = fleet.truth, log_number(fleet.readings)
+    assert {name: str(kind) for name, kind in truth.dtypes.items()} == TRUTH_COLUMNS
+    assert not (set(TRUTH_COLUMNS) - {"battery_id", "time", "soh"}) & set(fleet.readings.columns)
+    last = fleet.readings.groupby(["battery_id", logs]).last().reset_index(names=["battery_id", "log"])
+    assert last["battery_id"].tolist() == truth["battery_id"].tolist()
+    # A log of readings ends at most one interval before its activity.
+    behind = (truth["time"] - last["time"]).dt.total_seconds()
+    assert behind.between(-0.001, PARAMS.sampling_s + 0.001).all()
+    assert (truth["soh"] - last["soh"] / 100.0).abs().max() < 0.05
+    assert (truth["cycles"] - last["charge_cycles"]).abs().max() < 1.0
+    of_battery = truth.groupby("battery_id")
+    for name in ("cycles", "cumulative_hazard", "severity"):
+        assert (of_battery[name].diff().dropna() >= 0.0).all(), name
+    assert (truth.loc[truth["fault"] == "", "severity"] == 0.0).all()
+    assert (truth["has_failed"] == (truth["severity"] == 1.0)).all()
+    assert truth["severity"].between(0.0, 1.0).all()
+    ended = of_battery["has_failed"].transform("size") - of_battery.cumcount() == 1
+    assert not truth.loc[~ended, "has_failed"].any()
+
+
+def test_a_life_too_short_for_a_log_has_no_rows() -> None:
+    life = simulate_battery(PARAMS.model_copy(update={"years_in_service": (0.001, 0.001)}), SEED, 0)
+    assert len(life.readings) == len(life.truth) == 0
+    assert list(life.readings.columns) == names(READING_FIELDS)
+    assert str(life.readings["time"].dtype) == "datetime64[us, UTC]"
 
 
 def test_random_streams_equal_those_of_seed_sequence_spawn() -> None:
@@ -218,7 +255,9 @@ def test_advance_days_is_independent_of_the_step_size() -> None:
 def test_a_shorter_observation_is_a_prefix_of_a_longer_one() -> None:
     since = datetime(2020, 1, 1, tzinfo=UTC)
     short, long = (
-        simulate_history(new_battery(PARAMS, SEED, 2, since), PARAMS, (since + timedelta(days=days)).timestamp())
+        simulate_history(
+            new_battery(PARAMS, SEED, 2, since), PARAMS, (since + timedelta(days=days)).timestamp()
+        ).readings
         for days in (300, 700)
     )
     assert 0 < len(short) < len(long)
