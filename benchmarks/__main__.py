@@ -18,6 +18,7 @@ from rich.console import Console
 
 from benchmarks.cell import cell
 from benchmarks.console import console
+from benchmarks.fleet import fleet
 from benchmarks.growth import growth
 from benchmarks.http_predict import http_predict
 from benchmarks.inference import inference_one_row, inference_rows
@@ -36,6 +37,7 @@ PARTS: dict[str, Callable[[], Sequence[Measurement]]] = {
     "growth": lambda: growth(MODELS),
     "training": lambda: training(FEATURES),
     "cell": cell,
+    "fleet": fleet,
     "console": console,
 }
 #: Not run by default: loads ten million rows first.
