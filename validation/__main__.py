@@ -3,6 +3,7 @@
     python -m validation                # every part
     python -m validation cell ageing    # these parts only; the other results are kept
     python -m validation --nasa-pcoe FOLDER calibration    # with the data of the NASA cells
+    python -m validation --ev-faults FOLDER real_cars      # with the data of two cars in service
 
 Ends with 1 if a result exceeds its bound.  The report is written after each part.
 """
@@ -17,14 +18,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from validation import ageing, calibration, report
+from validation import ageing, calibration, real_cars, report
 from validation.cell import cell
 from validation.conservation import conservation
 from validation.report import Result
 
 REPORTS = Path("reports")
-#: The part that needs data of its own, `--nasa-pcoe`.
-CALIBRATION = "calibration"
+#: The parts that need data of their own, with the option that names its folder.
+CALIBRATION, REAL_CARS = "calibration", "real_cars"
+OPTIONS = {CALIBRATION: "--nasa-pcoe", REAL_CARS: "--ev-faults"}
 #: Parts by name; the names of their results start with it.  A part gets the folder for its plots.
 PARTS: dict[str, Callable[[Path], Sequence[Result]]] = {
     "conservation": conservation,
@@ -42,16 +44,19 @@ def main(
     parser = argparse.ArgumentParser(
         prog="python -m validation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join([*parts, CALIBRATION])}")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join([*parts, *OPTIONS])}")
     parser.add_argument("--nasa-pcoe", type=Path, metavar="FOLDER", help="data of the NASA cells, for calibration")
+    parser.add_argument("--ev-faults", type=Path, metavar="FOLDER", help="data of two cars in service, for real_cars")
     given = parser.parse_args(arguments)
-    named, all_parts = given.parts, [*parts, CALIBRATION]
+    named, all_parts = given.parts, [*parts, *OPTIONS]
     if given.nasa_pcoe:
         parts = {**parts, CALIBRATION: lambda _: calibration.measure(given.nasa_pcoe)}
-    elif CALIBRATION in named:
-        parser.error(f"The part {CALIBRATION} needs the data of the NASA cells: add --nasa-pcoe FOLDER.")
-    else:
-        sys.stderr.write(f"{CALIBRATION} is left out: it needs --nasa-pcoe FOLDER; stored results are kept\n")
+    if given.ev_faults:
+        parts = {**parts, REAL_CARS: lambda plots: real_cars.measure(given.ev_faults, plots)}
+    for name in OPTIONS.keys() - parts.keys():
+        if name in named:
+            parser.error(f"The part {name} needs data of its own: add {OPTIONS[name]} FOLDER.")
+        sys.stderr.write(f"{name} is left out: it needs {OPTIONS[name]} FOLDER; stored results are kept\n")
     if unknown := [name for name in named if name not in parts]:
         parser.error(f"There is no part {unknown[0]}: name some of {', '.join(parts)}.")
     file, progress = reports / "physics.json", Console(stderr=True)

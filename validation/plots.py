@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from validation.comparison import Comparison
+from validation.reading_statistics import Car, charging, moving, sampling, temperature_changes
 
 _COLOURS = {0.0: "#0072b2", 25.0: "#009e73", 40.0: "#d55e00"}  # Okabe and Ito: safe for colour-blind eyes
 _HIDDEN_POINTS = 1500
@@ -64,4 +65,48 @@ def temperature_plot(compared: Sequence[Comparison], path: Path) -> None:
         ax.legend(fontsize=7, frameon=False)
         ax.set_ylabel("°C")
         ax.set_xlabel("h")
+    _save(figure, path)
+
+
+def real_cars_plot(real: Sequence[Car], simulated: Sequence[Car], path: Path) -> None:
+    """Distributions of simulated cars (grey) and real ones (coloured): current, temperature, voltage and sampling."""
+    panels = ("current, driving", "current, charging", "hottest probe", "change in 5 min", "probe spread", "gaps")
+    units = ("1/h (C-rate)", "1/h (C-rate)", "°C", "K", "K", "usual intervals")
+    figure = Figure(figsize=(10.8, 5.6), layout="constrained", dpi=80)
+    axes = figure.subplots(2, 3).flatten()
+    shown = [(car, "#bbbbbb", 0.9, "simulated") for car in simulated]
+    shown += [(car, colour, 1.6, car.name) for car, colour in zip(real, _COLOURS.values(), strict=False)]
+    for car, colour, width, label in shown:
+        readings, c_rate = car.readings, car.readings["current"].to_numpy() / car.nominal_capacity_ah
+        intervals = sampling(readings)
+        values = (
+            c_rate[moving(readings)],
+            c_rate[charging(readings)],
+            readings["temperature"].to_numpy(),
+            temperature_changes(readings),
+            (readings["temperature"] - readings["temperature_min"]).to_numpy(),
+            intervals.before_s[1:] / intervals.interval_s,
+        )
+        for ax, one in zip(axes, values, strict=True):
+            ordered = np.sort(one[~np.isnan(one)])
+            every = max(len(ordered) // _HIDDEN_POINTS, 1)
+            share = (np.arange(len(ordered)) + 0.5) / max(len(ordered), 1)
+            if ax is axes[-1]:  # the long ones are of interest
+                every, share = 1, 1.0 - share
+            ax.plot(ordered[::every], share[::every], color=colour, linewidth=width, label=label)
+    for ax, title, unit in zip(axes, panels, units, strict=True):
+        ax.set_title(title, fontsize=9)
+        ax.set_xlabel(unit)
+        ax.set_ylabel("share of readings below")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25, linewidth=0.6)
+    axes[-1].set_xscale("log")
+    axes[-1].set_yscale("log")
+    axes[-1].set_xlim(0.5, 1e4)
+    axes[-1].set_ylim(1e-4, 1.0)
+    axes[-1].set_ylabel("share of gaps longer")
+    handles, labels = axes[0].get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    axes[0].legend(unique.values(), unique.keys(), fontsize=7, frameon=False)
+    figure.suptitle("Readings of simulated cars and of two real ones (cumulative distributions)", fontsize=10)
     _save(figure, path)
