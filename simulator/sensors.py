@@ -49,8 +49,7 @@ HOT_WARNING_C = 50.0
 HOT_ALARM_C = 58.0
 FAULT_LEVEL = 3.0
 
-
-#: Temperature probes of a pack; the cars have 19 and 15 that work.
+#: Temperature probes of a pack; the cars transmit 19 and 15 that work.
 PROBES = 16
 SECONDS_PER_YEAR = 365.25 * 86400.0
 SECONDS_PER_KILOHOUR = 3.6e6

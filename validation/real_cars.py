@@ -65,8 +65,9 @@ def simulated_cars(count: int = SIMULATED) -> list[Car]:
     params, seed = SimulateParams.of(content), content["seed"]
     cars = []
     for index in track(range(count), "simulated cars", transient=True):
-        readings, row = simulate_battery(params, seed, index)
-        cars.append(Car(str(row["battery_id"]), readings, float(str(row["nominal_capacity_ah"]))))
+        life = simulate_battery(params, seed, index)
+        row = life.row
+        cars.append(Car(str(row["battery_id"]), life.readings, float(str(row["nominal_capacity_ah"]))))
     return cars
 
 

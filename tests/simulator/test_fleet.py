@@ -146,7 +146,7 @@ def drive_changes(readings: pd.DataFrame) -> pd.DataFrame:
 
 
 def test_readings_are_quantised(readings: pd.DataFrame) -> None:
-    steps = {"voltage": 0.1, "current": 0.1, "soc": 0.5, "temperature": 0.5, "power_consumption": 10.0}
+    steps = {"voltage": 0.1, "current": 0.1, "soc": 1.0, "temperature": 0.5, "power_consumption": 10.0}
     for name, step in steps.items():
         multiples = readings[name] / step
         assert (multiples - multiples.round()).abs().max() < 1e-6, name
@@ -163,7 +163,8 @@ def test_counted_soc_does_not_leak_soh(readings: pd.DataFrame) -> None:
         .sum()
     )
     gained = (logs["soc"].last() - logs["soc"].first()) / 100.0
-    ratio = (moved_ah / gained)[gained > 0.2]
+    # SoC has a resolution of 1 %, and the charge of the first 30 s is not seen: shorter charges tell too little.
+    ratio = (moved_ah / gained)[gained > 0.4]
     nominal = nominal_capacities(ratio.index.get_level_values(0))
     health = logs["soh"].last()[ratio.index] / 100.0
     assert (ratio / nominal).between(0.96, 1.04).all()

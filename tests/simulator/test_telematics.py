@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipelines.simulate import write_fleet
 from pipelines.validate import write
-from simulator.fleet import SimulateParams, batteries_table, simulate_battery
+from simulator.fleet import SimulatedFleet, SimulateParams, batteries_table, simulate_battery
 from simulator.messages import TelematicsParameters
 from simulator.telematics import Telematics, draw_telematics
 from telemetry.contract import READING_FIELDS, READING_REQUIRED, names
@@ -49,8 +49,8 @@ OPTIONAL = [name for name in names(READING_FIELDS) if name not in READING_REQUIR
 @pytest.fixture(scope="module")
 def battery() -> tuple[pd.DataFrame, dict[str, object]]:
     """Readings of one simulated battery, every 30 s, as its sensors measure them; and its row."""
-    readings, row = simulate_battery(SimulateParams(batteries=1), 7, 0)
-    return readings[:4000].reset_index(drop=True), row
+    life = simulate_battery(SimulateParams(batteries=1), 7, 0)
+    return life.readings[:4000].reset_index(drop=True), life.row
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,8 @@ def test_frozen_stuck_and_dropped_values(readings: pd.DataFrame) -> None:
 
 
 def validated(sent: pd.DataFrame, row: dict[str, object], folder: Path) -> ValidationResult:
-    write_fleet(sent, batteries_table([row]), folder / "raw")
+    fleet = SimulatedFleet(sent, batteries_table([row]), pd.DataFrame())
+    write_fleet(fleet, folder / "raw", folder / "truth.parquet")
     result = validate(SOURCE.read(folder / "raw", None))
     write(result, "fleet", folder / "validated", folder / "quarantine", folder / "reports")
     return result
