@@ -226,15 +226,10 @@ def terminal_voltage_v(
 
 
 @compiled
-def step(
+def moved(
     state: CellState, parameters: CellParameters, wear: Wear, current_a: float, temperature_c: float, dt_s: float
-) -> tuple[CellState, CellOutput]:
-    """State and output after `dt_s` seconds of `current_a`.
-
-    Heat is that of Bernardi et al. 1985 (doi:10.1149/1.2113792): the chemical energy at open-circuit voltage that does
-    not leave the cell as electrical work (mean voltage times charge), and the entropic heat.
-    """
-    before_v = terminal_voltage_v(state, parameters, wear, current_a, temperature_c)
+) -> CellState:
+    """State after `dt_s` seconds of `current_a`."""
     row, share = temperature_position(temperature_c)
     times = parameters.time_s
     keep_1 = math.exp(-dt_s / (times[row, 0] + share * (times[row + 1, 0] - times[row, 0])))
@@ -242,13 +237,13 @@ def step(
     positive_s = times[row, 2] + share * (times[row + 1, 2] - times[row, 2])
     negative_s = times[row, 3] + share * (times[row + 1, 3] - times[row, 3])
     rate = current_a / wear.capacity_ah
-    moved = rate * dt_s / 3600.0
+    moved_soc = rate * dt_s / 3600.0
     hysteresis = state.hysteresis
-    if moved != 0.0:
-        towards = -1.0 if moved > 0.0 else 1.0
-        hysteresis = towards + (hysteresis - towards) * math.exp(-parameters.hysteresis_rate * abs(moved))
-    after = CellState(
-        state.soc - moved,
+    if moved_soc != 0.0:
+        towards = -1.0 if moved_soc > 0.0 else 1.0
+        hysteresis = towards + (hysteresis - towards) * math.exp(-parameters.hysteresis_rate * abs(moved_soc))
+    return CellState(
+        state.soc - moved_soc,
         hysteresis,
         current_a + keep_1 * (state.branch_1_a - current_a),
         current_a + keep_2 * (state.branch_2_a - current_a),
@@ -259,6 +254,19 @@ def step(
         lead_after(state.negative_lead_2, 1, negative_s, rate, dt_s),
         lead_after(state.negative_lead_3, 2, negative_s, rate, dt_s),
     )
+
+
+@compiled
+def step(
+    state: CellState, parameters: CellParameters, wear: Wear, current_a: float, temperature_c: float, dt_s: float
+) -> tuple[CellState, CellOutput]:
+    """State and output after `dt_s` seconds of `current_a`.
+
+    Heat is that of Bernardi et al. 1985 (doi:10.1149/1.2113792): the chemical energy at open-circuit voltage that does
+    not leave the cell as electrical work (mean voltage times charge), and the entropic heat.
+    """
+    before_v = terminal_voltage_v(state, parameters, wear, current_a, temperature_c)
+    after = moved(state, parameters, wear, current_a, temperature_c, dt_s)
     after_v = terminal_voltage_v(after, parameters, wear, current_a, temperature_c)
     mean_v = 0.5 * (before_v + after_v)
     released_v_ah = wear.capacity_ah * (ocv_integral_v(state.soc, parameters) - ocv_integral_v(after.soc, parameters))
