@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.plausibility import N_KINDS
-from telemetry.chemistries import CHEMISTRIES, CHEMISTRY_NAMES, DEFAULT_CHEMISTRY
+from telemetry.chemistries import CHEMISTRIES, CHEMISTRY_NAMES, DEFAULT_CHEMISTRY, PARAMETER_SETS
 from telemetry.contract import BATTERY_FIELDS, EARLIEST, LATEST, SIGNALS
 from telemetry.errors import TwinError
 
@@ -26,7 +26,7 @@ FloatArray = NDArray[np.float64]
 EARLIEST_S, LATEST_S = EARLIEST.timestamp(), LATEST.timestamp()
 
 #: Version of the state update; increment when the layout or the meaning of any slot changes.
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 #: Inputs of one reading, in the order expected by `features.step.step_reading`.
 READING_INPUTS: tuple[str, ...] = (
@@ -59,6 +59,12 @@ N_SIGNALS = len(SIGNALS)
 N_TAU = len(TIME_CONSTANTS_S)
 N_HALF_LIVES = len(HALF_LIVES_CYCLES)
 N_WINDOWS = 4
+#: States of the filtered cell besides its charge (`physics.cell.CellState`), and its covariance's upper triangle.
+N_CELL, N_VARIANCES = 9, 6
+#: Ranges of the estimates of the filter: state of charge, resistance and capacity relative to a new cell.
+FILTER_SOC_MIN, FILTER_SOC_MAX = -0.05, 1.05
+FILTER_RESISTANCE_MIN, FILTER_RESISTANCE_MAX = 0.2, 10.0
+FILTER_CAPACITY_MIN, FILTER_CAPACITY_MAX = 0.4, 1.2
 
 
 class StateError(TwinError):
@@ -103,6 +109,8 @@ _layout = _Layout()
 NOMINAL_CAPACITY_AH = _layout.take_field("nominal_capacity_ah")
 CELLS_IN_SERIES = _layout.take_field("cells_in_series")
 CHEMISTRY = _layout.take_count(maximum=len(CHEMISTRY_NAMES) - 1.0)
+#: Index in `PARAMETER_SETS` + 1; 0 if the parameters of the cells are unknown.
+CELL_PARAMETERS = _layout.take_count(maximum=float(len(PARAMETER_SETS)))
 #: Number of slots of battery properties, the first ones.
 N_PROPERTIES = _layout.size
 #: Checksum of the events of the battery that the state includes; 0 for none.
@@ -175,6 +183,26 @@ SIGNAL_MEAN = _layout.take(N_SIGNALS * N_HALF_LIVES)
 SIGNAL_WEIGHT = _layout.take_count(N_SIGNALS * N_HALF_LIVES)
 SIGNAL_DEVIATION = _layout.take(N_SIGNALS)
 SIGNAL_DEVIATION_WEIGHT = _layout.take_count(N_SIGNALS)
+# Filter of the cell model (`features.cell_filter`): times of the newest reading and of the newest correction; current
+# and reported state of charge at the former; charge since the latter, C times seconds.
+FILTER_TIME_S = _layout.take_time()
+FILTER_TICK_S = _layout.take_time()
+FILTER_C_RATE = _layout.take(1, -100.0, 100.0)
+FILTER_REPORTED_SOC = _layout.take(1, 0.0, 100.0)
+FILTER_CHARGE_S = _layout.take(1, -1e6, 1e6, may_be_missing=False)
+# Estimates: as above.
+FILTER_SOC = _layout.take(1, FILTER_SOC_MIN, FILTER_SOC_MAX)
+FILTER_RESISTANCE = _layout.take(1, FILTER_RESISTANCE_MIN, FILTER_RESISTANCE_MAX)
+FILTER_CAPACITY = _layout.take(1, FILTER_CAPACITY_MIN, FILTER_CAPACITY_MAX)
+FILTER_VARIANCE = _layout.take(N_VARIANCES, -1.0, 1.0, may_be_missing=False)
+FILTER_CELL = _layout.take(N_CELL, -1e3, 1e3, may_be_missing=False)
+#: Variance of the passing error of the voltage, V^2.
+FILTER_PASSING_V2 = _layout.take(1, 0.0, 1e4, may_be_missing=False)
+# Residual of the voltage of a cell before the correction: averages of it, and of its square, over an hour.
+FILTER_RESIDUAL_WEIGHT = _layout.take_count(maximum=1.0 + 1e-9)
+FILTER_RESIDUAL_V = _layout.take(may_be_missing=False)
+FILTER_RESIDUAL_V2 = _layout.take_count()
+FILTER_END = _layout.size
 
 STATE_SIZE = _layout.size
 _MINIMUM, _MAXIMUM = np.array(_layout.minimum), np.array(_layout.maximum)
@@ -199,6 +227,13 @@ _MISSING_AT_FIRST = (
     AGE_SUSPECT,
     AGE_SUSPECT_SINCE_S,
     SEGMENT_START_S,
+    FILTER_TIME_S,
+    FILTER_TICK_S,
+    FILTER_C_RATE,
+    FILTER_REPORTED_SOC,
+    FILTER_SOC,
+    FILTER_RESISTANCE,
+    FILTER_CAPACITY,
 )
 
 
@@ -218,15 +253,26 @@ def set_battery(
     nominal_voltage: float | None = None,
     cells_in_series: float | None = None,
     chemistry: str | None = None,
+    cell_parameters: str | None = None,
 ) -> None:
     """Set the battery properties in `state`; those not given (None or NaN) are left unchanged.
 
     Args:
         nominal_voltage: V, of the pack; gives the number of cells in series where that is not given.
+        cell_parameters: one of `PARAMETER_SETS`; switches the filter of the cell model on.
 
     Raises:
-        TwinError: if `chemistry` is not an entry of `telemetry.chemistries`.
+        TwinError: if `chemistry` is not an entry of `telemetry.chemistries`, or `cell_parameters` not one of the sets.
     """
+    if cell_parameters:
+        if cell_parameters.upper() not in PARAMETER_SETS:
+            known = ", ".join(PARAMETER_SETS)
+            raise TwinError(
+                f"unknown cell_parameters {cell_parameters!r}: give one of {known}, or leave it out",
+                field="cell_parameters",
+                value=cell_parameters,
+            )
+        state[CELL_PARAMETERS] = PARAMETER_SETS.index(cell_parameters.upper()) + 1.0
     if chemistry:
         if chemistry.upper() not in CHEMISTRY_NAMES:
             known = ", ".join(CHEMISTRY_NAMES)
@@ -265,6 +311,7 @@ def properties(state: FloatArray) -> dict[str, object]:
         "nominal_capacity_ah": None if np.isnan(capacity) else capacity,
         "cells_in_series": None if np.isnan(cells) else cells,
         "chemistry": CHEMISTRY_NAMES[int(state[CHEMISTRY])],
+        "cell_parameters": (None, *PARAMETER_SETS)[int(state[CELL_PARAMETERS])],
     }
 
 

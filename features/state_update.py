@@ -130,7 +130,9 @@ def _update_from_readings(  # type: ignore[no-untyped-def]
         if outcome == step.CLOSED:
             summary[step.CLOSED_BATTERY] = battery_row[i]
             summary[step.CLOSED_READING] = i
-            closed[count] = summary
+            # A loop, because the error message of an assignment of arrays would be compiled for a second.
+            for k in range(step.CLOSED_SIZE):
+                closed[count, k] = summary[k]
             read_cycle_features(state, closed_features[count])
             count += 1
     return count

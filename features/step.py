@@ -2,7 +2,8 @@
 
 A reading updates the thermal and electrical averages, which are weighted by time so that a battery may
 report every 0.5 s or every 30 s.  When a charge or discharge session closes, it is summarised, and the
-summary updates the averages over cycles; a laboratory's cycle summary updates these directly.
+summary updates the averages over cycles; a laboratory's cycle summary updates these directly.  Where the parameters of
+the cells are known, a reading corrects the cell model as well (`features.cell_filter`).
 
 `states` rows are changed in place.  Updates are sequential per battery, so processing a history at
 once, in chunks or one reading at a time gives the same bits.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from features import plausibility
+from features import cell_filter, plausibility
 from features import state as s
 from telemetry.chemistries import CHEMISTRIES
 from telemetry.contract import SIGNAL_FIELDS, SIGNALS
@@ -52,6 +53,7 @@ _RESISTANCE = SIGNALS.index("resistance_ohm")
 _SPREAD = SIGNALS.index("cell_voltage_spread_v")
 _TEMPERATURE_MEAN = SIGNALS.index("temperature_mean_c")
 _TEMPERATURE_RISE = SIGNALS.index("temperature_rise_c")
+_FILTER = SIGNALS.index(cell_filter.SIGNALS[0])
 
 #: Outcomes of a reading: as for `step_reading`.
 CONFLICT, DUPLICATE, OLDER, APPLIED, CLOSED = -2, -1, 0, 1, 2
@@ -185,6 +187,7 @@ def _close_session(state, closed):  # type: ignore[no-untyped-def]
         signals[_RESISTANCE] = -state[s.SESSION_COVARIANCE] / state[s.SESSION_VARIANCE] / nominal
     if state[s.SESSION_SPREAD_SECONDS] > 0.0:
         signals[_SPREAD] = state[s.SESSION_SPREAD_SUM] / state[s.SESSION_SPREAD_SECONDS]
+    cell_filter.read_signals(state, signals[_FILTER : _FILTER + cell_filter.N_SIGNALS])
     signals[_TEMPERATURE_MEAN] = state[s.SESSION_TEMPERATURE_SUM] / seconds
     signals[_TEMPERATURE_RISE] = state[s.TEMPERATURE_C] - state[s.SESSION_START_TEMPERATURE_C]
     push_cycle(state, state[s.CYCLES], signals)
@@ -403,6 +406,8 @@ def step_reading(state, reading, closed):  # type: ignore[no-untyped-def]
         for k in range(s.N_WINDOWS):
             share = _share_in_window(edges[k], edges[k + 1], previous_rest_voltage, rest_voltage)
             state[s.SESSION_WINDOWS + k] += share * capacities * direction
+
+    cell_filter.update(state, time_s, voltage, c_rate, temperature, reading[4])
 
     state[s.TIME_S] = time_s
     state[s.CELL_VOLTAGE_V] = voltage

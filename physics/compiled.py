@@ -17,6 +17,11 @@ def compiled(function: Function) -> Function:
     return cast(Function, njit(function))
 
 
+def compiled_inner(function: Function) -> Function:
+    """Compile `function` together with its callers, for these alone: Python cannot call it, which compiles faster."""
+    return cast(Function, njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(function))
+
+
 def compiled_entry(function: Function) -> Function:
     """Compile `function` and cache the machine code on disk; for the functions that Python calls."""
     return cast(Function, njit(cache=True)(function))

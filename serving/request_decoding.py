@@ -201,7 +201,7 @@ def _check_times(battery: BatteryRequest, path: str, latest: datetime, future_s:
 
 
 def _state(battery: BatteryRequest, path: str) -> FloatArray:
-    """The state before this request, with the battery's capacity, cells and chemistry set."""
+    """The state before this request, with the battery's capacity, cells, chemistry and cell parameters set."""
     state: FloatArray
     if battery.state is None:
         state = new_states(1)[0]
@@ -223,6 +223,7 @@ def _state(battery: BatteryRequest, path: str) -> FloatArray:
             nominal_voltage=info.nominal_voltage,
             cells_in_series=info.cells_in_series,
             chemistry=info.chemistry,
+            cell_parameters=info.cell_parameters,
         )
     except TwinError as error:
         raise RequestError(422, error.sentence, field=f"{path}.battery.{error.field}", value=error.value) from error

@@ -74,6 +74,7 @@ class Identity:
             "model": self.model.name,
             "in_service_since": self.in_service_since,
             "fleet": self.usage.name,
+            "cell_parameters": self.model.chemistry,
         }
         return {name: row[name] for name in names(BATTERY_FIELDS)}
 

@@ -59,6 +59,9 @@ CHEMISTRIES: dict[str, Chemistry] = {
 
 DEFAULT_CHEMISTRY = "NMC"
 CHEMISTRY_NAMES: tuple[str, ...] = tuple(CHEMISTRIES)
+#: Identified parameters of cells (`physics.parameters`), which a battery may name as its `cell_parameters`.  States
+#: store the index: append at the end.
+PARAMETER_SETS: tuple[str, ...] = ("NMC", "NCA", "LFP")
 
 
 def chemistry(name: str | None) -> Chemistry:

@@ -108,6 +108,10 @@ SIGNAL_FIELDS: tuple[Field, ...] = (
     Field("cell_voltage_spread_v", "V", "highest minus lowest cell, mean"),
     Field("temperature_mean_c", "degC", "hottest probe, time-weighted"),
     Field("temperature_rise_c", "degC", "hottest probe, last minus first of the session"),
+    Field("cell_capacity_factor", "", "capacity over the nominal one, estimated by the filter of the cell model"),
+    Field("cell_resistance_factor", "", "resistance over that of a new cell in the same condition, estimated likewise"),
+    Field("model_residual_mean_v", "V", "measured less predicted voltage of a cell, mean of about an hour"),
+    Field("model_residual_rms_v", "V", "the same, root mean square"),
 )
 
 CYCLE_FIELDS: tuple[Field, ...] = (
@@ -136,6 +140,7 @@ BATTERY_FIELDS: tuple[Field, ...] = (
     Field("model", "", "", "text"),
     Field("in_service_since", "UTC", "", "time"),
     Field("fleet", "", "", "text"),
+    Field("cell_parameters", "", "identified parameters of its cells, an entry of physics/parameters", "text"),
 )
 
 

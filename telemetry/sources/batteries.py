@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from telemetry.chemistries import CHEMISTRY_NAMES
+from telemetry.chemistries import CHEMISTRY_NAMES, PARAMETER_SETS
 from telemetry.contract import BATTERY_FIELDS, BATTERY_ID, Field
 from telemetry.errors import TwinError
 from telemetry.sources.base import Telemetry, complete, rejections
@@ -16,6 +16,7 @@ from telemetry.sources.raw import read_csv
 from telemetry.sources.translate import content
 
 _NAMES = tuple(f.name for f in BATTERY_FIELDS)
+_CHOICES = {"chemistry": CHEMISTRY_NAMES, "cell_parameters": PARAMETER_SETS}
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,9 @@ def _parsed(text: pd.Series, field: Field) -> pd.Series:
         return pd.to_numeric(text, errors="coerce").astype("float64")
     if field.name == "battery_id":
         return text.where(text.str.match(BATTERY_ID))
-    if field.name == "chemistry":
+    if field.name in _CHOICES:
         upper = text.str.upper()
-        return upper.where(upper.isin(CHEMISTRY_NAMES))
+        return upper.where(upper.isin(_CHOICES[field.name]))
     return text
 
 
@@ -159,6 +160,6 @@ def _allowed(field: Field) -> str:
         )
     if field.kind == "time":
         return "it must be a date or time such as 2021-05-01"
-    if field.name == "chemistry":
-        return f"it must be one of {', '.join(CHEMISTRY_NAMES)}"
+    if field.name in _CHOICES:
+        return f"it must be one of {', '.join(_CHOICES[field.name])}"
     return "it must be 1 to 50 characters of A-Z a-z 0-9 _ . -"

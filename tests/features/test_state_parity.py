@@ -36,7 +36,7 @@ def history() -> tuple[np.ndarray, np.ndarray]:
 def fresh() -> np.ndarray:
     states = s.new_states(N_BATTERIES)
     for state in states:
-        s.set_battery(state, nominal_capacity_ah=100.0, cells_in_series=96, chemistry="NMC")
+        s.set_battery(state, nominal_capacity_ah=100.0, cells_in_series=96, chemistry="NMC", cell_parameters="NMC")
     return states
 
 
@@ -171,6 +171,10 @@ def test_invalid_state_is_rejected(damage: str) -> None:
         (s.SIGNAL_WEIGHT, -1.0),
         (s.SIGNAL_DEVIATION_WEIGHT, np.nan),
         (s.IMPLAUSIBLE, 1e9),
+        (s.CELL_PARAMETERS, 4.0),
+        (s.FILTER_SOC, 2.0),
+        (s.FILTER_CAPACITY, 0.0),
+        (s.FILTER_VARIANCE, np.nan),
         (s.IMPLAUSIBLE_COUNT, np.inf),
     ],
 )
