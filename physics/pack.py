@@ -1,7 +1,7 @@
 """Pack of cells in series and parallel: spread between cells, current for a demanded power, and limits by single cells.
 
-A pack is simulated by some of its series groups, each standing for `groups` of them: all one by one, or three (the
-weakest, the mean and the strongest).  Each simulated group has the state of one cell of `physics.cell` and its
+A pack is simulated by some of its series groups, each standing for `groups` of them: all one by one, or a few weak
+ones, the mean and the strongest.  Each simulated group has the state of one cell of `physics.cell` and its
 temperatures; `parallel` cells share its current.  Cells are balanced when full.
 """
 

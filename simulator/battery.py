@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -11,31 +11,30 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from physics.ageing import model as ageing_model
-from physics.pack import CORE_C, GROUP_SIZE, set_at_rest
+from physics.cell import CellParameters
+from physics.pack import CORE_C
 from simulator.battery_physics import (
     CHARGE,
     DRIVE,
     NO_OVERRIDES,
-    PARKED,
     REST,
     Activity,
     BatteryState,
     Design,
     Overrides,
     advance_days,
-    condition_of,
     cycles,
     drop_stale_code,
+    first_state,
     health,
     is_faulty,
     record,
+    rested,
 )
-from simulator.climate import SECONDS_PER_DAY, ambient_c
+from simulator.climate import SECONDS_PER_DAY
 from simulator.designs import CAR_MODELS, USAGES, CarModel, Usage, draw_design, pick
-from simulator.driving import STANDING
-from simulator.faults import HEALTHY
 from simulator.sensors import SAMPLE_SIZE, TIME_S, measure
+from simulator.telematics import Telematics, draw_telematics
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, names
 
 FloatArray = NDArray[np.float64]
@@ -101,6 +100,8 @@ class Battery:
         seed: of the fleet.
         index: of the battery; its random streams depend on seed and index only.
         models: car models of the fleet.
+        reports_every_s, telematics_faults: see `simulator.telematics.draw_telematics`.
+        cell: cells of the pack; None: those of the model's chemistry.
         is_full: simulate every series group of the pack instead of three.
     """
 
@@ -113,6 +114,9 @@ class Battery:
         models: tuple[CarModel, ...] = CAR_MODELS,
         ageing_spread: float,
         hazard_scale: float,
+        reports_every_s: Sequence[float] = (),
+        telematics_faults: float = 0.0,
+        cell: CellParameters | None = None,
         is_full: bool = False,
     ) -> None:
         drop_stale_code()
@@ -127,16 +131,14 @@ class Battery:
             in_service_s=start_s,
             ageing_spread=ageing_spread,
             hazard_scale=hazard_scale,
+            cell=cell,
             is_full=is_full,
         )
         self.overrides: Overrides = NO_OVERRIDES
-        air_c = ambient_c(start_s, self.design.climate)
-        model_number, count = self.design.ageing.model, len(self.design.pack.groups)
-        ageing = np.array([ageing_model.new(model_number)] * count)
-        stress = np.array([ageing_model.begin(FIRST_SOC)] * count)
-        groups = np.zeros((count, GROUP_SIZE))
-        self.state = BatteryState(start_s, groups, ageing, stress, STANDING, PARKED, HEALTHY, 0.0, 0.0, FIRST_SOC, 0.0)
-        self.set_at_rest(FIRST_SOC, air_c)
+        self.state: BatteryState = first_state(self.design, start_s, FIRST_SOC)
+        # Its own generator, so that a table is the same as single readings.
+        own = self._sensor_rng.spawn(1)[0]
+        self.telematics = Telematics(draw_telematics(own, reports_every_s, telematics_faults), own)
 
     @property
     def random_streams(self) -> tuple[np.random.Generator, np.random.Generator]:
@@ -170,10 +172,7 @@ class Battery:
 
     def set_at_rest(self, soc: float, temperature_c: float) -> None:
         """Set the pack to rest at a state of charge, a fraction, and temperature."""
-        groups = self.state.groups.copy()
-        condition = condition_of(self.state, self.design, self.overrides)
-        set_at_rest(groups, self.design.pack, condition, soc, temperature_c)
-        self.state = self.state._replace(groups=groups)
+        self.state = rested(self.state, self.design, self.overrides, soc, temperature_c)
 
     @property
     def core_c(self) -> float:
@@ -263,4 +262,5 @@ class Battery:
             ),
             **measure(samples, self.design.sensors, self._sensor_rng),
         }
-        return pd.DataFrame({name: columns[name] for name in names(READING_FIELDS)}).astype({"battery_id": "str"})
+        frame = pd.DataFrame({name: columns[name] for name in names(READING_FIELDS)}).astype({"battery_id": "str"})
+        return self.telematics.table(frame)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from physics import pack as p
 from physics.ageing import model as ageing_model
+from physics.ageing.state import Ageing, Stress
 from physics.cell import voltage_at
 from physics.compiled import compiled, compiled_entry, sources_checksum
 from physics.pack import Condition, PackParameters
@@ -36,6 +37,9 @@ CHARGE_C_RATE = 1.5
 DRIVE_C_RATE = 4.0
 #: Capacity relative to new of a cell that is worn out; below it no car would drive.
 SMALLEST_CAPACITY = 0.05
+TIME_TOLERANCE_S = 1e-3
+SHORTEST_DAYS = 1e-12
+N_AGEING, N_STRESS = len(Ageing._fields), len(Stress._fields)
 
 
 class AgeingParameters(NamedTuple):
@@ -104,13 +108,13 @@ NO_OVERRIDES = Overrides(0.0, 1.0, NO_FAULT, 0.0)
 PARKED = Activity(REST, 0.0, 0.0, 1.0)
 
 
-@compiled
+@compiled_entry
 def cycles(state: BatteryState, design: Design) -> float:
     """Equivalent full cycles: discharged charge over nominal capacity."""
     return state.discharged_ah / design.pack.nominal_capacity_ah
 
 
-@compiled
+@compiled_entry
 def health(ageing: FloatArray, design: Design) -> float:
     """State of health: present capacity of the weakest group over nominal capacity."""
     weakest = math.inf
@@ -134,14 +138,14 @@ def present_defect(state: BatteryState, overrides: Overrides) -> tuple[int, floa
     return state.defect.kind, state.defect.severity
 
 
-@compiled
+@compiled_entry
 def is_faulty(state: BatteryState, overrides: Overrides) -> bool:
     """True once the battery's fault has happened, or one was injected at full severity."""
     injected = overrides.fault_kind != NO_FAULT and overrides.fault_severity >= 1.0
     return injected or state.defect.severity >= 1.0
 
 
-@compiled
+@compiled_entry
 def condition_of(state: BatteryState, design: Design, overrides: Overrides) -> Condition:
     """Condition of the pack: ageing, and effects of its own or an injected defect."""
     count = len(state.ageing)
@@ -292,23 +296,26 @@ def advance(
 
 
 @compiled
-def end_of_day(state: BatteryState, design: Design, overrides: Overrides, rng: np.random.Generator) -> BatteryState:
-    """Update ageing (in place) and the defect by the stress since the last update."""
+def exposure_of(state: BatteryState, design: Design) -> Exposure:
+    """Exposure to defects since the last update of ageing."""
     stress = ageing_model.stress_in(state.stress[len(state.stress) // 2])
-    if stress.days <= 0.0:
-        return state
     years = stress.days / DAYS_PER_YEAR
     in_service = (state.time_s - design.in_service_s) / SECONDS_PER_DAY / DAYS_PER_YEAR
-    exposure = Exposure(
+    return Exposure(
         max(cycles(state, design) - stress.throughput, 0.0),
         max(in_service - years, 0.0),
         stress.throughput,
         years,
         capacity_loss(state.ageing),
-        stress.temperature_c / stress.days,
+        stress.temperature_c / max(stress.days, SHORTEST_DAYS),
         design.usage.dc_share,
     )
-    defect = advance_defect(state.defect, design.plan, exposure, design.hazards, rng)
+
+
+@compiled
+def end_of_day(state: BatteryState, design: Design, overrides: Overrides, rng: np.random.Generator) -> BatteryState:
+    """Update ageing (in place) and the defect by the stress since the last update."""
+    defect = advance_defect(state.defect, design.plan, exposure_of(state, design), design.hazards, rng)
     age(state, design, overrides)
     return with_defect(state, defect)
 
@@ -349,6 +356,39 @@ def copied(state: BatteryState) -> BatteryState:
     )
 
 
+@compiled_entry
+def first_state(design: Design, time_s: float, soc: float) -> BatteryState:
+    """State of a new battery, parked at `soc` and the outdoor temperature."""
+    count = design.pack.groups.size
+    ageing, stress = np.empty((count, N_AGEING)), np.empty((count, N_STRESS))
+    for group in range(count):
+        ageing_model.store(ageing[group], ageing_model.new(design.ageing.model))
+        ageing_model.store(stress[group], ageing_model.begin(soc))
+    state = BatteryState(
+        time_s,
+        np.zeros((count, p.GROUP_SIZE)),
+        ageing,
+        stress,
+        DriveState(-1.0, 0.0),
+        Activity(REST, 0.0, 0.0, 1.0),
+        Defect(0.0, NO_FAULT, 0.0),
+        0.0,
+        0.0,
+        soc,
+        0.0,
+    )
+    no_overrides = Overrides(0.0, 1.0, NO_FAULT, 0.0)
+    return rested(state, design, no_overrides, soc, ambient_c(time_s, design.climate))
+
+
+@compiled_entry
+def rested(state: BatteryState, design: Design, overrides: Overrides, soc: float, temperature_c: float) -> BatteryState:
+    """`state` with the pack at rest at a state of charge and temperature."""
+    state = copied(state)
+    p.set_at_rest(state.groups, design.pack, condition_of(state, design, overrides), soc, temperature_c)
+    return state
+
+
 @compiled
 def write_sample(
     sample: FloatArray, state: BatteryState, design: Design, overrides: Overrides, current_a: float, air_c: float
@@ -375,6 +415,8 @@ def write_sample(
     sample[s.ODOMETER_KM] = state.odometer_km
     sample[s.SPEED_M_S] = state.drive.speed_m_s
     sample[s.HAS_FAILED] = 1.0 if is_faulty(state, overrides) else 0.0
+    kind, severity = present_defect(state, overrides)
+    sample[s.SENSOR_SEVERITY] = effects(kind, severity).sensor_severity
 
 
 @compiled_entry
@@ -403,6 +445,42 @@ def record(
     return state, len(samples), False
 
 
+@compiled
+def use_until_midnight(
+    state: BatteryState, design: Design, overrides: Overrides, until_s: float, rng: np.random.Generator
+) -> BatteryState:
+    """State after a whole day of use that begins at midnight, or after parking until the next midnight or `until_s`.
+
+    Arrays are changed in place; ageing and the defect are not updated.
+    """
+    condition = condition_of(state, design, overrides)
+    place = Place(design.pack, condition, design.climate, overrides.ambient_offset_c)
+    middle = len(state.groups) // 2
+    soc = min(max(p.pack_soc(state.groups) - min(condition.weak_charge_offset, 0.0), 0.0), 1.0)
+    core_c, surface_c = state.groups[middle, p.CORE_C], state.groups[middle, p.SURFACE_C]
+    day = Day(state.time_s, soc, core_c, surface_c, 0.0, 0.0, 0.0, 0.0)
+    next_midnight_s = (math.floor(state.time_s / SECONDS_PER_DAY + 1e-9) + 1.0) * SECONDS_PER_DAY
+    is_midnight = next_midnight_s - state.time_s > SECONDS_PER_DAY - TIME_TOLERANCE_S
+    if is_midnight and until_s >= next_midnight_s - TIME_TOLERANCE_S:
+        day = day_of_use(day, place, state.stress, design.ageing.model, design.usage, rng)
+    else:
+        day = park_until(day, place, state.stress, design.ageing.model, min(next_midnight_s, until_s))
+    p.set_at_rest(state.groups, design.pack, condition, day.soc, day.core_c)
+    return BatteryState(
+        max(day.time_s, state.time_s + TIME_TOLERANCE_S),
+        state.groups,
+        state.ageing,
+        state.stress,
+        DriveState(-1.0, 0.0),
+        Activity(REST, 0.0, 0.0, 1.0),
+        state.defect,
+        state.discharged_ah + day.discharged_ah,
+        state.odometer_km + day.km,
+        day.soc,
+        0.0,
+    )
+
+
 @compiled_entry
 def advance_days(
     state: BatteryState, design: Design, overrides: Overrides, days: float, rng: np.random.Generator
@@ -414,35 +492,34 @@ def advance_days(
     state = copied(state)
     until_s = state.time_s + days * SECONDS_PER_DAY
     had_failed = state.defect.severity >= 1.0
-    middle = len(state.groups) // 2
     while state.time_s < until_s and (had_failed or state.defect.severity < 1.0):
-        condition = condition_of(state, design, overrides)
-        place = Place(design.pack, condition, design.climate, overrides.ambient_offset_c)
-        soc = min(max(p.pack_soc(state.groups) - min(condition.weak_charge_offset, 0.0), 0.0), 1.0)
-        core_c, surface_c = state.groups[middle, p.CORE_C], state.groups[middle, p.SURFACE_C]
-        day = Day(state.time_s, soc, core_c, surface_c, 0.0, 0.0, 0.0, 0.0)
-        next_midnight_s = (math.floor(state.time_s / SECONDS_PER_DAY + 1e-9) + 1.0) * SECONDS_PER_DAY
-        is_midnight = next_midnight_s - state.time_s > SECONDS_PER_DAY - 1e-3
-        if is_midnight and until_s >= next_midnight_s - 1e-3:
-            day = day_of_use(day, place, state.stress, design.ageing.model, design.usage, rng)
-        else:
-            day = park_until(day, place, state.stress, design.ageing.model, min(next_midnight_s, until_s))
-        p.set_at_rest(state.groups, design.pack, condition, day.soc, day.core_c)
-        state = BatteryState(
-            max(day.time_s, state.time_s + 1e-3),
-            state.groups,
-            state.ageing,
-            state.stress,
-            DriveState(-1.0, 0.0),
-            Activity(REST, 0.0, 0.0, 1.0),
-            state.defect,
-            state.discharged_ah + day.discharged_ah,
-            state.odometer_km + day.km,
-            day.soc,
-            0.0,
-        )
+        state = use_until_midnight(state, design, overrides, until_s, rng)
         state = end_of_day(state, design, overrides, rng)
     return state
+
+
+@compiled_entry
+def advance_all(
+    states: list[BatteryState],
+    designs: list[Design],
+    overrides: Overrides,
+    seconds: float,
+    samples: FloatArray,
+    ended: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> None:
+    """Simulate many batteries for `seconds`, one sample each; the states are replaced and changed in place.
+
+    Args:
+        states, designs: typed lists of numba, of the same length n.
+        samples: float64[n, SAMPLE_SIZE], written.
+        ended: bool[n], written: whether the battery's activity ended.
+    """
+    for number in range(len(states)):
+        state, current_a, air_c, has_stopped = advance(states[number], designs[number], overrides, seconds, rng)
+        write_sample(samples[number], state, designs[number], overrides, current_a, air_c)
+        states[number] = state
+        ended[number] = has_stopped
 
 
 _SOURCES = sources_checksum("physics", "simulator")
@@ -453,8 +530,22 @@ def _compiled_sources() -> int:
     return _SOURCES
 
 
+ENTRIES = (
+    cycles,
+    health,
+    is_faulty,
+    condition_of,
+    first_state,
+    rested,
+    record,
+    advance_days,
+    advance_all,
+    _compiled_sources,
+)
+
+
 def drop_stale_code() -> None:
-    """Recompile `record` and `advance_days` if the cached machine code was made from other sources."""
+    """Recompile the functions that Python calls if the cached machine code was made from other sources."""
     if _compiled_sources() != _SOURCES:
-        for entry in (record, advance_days, _compiled_sources):
+        for entry in ENTRIES:
             cast(Any, entry).recompile()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from physics.cell import CellParameters, open_circuit_voltage_v
+from physics.cell import OCP_POINTS, OCP_SOC_FIRST, OCP_SOC_STEP, CellParameters
 from physics.compiled import compiled
 from physics.pack import PackParameters, limited_by_voltage_a
 
@@ -48,8 +48,9 @@ class ChargeCounter(NamedTuple):
 
 def ocv_table(cell: CellParameters) -> FloatArray:
     """Open-circuit voltage of `cell`, V, at evenly spaced states of charge from 0 to 1, made increasing."""
-    values = [open_circuit_voltage_v(soc, cell) for soc in np.linspace(0.0, 1.0, OCV_POINTS)]
-    table: FloatArray = np.maximum.accumulate(np.array(values)) + 1e-9 * np.arange(OCV_POINTS)
+    grid = OCP_SOC_FIRST + OCP_SOC_STEP * np.arange(OCP_POINTS)
+    values = np.interp(np.linspace(0.0, 1.0, OCV_POINTS), grid, cell.ocp_positive_v - cell.ocp_negative_v)
+    table: FloatArray = np.maximum.accumulate(values) + 1e-9 * np.arange(OCV_POINTS)
     return table
 
 

@@ -126,6 +126,10 @@ KNEE_SHARE = 0.1
 CAPACITY_RESERVE = 0.01
 SPECIFIC_HEAT_J_PER_KG_K = 1000.0
 CORE_SHARE_OF_HEAT = 0.7
+#: Between the coolant's mean temperature and that at its ends.
+COOLANT_RISE_C = 1.5
+#: Loss by which the group is chosen that is the weakest at the end of life; it rises with the root of the speed.
+LATE_LOSS = 0.12
 LONG_TRIP_KM = 280.0
 INTERRUPTED_SHARE = 0.08
 
@@ -159,30 +163,34 @@ def cycles_of(vehicle: str) -> CycleTable:
 
 
 def draw_pack(
-    model: CarModel, rng: np.random.Generator, *, is_full: bool = False
+    model: CarModel, rng: np.random.Generator, *, cell: CellParameters | None = None, is_full: bool = False
 ) -> tuple[PackParameters, NDArray[np.float64]]:
     """Draw the parameters of one pack of a car model, and the ageing speed of its groups relative to the pack's.
 
+    Group 0 has the smallest capacity when new, group 1 the smallest at the end of life, the last one the largest.
+
     Args:
-        is_full: simulate every series group instead of the weakest, the mean and the strongest.
+        cell: its cells; None: those of the model's chemistry.
+        is_full: simulate every series group instead of these three and the mean of the others.
     """
-    cell, n = cell_of(model.chemistry), model.cells_in_series
+    cell, n = cell or cell_of(model.chemistry), model.cells_in_series
     reserve = 1.0 + CAPACITY_RESERVE + PACK_CAPACITY_SPREAD * rng.standard_normal()
-    capacity = 1.0 + CELL_CAPACITY_SPREAD * rng.standard_normal(n)
-    resistance = np.exp(CELL_RESISTANCE_SPREAD * rng.standard_normal(n))
-    speed = np.exp(CELL_AGEING_SPREAD * rng.standard_normal(n))
-    # Weak is a group that loses capacity first.
-    order = np.argsort(capacity - 0.2 * speed)
-    capacity, speed = capacity[order], speed[order]
-    resistance = resistance[order] * np.exp(PACK_RESISTANCE_SPREAD * rng.standard_normal())
-    coolant_c = np.linspace(1.5, -1.5, n)
+    # The cells in parallel of a group differ less in their mean.
+    within = 1.0 / np.sqrt(model.cells_in_parallel)
+    capacity = 1.0 + within * CELL_CAPACITY_SPREAD * rng.standard_normal(n)
+    resistance = np.exp(within * CELL_RESISTANCE_SPREAD * rng.standard_normal(n))
+    speed = np.exp(within * CELL_AGEING_SPREAD * rng.standard_normal(n))
+    coolant_c = rng.permutation(np.linspace(COOLANT_RISE_C, -COOLANT_RISE_C, n))
+    resistance *= np.exp(PACK_RESISTANCE_SPREAD * rng.standard_normal())
+    order = np.argsort(capacity)
+    late = 1 + int(np.argmin((capacity - LATE_LOSS * speed)[order[1:]]))
+    order[[1, late]] = order[[late, 1]]
+    columns = [capacity[order], resistance[order], speed[order], coolant_c[order]]
     groups = np.ones(n)
     if not is_full:
-        capacity, resistance, speed, coolant_c = (
-            np.array([values[0], values[1:-1].mean(), values[-1]])
-            for values in (capacity, resistance, speed, coolant_c)
-        )
-        groups = np.array([1.0, n - 2.0, 1.0])
+        columns = [np.array([*values[:2], values[2:-1].mean(), values[-1]]) for values in columns]
+        groups = np.array([1.0, 1.0, n - 3.0, 1.0])
+    capacity, resistance, speed, coolant_c = columns
     parallel = model.nominal_capacity_ah * reserve / cell.capacity_ah
     each = 1.0 / (n * parallel)
     heat_j_per_k = model.pack_mass_kg * SPECIFIC_HEAT_J_PER_KG_K * each
@@ -198,10 +206,6 @@ def draw_pack(
         float(n), parallel, model.nominal_capacity_ah, cell, thermal, groups, capacity, resistance, coolant_c
     )
     return pack, speed
-
-
-def _weakest_mean_strongest(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.array([values[0], values[1:-1].mean(), values[-1]])
 
 
 def draw_climate(climate: Climate, rng: np.random.Generator) -> ClimateParameters:
@@ -245,6 +249,7 @@ def draw_design(
     in_service_s: float,
     ageing_spread: float,
     hazard_scale: float,
+    cell: CellParameters | None = None,
     is_full: bool = False,
 ) -> Design:
     """Draw the design of one battery.
@@ -253,9 +258,9 @@ def draw_design(
         in_service_s: first day, seconds since 1970.
         ageing_spread: factor on the spread of ageing between packs.
         hazard_scale: factor on the hazards of defects.
-        is_full: see `draw_pack`.
+        cell, is_full: see `draw_pack`.
     """
-    pack, cell_speed = draw_pack(model, rng, is_full=is_full)
+    pack, cell_speed = draw_pack(model, rng, cell=cell, is_full=is_full)
     speed = AGEING_SPEED * float(np.exp(ageing_spread * PACK_AGEING_SPREAD * rng.standard_normal()))
     has_knee = rng.random() < KNEE_SHARE and model.chemistry == "NMC"
     climate = draw_climate(pick(CLIMATES, rng), rng)
@@ -278,7 +283,8 @@ def draw_design(
         cabin_w_per_k=model.cabin_w_per_k,
     )
     plan = draw_plan(rng, hazard_scale, model.has_coolant)
-    sensors = draw_sensors(rng, model.temperature_step_c)
+    counted_v = counted_ocv(model.chemistry) if cell is None else ocv_table(cell)
+    sensors = draw_sensors(rng, model.temperature_step_c, in_service_s)
     return Design(
         in_service_s=in_service_s,
         pack=pack,
@@ -290,5 +296,5 @@ def draw_design(
         usage=habits,
         climate=climate,
         sensors=sensors,
-        counter=ChargeCounter(sensors.current_gain, sensors.current_offset_a, counted_ocv(model.chemistry)),
+        counter=ChargeCounter(sensors.current_gain, sensors.current_offset_a, counted_v),
     )

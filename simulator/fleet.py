@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -25,10 +25,13 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, field_
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from physics.cell import CellParameters
 from physics.compiled import sources_checksum
 from simulator.battery import Battery, random_streams
+from simulator.calibration.cell import cell_parameters
+from simulator.calibration.model import load_cell
 from simulator.cycle_summaries import cycle_summaries
-from simulator.designs import CAR_MODELS
+from simulator.designs import CAR_MODELS, CarModel
 from simulator.faults import KIND_NAMES, NO_FAULT
 from simulator.fleet_files import TRUTH, write_parts
 from simulator.reading_windows import sampled_windows
@@ -71,7 +74,12 @@ class SimulateParams(Parameters):
         cycles_after_retirement: equivalent full cycles between falling below it and the last log.
         ageing_spread: factor on the spread of ageing between batteries; 1 is natural.
         hazard_scale: factor on the hazard of faults; 1 is natural.
+        reports_every_s: reporting intervals of the telematics units, s, of which each battery has one; empty: every
+            reading of a log.
+        telematics_faults: factor on the rates of lost, repeated and wrongly dated readings; 1 as in two real cars.
         models: names of the car models in the fleet (`simulator.designs.CAR_MODELS`); empty: all, by their shares.
+        cell: file of a calibrated cell (`python -m simulator.calibrate --out`), of which the packs are made; None: the
+            cells of their chemistry.
     """
 
     section: ClassVar[str] = "simulate"
@@ -85,7 +93,10 @@ class SimulateParams(Parameters):
     cycles_after_retirement: NonNegativeFloat = 30.0
     ageing_spread: NonNegativeFloat = 1.0
     hazard_scale: PositiveFloat = 1.0
+    reports_every_s: tuple[PositiveFloat, ...] = ()
+    telematics_faults: NonNegativeFloat = 0.0
     models: tuple[str, ...] = ()
+    cell: Path | None = None
 
     @field_validator("years_in_service")
     @classmethod
@@ -111,14 +122,31 @@ class SimulateParams(Parameters):
 
 def new_battery(params: SimulateParams, seed: int, index: int, in_service_since: datetime) -> Battery:
     """Battery `index` of the fleet with `seed`, on its first day."""
+    models = tuple(model for model in CAR_MODELS if not params.models or model.name in params.models)
     return Battery(
         seed,
         index,
         in_service_since,
-        models=tuple(model for model in CAR_MODELS if not params.models or model.name in params.models),
+        models=models,
+        cell=None if params.cell is None else _calibrated_cell(params.cell, models),
         ageing_spread=params.ageing_spread,
         hazard_scale=params.hazard_scale,
+        reports_every_s=params.reports_every_s,
+        telematics_faults=params.telematics_faults,
     )
+
+
+@cache
+def _calibrated_cell(file: Path, models: tuple[CarModel, ...]) -> CellParameters:
+    calibrated = load_cell(file)
+    if wrong := [model for model in models if model.chemistry != calibrated.chemistry]:
+        raise TwinError(
+            f"simulate.cell {file} is of chemistry {calibrated.chemistry}, {wrong[0].name} has {wrong[0].chemistry}: "
+            "name car models of its chemistry in simulate.models",
+            field="simulate.cell",
+            value=str(file),
+        )
+    return cell_parameters(calibrated)
 
 
 def logs_until(battery: Battery, params: SimulateParams, until_s: float) -> Iterator[NDArray[np.float64]]:

@@ -94,6 +94,8 @@ class LivePack:
         if at.tzinfo is None:
             raise TwinError(f"at is {at!r}: it must carry a time zone.", field="at", value=at)
         at = at.astimezone(UTC)
+        # Live readings are sent as they are.
+        params = params.model_copy(update={"reports_every_s": (), "telematics_faults": 0.0})
         trial = new_battery(params, seed, index, at)
         while not trial.has_failed and trial.soh >= params.retire_below_soh:
             trial.advance_days(LIFE_STEP_DAYS)

@@ -34,9 +34,9 @@ FloatArray = NDArray[np.float64]
     TIME_S, VOLTAGE_V, CURRENT_A, CORE_C, SHELL_C, BMS_SOC, SOH, AMBIENT_C, CYCLES, IS_CHARGING,
     CELL_MIN_V, CELL_MAX_V, CELL_MEDIAN_V, ODOMETER_KM, SPEED_M_S, HAS_FAILED,
 ) = range(16)  # fmt: skip
-SAMPLE_SIZE = 16
-#: Column, where samples have one more: severity of the fault of a sensor, 0 to 1 (`simulator.sensor_faults`).
+#: Severity of the fault of a sensor, 0 to 1 (`simulator.sensor_faults`).
 SENSOR_SEVERITY = 16
+SAMPLE_SIZE = 17
 
 #: Resolutions of both cars (and of GB/T 32960.3); a test compares them with the table.
 VOLTAGE_STEP_V = 0.1
@@ -134,11 +134,11 @@ def measure(samples: FloatArray, sensors: SensorParameters, rng: np.random.Gener
     """Measured reading columns of the contract (without `battery_id` and `time`) from true samples.
 
     Args:
-        samples: float64[n, SAMPLE_SIZE], or with SENSOR_SEVERITY as one more column.
+        samples: float64[n, SAMPLE_SIZE].
         rng: of the battery's sensor noise; one call with n samples draws the same values as n calls with one.
     """
     noise = rng.standard_normal((len(samples), 7))
-    severity = samples[:, SENSOR_SEVERITY] if samples.shape[1] > SENSOR_SEVERITY else np.zeros(len(samples))
+    severity = samples[:, SENSOR_SEVERITY]
     fault = SensorFault(sensors.fault_kind, sensors.fault_value)
     age_s = np.maximum(samples[:, TIME_S] - sensors.in_service_s, 0.0)
     years, root_khours = age_s / SECONDS_PER_YEAR, np.sqrt(age_s / SECONDS_PER_KILOHOUR)

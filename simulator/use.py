@@ -88,6 +88,16 @@ class Day(NamedTuple):
     temperature_days: float
 
 
+class DayPlan(NamedTuple):
+    """Distance of a day in two equal trips, share of the wanted charge that the charge in the evening reaches, and
+    whether that is a fast one.
+    """
+
+    km: float
+    charged_share: float
+    is_fast: bool
+
+
 class Place(NamedTuple):
     """What is constant during a day: pack, its condition, climate, and the injected offset of the air."""
 
@@ -226,11 +236,8 @@ def park_until(day: Day, place: Place, stress: FloatArray, model: int, time_s: f
 
 
 @compiled
-def day_of_use(
-    day: Day, place: Place, stress: FloatArray, model: int, usage: UsageParameters, rng: np.random.Generator
-) -> Day:
-    """A day of average use from midnight to midnight; a trip that takes longer ends in the next day."""
-    midnight_s = day.time_s
+def plan_day(midnight_s: float, usage: UsageParameters, rng: np.random.Generator) -> DayPlan:
+    """Draw the plan of the day that begins at `midnight_s`."""
     weekday = (int(midnight_s // SECONDS_PER_DAY) + 3) % 7  # 1970-01-01 was a Thursday; 0 is Monday
     share = usage.weekend_share if weekday >= 5 else usage.weekday_share
     used, length, spread = rng.random(), rng.random(), rng.standard_normal()
@@ -240,14 +247,22 @@ def day_of_use(
         km = usage.km_per_day * math.exp(usage.km_spread * spread - 0.5 * usage.km_spread * usage.km_spread)
         if length < usage.long_share:
             km = usage.long_km * (0.6 + 0.8 * reached)
-    km = min(km, LONGEST_DAY_KM)
+    charged_share = reached if interruption < usage.interrupted_share else 1.0
+    return DayPlan(min(km, LONGEST_DAY_KM), charged_share, kind < usage.dc_share)
+
+
+@compiled
+def day_of_use(
+    day: Day, place: Place, stress: FloatArray, model: int, usage: UsageParameters, rng: np.random.Generator
+) -> Day:
+    """A day of average use from midnight to midnight; a trip that takes longer ends in the next day."""
+    midnight_s = day.time_s
+    plan = plan_day(midnight_s, usage, rng)
     day = park_until(day, place, stress, model, midnight_s + DEPARTURE_S)
-    day = drive_km(day, place, stress, model, usage, 0.5 * km)
+    day = drive_km(day, place, stress, model, usage, 0.5 * plan.km)
     day = park_until(day, place, stress, model, midnight_s + RETURN_S)
-    day = drive_km(day, place, stress, model, usage, 0.5 * km)
+    day = drive_km(day, place, stress, model, usage, 0.5 * plan.km)
     if day.soc < usage.charge_below:
-        target = usage.target_soc
-        if interruption < usage.interrupted_share:
-            target = day.soc + (target - day.soc) * reached
-        day = charge_to(day, place, stress, model, usage, target, kind < usage.dc_share)
+        target = day.soc + (usage.target_soc - day.soc) * plan.charged_share
+        day = charge_to(day, place, stress, model, usage, target, plan.is_fast)
     return park_until(day, place, stress, model, midnight_s + SECONDS_PER_DAY)

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from validation import ageing, calibration, real_cars, report
 from validation.cell import cell
+from validation.coarse_steps import coarse
 from validation.conservation import conservation
 from validation.report import Result
 
@@ -32,6 +33,7 @@ PARTS: dict[str, Callable[[Path], Sequence[Result]]] = {
     "conservation": conservation,
     "cell": cell,
     "ageing": ageing.validate,
+    "coarse": coarse,
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from scipy.interpolate import PchipInterpolator
 
 from simulator.calibration.circuit import Circuit, Thermal, run
-from simulator.calibration.discharges import Discharge
 from telemetry.errors import TwinError
+
+if TYPE_CHECKING:
+    from simulator.calibration.discharges import Discharge
 
 FloatArray = NDArray[np.float64]
 

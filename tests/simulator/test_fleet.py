@@ -189,15 +189,19 @@ def test_no_reading_column_is_a_proxy_of_soh(readings: pd.DataFrame) -> None:
     assert (correlation < 0.97).all()
 
 
-def test_resistance_correlates_with_soh(readings: pd.DataFrame) -> None:
-    """Within a battery, the slope of voltage on current while driving (normalised to 25 degC) rises as SoH falls."""
+def test_resistance_rises_as_soh_falls(readings: pd.DataFrame) -> None:
+    """Slope of voltage on current while driving, within batteries and beside the effect of temperature."""
     rows = []
     for (battery_id, _), drive in drive_changes(readings).groupby(["battery_id", "log"]):
         slope = -(drive["voltage"] * drive["current"]).sum() / (drive["current"] ** 2).sum()
-        rows.append((battery_id, slope * np.exp(0.028 * (drive["temperature"].mean() - 25.0)), drive["soh"].mean()))
-    table = pd.DataFrame(rows, columns=["battery_id", "resistance", "soh"])
-    correlations = [part["resistance"].corr(part["soh"]) for _, part in table.groupby("battery_id") if len(part) > 6]
-    assert np.median(correlations) < -0.6
+        rows.append((battery_id, np.log(slope), drive["temperature"].mean(), drive["soh"].mean()))
+    table = pd.DataFrame(rows, columns=["battery_id", "log_resistance", "temperature", "soh"])
+    within = table.drop(columns="battery_id") - table.groupby("battery_id").transform("mean")
+    temperature = within["temperature"]
+    known = np.stack([temperature, temperature**2, within["soh"]], axis=1)
+    by_temperature, _, by_soh = np.linalg.lstsq(known, within["log_resistance"], rcond=None)[0]
+    assert by_temperature < -0.01, "per degC"
+    assert by_soh < -0.01, "per percent of health"
 
 
 def test_telemetry_ends_at_end_of_life_or_end_of_observation(readings: pd.DataFrame) -> None:

@@ -30,7 +30,7 @@ YEAR_S = s.SECONDS_PER_YEAR
 
 def true_samples(count: int, seed: int = 5, severity: float | None = None) -> NDArray[np.float64]:
     rng = np.random.default_rng(seed)
-    samples = np.zeros((count, s.SAMPLE_SIZE + (severity is not None)))
+    samples = np.zeros((count, s.SAMPLE_SIZE))
     samples[:, s.TIME_S] = 1.6e9 + 30.0 * np.arange(count)
     samples[:, s.VOLTAGE_V] = rng.uniform(300.0, 400.0, count)
     samples[:, s.CURRENT_A] = rng.uniform(-200.0, 300.0, count)
@@ -146,7 +146,8 @@ def test_a_fault_grows_with_its_severity(kind: int) -> None:
     healthy = measure(samples, sensors, np.random.default_rng(2))
     errors = []
     for severity in (0.0, 0.5, 1.0):
-        given_samples = np.column_stack([samples, np.full(len(samples), severity)])
+        given_samples = samples.copy()
+        given_samples[:, s.SENSOR_SEVERITY] = severity
         measured = measure(given_samples, sensors, np.random.default_rng(2))
         # The current of a sample is unchanged by a fault of the temperature, and so on.
         changed = {name for name in measured if not np.array_equal(measured[name], healthy[name])}
