@@ -23,6 +23,7 @@ from benchmarks.growth import growth
 from benchmarks.http_predict import http_predict
 from benchmarks.inference import inference_one_row, inference_rows
 from benchmarks.ingest import ingest
+from benchmarks.live_fleet import live_fleet
 from benchmarks.report import Measurement, markdown, merge_measurements
 from benchmarks.stream import stream
 from benchmarks.training import training
@@ -38,6 +39,7 @@ PARTS: dict[str, Callable[[], Sequence[Measurement]]] = {
     "training": lambda: training(FEATURES),
     "cell": cell,
     "fleet": fleet,
+    "live_fleet": live_fleet,
     "console": console,
 }
 #: Not run by default: loads ten million rows first.

@@ -11,37 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from physics.cell import CellParameters, Wear, resting
-from physics.compiled import compiled
-from physics.heated_cell import FloatArray, HeatedCell, Surroundings, run_profile, step_heated
+from physics.cell import Wear, resting
+from physics.heated_cell import FloatArray, HeatedCell, Surroundings, run_profile
 from physics.parameters import cell_parameters, stored, thermal_parameters
-from physics.thermal import ThermalParameters, ThermalState
+from physics.thermal import ThermalState
 from validation.profiles import VALIDATION
 from validation.pybamm_reference import REFERENCES, run
 
 _CHEMISTRY, _PROFILE = "NMC", "udds"
 _AMBIENT_C = 25.0
-_BATTERIES, _TICKS, _TICK_S = 10_000, 20, 0.5
 _REPEATS = 5
 
 
-@compiled
-def _ticks(
-    start: HeatedCell, cell: CellParameters, thermal: ThermalParameters, wear: Wear, batteries: int, ticks: int
-) -> float:
-    """Advance every battery by one tick after another; returns a sum, so that no work is left out."""
-    states, total_v = [start for _ in range(batteries)], 0.0
-    for _ in range(ticks):
-        for one in range(len(states)):
-            states[one], output = step_heated(states[one], cell, thermal, wear, 1.0, Surroundings(25.0, 25.0, 0.0), 0.5)
-            total_v += output.voltage_v
-    return total_v
-
-
 def cell() -> list[dict[str, Any]]:
-    """Steps of a heated cell per second and core: a drive cycle by seconds, and a fleet of packs at 2 Hz.
+    """Steps of a heated cell per second and core, over a drive cycle by seconds.
 
-    One cell stands for a pack in the fleet.  Without the extra `physics` nothing is measured, as there is no reference.
+    Without the extra `physics` nothing is measured, as there is no reference.
     """
     if find_spec("pybamm") is None:
         sys.stderr.write("cell: skipped, PyBaMM is not installed (`make validate-physics` installs it)\n")
@@ -57,9 +42,6 @@ def cell() -> list[dict[str, Any]]:
         run_profile(start, parameters, thermal, wear, current_a, 1.0, air, False)
 
     steps_a_second = len(profile.c_rate) / _seconds(drive)
-    ticks_a_second = (
-        _BATTERIES * _TICKS / _seconds(lambda: _ticks(start, parameters, thermal, wear, _BATTERIES, _TICKS))
-    )
     reference = run(REFERENCES[_CHEMISTRY], profile, _AMBIENT_C, capacity_ah=parameters.capacity_ah, thermal=True)
     reference_steps = len(reference.soc) / reference.seconds
     return [
@@ -70,15 +52,6 @@ def cell() -> list[dict[str, Any]]:
             "peer": "PyBaMM SPMe, UDDS by seconds, solver set-up included",
             "peer_value": reference_steps,
             "ratio": steps_a_second / reference_steps,
-        },
-        {
-            "name": "cell_live_batteries",
-            "value": ticks_a_second * _TICK_S,
-            "unit": "batteries at 2 Hz",
-            "peer": "the aim for one core",
-            "peer_value": float(_BATTERIES),
-            "ratio": ticks_a_second * _TICK_S / _BATTERIES,
-            "note": "`cell_live_batteries`: cell and heat only, one cell for a pack.",
         },
     ]
 
