@@ -54,12 +54,13 @@ COUNTER_ERROR = 0.012
 
 @dataclass(frozen=True)
 class Identity:
-    """Description of a battery as in the batteries table."""
+    """Description of a battery as in the batteries table; None as cell parameters: those of a calibrated cell."""
 
     battery_id: str
     model: CarModel
     usage: Usage
     in_service_since: datetime
+    cell_parameters: str | None
 
     def row(self) -> dict[str, object]:
         """A row of the batteries table, in the order of the contract."""
@@ -73,7 +74,7 @@ class Identity:
             "model": self.model.name,
             "in_service_since": self.in_service_since,
             "fleet": self.usage.name,
-            "cell_parameters": self.model.chemistry,
+            "cell_parameters": self.cell_parameters,
         }
         return {name: row[name] for name in names(BATTERY_FIELDS)}
 
@@ -123,7 +124,9 @@ class Battery:
         start_s = in_service_since.astimezone(UTC).timestamp()
         _, design_rng, self._life_rng, self._sensor_rng = random_streams(seed, index)
         model, usage = pick(models, design_rng), pick(USAGES, design_rng)
-        self.identity = Identity(f"EV-{index + 1:04d}", model, usage, in_service_since)
+        self.identity = Identity(
+            f"EV-{index + 1:04d}", model, usage, in_service_since, model.chemistry if cell is None else None
+        )
         self.design: Design = draw_design(
             model,
             usage,
