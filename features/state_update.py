@@ -134,6 +134,8 @@ def _update_from_readings(  # type: ignore[no-untyped-def]
             for k in range(step.CLOSED_SIZE):
                 closed[count, k] = summary[k]
             read_cycle_features(state, closed_features[count])
+            # Of the end of the session, as its label: the reading that closes it may be months later.
+            closed_features[count, 0] = summary[step.CLOSED_INDEX]
             count += 1
     return count
 

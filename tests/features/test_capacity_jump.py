@@ -53,7 +53,7 @@ def flagged(state: np.ndarray) -> int:
 
 @pytest.mark.parametrize("model", ["leaf-30", "bolt-66", "model3-79"])
 def test_replaced_pack_is_noticed_and_the_former_one_never(model: str) -> None:
-    old = pack(model, soh=0.86)
+    old = pack(model, soh=0.82)
     (state,) = s.new_states(1)
     set_battery_from_row(state, old.identity.row())
     update(state, readings(old, 60))
