@@ -23,13 +23,13 @@ from simulator import sensors as s
 from simulator.climate import SECONDS_PER_DAY, ClimateParameters, ambient_c
 from simulator.driving import DriverParameters, DriveState, VehicleParameters, drive_power_w, step_drive
 from simulator.faults import DAYS_PER_YEAR, NO_FAULT, Defect, Exposure, FaultPlan, advance_defect, effects
-from simulator.use import Day, Place, UsageParameters, day_of_use, park_until
+from simulator.use import DEPARTURE_S, Day, Place, UsageParameters, day_of_use, midnight_before_s, park_until
 
 FloatArray = NDArray[np.float64]
 
 DRIVE, REST, CHARGE = range(3)
 #: Longest steps: in a drive the power changes each second, a charge and a rest are smooth.
-DRIVE_STEP_S, CHARGE_STEP_S, REST_STEP_S = 1.0, 10.0, 60.0
+DRIVE_STEP_S, CHARGE_STEP_S, REST_STEP_S = 1.0, 30.0, 60.0
 ARRIVAL_S = 25.0
 EMPTY_SOC = 0.06
 FULL_C_RATE = 1.0 / 25.0  # a charge ends when its current has fallen to this, or the pack is full
@@ -290,7 +290,9 @@ def advance(
         bms_soc,
         resting_s,
     )
-    if after.stress[0, 0] * max(overrides.wear_speed, 1.0) >= 1.0:
+    # Accelerated ageing has no days.
+    is_new_day = midnight_before_s(after.time_s) > midnight_before_s(state.time_s)
+    if is_new_day or after.stress[0, 0] * overrides.wear_speed >= 1.0:
         after = end_of_day(after, design, overrides, rng)
     return after, current_a, air_c, ended
 
@@ -449,7 +451,7 @@ def record(
 def use_until_midnight(
     state: BatteryState, design: Design, overrides: Overrides, until_s: float, rng: np.random.Generator
 ) -> BatteryState:
-    """State after a whole day of use that begins at midnight, or after parking until the next midnight or `until_s`.
+    """State after a day of use, if it begins before the departure, else after parking until midnight or `until_s`.
 
     Arrays are changed in place; ageing and the defect are not updated.
     """
@@ -459,10 +461,11 @@ def use_until_midnight(
     soc = min(max(p.pack_soc(state.groups) - min(condition.weak_charge_offset, 0.0), 0.0), 1.0)
     core_c, surface_c = state.groups[middle, p.CORE_C], state.groups[middle, p.SURFACE_C]
     day = Day(state.time_s, soc, core_c, surface_c, 0.0, 0.0, 0.0, 0.0)
-    next_midnight_s = (math.floor(state.time_s / SECONDS_PER_DAY + 1e-9) + 1.0) * SECONDS_PER_DAY
-    is_midnight = next_midnight_s - state.time_s > SECONDS_PER_DAY - TIME_TOLERANCE_S
-    if is_midnight and until_s >= next_midnight_s - TIME_TOLERANCE_S:
-        day = day_of_use(day, place, state.stress, design.ageing.model, design.usage, rng)
+    midnight_s = midnight_before_s(state.time_s)
+    next_midnight_s = midnight_s + SECONDS_PER_DAY
+    is_before_departure = state.time_s < midnight_s + DEPARTURE_S
+    if is_before_departure and until_s >= next_midnight_s - TIME_TOLERANCE_S:
+        day = day_of_use(day, midnight_s, place, state.stress, design.ageing.model, design.usage, rng)
     else:
         day = park_until(day, place, state.stress, design.ageing.model, min(next_midnight_s, until_s))
     p.set_at_rest(state.groups, design.pack, condition, day.soc, day.core_c)

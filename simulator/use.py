@@ -35,6 +35,9 @@ MEAN_FAST_C_RATE = 1.0
 #: Parts of the thermal solution while awake are this long at most, because the cooling follows the temperature.
 AWAKE_STEP_S = 900.0
 LONGEST_DAY_KM = 700.0
+VOLTAGE_ITERATIONS = 2
+#: In days, for times that are sums.
+MIDNIGHT_TOLERANCE = 1e-8
 
 
 class Consumption(NamedTuple):
@@ -173,6 +176,16 @@ def part_of_day(
 
 
 @compiled
+def loaded_voltage_v(place: Place, soc: float, core_c: float, current_a: float) -> float:
+    """Voltage, V, of the pack while `current_a` flows for minutes."""
+    pack, middle = place.pack, int(place.pack.groups.size // 2)
+    ohm = resistance_after_minutes_ohm(soc, core_c, pack.cell)
+    ohm *= pack.resistance_factor[middle] * place.condition.resistance[middle]
+    cell_v = open_circuit_voltage_v(soc, pack.cell) - ohm * current_a / pack.parallel
+    return float(pack.cells_in_series * max(cell_v, pack.cell.voltage_min_v))
+
+
+@compiled
 def drive_km(day: Day, place: Place, stress: FloatArray, model: int, usage: UsageParameters, km: float) -> Day:
     """The day after a trip of `km`, which stops at fast chargers where the charge does not last."""
     pack = place.pack
@@ -182,10 +195,16 @@ def drive_km(day: Day, place: Place, stress: FloatArray, model: int, usage: Usag
     for _ in range(MOST_STOPS):
         air_c = ambient_c(day.time_s, place.climate) + place.ambient_offset_c
         cabin_wh = usage.cabin_w_per_k * abs(air_c - CABIN_C) * cost.seconds_per_km / 3600.0
-        pack_v = pack.cells_in_series * open_circuit_voltage_v(day.soc, pack.cell)
-        out_ah_per_km = (cost.out_wh_per_km + cabin_wh) / pack_v
-        back_ah_per_km = cost.back_wh_per_km / pack_v
-        range_km = (day.soc - STOP_SOC) * weakest_ah / (out_ah_per_km - back_ah_per_km)
+        mean_w = (cost.out_wh_per_km + cabin_wh) * 3600.0 / cost.seconds_per_km
+        # The voltage is that under load in the middle of the trip.
+        soc = day.soc
+        for _ in range(VOLTAGE_ITERATIONS):
+            pack_v = loaded_voltage_v(place, soc, day.core_c, mean_w / (pack.cells_in_series * pack.cell.voltage_max_v))
+            out_ah_per_km = (cost.out_wh_per_km + cabin_wh) / pack_v
+            back_ah_per_km = cost.back_wh_per_km / pack_v
+            range_km = (day.soc - STOP_SOC) * weakest_ah / (out_ah_per_km - back_ah_per_km)
+            used = min(left_km, max(range_km, 0.0)) * (out_ah_per_km - back_ah_per_km) / weakest_ah
+            soc = day.soc - 0.5 * used
         part_km = min(left_km, max(range_km, 0.0))
         after = day.soc - part_km * (out_ah_per_km - back_ah_per_km) / weakest_ah
         seconds = part_km * cost.seconds_per_km
@@ -216,11 +235,12 @@ def charge_to(
     pack = place.pack
     weakest_ah = weakest_capacity_ah(pack, place.condition)
     moved_ah = (target_soc - day.soc) * weakest_ah
-    pack_v = pack.cells_in_series * open_circuit_voltage_v(0.5 * (day.soc + target_soc), pack.cell)
-    current_a = usage.ac_w * AC_EFFICIENCY / pack_v
-    if is_fast:
-        limit_a = MEAN_FAST_C_RATE * charge_share(day.core_c) * pack.nominal_capacity_ah
-        current_a = min(usage.dc_w * DC_EFFICIENCY / pack_v, limit_a)
+    charger_w = usage.dc_w * DC_EFFICIENCY if is_fast else usage.ac_w * AC_EFFICIENCY
+    limit_a = MEAN_FAST_C_RATE * charge_share(day.core_c) * pack.nominal_capacity_ah
+    current_a = 0.0
+    for _ in range(VOLTAGE_ITERATIONS):
+        pack_v = loaded_voltage_v(place, 0.5 * (day.soc + target_soc), day.core_c, -current_a)
+        current_a = min(charger_w / pack_v, limit_a)
     seconds = 3600.0 * moved_ah / current_a
     return part_of_day(day, place, stress, model, seconds, target_soc, 0.0, moved_ah, current_a, True)
 
@@ -233,6 +253,12 @@ def park_until(day: Day, place: Place, stress: FloatArray, model: int, time_s: f
     day = part_of_day(day, place, stress, model, time_s - day.time_s, day.soc, 0.0, 0.0, 0.0, False)
     # Exactly, because a day of use begins at midnight.
     return Day(time_s, day.soc, day.core_c, day.surface_c, day.discharged_ah, day.km, day.days, day.temperature_days)
+
+
+@compiled
+def midnight_before_s(time_s: float) -> float:
+    """The midnight (UTC) at or before `time_s`."""
+    return math.floor(time_s / SECONDS_PER_DAY + MIDNIGHT_TOLERANCE) * SECONDS_PER_DAY
 
 
 @compiled
@@ -253,10 +279,19 @@ def plan_day(midnight_s: float, usage: UsageParameters, rng: np.random.Generator
 
 @compiled
 def day_of_use(
-    day: Day, place: Place, stress: FloatArray, model: int, usage: UsageParameters, rng: np.random.Generator
+    day: Day,
+    midnight_s: float,
+    place: Place,
+    stress: FloatArray,
+    model: int,
+    usage: UsageParameters,
+    rng: np.random.Generator,
 ) -> Day:
-    """A day of average use from midnight to midnight; a trip that takes longer ends in the next day."""
-    midnight_s = day.time_s
+    """A day of average use until the next midnight; a trip or charge that takes longer ends in the next day.
+
+    Args:
+        midnight_s: at which the day begins; `day` may be some hours later.
+    """
     plan = plan_day(midnight_s, usage, rng)
     day = park_until(day, place, stress, model, midnight_s + DEPARTURE_S)
     day = drive_km(day, place, stress, model, usage, 0.5 * plan.km)

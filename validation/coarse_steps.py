@@ -31,13 +31,22 @@ from simulator.battery_physics import (
 from simulator.climate import SECONDS_PER_DAY
 from simulator.designs import CAR_MODELS
 from simulator.driving import STANDING
-from simulator.use import AC_EFFICIENCY, DC_EFFICIENCY, DEPARTURE_S, LEAVE_SOC, RETURN_S, STOP_SOC, plan_day
+from simulator.use import (
+    AC_EFFICIENCY,
+    DC_EFFICIENCY,
+    DEPARTURE_S,
+    LEAVE_SOC,
+    RETURN_S,
+    STOP_SOC,
+    midnight_before_s,
+    plan_day,
+)
 from validation.report import Result
 
 SINCE = datetime(2020, 1, 1, tzinfo=UTC)
 BOUND_PERCENT = 0.3
 #: Each battery begins in another part of the year, so that the five together have all seasons.
-WEAR_SPEED, DAYS = 40.0, 73
+WEAR_SPEED, DAYS, DAYS_APART = 80.0, 36, 73
 DRIVE_CHUNK_S, CHARGE_STEP_S, PARKED_STEP_S = 10.0, 1.0, 900.0
 NOT_FULL = 1e9
 
@@ -107,8 +116,10 @@ def by_seconds(
     state = copied(state)
     begin_s = state.time_s
     while state.time_s < begin_s + days * SECONDS_PER_DAY - 1.0:
-        midnight_s = np.ceil(state.time_s / SECONDS_PER_DAY - 1e-9) * SECONDS_PER_DAY
-        state = _park(state, design, overrides, midnight_s, rng)
+        midnight_s = midnight_before_s(state.time_s)
+        if state.time_s >= midnight_s + DEPARTURE_S:
+            midnight_s += SECONDS_PER_DAY
+            state = _park(state, design, overrides, midnight_s, rng)
         plan = plan_day(midnight_s, design.usage, plans)
         state = _park(state, design, overrides, midnight_s + DEPARTURE_S, rng)
         state = _drive(state, design, overrides, 0.5 * plan.km, rng)
@@ -130,13 +141,15 @@ def pair(index: int) -> tuple[Battery, Battery]:
         battery = Battery(
             5,
             index,
-            SINCE + index * timedelta(days=DAYS),
+            SINCE + index * timedelta(days=DAYS_APART),
             models=(CAR_MODELS[index],),
             ageing_spread=1.0,
             hazard_scale=1e-12,
             is_full=is_full,
         )
-        battery.overrides = battery.overrides._replace(wear_speed=WEAR_SPEED)
+        ageing = battery.design.ageing
+        # Not as an override, which shortens the intervals at which the losses are updated.
+        battery.design = battery.design._replace(ageing=ageing._replace(speed=WEAR_SPEED * ageing.speed))
         batteries.append(battery)
     return batteries[0], batteries[1]
 
