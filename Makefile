@@ -26,7 +26,7 @@ export BENTOML_DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PYBAMM_DISABLE_TELEMETRY := true
 
-.PHONY: help setup run psql repro test test-slow servers-install servers watch-check loop chaos validate-physics lint format pictures screenshots bench lock clean-env
+.PHONY: help setup run psql repro test test-slow servers-install servers watch-check loop oracle chaos validate-physics lint format pictures screenshots bench lock clean-env
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -76,6 +76,9 @@ chaos: setup ## kill every process of the twin on real servers at random times a
 
 loop: setup ## demonstrate drift, retraining and promotion on a fleet in a hot summer; draws docs/images/loop.png
 	@python -m benchmarks.loop $(ARGS)
+
+oracle: setup ## compare the forests with the true failure probability of a simulated fleet, which takes half an hour
+	@python -m benchmarks.oracle $(ARGS)
 
 # Pronouns that leave open which component or role is meant.  Tests are exempt; LICENSE is a standard text.
 VAGUE_PRONOUNS = whoever|whomever|whom|somebody|nobody
