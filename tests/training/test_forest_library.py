@@ -21,8 +21,14 @@ def test_intel_extension_is_as_accurate_as_scikit_learn() -> None:
     table[target.label] = 100 * table[first] + rng.normal(size=1500)
     table["battery_id"] = "B"
     truth = 100 * table[first][1000:]
+    # The mean over seeds, because one forest differs from the next by as much as the bound.
     errors = [
-        np.abs(predict(fit(table[:1000], target, ForestParams(), 0, library), table[1000:], target) - truth).mean()
+        np.mean(
+            [
+                np.abs(predict(fit(table[:1000], target, ForestParams(), seed, library), table[1000:], target) - truth)
+                for seed in range(4)
+            ]
+        )
         for library in ("scikit-learn", "scikit-learn-intelex")
     ]
     assert errors[1] < 1.05 * errors[0] < 0.5 * np.abs(truth - truth.mean()).mean()

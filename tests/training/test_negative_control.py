@@ -16,7 +16,7 @@ from training.splits import split
 from training.tracking import Trial
 from training.tuning import TuneParams, tune_forest
 
-PARAMS = ForestParams(n_estimators=20, max_depth=6, max_features=0.1, min_samples_leaf=5)
+PARAMS = ForestParams(n_estimators=20, max_depth=6, max_features=0.2, min_samples_leaf=5)
 TUNE = TuneParams(
     trials=4,
     max_rows=800,
