@@ -121,6 +121,15 @@ def pack_soc(groups: FloatArray) -> float:
 
 
 @compiled
+def room_ah(groups: FloatArray, pack: PackParameters, condition: Condition) -> float:
+    """Charge, Ah, until the first group is full; 0 if one is."""
+    room = group_capacity_ah(pack, condition, 0) * (1.0 - groups[0, SOC])
+    for group in range(1, pack.groups.size):
+        room = min(room, group_capacity_ah(pack, condition, group) * (1.0 - groups[group, SOC]))
+    return float(max(room, 0.0))
+
+
+@compiled
 def mean_core_c(groups: FloatArray, pack: PackParameters) -> float:
     """Mean core temperature, degC."""
     return float((groups[:, CORE_C] * pack.groups).sum() / pack.cells_in_series)

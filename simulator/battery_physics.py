@@ -254,6 +254,8 @@ def advance(
         current_a = 0.0
         if not ended:
             current_a = demanded_current_a(sources, state, drive, activity, bms_soc, design, condition, air_c)
+            # A long step does not charge a cell beyond full.
+            current_a = max(current_a, -p.room_ah(state.groups, pack, condition) * 3600.0 / dt_s)
         core_c = p.mean_core_c(state.groups, pack)
         share = bms.coolant_share(core_c) if activity.kind != REST else 0.0
         p.step_pack(state.groups, pack, condition, current_a, air_c, bms.COOLANT_C, share, dt_s)
