@@ -41,7 +41,7 @@ def bento(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_bento_has_the_service_packages_and_no_local_data(bento: Path) -> None:
     packed = {path.relative_to(bento / "src").parts[0] for path in (bento / "src").rglob("*.py")}
-    assert packed == {"telemetry", "features", "serving", "training"}
+    assert packed == {"telemetry", "physics", "features", "serving", "training"}
     assert not list(bento.rglob("*.db"))
     assert str(ROOT) not in (bento / "bento.yaml").read_text()
 
