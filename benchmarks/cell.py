@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable
 from importlib.util import find_spec
-from statistics import median
 from typing import Any
 
 import numpy as np
 
+from benchmarks.timing import median_seconds
 from physics.cell import Wear, resting
 from physics.heated_cell import FloatArray, HeatedCell, Surroundings, run_profile
 from physics.parameters import cell_parameters, stored, thermal_parameters
@@ -20,7 +18,6 @@ from validation.pybamm_reference import REFERENCES, run
 
 _CHEMISTRY, _PROFILE = "NMC", "udds"
 _AMBIENT_C = 25.0
-_REPEATS = 5
 
 
 def cell() -> list[dict[str, Any]]:
@@ -41,7 +38,7 @@ def cell() -> list[dict[str, Any]]:
     def drive() -> None:
         run_profile(start, parameters, thermal, wear, current_a, 1.0, air, False)
 
-    steps_a_second = len(profile.c_rate) / _seconds(drive)
+    steps_a_second = len(profile.c_rate) / median_seconds(drive)
     reference = run(REFERENCES[_CHEMISTRY], profile, _AMBIENT_C, capacity_ah=parameters.capacity_ah, thermal=True)
     reference_steps = len(reference.soc) / reference.seconds
     return [
@@ -54,14 +51,3 @@ def cell() -> list[dict[str, Any]]:
             "ratio": steps_a_second / reference_steps,
         },
     ]
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Median of the time of `work`, compiled before."""
-    work()
-    times = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return median(times)

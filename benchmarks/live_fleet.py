@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from statistics import median
 from typing import Any
 
 import numpy as np
 from numba.typed import List
 
+from benchmarks.timing import median_seconds
 from simulator.battery import Battery
 from simulator.battery_physics import NO_OVERRIDES, advance_all
 from simulator.fleet import SimulateParams, new_battery
 from simulator.sensors import SAMPLE_SIZE
 
-_BATTERIES, _TICKS, _TICK_S, _REPEATS = 400, 20, 0.5, 5
+_BATTERIES, _TICKS, _TICK_S = 400, 20, 0.5
 _AIM = 10_000.0
 _SINCE, _AGE_DAYS = datetime(2018, 1, 1, tzinfo=UTC), 400.4
 
@@ -52,13 +51,7 @@ def _read(batteries: list[Battery]) -> None:
 
 def _batteries_at_2_hz(work: Callable[[], None]) -> float:
     """Batteries whose ticks take one core as long as the ticks last."""
-    work()
-    times = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return _BATTERIES * _TICKS * _TICK_S / median(times)
+    return _BATTERIES * _TICKS * _TICK_S / median_seconds(work)
 
 
 def _measurement(what: str, batteries: float) -> dict[str, Any]:
