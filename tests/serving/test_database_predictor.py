@@ -43,7 +43,7 @@ from telemetry.errors import TwinError
 from telemetry.field_map import FieldMap, parse_field_map
 from telemetry.settings import Settings
 from telemetry.stores.connection import StoreConnection
-from telemetry.stores.migrate import migrate
+from telemetry.stores.migrate import MIGRATIONS, migrate
 from telemetry.stores.postgres import PostgresStore
 from tests.features.conftest_features import drive, empty_frame
 
@@ -746,7 +746,11 @@ def test_command_predicts_with_the_champion_until_it_is_stopped(
 
 
 def _is_migrated(dsn: str) -> bool:
-    return Site(dsn).query("SELECT to_regclass('twin_states') IS NOT NULL") == [(True,)]
+    site = Site(dsn)
+    if site.query("SELECT to_regclass('schema_migrations') IS NULL") == [(True,)]:
+        return False
+    newest = max(file.name for file in MIGRATIONS.glob("[0-9]*.sql"))
+    return site.query("SELECT max(name) FROM schema_migrations") == [(newest,)]
 
 
 def test_command_without_field_map_exits_with_an_error_message(tmp_path: Path) -> None:
