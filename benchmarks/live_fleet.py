@@ -11,7 +11,8 @@ from numba.typed import List
 
 from benchmarks.timing import median_seconds
 from simulator.battery import Battery
-from simulator.battery_physics import NO_OVERRIDES, advance_all
+from simulator.battery_physics import advance_all
+from simulator.battery_state import NO_OVERRIDES
 from simulator.fleet import SimulateParams, new_battery
 from simulator.sensors import SAMPLE_SIZE
 

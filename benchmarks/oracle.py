@@ -23,7 +23,7 @@ from features.labels import LabelParams
 from features.table import build
 from features.targets import TARGETS
 from simulator.battery import Battery, random_streams
-from simulator.battery_physics import BatteryState
+from simulator.battery_state import BatteryState
 from simulator.fleet import DAYS_PER_YEAR, SimulateParams, batteries_table, logs_until, new_battery
 from simulator.futures import failure_share
 from telemetry.contract import CYCLE_FIELDS

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from physics.cell import CellParameters
 from physics.pack import CORE_C
-from simulator.battery_physics import (
+from simulator.battery_days import advance_days
+from simulator.battery_physics import record
+from simulator.battery_state import (
     CHARGE,
     DRIVE,
     NO_OVERRIDES,
@@ -22,18 +24,16 @@ from simulator.battery_physics import (
     BatteryState,
     Design,
     Overrides,
-    advance_days,
     cycles,
-    drop_stale_code,
     first_state,
     health,
     is_faulty,
-    record,
     rested,
 )
 from simulator.climate import SECONDS_PER_DAY
 from simulator.designs import CAR_MODELS, USAGES, CarModel, Usage, draw_design, pick
 from simulator.sensors import SAMPLE_SIZE, TIME_S, measure
+from simulator.stale_code import drop_stale_code
 from simulator.telematics import Telematics, draw_telematics
 from telemetry.contract import BATTERY_FIELDS, READING_FIELDS, names
 

@@ -18,7 +18,7 @@ from physics.cell import CellParameters
 from physics.pack import PackParameters
 from physics.parameters import cell_parameters, stored
 from physics.thermal import ThermalParameters
-from simulator.battery_physics import AgeingParameters, Design
+from simulator.battery_state import AgeingParameters, Design
 from simulator.bms import ChargeCounter, ocv_table
 from simulator.climate import WEATHER_PERIODS_DAYS, ClimateParameters
 from simulator.driving import (

@@ -10,17 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from physics.compiled import compiled, compiled_entry
-from simulator.battery_physics import (
-    NO_OVERRIDES,
-    BatteryState,
-    Design,
-    age,
-    copied,
-    cycles,
-    exposure_of,
-    health,
-    use_until_midnight,
-)
+from simulator.battery_days import use_until_midnight
+from simulator.battery_state import NO_OVERRIDES, BatteryState, Design, age, copied, cycles, exposure_of, health
 from simulator.climate import SECONDS_PER_DAY
 from simulator.faults import NO_FAULT, Exposure, FaultPlan, advance_defect
 

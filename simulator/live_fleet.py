@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simulator.battery_physics import DRIVE
+from simulator.battery_state import DRIVE
 from simulator.fleet import SimulateParams
 from simulator.injections import Injection
 from simulator.live_pack import LivePack

@@ -16,7 +16,8 @@ import pandas as pd
 
 from physics.pack import CORE_C, SOC, SURFACE_C
 from simulator.battery import Battery, Identity
-from simulator.battery_physics import CHARGE, Design, advance_days, condition_of, health
+from simulator.battery_days import advance_days
+from simulator.battery_state import CHARGE, Design, condition_of, health
 from simulator.climate import SECONDS_PER_DAY, daily_mean_c
 from simulator.driving import STANDING
 from simulator.faults import KIND_NAMES, NO_FAULT

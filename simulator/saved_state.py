@@ -14,7 +14,7 @@ from physics.ageing.state import Ageing, Stress
 from physics.cell import CellState
 from physics.thermal import ThermalState
 from simulator.battery import Battery
-from simulator.battery_physics import Activity, BatteryState
+from simulator.battery_state import Activity, BatteryState
 from simulator.driving import DriveState
 from simulator.faults import Defect
 

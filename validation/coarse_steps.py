@@ -15,19 +15,9 @@ import numpy as np
 from physics import pack as p
 from physics.compiled import compiled, compiled_entry
 from simulator.battery import Battery
-from simulator.battery_physics import (
-    CHARGE,
-    DRIVE,
-    REST,
-    Activity,
-    BatteryState,
-    Design,
-    Overrides,
-    advance,
-    advance_days,
-    copied,
-    end_of_day,
-)
+from simulator.battery_days import advance_days
+from simulator.battery_physics import advance
+from simulator.battery_state import CHARGE, DRIVE, REST, Activity, BatteryState, Design, Overrides, copied, end_of_day
 from simulator.climate import SECONDS_PER_DAY
 from simulator.designs import CAR_MODELS
 from simulator.driving import STANDING

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from physics.cell import open_circuit_voltage_v
 from physics.pack import CORE_C, SOC
 from simulator.battery import Battery
-from simulator.battery_physics import CHARGE, DRIVE, REST, Activity, BatteryState, advance_days, record
+from simulator.battery_days import advance_days
+from simulator.battery_physics import record
+from simulator.battery_state import CHARGE, DRIVE, REST, Activity, BatteryState
 from simulator.climate import ambient_c
 from simulator.designs import CAR_MODELS
 from simulator.driving import STANDING

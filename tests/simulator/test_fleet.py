@@ -13,7 +13,7 @@ import pytest
 from physics.pack import SOC
 from pipelines.simulate import write_fleet
 from simulator.battery import random_streams
-from simulator.battery_physics import advance_days
+from simulator.battery_days import advance_days
 from simulator.climate import SECONDS_PER_DAY
 from simulator.faults import NO_FAULT
 from simulator.fleet import (

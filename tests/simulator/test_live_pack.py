@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from physics.pack import CORE_C, SOC
-from simulator.battery_physics import CHARGE, REST, Activity
+from simulator.battery_state import CHARGE, REST, Activity
 from simulator.driving import STANDING
 from simulator.faults import KIND_NAMES, Defect
 from simulator.fleet import SimulateParams
