@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.loop.demonstration import LoopResult
 
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#777777"  # Okabe and Ito, as in training.plots
+_BLUE, _ORANGE, _GREY, _LIGHT_GREY = "#0072b2", "#d55e00", "#777777", "#c0c0c0"  # Okabe and Ito, as in training.plots
 _BIN_S = 3600.0
 
 
@@ -21,26 +21,40 @@ def plot_result(result: LoopResult, path: Path) -> None:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25, linewidth=0.6)
     zero = result.shifted or result.began
-    styles = (("champion", _BLUE, "champion"), ("challenger", _GREY, "replaced model, as challenger"))
-    for role, colour, label in styles:
-        rows = result.errors[result.errors["role"] == role]
+    times = result.errors["time"]
+    before = times < result.promoted if result.promoted else times.notna()
+    is_champion = result.errors["role"] == "champion"
+    series = (
+        (is_champion, _BLUE, "champion"),
+        (~is_champion & before, _LIGHT_GREY, "challenger that was not promoted"),
+        (~is_champion & ~before, _GREY, "replaced model, as challenger"),
+    )
+    for chosen, colour, label in series:
+        rows = result.errors[chosen]
         if rows.empty:
             continue
         hours = (rows["time"] - zero).dt.total_seconds() / _BIN_S
         error = rows["error"].abs().groupby(hours.floordiv(1.0)).mean()
         ax.plot(error.index + 0.5, error, marker="o", markersize=3.5, color=colour, label=label)
     marks = (
-        (result.shifted, "hot summer\nbegins"),
-        (result.flagged, "drift\nflagged"),
-        (result.promoted, "retrained,\npromoted"),
+        (result.shifted, "hot summer\nbegins", "right"),
+        (result.flagged, "drift\nflagged", "left"),
+        (result.promoted, "retrained,\npromoted", "left"),
     )
     top = ax.get_ylim()[1]
-    for time, label in marks:
+    for time, label, side in marks:
         if time is not None:
             x = (time - zero).total_seconds() / _BIN_S
             ax.axvline(x, color=_ORANGE, linewidth=1.2, linestyle="--")
             ax.annotate(
-                label, (x, top), xytext=(4, -2), textcoords="offset points", fontsize=8, va="top", color=_ORANGE
+                label,
+                (x, top),
+                xytext=(4 if side == "left" else -4, -2),
+                textcoords="offset points",
+                fontsize=8,
+                va="top",
+                ha=side,
+                color=_ORANGE,
             )
     ax.set(
         xlabel="hours since the shift, event time",
@@ -48,6 +62,6 @@ def plot_result(result: LoopResult, path: Path) -> None:
         ylim=(0.0, top),
         title=f"Mean absolute error, live, {result.errors['battery_id'].nunique()} batteries",
     )
-    ax.legend(frameon=False, fontsize=8, loc="lower center", ncols=2)
+    ax.legend(framealpha=1.0, edgecolor="none", fontsize=8, loc="lower center", ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Software": None})
