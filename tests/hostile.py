@@ -46,7 +46,9 @@ BATTERIES = cases(BATTERY_FIELDS)
 
 def drop_checks(dsn: str) -> None:
     """Make a store of `dsn` as it was before the constraints, and as a site's own tables are: any value can enter."""
-    with closing(psycopg2.connect(dsn)) as connection, connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+        # One transaction a table, since two locked tables deadlock with a writer of the store.
+        connection.autocommit = True
         cursor.execute(
             "SELECT conrelid::regclass::text, conname FROM pg_constraint "
             "WHERE contype = 'c' AND connamespace = current_schema()::regnamespace AND conname LIKE '%_valid'"
