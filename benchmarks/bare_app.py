@@ -29,7 +29,7 @@ def create_app() -> FastAPI:
         sent = body["batteries"][0]["readings"][-1]
         tables = {name: row.copy() for name, row in rows.items()}
         tables["reading"][0, : len(_FIELDS)] = [sent[field] for field in _FIELDS]
-        values = {name: float(value[0]) for name, value in forests.predict(tables).items()}
+        values = {name: float(output.value[0]) for name, output in forests.predict(tables).items()}
         return Response(orjson.dumps({"predictions": [values]}), media_type="application/json")
 
     return app

@@ -29,7 +29,7 @@ from simulator.futures import failure_share
 from telemetry.contract import CYCLE_FIELDS
 from telemetry.parameters import load_params
 from telemetry.sources.base import empty_table
-from training.crossfit import fit_final, out_of_fold, predict_with_baselines
+from training.crossfit import TrainParams, fit_thinned, out_of_fold, predict_with_baselines
 from training.evaluate import errors_by_model
 from training.forests import ForestParams
 from training.measures import classification_measures, error_measure, skill
@@ -142,6 +142,7 @@ def steadiness(predictions: pd.DataFrame) -> dict[str, float]:
 def compared(params: SimulateParams, seed: int, workers: int, rows: int) -> dict[str, Any]:
     """Content of the report."""
     tables, labels = all_tables(params, seed, workers), LabelParams()
+    max_rows = TrainParams.read().max_rows
     result: dict[str, Any] = {
         "fleet": params.model_dump(mode="json"),
         "seed": seed,
@@ -153,7 +154,9 @@ def compared(params: SimulateParams, seed: int, workers: int, rows: int) -> dict
         division = split(table, target)
         forest = ForestParams(**read_json(TUNING / f"{name}.json")["params"])
         train, gate = table[division.final_rows()], table[division.gate]
-        predictions = predict_with_baselines(fit_final(table, target, forest, division, seed), train, gate, target)
+        predictions = predict_with_baselines(
+            fit_thinned(train, target, forest, seed, max_rows), train, gate, target, forest
+        )
         predictions.index = gate.index
         own, of_baselines = errors_by_model(target, predictions)
         primary = error_measure(target)
@@ -166,7 +169,7 @@ def compared(params: SimulateParams, seed: int, workers: int, rows: int) -> dict
             "baselines": errors,
         }
         if name == "rul":
-            held_out = out_of_fold(table, target, forest, division, seed)
+            held_out = out_of_fold(table, target, forest, division, seed, max_rows=max_rows)
             result["targets"][name]["steadiness"] = steadiness(held_out)
         if name == "failure":
             chosen = sampled(predictions, rows, seed)

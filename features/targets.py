@@ -111,6 +111,10 @@ class Target:
         """The horizon according to `definitions`, the label parameters of a model."""
         return float(definitions[self.horizon]) if isinstance(self.horizon, str) else self.horizon
 
+    def bounded(self, values: FloatArray) -> FloatArray:
+        """Values in `unit`, none below the smallest that is reported."""
+        return values if self.shown.minimum is None else np.maximum(values, self.shown.minimum / self.shown.factor)
+
     def to_shown(self, values: FloatArray) -> FloatArray:
         """Convert values from `unit` to the presented unit; NaN stays NaN."""
         scaled = values * self.shown.factor

@@ -82,8 +82,8 @@ def main() -> None:
         "source": params["source"]["name"],
         "domain": params["domain"],
         "split": {name: fit["split"] for name, fit in available.items()},
-        "targets": {name: report(TARGETS[name], rows) for name, rows in oof.items()},
-        "gate": {name: report(TARGETS[name], rows) for name, rows in gate.items()},
+        "targets": {name: report(TARGETS[name], rows, fits[name]["interval"]) for name, rows in oof.items()},
+        "gate": {name: report(TARGETS[name], rows, fits[name]["interval"]) for name, rows in gate.items()},
         "not_available": {name: fit["reason"] for name, fit in fits.items() if not fit["available"]},
         "notes": read_json(FEATURES / "report.json")["notes"],
     }

@@ -11,16 +11,23 @@ from typing import Any
 
 import pandas as pd
 
-from features.state import STATE_VERSION
+from features.state import STATE_VERSION, FloatArray
 from features.targets import TARGET_NAMES, TARGETS, Target
 from telemetry.command import exit_code
 from telemetry.parameters import load_params
 from telemetry.settings import Settings
 from training import tracking
 from training.baselines import BASELINES
-from training.crossfit import fit_final, out_of_fold, predict_with_baselines
+from training.crossfit import TrainParams, fit_thinned, out_of_fold, predict_with_baselines
 from training.evaluate import errors_by_model
 from training.forests import ForestParams, inputs
+from training.intervals import (
+    Calibration,
+    IntervalParams,
+    TooFewBatteriesError,
+    calibrate_held_out,
+    out_of_fold_bounds,
+)
 from training.measures import Measures, error_measure
 from training.model_files import save_canonical_skops
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference, to_onnx
@@ -64,12 +71,28 @@ def _train_as_tuned(target: Target, tuned: dict[str, Any]) -> None:
     baselines = [name for name in target.baselines if name in BASELINES]
     logged = {**forest.as_dict(), "seed": seed}
     with tracking.forest_run(Settings(), params["domain"], target.name, baselines, logged) as run:
-        _train(target, table, forest, seed, run)
+        _train(target, table, forest, params, run)
 
 
-def _train(target: Target, table: pd.DataFrame, forest: ForestParams, seed: int, run: tracking.ForestRun) -> None:
+def _with_bounds(rows: pd.DataFrame, lower: FloatArray, upper: FloatArray, target: Target) -> pd.DataFrame:
+    return rows.assign(lower=target.bounded(lower), upper=target.bounded(upper))
+
+
+def _calibrated(target: Target, held_out: pd.DataFrame, coverage: float) -> Calibration | dict[str, str]:
+    """The calibration of the intervals, or the reason why the model has none."""
+    try:
+        return calibrate_held_out(held_out, coverage)
+    except TooFewBatteriesError as error:
+        log.info("%s: %s", target.name, error.sentence)
+        return {"reason": error.sentence}
+
+
+def _train(
+    target: Target, table: pd.DataFrame, forest: ForestParams, params: dict[str, Any], run: tracking.ForestRun
+) -> None:
     """Write the files of `models/<target>` and log errors to `run` as soon as they are known."""
-    folder, division = MODELS / target.name, split(table, target)
+    folder, division, seed = MODELS / target.name, split(table, target), params["seed"]
+    max_rows, coverage = TrainParams.of(params).max_rows, IntervalParams.of(params).coverage
 
     def errors(rows: pd.DataFrame) -> dict[str, Measures]:
         own, of_baselines = errors_by_model(target, rows)
@@ -79,19 +102,26 @@ def _train(target: Target, table: pd.DataFrame, forest: ForestParams, seed: int,
         run.log({model: {primary: of[primary]} for model, of in errors(rows).items()}, "fold.", fold)
 
     primary = error_measure(target)
-    predictions = out_of_fold(table, target, forest, division, seed, on_fold)
+    predictions = out_of_fold(table, target, forest, division, seed, on_fold, max_rows)
+    interval: Calibration | dict[str, str] | None = None
+    if target.kind == "regression":
+        interval = _calibrated(target, predictions, coverage)
+        predictions = _with_bounds(predictions, *out_of_fold_bounds(predictions, coverage), target)
     predictions.to_parquet(folder / "oof.parquet", index=False)
     run.log(errors(predictions))
 
     log.info("%s: final fit on %d rows", target.name, int(division.final_rows().sum()))
-    model = fit_final(table, target, forest, division, seed)
     train, gate = table[division.final_rows()], table[division.gate]
+    model = fit_thinned(train, target, forest, seed, max_rows)
     features = gate[list(target.feature_names)].add_prefix(FEATURE_PREFIX)
-    on_gate = pd.concat([predict_with_baselines(model, train, gate, target), features], axis=1)
+    on_gate = pd.concat([predict_with_baselines(model, train, gate, target, forest), features], axis=1)
+    if isinstance(interval, Calibration):
+        bounds = interval.bounds(on_gate["predicted"].to_numpy(), on_gate["spread"].to_numpy())
+        on_gate = _with_bounds(on_gate, *bounds, target)
     on_gate.to_parquet(folder / "gate.parquet", index=False)
     run.log(errors(on_gate), "gate.")
 
-    onnx = to_onnx(model, len(target.feature_names))
+    onnx = to_onnx(model, len(target.feature_names), forest.steps)
     difference = onnx_difference(model, onnx, inputs(table.iloc[:: max(1, len(table) // 10_000)], target))
     if difference > MAX_DIFFERENCE:
         raise UntrainableError(f"ONNX differs from scikit-learn by {difference:.2g}, at most {MAX_DIFFERENCE}")
@@ -107,6 +137,7 @@ def _train(target: Target, table: pd.DataFrame, forest: ForestParams, seed: int,
             "params": forest.as_dict(),
             "seed": seed,
             "split": division.description,
+            "interval": interval.as_dict() if isinstance(interval, Calibration) else interval,
             "n_rows": len(train),
             "n_batteries": int(train["battery_id"].nunique()),
             "train_batteries": sorted(train["battery_id"].unique().tolist()),

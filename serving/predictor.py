@@ -17,7 +17,8 @@ from features.state_update import IntArray
 from features.targets import TARGETS, Target
 from serving.feature_snapshots import FeatureSnapshots, snapshots_of
 from telemetry.errors import TwinError
-from training.onnx_runtime import ForestFile, OnnxForests
+from training.intervals import Calibration
+from training.onnx_runtime import ForestFile, ForestOutput, OnnxForests
 from training.release import LoadedRelease, LocalModel
 
 NOT_PROMOTED = "no model was promoted for this target"
@@ -34,6 +35,8 @@ class TargetValues:
 
     Attributes:
         values: float64[n], NaN where withheld.
+        interval: lower and upper ends of the prediction intervals, float64[n] each; None if the model has none.
+        coverage: nominal coverage of the intervals.
         model: label of the model, e.g. `battery-soh/9`; None if the release has none for this target.
         reasons: n entries, the reason for withholding each value; None where it is not withheld.
     """
@@ -41,6 +44,8 @@ class TargetValues:
     values: FloatArray
     model: str | None
     reasons: list[str | None]
+    interval: tuple[FloatArray, FloatArray] | None = None
+    coverage: float | None = None
 
 
 class Predictor:
@@ -72,6 +77,7 @@ class Predictor:
         self.horizons = dict(release.horizons)
         self.versions = {name: model.version for name, model in loaded.models.items()}
         self._models = {name: model.label for name, model in loaded.models.items()}
+        self._calibrations = {name: Calibration.of(model.fit) for name, model in loaded.models.items()}
         self._forests = OnnxForests({name: _forest_file(TARGETS[name], model) for name, model in loaded.models.items()})
 
     @property
@@ -93,28 +99,31 @@ class Predictor:
         reasons = _reasons_to_withhold(snapshots)
         if any(None in reasons[name] for name in self._models):
             features = {cadence: of(snapshots).astype(np.float32) for cadence, of in _FEATURES.items()}
-            values = self._forests.predict(features)
+            outputs = self._forests.predict(features)
         else:
-            values = {}
+            outputs = {}
         return {
-            name: self._target_values(target, snapshots, values.get(name), reasons[name])
+            name: self._target_values(target, snapshots, outputs.get(name), reasons[name])
             for name, target in TARGETS.items()
         }
 
     def _target_values(
-        self, target: Target, snapshots: FeatureSnapshots, value: FloatArray | None, reasons: list[str | None]
+        self, target: Target, snapshots: FeatureSnapshots, output: ForestOutput | None, reasons: list[str | None]
     ) -> TargetValues:
         if target.name not in self._models:
             return TargetValues(np.full(len(snapshots), np.nan), None, [NOT_PROMOTED] * len(snapshots))
         model = self._models[target.name]
-        if value is None:
+        if output is None:
             return TargetValues(np.full(len(snapshots), np.nan), model, reasons)
+        value, calibration = output.value, self._calibrations[target.name]
         if target.offset is not None:
             offset = _FEATURE_NAMES[target.cadence].index(target.offset)
             value = value + _FEATURES[target.cadence](snapshots)[:, offset]
         if any(reasons):
             value = np.where([reason is None for reason in reasons], value, np.nan)
-        return TargetValues(value, model, reasons)
+        if calibration is None or output.spread is None:
+            return TargetValues(value, model, reasons)
+        return TargetValues(value, model, reasons, calibration.bounds(value, output.spread), calibration.coverage)
 
 
 def _forest_file(target: Target, model: LocalModel) -> ForestFile:

@@ -42,6 +42,11 @@ def _prediction_model(target: Target) -> type[_Value]:
     fields: dict[str, Any] = {}
     if target.kind == "regression":
         fields["unit"] = (str, target.shown.unit)
+        fields["interval"] = (
+            tuple[float, float] | None,
+            Field(None, description="lower and upper end; absent without a prediction interval"),
+        )
+        fields["coverage"] = (float | None, Field(None, description="probability that the interval is right"))
     if target.matures == "seconds":
         fields["due"] = (datetime | None, Field(None, description="time that the value is predicted for"))
     if target.matures == "cycles":
@@ -195,6 +200,11 @@ def _column(
         {"value": value, **fixed} if reason is None else {"value": None, **fixed, "withheld": reason}
         for value, reason in zip(target.to_shown(predicted.values).tolist(), predicted.reasons, strict=True)
     ]
+    if predicted.interval is not None:
+        ends = zip(*(target.to_shown(end).tolist() for end in predicted.interval), strict=True)
+        for interval, prediction in zip(ends, column, strict=True):
+            if prediction["value"] is not None:
+                prediction["interval"], prediction["coverage"] = list(interval), predicted.coverage
     if horizon is not None and target.is_forecast:
         ahead = timedelta(seconds=horizon)
         for time, prediction in zip(times, column, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 from features.state import FloatArray
 from features.targets import Target
 from training.baselines import LINEAR_EXTRAPOLATION, linear_extrapolation
+from training.intervals import interval_measures
 from training.measures import Measures, error_measure, measures, regression_measures, skill
 
 _BASELINE = "baseline_"
@@ -37,11 +39,13 @@ def add_linear_extrapolation(
     return merged.fillna({_BASELINE + LINEAR_EXTRAPOLATION: longest})
 
 
-def report(target: Target, predictions: pd.DataFrame) -> dict[str, Any]:
+def report(target: Target, predictions: pd.DataFrame, interval: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """One target's entry of `reports/metrics.json`.
 
     Args:
-        predictions: `battery_id`, `actual`, `predicted`, `life_quarter` and `baseline_<name>` columns.
+        predictions: `battery_id`, `actual`, `predicted`, `life_quarter` and `baseline_<name>` columns, and `lower` and
+            `upper` of a model with intervals.
+        interval: of `fit.json`: the calibration, or the reason why there is none.
     """
     own, baselines = errors_by_model(target, predictions)
     primary = error_measure(target)
@@ -53,7 +57,28 @@ def report(target: Target, predictions: pd.DataFrame) -> dict[str, Any]:
         "n_rows": len(predictions),
         "baselines": baselines,
         "by_life_quarter": _by_quarter(target, predictions),
+        **({} if interval is None else {"interval": _interval(predictions, interval)}),
     }
+
+
+def _interval(predictions: pd.DataFrame, interval: Mapping[str, Any]) -> dict[str, Any]:
+    if "coverage" not in interval:
+        return dict(interval)
+    # Out of fold, the other folds may have too few batteries although all of them together have enough.
+    rows = predictions.dropna(subset=["lower", "upper"]) if "lower" in predictions else predictions[:0]
+    if rows.empty:
+        return {"reason": "too few batteries in the other folds"}
+
+    def measured(part: pd.DataFrame) -> dict[str, Any]:
+        actual, lower, upper = (part[name].to_numpy(dtype=float) for name in ("actual", "lower", "upper"))
+        return interval_measures(actual, lower, upper, part["battery_id"], interval["coverage"])
+
+    quarters = [
+        {"quarter": int(float(str(quarter))), "n_rows": len(part)}
+        | {key: value for key, value in measured(part).items() if key != "nominal"}
+        for quarter, part in rows.groupby("life_quarter", sort=True)
+    ]
+    return {**measured(rows), "by_life_quarter": quarters}
 
 
 def errors_by_model(target: Target, predictions: pd.DataFrame) -> tuple[Measures, dict[str, Measures]]:

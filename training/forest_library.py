@@ -11,6 +11,9 @@ from sklearn import ensemble
 from telemetry.errors import TwinError
 
 Library = Literal["scikit-learn", "scikit-learn-intelex"]
+#: How a tree splits a node: at the best threshold of some features (random forest, Breiman 2001), or at the best of
+#: one random threshold for each (extremely randomised trees, Geurts et al. 2006, doi:10.1007/s10994-006-6226-1).
+Splits = Literal["best", "random"]
 
 
 @dataclass(frozen=True)
@@ -26,8 +29,8 @@ class ForestClasses:
     tag: str
 
 
-def forests(library: Library) -> ForestClasses:
-    """The forest classes of `library`.
+def forests(library: Library, splits: Splits = "best") -> ForestClasses:
+    """The forest classes of `library` whose trees split nodes as `splits` says.
 
     Raises:
         TwinError: the library is unknown or not installed.
@@ -49,6 +52,7 @@ def forests(library: Library) -> ForestClasses:
             field="tune.library",
             value=library,
         )
-    return ForestClasses(
-        module.RandomForestRegressor, module.RandomForestClassifier, f"{library} {metadata.version(library)}"
-    )
+    tag = f"{library} {metadata.version(library)}"
+    if splits == "random":
+        return ForestClasses(module.ExtraTreesRegressor, module.ExtraTreesClassifier, tag)
+    return ForestClasses(module.RandomForestRegressor, module.RandomForestClassifier, tag)

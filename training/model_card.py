@@ -50,6 +50,7 @@ def model_card(target: str, fit: Mapping[str, Any], evaluation: Mapping[str, Any
         )
         + (f"\n\nErrors are in {unit}." if unit else ""),
         "## Errors by quarter of life\n" + _quarters(out_of_fold.get("by_life_quarter", ())),
+        *_intervals(out_of_fold.get("interval"), unit),
         "## Limits\n" + "\n".join(f"- {limit}" for limit in _limits(fit, context)),
         "## Reproduction\n" + _reproduction(fit, context),
     ]
@@ -106,6 +107,20 @@ def _quarters(entries: Sequence[Mapping[str, Any]]) -> str:
         for entry in entries
     )
     return "\n".join((header, *rows))
+
+
+def _intervals(interval: Mapping[str, Any] | None, unit: str) -> tuple[str, ...]:
+    """The section about prediction intervals; none for a classifier or a model of an earlier version."""
+    if not interval:
+        return ()
+    heading = "## Prediction intervals\n"
+    if "nominal" not in interval:
+        return (f"{heading}None: {interval['reason']}.",)
+    return (
+        f"{heading}Nominal coverage {interval['nominal']:.0%}. Out of fold {interval['coverage']:.1%} of the rows lie "
+        f"inside, {interval['coverage_by_battery']:.1%} of a battery's rows in the mean over batteries; mean width "
+        f"{_number(interval['width_mean'])} {unit}.\n\n" + _quarters(interval["by_life_quarter"]),
+    )
 
 
 def _limits(fit: Mapping[str, Any], context: CardContext) -> tuple[str, ...]:

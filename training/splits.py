@@ -79,6 +79,15 @@ def gate_batteries(battery_ids: list[str]) -> list[str]:
     return sorted(_ranked(battery_ids)[: round(len(battery_ids) / 5)])
 
 
+def thinned(table: pd.DataFrame, target: Target, max_rows: int | None) -> pd.DataFrame:
+    """Every k-th row of `table`, at most `max_rows` (None: all), or as many as leave enough of both classes."""
+    step = 1 if max_rows is None else max(1, -(-len(table) // max_rows))
+    classes = table[target.label].to_numpy(dtype=float) > 0.5 if target.kind == "classification" else None
+    while step > 1 and not _fits(np.arange(len(table)) % step == 0, classes):
+        step -= 1
+    return table.iloc[::step]
+
+
 def _ranked(battery_ids: list[str]) -> list[str]:
     return sorted(battery_ids, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
 

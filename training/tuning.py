@@ -15,11 +15,17 @@ from pydantic import PositiveInt
 
 from features.targets import Target
 from telemetry.parameters import Parameters
-from training.forest_library import Library
+from training.forest_library import Library, Splits
 from training.forests import ForestParams, fit, predict
 from training.measures import error_measure, measures
 from training.splits import Split, fitting_parts
 from training.tracking import Trial
+
+#: The published setting, and one that is good on most sources.
+_FIRST_TRIALS = (
+    ForestParams(),
+    ForestParams(max_depth=None, min_samples_leaf=3, splits="random", steps=2),
+)
 
 #: Called after each finished trial.
 OnTrial = Callable[[Trial], None]
@@ -32,7 +38,7 @@ class TuneParams(Parameters):
         trials: finished trials in total, including those of an interrupted study.
         max_rows: largest number of rows in a trial; every k-th row is used.
         library: implementation of the forests in trials; the final forest is always scikit-learn's.
-        n_estimators, max_depth, max_features, min_samples_leaf, max_samples: the values to choose from.
+        n_estimators, max_depth, max_features, min_samples_leaf, max_samples, splits, steps: the values to choose from.
     """
 
     section: ClassVar[str] = "tune"
@@ -45,6 +51,8 @@ class TuneParams(Parameters):
     max_features: tuple[float, ...]
     min_samples_leaf: tuple[int, ...]
     max_samples: tuple[float | None, ...]
+    splits: tuple[Splits, ...] = ("best",)
+    steps: tuple[int, ...] = (1,)
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ def tune_forest(
 ) -> TuningResult:
     """Continue the study `name` until it has `tune.trials` finished trials.
 
-    The first trial is the published setting.  The sampler of each trial is seeded by `seed` plus the number of
+    The first trials are `_FIRST_TRIALS`.  The sampler of each trial is seeded by `seed` plus the number of
     finished trials, so that a resumed study of one worker gives the result of an uninterrupted one.
     """
     rows_for_tuning, inner = _thinned(table.assign(_fold=split.fold)[split.final_rows()], target, split, tune.max_rows)
@@ -84,8 +92,8 @@ def tune_forest(
     )
     while (finished := _finished(study)) < tune.trials:
         study.sampler = _sampler(seed + finished)
-        if finished == 0:
-            study.enqueue_trial(_published(tune), skip_if_exists=True)
+        if finished < len(_FIRST_TRIALS):
+            study.enqueue_trial(_within(tune, _FIRST_TRIALS[finished]), skip_if_exists=True)
         trial = study.ask()
         params = _suggest(trial, tune)
         error = _error(rows_for_tuning, inner, target, params, seed, tune.library)
@@ -109,10 +117,9 @@ def _finished(study: optuna.Study) -> int:
     return len(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)))
 
 
-def _published(tune: TuneParams) -> dict[str, Any]:
-    """The published setting, as far as the search space contains it."""
-    published = ForestParams().as_dict()
-    return {key: value for key, value in published.items() if value in getattr(tune, key)}
+def _within(tune: TuneParams, params: ForestParams) -> dict[str, Any]:
+    """A setting, as far as the search space contains it."""
+    return {key: value for key, value in params.as_dict().items() if value in getattr(tune, key)}
 
 
 def _suggest(trial: optuna.trial.BaseTrial, tune: TuneParams) -> ForestParams:

@@ -46,10 +46,7 @@ INJECTIONS = ("end_of_life=#1@2s+12s", f"overheating={OVERHEATED}@{OVERHEATED_AT
 ACTUAL = {"battery_rul_actual", "battery_failure_actual", "battery_soh_actual", "battery_temperature_actual"}
 #: Short windows, so that some of them are completed.
 DRIFT = {"window_s": 1800, "min_rows": 10}
-#: `empty_until` of the panels that are empty for a release without intervals.
-WITHOUT_INTERVALS = ("the model gives an interval", "the models give intervals")
 QUERIES = [query for spec in DASHBOARDS for panel in spec.panels for query in panel.queries]
-MAY_BE_EMPTY = {query.expression for query in QUERIES if query.empty_until in WITHOUT_INTERVALS}
 
 
 @dataclass
@@ -210,7 +207,7 @@ def test_metrics_panels_and_alert_of_a_live_minute(
     assert fired is not None
     assert fired - hot_since <= 30.0
     assert resolved is not None
-    assert [target.text for target in empty if target.text not in MAY_BE_EMPTY] == []
+    assert [target.text for target in empty] == []
 
 
 def _count(dsn: str, sql: str) -> list[tuple[object, ...]]:

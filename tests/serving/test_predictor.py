@@ -21,6 +21,7 @@ from serving.request_decoding import RequestLimits, decode_request
 from serving.request_scoring import ScoringRequest, score_request
 from serving.response import BatteryPrediction, response_entries, to_json
 from telemetry.errors import TwinError
+from tests.training.small_models import INTERVAL
 from training.onnx_runtime import OnnxForest
 from training.release import LoadedRelease
 
@@ -98,6 +99,57 @@ def test_predictions_equal_the_forests_on_the_state_features(
         expected += features[target.offset] if target.offset else 0.0
         assert one.predictions[name].value == expected
         assert one.predictions[name].model == f"battery-{name}/1"
+
+
+def test_intervals_are_multiples_of_the_spread_around_the_prediction(
+    predictor: Predictor, release: LoadedRelease, battery: Battery
+) -> None:
+    given = battery(readings=range(0, 600, 10), cycles=range(1, 15))
+    (entry,) = entries(predictor, given)
+    BatteryPrediction.model_validate(entry)
+    request = decoded(given)
+    (result,) = score_request(request, predictor)
+    for name, target in TARGETS.items():
+        shown, values = entry[target.shown.field], result.predicted[name]
+        if target.kind == "classification":
+            assert values.interval is None
+            assert not {"interval", "coverage"} & set(shown)
+            continue
+        assert values.interval is not None
+        lower, upper = values.interval
+        features = state_update.reading_features if target.cadence == "reading" else state_update.cycle_features
+        names = state_update.READING_FEATURES if target.cadence == "reading" else state_update.CYCLE_FEATURES
+        columns = [names.index(column) for column in release.models[name].fit["feature_names"]]
+        row = features(request.states[0])[columns].astype(np.float32)
+        spread = OnnxForest(release.models[name].path).run(row[None, :]).spread
+        assert spread is not None
+        half = INTERVAL["factor"] * (spread + INTERVAL["floor"])
+        np.testing.assert_array_equal((lower, upper), (values.values - half, values.values + half))
+        assert shown["coverage"] == 0.9
+        assert shown["interval"] == [*target.to_shown(lower).tolist(), *target.to_shown(upper).tolist()]
+        assert shown["interval"][0] <= shown["value"] <= shown["interval"][1]
+    assert entry["rul"]["interval"][0] >= 0.0
+
+
+def test_withheld_predictions_have_no_interval(predictor: Predictor, battery: Battery) -> None:
+    (entry,) = entries(predictor, battery(readings=(0,), cycles=range(1, 5)))
+    assert entry["rul"]["value"] is None
+    assert "interval" not in entry["rul"]
+    assert "interval" in entry["soh"]
+
+
+def test_models_without_calibration_or_spread_predict_without_interval(
+    release: LoadedRelease, battery: Battery
+) -> None:
+    """Models of fewer batteries, and models that an earlier version registered."""
+    models = {
+        name: dataclasses.replace(model, fit={**model.fit, "interval": {"reason": "too few batteries"}})
+        for name, model in release.models.items()
+    }
+    predictor = Predictor(dataclasses.replace(release, models=models))
+    (entry,) = entries(predictor, battery(readings=(0,), cycles=range(1, 15)))
+    assert all("interval" not in entry[target.shown.field] for target in TARGETS.values())
+    assert all(entry[target.shown.field]["value"] is not None for target in TARGETS.values())
 
 
 def test_predictions_are_withheld_without_enough_history(predictor: Predictor, battery: Battery) -> None:

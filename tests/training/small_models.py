@@ -34,6 +34,7 @@ TABLE = "table.parquet"
 GATE_BATTERIES = ("B08", "B09", "B10", "B11", "B12")
 TRAIN_BATTERIES = tuple(f"B0{number}" for number in range(8))
 DEFINITIONS = {"eol_fraction": 0.8, "failure_horizon_cycles": 100, "temperature_horizon_s": 300}
+INTERVAL = {"coverage": 0.9, "n_batteries": 8, "factor": 2.0, "floor": 0.1}
 GATE = GateThresholds(min_skill=dict.fromkeys(TARGET_NAMES, 0.02))
 
 
@@ -135,6 +136,7 @@ def _trained(name: str, noise: float, signal: float, train_batteries: tuple[str,
         "params": {"n_estimators": N_TREES, "max_depth": None},
         "seed": 0,
         "split": "grouped by battery",
+        "interval": INTERVAL if entry.kind == "regression" else None,
         "n_rows": len(train),
         "n_batteries": len(TRAIN_BATTERIES),
         "train_batteries": list(train_batteries),

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
+from sklearn.base import is_classifier
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
 
@@ -49,11 +50,14 @@ def test_onnx_difference_detects_wrong_routing_of_missing_values() -> None:
 
 def test_graph_inputs_and_outputs(model: Pipeline) -> None:
     graph = onnx.load_from_string(to_onnx(model, N_FEATURES)).graph
-    (features,), (value,) = graph.input, graph.output
-    assert (features.name, value.name) == ("features", "value")
-    assert features.type.tensor_type.elem_type == value.type.tensor_type.elem_type == TensorProto.FLOAT
+    (features,) = graph.input
+    assert features.name == "features"
+    assert [output.name for output in graph.output] == (["value"] if is_classifier(model) else ["value", "spread"])
+    assert {one.type.tensor_type.elem_type for one in (features, *graph.output)} == {TensorProto.FLOAT}
     assert [d.dim_value for d in features.type.tensor_type.shape.dim] == [0, N_FEATURES]
-    assert [d.dim_value for d in value.type.tensor_type.shape.dim] == [0, 1]
+    assert [[d.dim_value for d in one.type.tensor_type.shape.dim] for one in graph.output] == [[0, 1]] * len(
+        graph.output
+    )
 
 
 def test_graph_has_no_unused_initializer(model: Pipeline) -> None:
@@ -98,7 +102,7 @@ def test_forests_of_common_tables_give_the_bits_of_each_forest(files: dict[str, 
     assert together.keys() == files.keys()
     for name, file in files.items():
         alone = OnnxForest(file.path).predict(tables[file.table][:, list(file.columns)])
-        np.testing.assert_array_equal(together[name], alone)
+        np.testing.assert_array_equal(together[name].value, alone)
 
 
 def test_no_forests_give_no_predictions() -> None:
