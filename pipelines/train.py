@@ -6,6 +6,7 @@ import argparse
 import logging
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from telemetry.parameters import load_params
 from telemetry.settings import Settings
 from training import tracking
 from training.baselines import BASELINES
-from training.crossfit import TrainParams, fit_thinned, out_of_fold, predict_with_baselines
+from training.crossfit import TrainParams, domain, fit_thinned, out_of_fold, predict_with_baselines
+from training.domain import properties_of, threshold
 from training.evaluate import errors_by_model
 from training.forests import ForestParams, inputs
 from training.intervals import (
@@ -31,7 +33,7 @@ from training.intervals import (
 from training.measures import Measures, error_measure
 from training.model_files import save_canonical_skops
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference, to_onnx
-from training.params import DEFINITIONS_FILE, FEATURES, MODELS, TUNED, read_json, start_logging, write_json
+from training.params import DEFINITIONS_FILE, FEATURES, MODELS, TUNED, VALIDATED, read_json, start_logging, write_json
 from training.release import content_sha256
 from training.splits import UntrainableError, split
 
@@ -121,6 +123,11 @@ def _train(
     on_gate.to_parquet(folder / "gate.parquet", index=False)
     run.log(errors(on_gate), "gate.")
 
+    known = replace(
+        domain(model, train, target),
+        threshold=threshold(predictions["battery_id"], predictions["domain_distance"].to_numpy()),
+        **properties_of(pd.read_parquet(VALIDATED / "batteries.parquet"), train["battery_id"].unique().tolist()),
+    )
     onnx = to_onnx(model, len(target.feature_names), forest.steps)
     difference = onnx_difference(model, onnx, inputs(table.iloc[:: max(1, len(table) // 10_000)], target))
     if difference > MAX_DIFFERENCE:
@@ -138,6 +145,7 @@ def _train(
             "seed": seed,
             "split": division.description,
             "interval": interval.as_dict() if isinstance(interval, Calibration) else interval,
+            "domain": known.as_dict(),
             "n_rows": len(train),
             "n_batteries": int(train["battery_id"].nunique()),
             "train_batteries": sorted(train["battery_id"].unique().tolist()),

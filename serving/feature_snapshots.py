@@ -18,7 +18,9 @@ from features.state import FloatArray
 from features.state_update import BoolArray, IntArray
 
 # State slots that a snapshot holds besides the features.
-_STATE_SLOTS = np.array([s.TIME_S, s.CYCLES, s.CYCLES_SEEN, s.NOMINAL_CAPACITY_AH, s.PLAUSIBLE_TIME_S, s.IMPLAUSIBLE])
+_STATE_SLOTS = np.array(
+    [s.TIME_S, s.CYCLES, s.CYCLES_SEEN, s.NOMINAL_CAPACITY_AH, s.CHEMISTRY, s.PLAUSIBLE_TIME_S, s.IMPLAUSIBLE]
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class FeatureSnapshots:
         cycles: float64[n], age in equivalent full cycles.
         cycles_seen: int64[n], cycles and sessions summarised so far.
         has_reading: bool[n], whether there was a plausible reading.
-        nominal_capacity_known: bool[n].
+        nominal_capacity_ah: float64[n], NaN where unknown.
+        chemistry: int64[n], index in `CHEMISTRY_NAMES`.
         flags: int64[n], bits of the newest reading, see `features.plausibility`.
     """
 
@@ -42,11 +45,17 @@ class FeatureSnapshots:
     cycles: FloatArray
     cycles_seen: IntArray
     has_reading: BoolArray
-    nominal_capacity_known: BoolArray
+    nominal_capacity_ah: FloatArray
+    chemistry: IntArray
     flags: IntArray
 
     def __len__(self) -> int:
         return len(self.time_s)
+
+    @property
+    def nominal_capacity_known(self) -> BoolArray:
+        """Whether the features relative to the nominal capacity exist, bool[n]."""
+        return ~np.isnan(self.nominal_capacity_ah)
 
     def where(self, mask: BoolArray) -> FeatureSnapshots:
         """The snapshots where `mask`, bool[n], is true."""
@@ -116,7 +125,7 @@ def _new_rows(n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
 
 
 def _to_snapshots(reading_features: FloatArray, cycle_features: FloatArray, slots: FloatArray) -> FeatureSnapshots:
-    time_s, cycles, cycles_seen, nominal_capacity_ah, plausible_time_s, flags = slots.T
+    time_s, cycles, cycles_seen, nominal_capacity_ah, chemistry, plausible_time_s, flags = slots.T
     return FeatureSnapshots(
         reading_features=reading_features,
         cycle_features=cycle_features,
@@ -124,7 +133,8 @@ def _to_snapshots(reading_features: FloatArray, cycle_features: FloatArray, slot
         cycles=cycles,
         cycles_seen=cycles_seen.astype(np.int64),
         has_reading=~np.isnan(plausible_time_s),
-        nominal_capacity_known=~np.isnan(nominal_capacity_ah),
+        nominal_capacity_ah=nominal_capacity_ah,
+        chemistry=chemistry.astype(np.int64),
         flags=flags.astype(np.int64),
     )
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from features import plausibility, state_update
 from features.state import STATE_VERSION, FloatArray, new_states
@@ -17,6 +18,7 @@ from features.state_update import IntArray
 from features.targets import TARGETS, Target
 from serving.feature_snapshots import FeatureSnapshots, snapshots_of
 from telemetry.errors import TwinError
+from training.domain import WITHHOLD, Domain
 from training.intervals import Calibration
 from training.onnx_runtime import ForestFile, ForestOutput, OnnxForests
 from training.release import LoadedRelease, LocalModel
@@ -37,6 +39,8 @@ class TargetValues:
         values: float64[n], NaN where withheld.
         interval: lower and upper ends of the prediction intervals, float64[n] each; None if the model has none.
         coverage: nominal coverage of the intervals.
+        out_of_domain: n entries, how a battery differs from those in training; None where it does not.  Its value has
+            no interval.
         model: label of the model, e.g. `battery-soh/9`; None if the release has none for this target.
         reasons: n entries, the reason for withholding each value; None where it is not withheld.
     """
@@ -46,6 +50,7 @@ class TargetValues:
     reasons: list[str | None]
     interval: tuple[FloatArray, FloatArray] | None = None
     coverage: float | None = None
+    out_of_domain: list[str | None] | None = None
 
 
 class Predictor:
@@ -78,7 +83,9 @@ class Predictor:
         self.versions = {name: model.version for name, model in loaded.models.items()}
         self._models = {name: model.label for name, model in loaded.models.items()}
         self._calibrations = {name: Calibration.of(model.fit) for name, model in loaded.models.items()}
-        self._forests = OnnxForests({name: _forest_file(TARGETS[name], model) for name, model in loaded.models.items()})
+        self._domains = {name: Domain.of(model.fit) for name, model in loaded.models.items()}
+        self._files = {name: _forest_file(TARGETS[name], model) for name, model in loaded.models.items()}
+        self._forests = OnnxForests(self._files)
 
     @property
     def labels(self) -> list[str]:
@@ -97,18 +104,55 @@ class Predictor:
         The result for a snapshot is bitwise independent of the other snapshots in the call.
         """
         reasons = _reasons_to_withhold(snapshots)
+        features, outputs = {}, {}
         if any(None in reasons[name] for name in self._models):
             features = {cadence: of(snapshots).astype(np.float32) for cadence, of in _FEATURES.items()}
             outputs = self._forests.predict(features)
-        else:
-            outputs = {}
         return {
-            name: self._target_values(target, snapshots, outputs.get(name), reasons[name])
+            name: self._target_values(
+                target,
+                snapshots,
+                outputs.get(name),
+                reasons[name],
+                self._out_of_domain(name, snapshots, features[target.cadence], reasons[name])
+                if name in outputs
+                else None,
+            )
             for name, target in TARGETS.items()
         }
 
+    def _out_of_domain(
+        self, name: str, snapshots: FeatureSnapshots, features: NDArray[np.float32], reasons: list[str | None]
+    ) -> list[str | None] | None:
+        """How each battery is unlike those in training; None if none is.  Far from them, it becomes a reason."""
+        domain = self._domains[name]
+        if domain is None:
+            return None
+        rows = features[:, self._files[name].columns]
+        distance = domain.distance(rows)
+        foreign = domain.is_foreign(snapshots.chemistry, snapshots.nominal_capacity_ah)
+        found: list[str | None] | None = None
+        for i in np.flatnonzero(foreign | (distance > domain.threshold)).tolist():
+            if reasons[i] is not None:
+                continue
+            if foreign[i]:
+                reasons[i] = domain.describe_battery(
+                    int(snapshots.chemistry[i]), float(snapshots.nominal_capacity_ah[i])
+                )
+            elif distance[i] > WITHHOLD:
+                reasons[i] = domain.describe(rows[i])
+            else:
+                found = found or [None] * len(snapshots)
+                found[i] = domain.describe(rows[i])
+        return found
+
     def _target_values(
-        self, target: Target, snapshots: FeatureSnapshots, output: ForestOutput | None, reasons: list[str | None]
+        self,
+        target: Target,
+        snapshots: FeatureSnapshots,
+        output: ForestOutput | None,
+        reasons: list[str | None],
+        out_of_domain: list[str | None] | None,
     ) -> TargetValues:
         if target.name not in self._models:
             return TargetValues(np.full(len(snapshots), np.nan), None, [NOT_PROMOTED] * len(snapshots))
@@ -121,9 +165,10 @@ class Predictor:
             value = value + _FEATURES[target.cadence](snapshots)[:, offset]
         if any(reasons):
             value = np.where([reason is None for reason in reasons], value, np.nan)
+        values = TargetValues(value, model, reasons, out_of_domain=out_of_domain)
         if calibration is None or output.spread is None:
-            return TargetValues(value, model, reasons)
-        return TargetValues(value, model, reasons, calibration.bounds(value, output.spread), calibration.coverage)
+            return values
+        return replace(values, interval=calibration.bounds(value, output.spread), coverage=calibration.coverage)
 
 
 def _forest_file(target: Target, model: LocalModel) -> ForestFile:

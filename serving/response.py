@@ -36,6 +36,9 @@ class _Value(_ResponseModel):
     value: float | None = Field(description="null if the prediction is withheld")
     model: str | None = Field(description="registered model and version, e.g. battery-soh/9")
     withheld: str | None = Field(None, description="reason for withholding the value")
+    out_of_domain: str | None = Field(
+        None, description="how the battery differs from those that the model was trained on; the value has no interval"
+    )
 
 
 def _prediction_model(target: Target) -> type[_Value]:
@@ -205,6 +208,12 @@ def _column(
         for interval, prediction in zip(ends, column, strict=True):
             if prediction["value"] is not None:
                 prediction["interval"], prediction["coverage"] = list(interval), predicted.coverage
+    if predicted.out_of_domain is not None:
+        for difference, prediction in zip(predicted.out_of_domain, column, strict=True):
+            if difference is not None:
+                prediction["out_of_domain"] = difference
+                prediction.pop("interval", None)
+                prediction.pop("coverage", None)
     if horizon is not None and target.is_forecast:
         ahead = timedelta(seconds=horizon)
         for time, prediction in zip(times, column, strict=True):

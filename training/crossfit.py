@@ -14,7 +14,8 @@ from sklearn.pipeline import Pipeline
 from features.targets import Target
 from telemetry.parameters import Parameters
 from training.baselines import BASELINES
-from training.forests import ForestParams, fit, predict, spread
+from training.domain import Domain
+from training.forests import ForestParams, fit, importance, inputs, predict, spread
 from training.splits import Split, thinned
 
 #: Called with the number of a fold and its predictions.
@@ -53,8 +54,8 @@ def out_of_fold(
         max_rows: see `fit_thinned`.
 
     Returns:
-        One row for each row of `table` in a test fold: keys, `actual`, `predicted`, `fold`, `baseline_<name>` and, of
-        a regression, `spread`.
+        One row for each row of `table` in a test fold: keys, `actual`, `predicted`, `fold`, `baseline_<name>`,
+        `domain_distance` and, of a regression, `spread`.
     """
     parts = []
     for test_fold in split.test_folds:
@@ -77,6 +78,11 @@ def fit_thinned(
     return fit(thinned(train, target, max_rows), target, params, seed)
 
 
+def domain(model: Pipeline, train: pd.DataFrame, target: Target) -> Domain:
+    """Domain of `model`, which was fitted to rows of `train`."""
+    return Domain.measured(target.feature_names, inputs(train, target), importance(model))
+
+
 def predict_with_baselines(
     model: Pipeline, train: pd.DataFrame, rows: pd.DataFrame, target: Target, params: ForestParams
 ) -> pd.DataFrame:
@@ -87,6 +93,7 @@ def predict_with_baselines(
     )
     if target.kind == "regression":
         predictions["spread"] = spread(model, rows, target, params.steps)
+    predictions["domain_distance"] = domain(model, train, target).distance(inputs(rows, target))
     for name in target.baselines:
         if name in BASELINES:
             predictions[f"baseline_{name}"] = BASELINES[name](train, rows, target)

@@ -135,6 +135,14 @@ def _sum_of(first: Any, second: Any, params: ForestParams) -> Any:
     return both
 
 
+def importance(model: Pipeline) -> FloatArray:
+    """Share of each feature in the reduction of the impurity, float64[F], mean over the trees; sums to 1."""
+    forest = model[-1]
+    if isinstance(forest, CalibratedClassifierCV):
+        forest = forest.calibrated_classifiers_[0].estimator
+    return np.asarray(forest.feature_importances_, dtype=float)
+
+
 def leaf_moments(forest: Any, steps: int) -> list[tuple[FloatArray, FloatArray]]:
     """Mean and variance of the labels in each node, float64[nodes], of every tree of the first of `steps` forests.
 

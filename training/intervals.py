@@ -92,10 +92,10 @@ def calibrate(
     Raises:
         TooFewBatteriesError: for the number of batteries.
     """
-    _, battery, rows = np.unique(np.asarray(battery_ids, dtype=str), return_inverse=True, return_counts=True)
-    if len(rows) < min_batteries(coverage):
+    n_batteries = len(np.unique(np.asarray(battery_ids, dtype=str)))
+    if n_batteries < min_batteries(coverage):
         raise TooFewBatteriesError(
-            f"no prediction intervals: {len(rows)} held-out batteries, at least {min_batteries(coverage)} are needed "
+            f"no prediction intervals: {n_batteries} held-out batteries, at least {min_batteries(coverage)} are needed "
             f"for a coverage of {coverage:.0%}",
             field="intervals.coverage",
             value=coverage,
@@ -103,13 +103,25 @@ def calibrate(
     # Half the mean error: without it, rows whose leaves happen to be alike decide on the width of all.
     floor = _FLOOR * float(np.abs(errors).mean())
     scores = np.abs(errors) / np.maximum(spread + floor, np.finfo(float).tiny)
+    # A little more, so that the row whose score it is lies inside in spite of rounding.
+    factor = weighted_quantile(battery_ids, scores, coverage) * (1.0 + 1e-12)
+    return Calibration(coverage, n_batteries, factor, floor)
+
+
+def weighted_quantile(battery_ids: NDArray[Any] | pd.Series, scores: FloatArray, share: float) -> float:
+    """Smallest score that a row of a new battery does not exceed with the probability `share`.
+
+    Every battery has the same weight, and one more counts as infinite; the largest score where that is the result.
+
+    Args:
+        battery_ids: [n], battery of each row.
+        scores: float64[n], of held-out rows.
+    """
+    _, battery, rows = np.unique(np.asarray(battery_ids, dtype=str), return_inverse=True, return_counts=True)
     order = np.argsort(scores, kind="stable")
     reached = np.cumsum((1.0 / (rows * (len(rows) + 1.0)))[battery[order]])
     # Rounding of the sum must not ask for one row more than there is.
-    first = min(int(np.searchsorted(reached, coverage - 1e-12)), len(order) - 1)
-    # A little more, so that the row whose score it is lies inside in spite of rounding.
-    factor = float(scores[order[first]]) * (1.0 + 1e-12)
-    return Calibration(coverage, len(rows), factor, floor)
+    return float(scores[order[min(int(np.searchsorted(reached, share - 1e-12)), len(order) - 1)]])
 
 
 def out_of_fold_bounds(held_out: pd.DataFrame, coverage: float) -> tuple[FloatArray, FloatArray]:

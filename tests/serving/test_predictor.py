@@ -152,6 +152,74 @@ def test_models_without_calibration_or_spread_predict_without_interval(
     assert all(entry[target.shown.field]["value"] is not None for target in TARGETS.values())
 
 
+def with_domain(release: LoadedRelease, target: str, **changes: Any) -> Predictor:
+    """The release whose model of `target` has seen any value of its features between -1e6 and 1e6."""
+    model = release.models[target]
+    n = len(model.fit["feature_names"])
+    domain = {
+        "minimum": [-1e6] * n,
+        "maximum": [1e6] * n,
+        "never_missing": [False] * n,
+        "weight": [1.0 / n] * n,
+        "threshold": 0.02,
+        "chemistries": ["NMC"],
+        "nominal_capacity_ah": [150.0, 150.0],
+        **changes,
+    }
+    changed = dataclasses.replace(model, fit={**model.fit, "domain": domain})
+    return Predictor(dataclasses.replace(release, models={**release.models, target: changed}))
+
+
+def test_battery_like_those_in_training_is_in_domain(release: LoadedRelease, battery: Battery) -> None:
+    (entry,) = entries(with_domain(release, "soh"), battery(readings=(0,), cycles=range(1, 15)))
+    assert not {"out_of_domain", "withheld"} & set(entry["soh"])
+
+
+def test_value_of_a_battery_out_of_domain_has_the_difference_and_no_interval(
+    release: LoadedRelease, battery: Battery
+) -> None:
+    names = release.models["soh"].fit["feature_names"]
+    limits = [1e6] * len(names)
+    limits[names.index("cycles")] = 1.0
+    given = battery(readings=(0,), cycles=range(1, 15))
+    (plain,), (entry,) = (
+        entries(predictor, given)
+        for predictor in (with_domain(release, "soh"), with_domain(release, "soh", maximum=limits))
+    )
+    BatteryPrediction.model_validate(entry)
+    assert entry["soh"]["value"] == plain["soh"]["value"]
+    assert entry["soh"]["out_of_domain"].startswith("outside of the training data: cycles is 14 (")
+    assert not {"interval", "coverage"} & set(entry["soh"])
+    assert {name: entry[name] for name in ("temperature", "rul", "failure_probability")} == {
+        name: plain[name] for name in ("temperature", "rul", "failure_probability")
+    }
+
+
+def test_prediction_far_out_of_domain_is_withheld(release: LoadedRelease, battery: Battery) -> None:
+    n = len(release.models["soh"].fit["feature_names"])
+    predictor = with_domain(release, "soh", maximum=[-1e5] * n, never_missing=[True] * n)
+    (entry,) = entries(predictor, battery(readings=(0,), cycles=range(1, 15)))
+    BatteryPrediction.model_validate(entry)
+    assert entry["soh"]["value"] is None
+    assert entry["soh"]["withheld"].startswith("outside of the training data: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"chemistries": ["LFP"]}, "the model was trained on LFP cells, this battery is NMC"),
+        ({"nominal_capacity_ah": [1.1, 2.0]}, "the model was trained on nominal capacities of 1.1 Ah to 2 Ah"),
+    ],
+)
+def test_predictions_for_another_kind_of_battery_are_withheld(
+    release: LoadedRelease, battery: Battery, changes: dict[str, Any], reason: str
+) -> None:
+    (entry,) = entries(with_domain(release, "rul", **changes), battery(readings=(0,), cycles=range(1, 15)))
+    assert entry["rul"]["value"] is None
+    assert entry["rul"]["withheld"].startswith(reason.replace(" Ah to", " to"))
+    assert entry["soh"]["value"] is not None
+
+
 def test_predictions_are_withheld_without_enough_history(predictor: Predictor, battery: Battery) -> None:
     without_readings, few_cycles, many_cycles = score_entries(
         predictor,
