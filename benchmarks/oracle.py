@@ -37,6 +37,8 @@ from training.params import read_json, write_json
 from training.splits import split
 
 TARGETS_COMPARED = ("soh", "rul", "failure")
+#: Name of the table of the batteries without an end of life among the feature tables.
+CENSORED = "rul_censored"
 USES, DEFECTS = 20, 50
 #: Quantiles of the change of the predicted remaining life between two rows, less the cycles between them.
 QUANTILES = (0.5, 0.9, 0.95)
@@ -73,8 +75,9 @@ def feature_tables(params: SimulateParams, seed: int, indices: Sequence[int]) ->
     readings = pd.concat([rows for _, rows in lives if len(rows)], ignore_index=True)
     batteries = batteries_table([life.battery.identity.row() for life, _ in lives])
     labels = LabelParams(min_rows=1, min_events=0)
-    tables = build(readings, empty_table(CYCLE_FIELDS), batteries, labels).tables
-    return {name: tables[name] for name in TARGETS_COMPARED if name in tables}
+    built = build(readings, empty_table(CYCLE_FIELDS), batteries, labels)
+    tables = {name: built.tables[name] for name in TARGETS_COMPARED if name in built.tables}
+    return {**tables, CENSORED: built.censored["rul"]}
 
 
 def all_tables(params: SimulateParams, seed: int, workers: int, per_part: int = 10) -> Tables:
@@ -87,7 +90,7 @@ def all_tables(params: SimulateParams, seed: int, workers: int, per_part: int = 
         found = list(track(results, "simulating and computing features", total=len(parts)))
     return {
         name: pd.concat([tables[name] for tables in found if name in tables], ignore_index=True)
-        for name in TARGETS_COMPARED
+        for name in (*TARGETS_COMPARED, CENSORED)
     }
 
 
@@ -153,9 +156,10 @@ def compared(params: SimulateParams, seed: int, workers: int, rows: int) -> dict
         table, target = tables[name], TARGETS[name]
         division = split(table, target)
         forest = ForestParams(**read_json(TUNING / f"{name}.json")["params"])
+        censored = tables[CENSORED] if name == "rul" else None
         train, gate = table[division.final_rows()], table[division.gate]
         predictions = predict_with_baselines(
-            fit_thinned(train, target, forest, seed, max_rows), train, gate, target, forest
+            fit_thinned(train, target, forest, seed, max_rows, censored), train, gate, target, forest, train
         )
         predictions.index = gate.index
         own, of_baselines = errors_by_model(target, predictions)
@@ -169,7 +173,7 @@ def compared(params: SimulateParams, seed: int, workers: int, rows: int) -> dict
             "baselines": errors,
         }
         if name == "rul":
-            held_out = out_of_fold(table, target, forest, division, seed, max_rows=max_rows)
+            held_out = out_of_fold(table, target, forest, division, seed, max_rows=max_rows, censored=censored)
             result["targets"][name]["steadiness"] = steadiness(held_out)
         if name == "failure":
             chosen = sampled(predictions, rows, seed)

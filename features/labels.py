@@ -57,6 +57,10 @@ def definitions(params: Mapping[str, Any], of_source: Mapping[str, float]) -> di
     return {name: getattr(defaults, name) if value is None else value for name, value in filled.items()}
 
 
+#: Column with the result of `observed_cycles`.
+OBSERVED = "observed_cycles"
+
+
 @dataclass(frozen=True, kw_only=True)
 class BatteryRecord:
     """Everything observed of one battery that labels of its cycles are computed from.
@@ -86,6 +90,12 @@ class BatteryRecord:
         """Age at end of life according to the record; NaN if not reached."""
         return end_of_life(self.health_cycles, self.health, params.eol_fraction)
 
+    def censored_at(self, params: LabelParams) -> float:
+        """Age at the last measured health of a battery that has not reached its end of life; NaN for others."""
+        if not len(self.health_cycles) or not np.isnan(self.end_of_life(params)):
+            return float("nan")
+        return float(self.health_cycles[-1])
+
 
 #: Labels at float64[n] ages (equivalent full cycles) of one battery, in the unit of the target; NaN if unknown.
 LabelFunction = Callable[[FloatArray, BatteryRecord, LabelParams], FloatArray]
@@ -109,6 +119,15 @@ def measured_health(ages: FloatArray, record: BatteryRecord, params: LabelParams
 def remaining_life(ages: FloatArray, record: BatteryRecord, params: LabelParams) -> FloatArray:
     """Equivalent full cycles until the end of life."""
     return remaining_cycles(ages, record.end_of_life(params))
+
+
+def observed_cycles(ages: FloatArray, record: BatteryRecord, params: LabelParams) -> FloatArray:
+    """Equivalent full cycles that a right-censored battery was observed for: its remaining life is longer.
+
+    NaN for a battery that has reached its end of life, and where its health is not known any more.
+    """
+    observed = record.censored_at(params) - ages
+    return np.where(observed >= 0.0, observed, np.nan)
 
 
 def failure(ages: FloatArray, record: BatteryRecord, params: LabelParams) -> FloatArray:

@@ -37,6 +37,8 @@ class FeatureTables:
 
     Attributes:
         tables: for each available target a frame with KEYS, its features and its label, labelled rows only.
+        censored: for each target that matures at the end of life, the rows of batteries that have not reached
+            it: KEYS, its features and `labels.OBSERVED`.
         not_available: for each other target the reason why this source cannot provide it.
         cycles: every cycle that updated a state, from the source or closed from readings, in contract columns.
         notes: remarks for the report, one sentence each.
@@ -46,6 +48,7 @@ class FeatureTables:
     not_available: dict[str, str]
     cycles: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+    censored: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,14 @@ def build(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame,
     by_cycle = _label_cycles(history, cycles, batteries, params)
     by_reading = _label_readings(history.readings, params)
     tables: dict[str, pd.DataFrame] = {}
+    censored: dict[str, pd.DataFrame] = {}
     not_available: dict[str, str] = {}
     for target in TARGETS.values():
         frame = by_reading if target.cadence == "reading" else by_cycle
         labelled = frame[frame[target.label].notna()]
+        if target.matures == "end_of_life":
+            columns = [*KEYS, *target.feature_names, labels.OBSERVED]
+            censored[target.name] = frame.loc[frame[labels.OBSERVED].notna(), columns].reset_index(drop=True)
         reason = _reason_unavailable(target, frame, labelled, params)
         if reason is None:
             columns = [*KEYS, *target.feature_names, target.label]
@@ -74,7 +81,7 @@ def build(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame,
         else:
             not_available[target.name] = reason
     summaries = history.cycles.drop(columns=list(CYCLE_FEATURES))
-    return FeatureTables(tables, not_available, summaries, history.notes)
+    return FeatureTables(tables, not_available, summaries, history.notes, censored)
 
 
 def _compute_features(readings: pd.DataFrame, cycles: pd.DataFrame, batteries: pd.DataFrame) -> _History:
@@ -208,10 +215,11 @@ def _label_cycles(
         eol = record.end_of_life(params)
         part = part.assign(
             **{target.label: target.label_of(index, record, params) for target in targets},
+            **{labels.OBSERVED: labels.observed_cycles(index, record, params)},
             life_quarter=labels.life_quarter(index, record.last_cycle if np.isnan(eol) else eol),
         )
         parts.append(part)
-    columns = [*(target.label for target in targets), "life_quarter"]
+    columns = [*(target.label for target in targets), labels.OBSERVED, "life_quarter"]
     return pd.concat(parts, ignore_index=True) if parts else rows.reindex(columns=[*rows.columns, *columns])
 
 

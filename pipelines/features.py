@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from features import leakage_check
-from features.labels import LabelParams, definitions
+from features.labels import OBSERVED, LabelParams, definitions
 from features.leakage_check import LeakageError
 from features.state import STATE_VERSION
 from features.table import KEYS, FeatureTables, build
@@ -18,7 +18,7 @@ from features.targets import TARGETS
 from telemetry.command import exit_code
 from telemetry.parameters import load_params
 from telemetry.sources import source
-from training.params import DEFINITIONS_FILE, FEATURES, VALIDATED, start_logging, write_json
+from training.params import DEFINITIONS_FILE, FEATURES, VALIDATED, censored_path, start_logging, write_json
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +113,9 @@ def main() -> None:
     for target in TARGETS.values():
         empty = pd.DataFrame(columns=[*KEYS, *target.feature_names, target.label])
         built.tables.get(target.name, empty).to_parquet(FEATURES / f"{target.name}.parquet", index=False)
+        # Empty for most targets: a dependency of a stage has to exist.
+        none = pd.DataFrame(columns=[*KEYS, *target.feature_names, OBSERVED])
+        built.censored.get(target.name, none).to_parquet(censored_path(target.name), index=False)
     write_json(FEATURES / DEFINITIONS_FILE, defined)
     built.cycles.to_parquet(FEATURES / "cycles.parquet", index=False)
     write_json(

@@ -33,7 +33,17 @@ from training.intervals import (
 from training.measures import Measures, error_measure
 from training.model_files import save_canonical_skops
 from training.onnx_export import MAX_DIFFERENCE, onnx_difference, to_onnx
-from training.params import DEFINITIONS_FILE, FEATURES, MODELS, TUNED, VALIDATED, read_json, start_logging, write_json
+from training.params import (
+    DEFINITIONS_FILE,
+    FEATURES,
+    MODELS,
+    TUNED,
+    VALIDATED,
+    read_censored,
+    read_json,
+    start_logging,
+    write_json,
+)
 from training.release import content_sha256
 from training.splits import UntrainableError, split
 
@@ -94,6 +104,7 @@ def _train(
 ) -> None:
     """Write the files of `models/<target>` and log errors to `run` as soon as they are known."""
     folder, division, seed = MODELS / target.name, split(table, target), params["seed"]
+    censored = read_censored(target.name)
     max_rows, coverage = TrainParams.of(params).max_rows, IntervalParams.of(params).coverage
 
     def errors(rows: pd.DataFrame) -> dict[str, Measures]:
@@ -104,7 +115,7 @@ def _train(
         run.log({model: {primary: of[primary]} for model, of in errors(rows).items()}, "fold.", fold)
 
     primary = error_measure(target)
-    predictions = out_of_fold(table, target, forest, division, seed, on_fold, max_rows)
+    predictions = out_of_fold(table, target, forest, division, seed, on_fold, max_rows, censored)
     interval: Calibration | dict[str, str] | None = None
     if target.kind == "regression":
         interval = _calibrated(target, predictions, coverage)
@@ -114,9 +125,10 @@ def _train(
 
     log.info("%s: final fit on %d rows", target.name, int(division.final_rows().sum()))
     train, gate = table[division.final_rows()], table[division.gate]
-    model = fit_thinned(train, target, forest, seed, max_rows)
+    model = fit_thinned(train, target, forest, seed, max_rows, censored)
     features = gate[list(target.feature_names)].add_prefix(FEATURE_PREFIX)
-    on_gate = pd.concat([predict_with_baselines(model, train, gate, target, forest), features], axis=1)
+    seen = train if censored is None else pd.concat([train, censored], ignore_index=True)
+    on_gate = pd.concat([predict_with_baselines(model, train, gate, target, forest, seen), features], axis=1)
     if isinstance(interval, Calibration):
         bounds = interval.bounds(on_gate["predicted"].to_numpy(), on_gate["spread"].to_numpy())
         on_gate = _with_bounds(on_gate, *bounds, target)
@@ -124,9 +136,9 @@ def _train(
     run.log(errors(on_gate), "gate.")
 
     known = replace(
-        domain(model, train, target),
+        domain(model, seen, target),
         threshold=threshold(predictions["battery_id"], predictions["domain_distance"].to_numpy()),
-        **properties_of(pd.read_parquet(VALIDATED / "batteries.parquet"), train["battery_id"].unique().tolist()),
+        **properties_of(pd.read_parquet(VALIDATED / "batteries.parquet"), seen["battery_id"].unique().tolist()),
     )
     onnx = to_onnx(model, len(target.feature_names), forest.steps)
     difference = onnx_difference(model, onnx, inputs(table.iloc[:: max(1, len(table) // 10_000)], target))
@@ -148,6 +160,7 @@ def _train(
             "domain": known.as_dict(),
             "n_rows": len(train),
             "n_batteries": int(train["battery_id"].nunique()),
+            "n_censored_batteries": 0 if censored is None else int(censored["battery_id"].nunique()),
             "train_batteries": sorted(train["battery_id"].unique().tolist()),
             "gate_batteries": sorted(gate["battery_id"].unique().tolist()),
             "label_max": float(train[target.label].max()),

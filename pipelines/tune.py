@@ -16,7 +16,7 @@ from telemetry.parameters import load_params
 from telemetry.settings import Settings
 from training import tracking
 from training.forest_library import forests
-from training.params import FEATURES, TUNED, file_hash, read_json, start_logging, write_json
+from training.params import FEATURES, TUNED, file_hash, read_censored, read_json, start_logging, write_json
 from training.splits import UntrainableError, split
 from training.tuning import TuneParams, study_name, tune_forest
 
@@ -68,6 +68,7 @@ def _tune(target: Target) -> None:
             storage=settings.optuna_storage,
             name=name,
             on_trial=on_trial,
+            censored=read_censored(target.name),
         )
         run.log_missing(tuned.trials)
     write_json(

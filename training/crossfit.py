@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +15,9 @@ from sklearn.pipeline import Pipeline
 from features.targets import Target
 from telemetry.parameters import Parameters
 from training.baselines import BASELINES
+from training.censoring import imputed
 from training.domain import Domain
+from training.forest_library import Library
 from training.forests import ForestParams, fit, importance, inputs, predict, spread
 from training.splits import Split, thinned
 
@@ -46,12 +49,13 @@ def out_of_fold(
     seed: int,
     on_fold: OnFold | None = None,
     max_rows: int | None = None,
+    censored: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Predict every fold with a model (and baselines) fitted on the training rows of that fold.
 
     Args:
         on_fold: called after each fold.
-        max_rows: see `fit_thinned`.
+        max_rows, censored: see `fit_thinned`.
 
     Returns:
         One row for each row of `table` in a test fold: keys, `actual`, `predicted`, `fold`, `baseline_<name>`,
@@ -61,39 +65,62 @@ def out_of_fold(
     for test_fold in split.test_folds:
         train, rows = table[split.training_rows(test_fold)], table[split.fold == test_fold]
         log.info("%s: fold %d of %d, %d training rows", target.name, test_fold + 1, len(split.test_folds), len(train))
-        model = fit_thinned(train, target, params, seed, max_rows)
-        parts.append(predict_with_baselines(model, train, rows, target, params).assign(fold=test_fold))
+        model = fit_thinned(train, target, params, seed, max_rows, censored)
+        seen = train if censored is None else pd.concat([train, censored], ignore_index=True)
+        parts.append(predict_with_baselines(model, train, rows, target, params, seen).assign(fold=test_fold))
         if on_fold is not None:
             on_fold(test_fold, parts[-1])
     return pd.concat(parts).sort_index().reset_index(drop=True)
 
 
 def fit_thinned(
-    train: pd.DataFrame, target: Target, params: ForestParams, seed: int, max_rows: int | None = None
+    train: pd.DataFrame,
+    target: Target,
+    params: ForestParams,
+    seed: int,
+    max_rows: int | None = None,
+    censored: pd.DataFrame | None = None,
+    library: Library = "scikit-learn",
 ) -> Pipeline:
     """Fit a model on every k-th of the rows `train`, so that at most `max_rows` are used (None: all).
 
     Rows of one battery repeat each other, so that a part of them trains nearly as well.
+
+    Args:
+        censored: rows of other batteries that have not reached their end of life, see `training.censoring`; they are
+            thinned by the same factor.  None if there are none.
     """
-    return fit(thinned(train, target, max_rows), target, params, seed)
+    rows = thinned(train, target, max_rows)
+    if censored is None or params.censored == "drop":
+        return fit(rows, target, params, seed, library)
+    # The second step would be fitted to errors that are small beside those of the extrapolation.
+    first = fit(rows, target, replace(params, steps=1), seed, library)
+    others = imputed(censored, target, lambda newest: predict(first, newest, target))
+    every = max(1, round(len(train) / len(rows)))
+    both = pd.concat([rows, others.iloc[::every]], ignore_index=True)
+    return fit(thinned(both, target, max_rows), target, params, seed, library)
 
 
 def domain(model: Pipeline, train: pd.DataFrame, target: Target) -> Domain:
-    """Domain of `model`, which was fitted to rows of `train`."""
+    """Domain of `model`, which was fitted to rows of `train` (labelled or not)."""
     return Domain.measured(target.feature_names, inputs(train, target), importance(model))
 
 
 def predict_with_baselines(
-    model: Pipeline, train: pd.DataFrame, rows: pd.DataFrame, target: Target, params: ForestParams
+    model: Pipeline, train: pd.DataFrame, rows: pd.DataFrame, target: Target, params: ForestParams, seen: pd.DataFrame
 ) -> pd.DataFrame:
-    """Predictions of `model` and of the baselines (fitted on `train`) for `rows`, with the actual values."""
+    """Predictions of `model` and of the baselines (fitted on `train`) for `rows`, with the actual values.
+
+    Args:
+        seen: rows that `model` was fitted to or that the fitted ones were taken from, also those without labels.
+    """
     predictions = rows[list(_KEYS)].assign(
         actual=rows[target.label].to_numpy(dtype=float),
         predicted=predict(model, rows, target),
     )
     if target.kind == "regression":
         predictions["spread"] = spread(model, rows, target, params.steps)
-    predictions["domain_distance"] = domain(model, train, target).distance(inputs(rows, target))
+    predictions["domain_distance"] = domain(model, seen, target).distance(inputs(rows, target))
     for name in target.baselines:
         if name in BASELINES:
             predictions[f"baseline_{name}"] = BASELINES[name](train, rows, target)

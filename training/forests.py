@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -32,6 +32,9 @@ N_RESIDUAL_FOLDS = 5
 SENTINEL = -1.0e9
 
 
+_NOT_OF_A_FOREST = ("splits", "steps", "censored")
+
+
 @dataclass(frozen=True)
 class ForestParams:
     """Hyperparameters of a forest; the defaults are the published setting, 50 trees of depth 10.
@@ -45,6 +48,7 @@ class ForestParams:
         steps: 2 adds a second forest of the same parameters that predicts the errors of the first one on batteries it
             was not fitted to (one-step boosted forest: Ghosal and Hooker 2021, doi:10.1080/10618600.2020.1820345);
             of regressions only.
+        censored: what becomes of batteries that have not reached their end of life, see `training.censoring`.
     """
 
     n_estimators: int = 50
@@ -54,6 +58,7 @@ class ForestParams:
     max_samples: float | None = None
     splits: Splits = "best"
     steps: int = 1
+    censored: Literal["drop", "impute"] = "drop"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and MLflow."""
@@ -61,7 +66,7 @@ class ForestParams:
 
     def arguments(self, seed: int) -> dict[str, Any]:
         """Arguments of a forest class of `training.forest_library.forests`."""
-        arguments = {name: value for name, value in self.as_dict().items() if name not in ("splits", "steps")}
+        arguments = {name: value for name, value in self.as_dict().items() if name not in _NOT_OF_A_FOREST}
         bootstrap = self.splits == "best" or self.max_samples is not None
         return {**arguments, "bootstrap": bootstrap, "random_state": seed, "n_jobs": -1}
 

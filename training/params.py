@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 INTERIM = Path("data/interim")
 VALIDATED = Path("data/validated")
 QUARANTINE = Path("data/quarantine")
@@ -19,6 +21,17 @@ DEFINITIONS_FILE = "definitions.json"
 TUNED = Path("reports/tuning")
 MODELS = Path("models")
 REPORTS = Path("reports")
+
+
+def censored_path(target: str) -> Path:
+    """File with the rows of batteries that have not reached the end of life that `target` predicts."""
+    return FEATURES / f"{target}_censored.parquet"
+
+
+def read_censored(target: str) -> pd.DataFrame | None:
+    """The rows of `censored_path`; None if there are none."""
+    rows = pd.read_parquet(censored_path(target))
+    return None if rows.empty else rows
 
 
 def experiment_name() -> str | None:

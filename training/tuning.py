@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import optuna
@@ -15,8 +15,9 @@ from pydantic import PositiveInt
 
 from features.targets import Target
 from telemetry.parameters import Parameters
+from training.crossfit import fit_thinned
 from training.forest_library import Library, Splits
-from training.forests import ForestParams, fit, predict
+from training.forests import ForestParams, predict
 from training.measures import error_measure, measures
 from training.splits import Split, fitting_parts
 from training.tracking import Trial
@@ -24,7 +25,7 @@ from training.tracking import Trial
 #: The published setting, and one that is good on most sources.
 _FIRST_TRIALS = (
     ForestParams(),
-    ForestParams(max_depth=None, min_samples_leaf=3, splits="random", steps=2),
+    ForestParams(max_depth=None, min_samples_leaf=3, splits="random", steps=2, censored="impute"),
 )
 
 #: Called after each finished trial.
@@ -38,7 +39,8 @@ class TuneParams(Parameters):
         trials: finished trials in total, including those of an interrupted study.
         max_rows: largest number of rows in a trial; every k-th row is used.
         library: implementation of the forests in trials; the final forest is always scikit-learn's.
-        n_estimators, max_depth, max_features, min_samples_leaf, max_samples, splits, steps: the values to choose from.
+        n_estimators, max_depth, max_features, min_samples_leaf, max_samples, splits, steps, censored: the values to
+            choose from.
     """
 
     section: ClassVar[str] = "tune"
@@ -53,6 +55,7 @@ class TuneParams(Parameters):
     max_samples: tuple[float | None, ...]
     splits: tuple[Splits, ...] = ("best",)
     steps: tuple[int, ...] = (1,)
+    censored: tuple[Literal["drop", "impute"], ...] = ("drop",)
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,20 @@ def tune_forest(
     storage: str | optuna.storages.BaseStorage | None = None,
     name: str | None = None,
     on_trial: OnTrial | None = None,
+    censored: pd.DataFrame | None = None,
 ) -> TuningResult:
     """Continue the study `name` until it has `tune.trials` finished trials.
+
+    Args:
+        censored: see `training.crossfit.fit_thinned`.
 
     The first trials are `_FIRST_TRIALS`.  The sampler of each trial is seeded by `seed` plus the number of
     finished trials, so that a resumed study of one worker gives the result of an uninterrupted one.
     """
     rows_for_tuning, inner = _thinned(table.assign(_fold=split.fold)[split.final_rows()], target, split, tune.max_rows)
+    # By the same factor as the other rows.
+    every = max(1, round(int(split.final_rows().sum()) / len(rows_for_tuning)))
+    thinned_censored = None if censored is None else censored.iloc[::every]
     study = optuna.create_study(
         study_name=name, storage=storage, direction="minimize", load_if_exists=True, sampler=_sampler(seed)
     )
@@ -96,7 +106,7 @@ def tune_forest(
             study.enqueue_trial(_within(tune, _FIRST_TRIALS[finished]), skip_if_exists=True)
         trial = study.ask()
         params = _suggest(trial, tune)
-        error = _error(rows_for_tuning, inner, target, params, seed, tune.library)
+        error = _error(rows_for_tuning, inner, target, params, seed, tune.library, thinned_censored)
         study.tell(trial, error)
         if on_trial is not None:
             on_trial(Trial(finished, params.as_dict(), error))
@@ -154,10 +164,11 @@ def _error(
     params: ForestParams,
     seed: int,
     library: Library,
+    censored: pd.DataFrame | None,
 ) -> float:
     actual, predicted = [], []
     for train, test in folds:
-        model = fit(table.iloc[train], target, params, seed, library)
+        model = fit_thinned(table.iloc[train], target, params, seed, None, censored, library)
         rows = table.iloc[test]
         actual.append(rows[target.label].to_numpy(dtype=float))
         predicted.append(predict(model, rows, target))

@@ -33,6 +33,10 @@ def test_censored_cells_have_no_remaining_cycles_label(cells: Cells, no_readings
     last = cycles.sort_values("cycle_index").groupby("battery_id")["capacity_ah"].last()
     censored = set(last[last > 0.81].index)
     assert censored, "the fixture has no cell that does not reach its end of life"
+    assert set(built.censored) == {"rul"}
+    without_end = set(built.censored["rul"]["battery_id"])
+    assert censored <= without_end
+    assert not without_end & set(built.tables["rul"]["battery_id"])
     assert not censored & set(built.tables["rul"]["battery_id"])
     observed = built.tables["failure"][built.tables["failure"]["battery_id"].isin(censored)]
     assert (observed["fails_within_horizon"] == 0.0).all()
