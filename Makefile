@@ -26,7 +26,7 @@ export BENTOML_DO_NOT_TRACK := true
 export MLFLOW_DISABLE_TELEMETRY := true
 export PYBAMM_DISABLE_TELEMETRY := true
 
-.PHONY: help setup run psql repro test test-slow servers-install servers watch-check loop oracle chaos validate-physics lint format pictures screenshots bench lock clean-env
+.PHONY: help setup run psql repro test test-slow servers-install servers watch-check loop oracle chaos validate-physics lint format pictures screenshots bench bench-models lock clean-env
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -106,6 +106,9 @@ screenshots: setup ## take the screenshots of the console in docs/images with it
 
 bench: setup ## benchmarks, each as a ratio to a reference in the same run; ARGS="stream growth" runs these only
 	python -m benchmarks $(ARGS)
+
+bench-models: setup ## compare the models with references on fixed splits, after a repro of the source; SOURCE=matr
+	@python -m benchmarks.models --source $(or $(SOURCE),fleet) $(ARGS)
 
 # Into the same environment: its versions are those of requirements.lock, and `make bench` finds PyBaMM there.
 $(VENV)/.ready-physics: requirements-physics.lock $(VENV)/.ready
