@@ -10,6 +10,8 @@ import pandas as pd
 
 from features.state import FloatArray
 from features.targets import Target
+from telemetry.thresholds import thresholds
+from training.alarms import alarm_measures
 from training.baselines import LINEAR_EXTRAPOLATION, linear_extrapolation
 from training.intervals import interval_measures
 from training.measures import Measures, error_measure, measures, regression_measures, skill
@@ -58,7 +60,18 @@ def report(target: Target, predictions: pd.DataFrame, interval: Mapping[str, Any
         "baselines": baselines,
         "by_life_quarter": _by_quarter(target, predictions),
         **({} if interval is None else {"interval": _interval(predictions, interval)}),
+        **(
+            {"alarms": [alarm_measures(predictions, limit) for limit in _alarm_thresholds()]}
+            if target.kind == "classification" and "time" in predictions
+            else {}
+        ),
     }
+
+
+def _alarm_thresholds() -> list[float]:
+    """The thresholds of the failure probability in the status of a battery: warning and critical."""
+    row = thresholds("status")["failure_probability"]
+    return [limit for limit in (row.warning, row.critical) if limit is not None]
 
 
 def _interval(predictions: pd.DataFrame, interval: Mapping[str, Any]) -> dict[str, Any]:
