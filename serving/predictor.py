@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from operator import attrgetter
 
 import numpy as np
@@ -16,10 +17,12 @@ from features.state import STATE_VERSION, FloatArray, new_states
 from features.state_update import IntArray
 from features.targets import TARGETS, Target
 from serving.feature_snapshots import FeatureSnapshots, snapshots_of
+from serving.reasons import Reason, strongest
 from telemetry.errors import TwinError
 from training.intervals import Calibration
 from training.onnx_runtime import ForestFile, ForestOutput, OnnxForests
 from training.release import LoadedRelease, LocalModel
+from training.tree_paths import TreePaths
 
 NOT_PROMOTED = "no model was promoted for this target"
 
@@ -37,15 +40,18 @@ class TargetValues:
         values: float64[n], NaN where withheld.
         interval: lower and upper ends of the prediction intervals, float64[n] each; None if the model has none.
         coverage: nominal coverage of the intervals.
+        reasons: n entries, the strongest contributions, in the target's unit (of a classification in log-odds); empty
+            where the value is withheld.  None if they were not requested or cannot be given.
         model: label of the model, e.g. `battery-soh/9`; None if the release has none for this target.
-        reasons: n entries, the reason for withholding each value; None where it is not withheld.
+        withheld: n entries, the reason for withholding each value; None where it is not withheld.
     """
 
     values: FloatArray
     model: str | None
-    reasons: list[str | None]
+    withheld: list[str | None]
     interval: tuple[FloatArray, FloatArray] | None = None
     coverage: float | None = None
+    reasons: list[list[Reason]] | None = None
 
 
 class Predictor:
@@ -78,7 +84,10 @@ class Predictor:
         self.versions = {name: model.version for name, model in loaded.models.items()}
         self._models = {name: model.label for name, model in loaded.models.items()}
         self._calibrations = {name: Calibration.of(model.fit) for name, model in loaded.models.items()}
-        self._forests = OnnxForests({name: _forest_file(TARGETS[name], model) for name, model in loaded.models.items()})
+        self._files = {name: _forest_file(TARGETS[name], model) for name, model in loaded.models.items()}
+        self._forests = OnnxForests(self._files)
+        # By target, read when reasons are first requested.
+        self._paths = cache(lambda name: TreePaths.read(self._files[name].path))
 
     @property
     def labels(self) -> list[str]:
@@ -91,39 +100,70 @@ class Predictor:
         enough = np.full(1, max(target.minimum_cycles for target in TARGETS.values()))
         self.predict_snapshots(replace(snapshots, has_reading=np.ones(1, dtype=np.bool_), cycles_seen=enough))
 
-    def predict_snapshots(self, snapshots: FeatureSnapshots) -> Mapping[str, TargetValues]:
+    def predict_snapshots(
+        self, snapshots: FeatureSnapshots, *, with_reasons: bool = False
+    ) -> Mapping[str, TargetValues]:
         """Predict all `TARGETS` for n `snapshots`; the results by target.
 
         The result for a snapshot is bitwise independent of the other snapshots in the call.
+
+        Args:
+            with_reasons: also name the strongest contributions to the predictions of explained targets.
         """
-        reasons = _reasons_to_withhold(snapshots)
-        if any(None in reasons[name] for name in self._models):
+        withheld = _reasons_to_withhold(snapshots)
+        if any(None in withheld[name] for name in self._models):
             features = {cadence: of(snapshots).astype(np.float32) for cadence, of in _FEATURES.items()}
             outputs = self._forests.predict(features)
         else:
             outputs = {}
-        return {
-            name: self._target_values(target, snapshots, outputs.get(name), reasons[name])
+        predicted = {
+            name: self._target_values(target, snapshots, outputs.get(name), withheld[name])
             for name, target in TARGETS.items()
         }
+        if not with_reasons:
+            return predicted
+        return {
+            name: replace(values, reasons=self._reasons(TARGETS[name], snapshots, values))
+            for name, values in predicted.items()
+        }
+
+    def _reasons(
+        self, target: Target, snapshots: FeatureSnapshots, predicted: TargetValues
+    ) -> list[list[Reason]] | None:
+        if not target.explained or target.name not in self._models:
+            return None
+        given = [i for i, withheld in enumerate(predicted.withheld) if withheld is None]
+        reasons: list[list[Reason]] = [[] for _ in predicted.withheld]
+        if not given:
+            return reasons
+        paths = self._paths(target.name)
+        if paths is None:
+            return None
+        columns = self._files[target.name].columns
+        features = _FEATURES[target.cadence](snapshots)[np.ix_(given, columns)]
+        names = [_FEATURE_NAMES[target.cadence][column] for column in columns]
+        contributions = paths.contributions(features.astype(np.float32))
+        for i, own in zip(given, strongest(contributions, features, names), strict=True):
+            reasons[i] = own
+        return reasons
 
     def _target_values(
-        self, target: Target, snapshots: FeatureSnapshots, output: ForestOutput | None, reasons: list[str | None]
+        self, target: Target, snapshots: FeatureSnapshots, output: ForestOutput | None, withheld: list[str | None]
     ) -> TargetValues:
         if target.name not in self._models:
             return TargetValues(np.full(len(snapshots), np.nan), None, [NOT_PROMOTED] * len(snapshots))
         model = self._models[target.name]
         if output is None:
-            return TargetValues(np.full(len(snapshots), np.nan), model, reasons)
+            return TargetValues(np.full(len(snapshots), np.nan), model, withheld)
         value, calibration = output.value, self._calibrations[target.name]
         if target.offset is not None:
             offset = _FEATURE_NAMES[target.cadence].index(target.offset)
             value = value + _FEATURES[target.cadence](snapshots)[:, offset]
-        if any(reasons):
-            value = np.where([reason is None for reason in reasons], value, np.nan)
+        if any(withheld):
+            value = np.where([reason is None for reason in withheld], value, np.nan)
         if calibration is None or output.spread is None:
-            return TargetValues(value, model, reasons)
-        return TargetValues(value, model, reasons, calibration.bounds(value, output.spread), calibration.coverage)
+            return TargetValues(value, model, withheld)
+        return TargetValues(value, model, withheld, calibration.bounds(value, output.spread), calibration.coverage)
 
 
 def _forest_file(target: Target, model: LocalModel) -> ForestFile:
