@@ -312,6 +312,7 @@ class _TargetCard:
 
     def __init__(self, target: Target, reasons: Callable[[str], Awaitable[str]]) -> None:
         self._target = target
+        self._is_withheld = True
         self.is_slow = not target.is_forecast  # health and life hardly move within hours
         with panel(target.title, f"{_SLOW_HOURS / 24:.0f} days" if self.is_slow else ""):
             with div("row-wrap").style("align-items:baseline;gap:2px 10px"):
@@ -333,6 +334,9 @@ class _TargetCard:
         """A button that shows the reasons: they are asked for only then, because the service computes them anew."""
 
         async def show() -> None:
+            if self._is_withheld:  # by the newest reading, which the service is not sent
+                set_text(line, "There is no prediction to explain.")
+                return
             set_text(line, "asking the prediction service …")
             set_text(line, await reasons(self._target.name))
 
@@ -344,6 +348,7 @@ class _TargetCard:
         """Update the numbers; `now` is the database clock."""
         target, shown = self._target, self._target.shown
         value = row[target.predicted_column]
+        self._is_withheld = value is None
         set_text(self._value, number(value, shown.decimals, shown.symbol))
         lower, upper = row[f"{target.name}_lower"], row[f"{target.name}_upper"]
         if value is None:
