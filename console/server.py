@@ -33,6 +33,7 @@ from console.pages.frame import error_page
 from console.pages.login import LoginRoutes
 from console.pages.models import models_page
 from console.queries import Queries
+from console.reasons import ReasonSource
 from console.reports import PipelineReports
 from telemetry.errors import TwinError
 from telemetry.settings import Settings
@@ -74,6 +75,7 @@ class Console:
             events=BatteryEvents(read_pool, write_pool),
             models=RegistryProcess(settings, params),
             reports=PipelineReports(reports, quarantine),
+            reasons=ReasonSource(read_pool, settings.prediction_url or settings.service_url),
             is_shadow_on=settings.shadow,
         )
         changes = ChangeRoutes(access, alerts, context.events, context.models)

@@ -70,6 +70,7 @@ class Target:
         offset: feature whose value is added to the model output, if the model predicts a change.
         minimum_cycles: cycles that must have been observed before a prediction is given.
         floor: lower bound of the |actual| in the denominator of the relative accuracy, in `unit`.
+        explained: whether predictions name, on request, the features that contribute most.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Target:
     offset: str | None = None
     minimum_cycles: int = 0
     floor: float = 1.0
+    explained: bool = False
 
     @property
     def is_forecast(self) -> bool:
@@ -119,6 +121,11 @@ class Target:
         """Convert values from `unit` to the presented unit; NaN stays NaN."""
         scaled = values * self.shown.factor
         return scaled if self.shown.minimum is None else np.maximum(scaled, self.shown.minimum)
+
+
+def signal_of(feature: str) -> str:
+    """The signal that `feature` is a statistic of, or `feature` itself."""
+    return feature.split("__")[0]
 
 
 _HEALTH_LABELS = ("capacity_ah", "soh", "capacity_method", "warning_level", "throughput_ah")
@@ -202,6 +209,7 @@ TARGETS: dict[str, Target] = {
             label_of=labels.remaining_life,
             minimum_cycles=10,
             floor=50.0,
+            explained=True,
             shown=Presentation(
                 field="rul",
                 short="RUL",
@@ -235,6 +243,7 @@ TARGETS: dict[str, Target] = {
             horizon="failure_horizon_cycles",
             minimum_cycles=10,
             floor=0.1,
+            explained=True,
             shown=Presentation(
                 field="failure_probability",
                 short="failure",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from operator import attrgetter
 
 import numpy as np
@@ -17,11 +18,13 @@ from features.state import STATE_VERSION, FloatArray, new_states
 from features.state_update import IntArray
 from features.targets import TARGETS, Target
 from serving.feature_snapshots import FeatureSnapshots, snapshots_of
+from serving.reasons import Reason, strongest
 from telemetry.errors import TwinError
 from training.domain import WITHHOLD, Domain
 from training.intervals import Calibration
 from training.onnx_runtime import ForestFile, ForestOutput, OnnxForests
 from training.release import LoadedRelease, LocalModel
+from training.tree_paths import TreePaths
 
 NOT_PROMOTED = "no model was promoted for this target"
 
@@ -41,16 +44,19 @@ class TargetValues:
         coverage: nominal coverage of the intervals.
         out_of_domain: n entries, how a battery differs from those in training; None where it does not.  Its value has
             no interval.
+        reasons: n entries, the strongest contributions, in the target's unit (of a classification in log-odds); empty
+            where the value is withheld.  None if they were not requested or cannot be given.
         model: label of the model, e.g. `battery-soh/9`; None if the release has none for this target.
-        reasons: n entries, the reason for withholding each value; None where it is not withheld.
+        withheld: n entries, the reason for withholding each value; None where it is not withheld.
     """
 
     values: FloatArray
     model: str | None
-    reasons: list[str | None]
+    withheld: list[str | None]
     interval: tuple[FloatArray, FloatArray] | None = None
     coverage: float | None = None
     out_of_domain: list[str | None] | None = None
+    reasons: list[list[Reason]] | None = None
 
 
 class Predictor:
@@ -86,6 +92,8 @@ class Predictor:
         self._domains = {name: Domain.of(model.fit) for name, model in loaded.models.items()}
         self._files = {name: _forest_file(TARGETS[name], model) for name, model in loaded.models.items()}
         self._forests = OnnxForests(self._files)
+        # By target, read when reasons are first requested.
+        self._paths = cache(lambda name: TreePaths.read(self._files[name].path))
 
     @property
     def labels(self) -> list[str]:
@@ -98,33 +106,64 @@ class Predictor:
         enough = np.full(1, max(target.minimum_cycles for target in TARGETS.values()))
         self.predict_snapshots(replace(snapshots, has_reading=np.ones(1, dtype=np.bool_), cycles_seen=enough))
 
-    def predict_snapshots(self, snapshots: FeatureSnapshots) -> Mapping[str, TargetValues]:
+    def predict_snapshots(
+        self, snapshots: FeatureSnapshots, *, with_reasons: bool = False
+    ) -> Mapping[str, TargetValues]:
         """Predict all `TARGETS` for n `snapshots`; the results by target.
 
         The result for a snapshot is bitwise independent of the other snapshots in the call.
+
+        Args:
+            with_reasons: also name the strongest contributions to the predictions of explained targets.
         """
-        reasons = _reasons_to_withhold(snapshots)
+        withheld = _reasons_to_withhold(snapshots)
         features, outputs = {}, {}
-        if any(None in reasons[name] for name in self._models):
+        if any(None in withheld[name] for name in self._models):
             features = {cadence: of(snapshots).astype(np.float32) for cadence, of in _FEATURES.items()}
             outputs = self._forests.predict(features)
-        return {
+        predicted = {
             name: self._target_values(
                 target,
                 snapshots,
                 outputs.get(name),
-                reasons[name],
-                self._out_of_domain(name, snapshots, features[target.cadence], reasons[name])
+                withheld[name],
+                self._out_of_domain(name, snapshots, features[target.cadence], withheld[name])
                 if name in outputs
                 else None,
             )
             for name, target in TARGETS.items()
         }
+        if not with_reasons:
+            return predicted
+        return {
+            name: replace(values, reasons=self._reasons(TARGETS[name], snapshots, values))
+            for name, values in predicted.items()
+        }
+
+    def _reasons(
+        self, target: Target, snapshots: FeatureSnapshots, predicted: TargetValues
+    ) -> list[list[Reason]] | None:
+        if not target.explained or target.name not in self._models:
+            return None
+        given = [i for i, withheld in enumerate(predicted.withheld) if withheld is None]
+        reasons: list[list[Reason]] = [[] for _ in predicted.withheld]
+        if not given:
+            return reasons
+        paths = self._paths(target.name)
+        if paths is None:
+            return None
+        columns = self._files[target.name].columns
+        features = _FEATURES[target.cadence](snapshots)[np.ix_(given, columns)]
+        names = [_FEATURE_NAMES[target.cadence][column] for column in columns]
+        contributions = paths.contributions(features.astype(np.float32))
+        for i, own in zip(given, strongest(contributions, features, names), strict=True):
+            reasons[i] = own
+        return reasons
 
     def _out_of_domain(
-        self, name: str, snapshots: FeatureSnapshots, features: NDArray[np.float32], reasons: list[str | None]
+        self, name: str, snapshots: FeatureSnapshots, features: NDArray[np.float32], withheld: list[str | None]
     ) -> list[str | None] | None:
-        """How each battery is unlike those in training; None if none is.  Far from them, it becomes a reason."""
+        """How each battery is unlike those in training; None if none is.  Far from them, the prediction is withheld."""
         domain = self._domains[name]
         if domain is None:
             return None
@@ -133,14 +172,14 @@ class Predictor:
         foreign = domain.is_foreign(snapshots.chemistry, snapshots.nominal_capacity_ah)
         found: list[str | None] | None = None
         for i in np.flatnonzero(foreign | (distance > domain.threshold)).tolist():
-            if reasons[i] is not None:
+            if withheld[i] is not None:
                 continue
             if foreign[i]:
-                reasons[i] = domain.describe_battery(
+                withheld[i] = domain.describe_battery(
                     int(snapshots.chemistry[i]), float(snapshots.nominal_capacity_ah[i])
                 )
             elif distance[i] > WITHHOLD:
-                reasons[i] = domain.describe(rows[i])
+                withheld[i] = domain.describe(rows[i])
             else:
                 found = found or [None] * len(snapshots)
                 found[i] = domain.describe(rows[i])
@@ -151,21 +190,21 @@ class Predictor:
         target: Target,
         snapshots: FeatureSnapshots,
         output: ForestOutput | None,
-        reasons: list[str | None],
+        withheld: list[str | None],
         out_of_domain: list[str | None] | None,
     ) -> TargetValues:
         if target.name not in self._models:
             return TargetValues(np.full(len(snapshots), np.nan), None, [NOT_PROMOTED] * len(snapshots))
         model = self._models[target.name]
         if output is None:
-            return TargetValues(np.full(len(snapshots), np.nan), model, reasons)
+            return TargetValues(np.full(len(snapshots), np.nan), model, withheld)
         value, calibration = output.value, self._calibrations[target.name]
         if target.offset is not None:
             offset = _FEATURE_NAMES[target.cadence].index(target.offset)
             value = value + _FEATURES[target.cadence](snapshots)[:, offset]
-        if any(reasons):
-            value = np.where([reason is None for reason in reasons], value, np.nan)
-        values = TargetValues(value, model, reasons, out_of_domain=out_of_domain)
+        if any(withheld):
+            value = np.where([reason is None for reason in withheld], value, np.nan)
+        values = TargetValues(value, model, withheld, out_of_domain=out_of_domain)
         if calibration is None or output.spread is None:
             return values
         return replace(values, interval=calibration.bounds(value, output.spread), coverage=calibration.coverage)

@@ -123,6 +123,7 @@ def decode_request(body: bytes, limits: RequestLimits) -> DecodedRequest:
         readings_of=_rows_of([entry.readings for entry in entries]),
         every_reading=request.every_reading,
         closed_cycles=request.closed_cycles,
+        reasons=request.reasons,
     )
     unknown = unknown_fields(raw).total()
     return DecodedRequest(

@@ -38,6 +38,7 @@ class ScoringRequest:
         readings_of: int64[n], row of `states` of each reading, ascending.
         every_reading: predict after each reading instead of after each battery's last one.
         closed_cycles: return the sessions that ended.
+        reasons: return the strongest contributions to the predictions.
     """
 
     battery_ids: list[str]
@@ -48,6 +49,7 @@ class ScoringRequest:
     readings_of: IntArray
     every_reading: bool = False
     closed_cycles: bool = False
+    reasons: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def score_request(request: ScoringRequest, predictor: Predictor) -> Iterator[Sco
         np.arange(len(states)),
         np.ones(len(states), dtype=np.bool_),
         snapshots,
-        predictor.predict_snapshots(snapshots),
+        predictor.predict_snapshots(snapshots, with_reasons=request.reasons),
         older,
         stale_cycles,
         duplicates,
@@ -127,7 +129,7 @@ def _score_each_reading(
             rows[part],
             ends[part],
             snapshots,
-            predictor.predict_snapshots(snapshots),
+            predictor.predict_snapshots(snapshots, with_reasons=request.reasons),
             older.astype(np.int64),
             np.where(ends[part], stale_cycles[rows[part]], 0),
             (outcomes == step.DUPLICATE).astype(np.int64),

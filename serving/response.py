@@ -16,6 +16,7 @@ from features.state import encode
 from features.targets import TARGETS, Target
 from serving.feature_snapshots import FeatureSnapshots
 from serving.predictor import Predictor, TargetValues
+from serving.reasons import MAX_REASONS
 from serving.request_scoring import ScoringRequest, ScoringResult
 from serving.session_rows import cycle_rows
 from telemetry.contract import CYCLE_FIELDS
@@ -41,6 +42,15 @@ class _Value(_ResponseModel):
     )
 
 
+class ReasonEntry(_ResponseModel):
+    """One of the signals that contribute most to a prediction."""
+
+    signal: str = Field(description="what is measured, e.g. resistance_ohm; a feature of no signal is its own")
+    feature: str = Field(description="the statistic of the signal that contributes most, e.g. resistance_ohm__last")
+    value: float | None = Field(description="of the feature; null if it is missing")
+    contribution: float = Field(description="of all statistics of the signal; positive: raises the prediction")
+
+
 def _prediction_model(target: Target) -> type[_Value]:
     fields: dict[str, Any] = {}
     if target.kind == "regression":
@@ -54,6 +64,13 @@ def _prediction_model(target: Target) -> type[_Value]:
         fields["due"] = (datetime | None, Field(None, description="time that the value is predicted for"))
     if target.matures == "cycles":
         fields["horizon_cycles"] = (float | None, Field(None, description="equivalent full cycles"))
+    if target.explained:
+        unit = "log-odds of `value`" if target.kind == "classification" else target.shown.unit
+        about = (
+            f"if requested: at most {MAX_REASONS} signals, the strongest first, with their contributions in {unit} "
+            "relative to the mean of the training rows; absent if the value is withheld"
+        )
+        fields["reasons"] = (list[ReasonEntry] | None, Field(None, description=about))
     name = "".join(part.capitalize() for part in target.name.split("_"))
     description = f"{target.title}: {target.shown.description}."
     return create_model(f"{name}Prediction", __base__=_Value, __doc__=description, **fields)
@@ -137,7 +154,26 @@ def response_entries(
         sessions = cycle_rows(result.closed, request.battery_ids)
         for i, session in zip(result.closed_at.tolist(), sessions, strict=True):
             entries[i]["closed_cycles"].append(json_values(session, CYCLE_FIELDS))
+    if request.reasons:
+        for target in TARGETS.values():
+            _add_reasons(target, result.predicted[target.name], entries)
     return entries
+
+
+def _add_reasons(target: Target, predicted: TargetValues, entries: Sequence[dict[str, Any]]) -> None:
+    if not target.explained:
+        return
+    for i, entry in enumerate(entries):
+        prediction = entry[target.shown.field]
+        if prediction["value"] is None:
+            continue
+        if predicted.reasons is None:
+            entry["notes"].append(f"{predicted.model} was trained before there were reasons: register a newer model")
+        else:
+            prediction["reasons"] = [
+                {**reason._asdict(), "contribution": reason.contribution * target.shown.factor}
+                for reason in predicted.reasons[i]
+            ]
 
 
 def error_entry(error: EntryError) -> dict[str, Any]:
@@ -201,7 +237,7 @@ def _column(
         fixed["horizon_cycles"] = horizon
     column: list[dict[str, Any]] = [
         {"value": value, **fixed} if reason is None else {"value": None, **fixed, "withheld": reason}
-        for value, reason in zip(target.to_shown(predicted.values).tolist(), predicted.reasons, strict=True)
+        for value, reason in zip(target.to_shown(predicted.values).tolist(), predicted.withheld, strict=True)
     ]
     if predicted.interval is not None:
         ends = zip(*(target.to_shown(end).tolist() for end in predicted.interval), strict=True)

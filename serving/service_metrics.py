@@ -202,11 +202,11 @@ class ServiceMetrics:
     def count_predictions(self, result: ScoringResult) -> None:
         """Count predictions, withheld predictions and stale rows of `result`."""
         for target, values in result.predicted.items():
-            count = values.reasons.count(None)
+            count = values.withheld.count(None)
             if count:
                 self._predictions[target].inc(count)
-            if count < len(values.reasons):
-                self._withheld[target].inc(len(values.reasons) - count)
+            if count < len(values.withheld):
+                self._withheld[target].inc(len(values.withheld) - count)
         not_applied = (result.stale_readings, result.stale_cycles, result.duplicates, result.conflicts)
         stale = sum(sum(counts.tolist()) for counts in not_applied)
         if stale:

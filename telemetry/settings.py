@@ -32,6 +32,9 @@ class Settings(BaseSettings):
     var: Path = Field(Path("var"), description="folder for run-time files, not committed")
     host: str = Field("127.0.0.1", description="address that every server listens on")
     service_port: int = 3100
+    prediction_url: str | None = Field(
+        None, description="prediction service that the console asks for reasons; the one of this host where absent"
+    )
     service_workers: int = Field(1, ge=1, description="worker processes of the prediction service")
     service_max_batteries: int = Field(1_000, ge=1, description="most batteries in one request")
     service_max_rows: int = Field(100_000, ge=1, description="most readings and cycles in one request")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from features.state import FloatArray
-from features.targets import Target
+from features.targets import Target, signal_of
 from telemetry.thresholds import thresholds
 from training.alarms import alarm_measures
 from training.baselines import LINEAR_EXTRAPOLATION, linear_extrapolation
@@ -128,11 +128,6 @@ def by_fold(target: Target, predictions: pd.DataFrame) -> list[dict[str, Any]]:
         }
         for fold, rows in predictions.groupby("fold", sort=True)
     ]
-
-
-def signal_of(feature: str) -> str:
-    """The signal that `feature` is a statistic of, or `feature` itself."""
-    return feature.split("__")[0]
 
 
 def permutation_importance(

@@ -5,6 +5,7 @@ float32 thresholds; skl2onnx rounds each downwards, so that every float32 input 
 The remaining difference is the rounding of the sum over the trees, about 1e-7 of the prediction.
 
 A regression forest also gives `spread`, see `training.forests.spread`, from the same pass through its trees.
+The nodes hold their numbers of training rows, from which `training.tree_paths` computes contributions of features.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from sklearn.pipeline import Pipeline
 
 from training.forests import leaf_moments
 from training.onnx_runtime import SPREAD, VALUE, OnnxForest
+from training.tree_paths import SAMPLES
 
 #: Largest `onnx_difference` with which a model may be registered.
 MAX_DIFFERENCE = 1e-5
@@ -53,10 +55,13 @@ def to_onnx(model: Pipeline, n_features: int, steps: int = 1) -> bytes:
             model, "forest", inputs, target_opset=_OPSET, options={id(model): {"zipmap": False}}
         )
         converted = _only_probability_of_class_1(converted)
+        (calibrated,) = model[-1].calibrated_classifiers_
+        _set_samples(converted.graph, calibrated.estimator)
     else:
         outputs = [(VALUE, FloatTensorType([None, 1]))]
         converted = convert_sklearn(model, "forest", inputs, target_opset=_OPSET, final_types=outputs)
         _add_spread(converted.graph, model[-1], steps)
+        _set_samples(converted.graph, model[-1])
     # The converter writes the lowest version that a model needs; all models get the same one.
     converted = version_converter.convert_version(converted, _OPSET[""])
     converted.ir_version = _IR_VERSION
@@ -67,6 +72,15 @@ def to_onnx(model: Pipeline, n_features: int, steps: int = 1) -> bytes:
     onnx.checker.check_model(converted)
     content: bytes = converted.SerializeToString(deterministic=True)
     return content
+
+
+def _set_samples(graph: onnx.GraphProto, forest: Any) -> None:
+    """Give each node of the trees its number of training rows, as often as the tree has drawn them."""
+    (node,) = [node for node in graph.node if node.op_type.startswith("TreeEnsemble")]
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    trees = [tree.tree_.weighted_n_node_samples.tolist() for tree in forest.estimators_]
+    nodes = zip(attributes["nodes_treeids"].ints, attributes["nodes_nodeids"].ints, strict=True)
+    attributes[SAMPLES].floats[:] = [trees[tree][number] for tree, number in nodes]
 
 
 def _add_spread(graph: onnx.GraphProto, forest: Any, steps: int) -> None:

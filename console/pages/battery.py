@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from console.pages.charts import AxisSpan, ReadingRange, TargetLines, millisecon
 from console.pages.components import (
     DASH,
     STALE_S,
+    action_button,
     age,
     button,
     div,
@@ -43,7 +44,9 @@ from console.pages.context import PageContext, Visitor
 from console.pages.events import EventPanel
 from console.pages.frame import frame
 from console.pages.pack import PackView
+from console.reasons import described
 from features.targets import TARGETS, Target
+from telemetry.errors import TwinError
 
 _POINTS = 400
 #: Minimum distance between appended points: this fraction of the time span.
@@ -111,7 +114,7 @@ class _BatteryPage:
             self._tiles = {name: self._tile(name) for name in _tiles(row, None)}
         self._loading = text("Loading history …", "muted small").props('role="status"')
         with div("quad"):
-            self._cards = [_TargetCard(target) for target in TARGETS.values()]
+            self._cards = [_TargetCard(target, self._reasons) for target in TARGETS.values()]
         with div("trio"):
             with panel("Voltage, current and power", "positive while discharging"):
                 self._electrical = [self._line_chart(title, unit, span) for _, title, unit, _, span in _ELECTRICAL]
@@ -258,6 +261,14 @@ class _BatteryPage:
         set_text(self._loading, _description(readings, until))
         self._last_points, self._appended, self._is_loaded = {hours: until, _SLOW_HOURS: until}, 0, True
 
+    async def _reasons(self, target: str) -> str:
+        """The reasons of the target's prediction as text, or why there are none."""
+        try:
+            reasons = await asyncio.to_thread(self._context.reasons.of, self._battery_id)
+        except TwinError as error:
+            return error.sentence
+        return described(reasons[target]) or "The model gives no reasons, or the prediction is withheld."
+
     def _draw_electrical(self, readings: HistorySeries) -> None:
         for (column, _, _, decimals, span), chart in zip(_ELECTRICAL, self._electrical, strict=True):
             points = [_point(row, column) for row in readings.rows]
@@ -299,14 +310,17 @@ class _BatteryPage:
 class _TargetCard:
     """Card of one target: newest prediction, measured value, and chart of both."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, reasons: Callable[[str], Awaitable[str]]) -> None:
         self._target = target
+        self._is_withheld = True
         self.is_slow = not target.is_forecast  # health and life hardly move within hours
         with panel(target.title, f"{_SLOW_HOURS / 24:.0f} days" if self.is_slow else ""):
             with div("row-wrap").style("align-items:baseline;gap:2px 10px"):
                 self._value = text("–", "big")
                 self._interval = text("", "muted small")
             self._facts = ui.html("", tag="dl", sanitize=False).classes("facts")
+            if target.explained:
+                self._add_why(reasons)
             self._chart = ui.echart(self._options(TargetLines())).classes("chart")
             charts.paint(self._chart, charts.TARGET_COLOURS)
             with div("legend"):
@@ -316,10 +330,25 @@ class _TargetCard:
                 self._band = text("interval", "b", "span")
             self._band.set_visibility(False)
 
+    def _add_why(self, reasons: Callable[[str], Awaitable[str]]) -> None:
+        """A button that shows the reasons: they are asked for only then, because the service computes them anew."""
+
+        async def show() -> None:
+            if self._is_withheld:  # by the newest reading, which the service is not sent
+                set_text(line, "There is no prediction to explain.")
+                return
+            set_text(line, "asking the prediction service …")
+            set_text(line, await reasons(self._target.name))
+
+        with div("row-wrap"):
+            action_button("Why?", show)
+            line = text("", "muted small").props('role="status"')
+
     def show(self, row: StoreRow, now: datetime | None) -> None:
         """Update the numbers; `now` is the database clock."""
         target, shown = self._target, self._target.shown
         value = row[target.predicted_column]
+        self._is_withheld = value is None
         set_text(self._value, number(value, shown.decimals, shown.symbol))
         lower, upper = row[f"{target.name}_lower"], row[f"{target.name}_upper"]
         if value is None:

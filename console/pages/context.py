@@ -12,6 +12,7 @@ from console.history import HistoryQueries
 from console.live_updates import LiveUpdates
 from console.model_registry import RegistryProcess
 from console.queries import Queries
+from console.reasons import ReasonSource
 from console.reports import PipelineReports
 
 
@@ -27,6 +28,7 @@ class PageContext:
     events: BatteryEvents
     models: RegistryProcess
     reports: PipelineReports
+    reasons: ReasonSource
     is_shadow_on: bool
 
 

@@ -163,7 +163,13 @@ class _Options(BaseModel):
         description="adds to each entry the charge and discharge sessions that had ended by then, as in battery_cycles",
     )
 
-    @field_validator("every_reading", "closed_cycles", mode="before")
+    reasons: bool = PydanticField(
+        False,
+        strict=True,
+        description="adds to the predictions of remaining life and failure the features that contribute most",
+    )
+
+    @field_validator("every_reading", "closed_cycles", "reasons", mode="before")
     @classmethod
     def _null_is_false(cls, value: object) -> object:
         return False if value is None else value
@@ -264,6 +270,7 @@ class ParsedRequest:
     errors: list[EntryError]
     every_reading: bool
     closed_cycles: bool
+    reasons: bool
 
 
 def parse_request(content: Any) -> ParsedRequest:
@@ -277,7 +284,7 @@ def parse_request(content: Any) -> ParsedRequest:
     except ValidationError:
         return _parse_entries(content)
     batteries = [ParsedBattery(i, battery, []) for i, battery in enumerate(whole.batteries)]
-    return ParsedRequest(batteries, [], whole.every_reading, whole.closed_cycles)
+    return ParsedRequest(batteries, [], whole.every_reading, whole.closed_cycles, whole.reasons)
 
 
 def _parse_entries(content: Any) -> ParsedRequest:
@@ -294,7 +301,7 @@ def _parse_entries(content: Any) -> ParsedRequest:
             errors.append(EntryError(i, known, 422, first.sentence, first.field, first.value))
         else:
             batteries.append(ParsedBattery(i, battery, dropped))
-    return ParsedRequest(batteries, errors, envelope.every_reading, envelope.closed_cycles)
+    return ParsedRequest(batteries, errors, envelope.every_reading, envelope.closed_cycles, envelope.reasons)
 
 
 def unknown_fields(content: object) -> Counter[str]:

@@ -19,14 +19,19 @@ TOKEN = "a token of the browser tests"
 
 
 @contextmanager
-def console(dsn: str, folder: Path, ready: str, *arguments: str) -> Iterator[str]:
-    """Run a console on `dsn`; yields its URL once `ready` returns 200, and checks its exit code and log."""
+def console(dsn: str, folder: Path, ready: str, *arguments: str, **more: str) -> Iterator[str]:
+    """Run a console on `dsn`; yields its URL once `ready` returns 200, and checks its exit code and log.
+
+    Args:
+        more: further environment variables.
+    """
     port = unused_port()
     environment = os.environ | {
         "TWIN_VAR": str(folder / "var"),
         "TWIN_TELEMETRY_DSN": dsn,
         "TWIN_CONSOLE_PORT": str(port),
         "TWIN_CONSOLE_TOKEN": TOKEN,
+        **more,
     }
     log = folder / "console.log"
     command = [sys.executable, "-m", "console", *arguments]

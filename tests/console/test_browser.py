@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 import psycopg2
 import pytest
+from fastapi import FastAPI
 from PIL import Image
 
 from features.state import STATE_VERSION
@@ -34,6 +35,7 @@ from telemetry.settings import Settings
 from telemetry.sources.base import REJECTED_COLUMNS
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
+from tests.console.conftest import served
 from tests.console.console_process import TOKEN, console
 from tests.hostile import drop_checks
 from tests.training.small_models import GATE, ModelFiles
@@ -203,8 +205,31 @@ def site(
     screenshots = ROOT / SCREENSHOT_FOLDER if SCREENSHOT_FOLDER else folder
     screenshots.mkdir(parents=True, exist_ok=True)
     write_drift(dsn, datetime.now(UTC))
-    with writing(dsn), console(dsn, folder, "/api/health") as url:
+    with (
+        writing(dsn),
+        served(service_with_reasons()) as service,
+        console(dsn, folder, "/api/health", TWIN_PREDICTION_URL=str(service.base_url)) as url,
+    ):
         yield Site(url, screenshots, dsn)
+
+
+def service_with_reasons() -> FastAPI:
+    """A prediction service that gives the same reasons to every battery that has sessions."""
+    app = FastAPI()
+
+    @app.post("/predict")
+    async def predict(body: dict[str, Any]) -> dict[str, Any]:
+        (battery,) = body["batteries"]
+        assert body["reasons"] is True
+        if not battery["cycles"]:
+            return {"predictions": [{"rul": {"value": None}, "failure_probability": {"value": None}}]}
+        reasons = [
+            {"signal": "resistance_ohm", "feature": "resistance_ohm__last", "value": 0.12, "contribution": -80.0},
+            {"signal": "cycles", "feature": "cycles", "value": 412.0, "contribution": 25.0},
+        ]
+        return {"predictions": [{"rul": {"value": 1.0, "reasons": reasons}, "failure_probability": {"value": None}}]}
+
+    return app
 
 
 @pytest.fixture(scope="module")
@@ -347,6 +372,17 @@ def test_battery_page_with_charts_and_pack_view(visit: Callable[..., Any], site:
     with Image.open(site.screenshots / "console-battery.png") as image:
         pack = image.crop((box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"]))
     assert count_image_colours(pack) >= 8  # also in the full-page screenshot
+
+
+def test_reasons_are_shown_on_demand(visit: Callable[..., Any]) -> None:
+    page = visit("/battery/EV-0001")
+    assert page.get_by_role("button", name="Why?").count() == 2
+    life = page.get_by_role("region", name="Remaining useful life")
+    life.get_by_role("button", name="Why?").click()
+    life.get_by_text("▼ resistance_ohm (last 0.12) · ▲ cycles (412)").wait_for()
+    failure = page.get_by_role("region", name="Failure probability")
+    failure.get_by_role("button", name="Why?").click()
+    failure.get_by_text("The model gives no reasons, or the prediction is withheld.").wait_for()
 
 
 def test_missing_prediction_interval_is_shown(visit: Callable[..., Any]) -> None:

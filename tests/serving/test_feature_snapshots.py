@@ -152,8 +152,8 @@ def test_prediction_is_independent_of_other_snapshots_in_the_call(
         )
         for target, alone in predictor.predict_snapshots(one).items():
             np.testing.assert_array_equal(alone.values, together[target].values[i : i + 1])
-            assert (alone.model, alone.reasons) == (together[target].model, together[target].reasons[i : i + 1])
-    given_ = {target: sum(reason is None for reason in values.reasons) for target, values in together.items()}
+            assert (alone.model, alone.withheld) == (together[target].model, together[target].withheld[i : i + 1])
+    given_ = {target: sum(reason is None for reason in values.withheld) for target, values in together.items()}
     assert given_["temperature"] == 400
     assert 0 < given_["rul"] < given_["soh"] < 400
 
@@ -197,7 +197,7 @@ def test_target_missing_from_the_release_has_no_row(release: LoadedRelease, hist
     predictor = Predictor(dataclasses.replace(release, models=without))
     snapshots, battery = snapshots_with_cycles(history)
     predicted = predictor.predict_snapshots(snapshots)
-    assert set(predicted["rul"].reasons) == {NOT_PROMOTED}
+    assert set(predicted["rul"].withheld) == {NOT_PROMOTED}
     rows = score(predictor, [f"B{k}" for k in battery], snapshots, "challenger", datetime.now(UTC)).rows
     assert {row["target"] for row in rows} == {"soh", "temperature", "failure"}
     assert {row["role"] for row in rows} == {"challenger"}

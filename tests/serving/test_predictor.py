@@ -59,7 +59,7 @@ def score_entries(predictor: Predictor, *batteries: dict[str, Any], **fields: ob
             request.states[result.battery_row[i]].copy() if result.is_last[i] else None,
             {
                 target: TargetPrediction(
-                    None if values.reasons[i] else float(values.values[i]), values.model, values.reasons[i]
+                    None if values.withheld[i] else float(values.values[i]), values.model, values.withheld[i]
                 )
                 for target, values in result.predicted.items()
             },
