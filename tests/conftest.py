@@ -14,6 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+# Before NumPy is imported, and for the programs that tests start: the small matrices of the tests need no second
+# thread, and threads of several test processes that wait for each other multiply the time on few cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import psycopg2
 import pytest
 
