@@ -14,6 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+# Before NumPy is imported, and for the programs that tests start: the small matrices of the tests need no second
+# thread, and threads of several test processes that wait for each other multiply the time on few cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import psycopg2
 import pytest
 
@@ -35,7 +39,18 @@ from training.mlflow_client import connect
 ROOT = Path(__file__).resolve().parents[1]
 _number = itertools.count()
 #: Files that take minutes.  They are run first, or one process ends long after the others.
-LONGEST = ("test_dvc_clone.py", "test_registry.py", "test_release_swap.py", "test_live_loop.py", "test_validation.py")
+LONGEST = (
+    "test_dvc_clone.py",
+    "test_registry.py",
+    "test_release_swap.py",
+    "test_live_loop.py",
+    "test_stream.py",
+    "test_fleet_files.py",
+    "test_browser.py",
+    "test_fleet.py",
+    "test_sources.py",
+    "test_validation.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,6 +27,7 @@ from telemetry.contract import CYCLE_FIELDS, names
 from telemetry.settings import USAGE_STATISTICS_OFF, Settings
 from telemetry.stores.migrate import migrate
 from telemetry.stores.postgres import PostgresStore
+from tests.machine_code import copy_machine_code
 from tests.pipelines import fifth_target
 from training.mlflow_client import connect
 from training.params import read_json
@@ -55,7 +56,7 @@ def run(clone: Path, *command: str, **settings: str) -> str:
 
 
 def new_clone(folder: Path) -> Path:
-    """A clone with the files of the work tree and parameters for seven batteries and one tuning trial."""
+    """A clone with the work tree's files and machine code, and parameters for nine batteries and one tuning trial."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
@@ -65,6 +66,7 @@ def new_clone(folder: Path) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+    copy_machine_code(folder)
     params = yaml.safe_load((folder / "params.yaml").read_text())
     params["simulate"] |= {"batteries": 9, "days_between_logs": 150.0}
     params["targets"] |= {"temperature_every_s": 300, "min_rows": 20, "min_events": 2}

@@ -30,7 +30,7 @@ from telemetry.sources import Telemetry, read_source
 ROOT = Path(__file__).resolve().parents[2]
 #: Faults are frequent there, so that some of these batteries fail.
 PARAMS_FILE = Path(__file__).with_name("fleet_params.yaml")
-SEED, VEHICLES, YEARS, WINDOWS = 11, 18, 4.0, 2
+SEED, VEHICLES, YEARS, WINDOWS = 11, 17, 2.5, 2
 OPTIONS = ["--vehicles", f"{VEHICLES}", "--years", f"{YEARS}", "--seed", f"{SEED}", "--params", f"{PARAMS_FILE}"]
 LABELS = LabelParams(min_rows=1, min_events=0)
 
@@ -74,7 +74,7 @@ def copy(sampled: Path, tmp_path: Path) -> Path:
 
 
 def test_the_files_do_not_depend_on_the_number_of_workers(sampled: Path, tmp_path: Path) -> None:
-    assert main(command(tmp_path / "fleet", "--workers", "3")) == 0
+    assert main(command(tmp_path / "fleet", "--workers", "2")) == 0
     assert contents(tmp_path / "fleet") == contents(sampled)
     wanted = {f"{table}/part-{part:05d}.parquet" for table in TABLES for part in range(3)} | {"manifest.json"}
     assert set(contents(sampled)) == wanted

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from telemetry.contract import BATTERY_FIELDS, CYCLE_FIELDS, READING_FIELDS, names
 from telemetry.errors import TwinError
+from telemetry.sign_test import sign_verdicts
 from telemetry.sources import SOURCES, Telemetry, read_source
 from telemetry.validation import validate
 from telemetry.validation_report import summary
@@ -445,14 +446,31 @@ def test_fleet_file_without_a_required_column_is_an_error(tmp_path: Path) -> Non
         read("fleet", tmp_path)
 
 
+@pytest.fixture(scope="module")
+def real(request: pytest.FixtureRequest, shared_data: Path) -> Telemetry:
+    """Real data of the source that the test names; read once for the tests that follow each other."""
+    return read_source(request.param, shared_data / request.param)
+
+
 @pytest.mark.parametrize(
-    ("name", "readings", "cycles", "rejected", "batteries"),
+    ("real", "readings", "cycles", "rejected", "batteries"),
     [("matr", 0, 56458, 0, 89), ("nasa_pcoe", 100570, 2563, 231, 34), ("ev_faults", 64385, 0, 0, 2)],
+    indirect=["real"],
 )
 def test_row_counts_of_the_real_data(
-    name: str, readings: int, cycles: int, rejected: int, batteries: int, shared_data: Path
+    real: Telemetry, readings: int, cycles: int, rejected: int, batteries: int
 ) -> None:
-    telemetry = read_source(name, shared_data / name)
-    assert_conserved(telemetry)
-    counts = (len(telemetry.readings), len(telemetry.cycles), len(telemetry.rejected), len(telemetry.batteries))
+    assert_conserved(real)
+    counts = (len(real.readings), len(real.cycles), len(real.rejected), len(real.batteries))
     assert counts == (readings, cycles, rejected, batteries)
+
+
+@pytest.mark.parametrize(
+    ("real", "kept", "quarantined"), [("nasa_pcoe", 103133, 231), ("ev_faults", 64350, 35)], indirect=["real"]
+)
+def test_real_data_is_valid(real: Telemetry, kept: int, quarantined: int) -> None:
+    result = validate(real)
+    assert (len(result.readings) + len(result.cycles), len(result.quarantine)) == (kept, quarantined)
+    assert [v.sign for v in sign_verdicts(result.readings)] == [1, 1]
+    reversed_ = result.readings.assign(current=-result.readings["current"])
+    assert [v.sign for v in sign_verdicts(reversed_)] == [-1, -1]
