@@ -69,8 +69,8 @@ class TuningResult:
 
 
 def study_name(domain: str, target: Target, data_hash: str, tune: TuneParams, seed: int) -> str:
-    """Study name with a hash of everything that makes trials comparable: data, seed, search space and features."""
-    basis = json.dumps([data_hash, seed, tune.max_rows, repr(tune), target.feature_names], sort_keys=True)
+    """Study name with a hash of what makes trials comparable: data, seed, search space, first trials and features."""
+    basis = json.dumps([data_hash, seed, repr(tune), repr(_FIRST_TRIALS), target.feature_names], sort_keys=True)
     return f"{domain}-{target.name}-{hashlib.sha256(basis.encode()).hexdigest()[:12]}"
 
 
