@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 _KEYS = ("battery_id", "time", "cycle_index", "life_quarter")
 
 
+#: Most rows of censored batteries, as a multiple of the other rows.
+_CENSORED_ROWS = 2
+
+
 class TrainParams(Parameters):
     """`train` in params.yaml.
 
@@ -88,7 +92,7 @@ def fit_thinned(
 
     Args:
         censored: rows of other batteries that have not reached their end of life, see `training.censoring`; they are
-            thinned by the same factor.  None if there are none.
+            thinned by the same factor, and to `_CENSORED_ROWS` times the other rows.  None if there are none.
     """
     rows = thinned(train, target, max_rows)
     if censored is None or params.censored == "drop":
@@ -96,7 +100,7 @@ def fit_thinned(
     # The second step would be fitted to errors that are small beside those of the extrapolation.
     first = fit(rows, target, replace(params, steps=1), seed, library)
     others = imputed(censored, target, lambda newest: predict(first, newest, target))
-    every = max(1, round(len(train) / len(rows)))
+    every = max(round(len(train) / len(rows)), -(-len(others) // (_CENSORED_ROWS * len(rows))))
     both = pd.concat([rows, others.iloc[::every]], ignore_index=True)
     return fit(thinned(both, target, max_rows), target, params, seed, library)
 

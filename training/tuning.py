@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ from features.targets import Target
 from telemetry.parameters import Parameters
 from training.crossfit import fit_thinned
 from training.forest_library import Library, Splits
-from training.forests import ForestParams, predict
+from training.forests import N_RESIDUAL_FOLDS, ForestParams, predict
 from training.measures import error_measure, measures
 from training.splits import Split, fitting_parts
 from training.tracking import Trial
@@ -26,8 +26,11 @@ from training.tracking import Trial
 _FIRST_TRIALS = (
     ForestParams(),
     ForestParams(max_depth=None, min_samples_leaf=3, splits="random", steps=2, censored="impute"),
-    ForestParams(100, None, 0.8, min_samples_leaf=2, splits="random", steps=2, censored="impute"),
+    ForestParams(max_depth=None, max_features=0.8, min_samples_leaf=2, splits="random", steps=2, censored="impute"),
 )
+
+#: Errors that differ by less than this share are alike.
+_ALIKE = 0.01
 
 #: Called after each finished trial.
 OnTrial = Callable[[Trial], None]
@@ -116,8 +119,22 @@ def tune_forest(
         Trial(number, _suggest(optuna.trial.FixedTrial(trial.params), tune).as_dict(), float(trial.value or 0.0))
         for number, trial in enumerate(complete)
     )
-    best = _suggest(optuna.trial.FixedTrial(study.best_trial.params), tune)
-    return TuningResult(best, float(study.best_value), trials)
+    best = chosen(trials)
+    return TuningResult(ForestParams(**best.params), best.error, trials)
+
+
+def chosen(trials: Sequence[Trial]) -> Trial:
+    """The trial with the smallest error, or of those within `_ALIKE` of it the one whose forest takes the least work."""
+    limit = min(trial.error for trial in trials) * (1.0 + _ALIKE)
+    return min(
+        (trial for trial in trials if trial.error <= limit), key=lambda trial: _work(ForestParams(**trial.params))
+    )
+
+
+def _work(params: ForestParams) -> float:
+    """Work of a fit, in features that are looked at for a split of every tree."""
+    fits = 1 if params.steps == 1 else 2 + N_RESIDUAL_FOLDS
+    return params.n_estimators * fits * params.max_features
 
 
 def _sampler(seed: int) -> optuna.samplers.TPESampler:
