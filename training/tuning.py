@@ -124,7 +124,7 @@ def tune_forest(
 
 
 def chosen(trials: Sequence[Trial]) -> Trial:
-    """The trial with the smallest error, or of those within `_ALIKE` of it the one whose forest takes the least work."""
+    """The trial with the least work among those whose error is the smallest, or alike."""
     limit = min(trial.error for trial in trials) * (1.0 + _ALIKE)
     return min(
         (trial for trial in trials if trial.error <= limit), key=lambda trial: _work(ForestParams(**trial.params))

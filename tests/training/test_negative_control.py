@@ -14,7 +14,7 @@ from training.evaluate import report
 from training.forests import ForestParams
 from training.splits import split
 from training.tracking import Trial
-from training.tuning import TuneParams, tune_forest
+from training.tuning import TuneParams, chosen, tune_forest
 
 PARAMS = ForestParams(n_estimators=20, max_depth=6, max_features=0.2, min_samples_leaf=5)
 TUNE = TuneParams(
@@ -88,3 +88,12 @@ def test_resumed_study_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     assert min(trial.error for trial in resumed.trials) == resumed.error
     again = tune_forest(table, target, division, TUNE, seed=5, storage=storage, name="s", on_trial=kill)
     assert again == whole
+
+
+def test_of_settings_with_alike_errors_the_one_with_the_least_work_is_chosen() -> None:
+    light, heavy, two_steps = ForestParams(20), ForestParams(100), ForestParams(20, steps=2)
+    trials = [Trial(k, params.as_dict(), 1.0) for k, params in enumerate((heavy, two_steps, light))]
+    assert chosen(trials).params == light.as_dict()
+    better = Trial(3, heavy.as_dict(), 0.98)
+    assert chosen([*trials, better]) == better
+    assert chosen([*trials, Trial(4, heavy.as_dict(), 0.995)]).params == light.as_dict()
