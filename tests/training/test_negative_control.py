@@ -85,7 +85,8 @@ def test_resumed_study_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     resumed = tune_forest(table, target, division, TUNE, seed=5, storage=storage, name="s")
     assert resumed == whole
     assert [trial.number for trial in resumed.trials] == list(range(TUNE.trials))
-    assert min(trial.error for trial in resumed.trials) == resumed.error
+    best = chosen(resumed.trials)
+    assert (resumed.params.as_dict(), resumed.error) == (best.params, best.error)
     again = tune_forest(table, target, division, TUNE, seed=5, storage=storage, name="s", on_trial=kill)
     assert again == whole
 
