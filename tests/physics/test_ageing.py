@@ -84,9 +84,12 @@ def test_throughput_ages(model: int) -> None:
 def test_hotter_storage_never_ages_less(
     model: int, storage: list[tuple[float, float, float]], data: st.DataObject
 ) -> None:
-    """LFP: at a constant temperature; where it varies, so does the limit of its law, and a later day may add less."""
+    """LFP: at constant temperature and charge; where they vary, so does the limit of its law, and a day may add less.
+
+    At -27 degC, 32 days full and 398 days empty, one degree more takes 2 % from a loss of 6e-11.
+    """
     if model == INDICES["LFP"]:
-        storage = [(storage[0][0], *step[1:]) for step in storage]
+        storage = [(*storage[0][:2], step[2]) for step in storage]
         warmer = [data.draw(_floats(0.0, 40.0))] * len(storage)
     else:
         warmer = [data.draw(_floats(0.0, 40.0)) for _ in storage]
