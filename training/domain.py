@@ -177,7 +177,7 @@ def properties_of(batteries: pd.DataFrame, battery_ids: Sequence[str]) -> dict[s
         batteries: the table `batteries`.
     """
     rows = batteries[batteries["battery_id"].isin(battery_ids)]
-    named = rows["chemistry"].dropna().str.upper()
+    named = rows["chemistry"].dropna().astype(str).str.upper()
     unnamed = len(set(battery_ids)) > len(named)
     known = rows["nominal_capacity_ah"].dropna()
     return {

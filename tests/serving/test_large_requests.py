@@ -46,13 +46,15 @@ class HeldPredictor(Predictor):
         self.started = threading.Event()
         self.fails = False
 
-    def predict_snapshots(self, snapshots: FeatureSnapshots) -> Mapping[str, TargetValues]:
+    def predict_snapshots(
+        self, snapshots: FeatureSnapshots, *, with_reasons: bool = False
+    ) -> Mapping[str, TargetValues]:
         if self.fails:
             raise ZeroDivisionError
         if len(snapshots) > 1:
             self.started.set()
             self.gate.wait(60)
-        return super().predict_snapshots(snapshots)
+        return super().predict_snapshots(snapshots, with_reasons=with_reasons)
 
 
 class Held:

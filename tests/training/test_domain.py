@@ -167,4 +167,6 @@ def test_properties_of_training_batteries() -> None:
     )
     assert properties_of(batteries, ["A"]) == {"chemistries": ("LFP",), "nominal_capacity_ah": (1.1, 1.1)}
     assert properties_of(batteries, ["A", "B"]) == {"chemistries": ("LFP", "NMC"), "nominal_capacity_ah": (1.1, 1.1)}
+    unnamed = batteries.assign(chemistry=np.nan, nominal_capacity_ah=np.nan)
+    assert properties_of(unnamed, ["A"]) == {"chemistries": ("NMC",), "nominal_capacity_ah": None}
     assert properties_of(batteries, ["D"]) == {"chemistries": ("NMC",), "nominal_capacity_ah": None}
