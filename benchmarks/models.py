@@ -236,7 +236,8 @@ def _over_shuffles(values: Sequence[float]) -> str:
     first, *shuffled = values
     if not shuffled:
         return f"{first:.4g}"
-    return f"{first:.4g}; {np.mean(shuffled):.4g} ± {np.std(shuffled):.2g}"
+    spread_of_orders = f" ± {np.std(shuffled):.2g}" if len(shuffled) > 1 else ""
+    return f"{first:.4g}; {np.mean(shuffled):.4g}{spread_of_orders}"
 
 
 def _interval_table(entry: Mapping[str, Any]) -> list[str]:
