@@ -91,11 +91,11 @@ def tune_forest(
 ) -> TuningResult:
     """Continue the study `name` until it has `tune.trials` finished trials.
 
-    Args:
-        censored: see `training.crossfit.fit_thinned`.
-
     The first trials are `_FIRST_TRIALS`.  The sampler of each trial is seeded by `seed` plus the number of
     finished trials, so that a resumed study of one worker gives the result of an uninterrupted one.
+
+    Args:
+        censored: see `training.crossfit.fit_thinned`.
     """
     rows_for_tuning, inner = _thinned(table.assign(_fold=split.fold)[split.final_rows()], target, split, tune.max_rows)
     # By the same factor as the other rows.
